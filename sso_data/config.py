@@ -1,0 +1,270 @@
+"""The configuration of a run: declared once, frozen, unknown keys refused.
+
+The docstring under each field is its documentation (`docs/configuration.md` is made from them).
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from sso_data.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+NatsPerToken = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Quantile = Annotated[str, StringConstraints(pattern=r"^q(0(\.\d+)?|1(\.0+)?)$")]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class SourceConfig(_Section):
+    """How the prompt file is read."""
+
+    split: str = "train"
+    """Split of a Hub or `datasets` dataset."""
+    column: str = "prompt"
+    """Column that holds the prompt: a string or a list of chat messages."""
+    id_column: str = "id"
+    """Column kept as `source_id`, where present."""
+    limit: Count | None = None
+    """Take only this many prompts from the start of the file."""
+    skip_bad_rows: bool = False
+    """Send malformed rows to failed.jsonl instead of stopping."""
+
+
+class SteeringConfig(_Section):
+    """Which features steer a prompt."""
+
+    choose: Literal["random", "fixed", "all"] = "random"
+    """`random`: `count` features, drawn per row by `weights`; `fixed`: those of `features`;
+    `all`: every feature of the catalogue, the heaviest first."""
+    features: tuple[str, ...] = ()
+    """The features of `fixed`; for `random` and `all` the ones to choose from (none: all)."""
+    count: Count = 2
+    """How many features `random` draws per prompt."""
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    """Weight per feature (1 where not named, 0 leaves it out)."""
+    concision_probability: Share = 0.2
+    """Chance that Concision is added to a row's features, against length growth (the paper)."""
+
+    @model_validator(mode="after")
+    def _fixed_needs_features(self) -> "SteeringConfig":
+        if self.choose == "fixed" and not self.features:
+            raise ValueError("steering.choose is fixed: name the features in steering.features")
+        return self
+
+
+class ViewsConfig(_Section):
+    """How the chat template is used."""
+
+    template_kwargs: dict[str, Any] = {}
+    """Arguments for the chat template; `enable_thinking: false` is added where it knows it."""
+    date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")] | None = None
+    """The date that a template inserts (YYYY-MM-DD); by default the day the run started."""
+    control_tokens: Literal["text", "refuse"] = "text"
+    """Control tokens that a user typed: `text` keeps them as text, `refuse` fails the row."""
+
+
+class SamplingConfig(_Section):
+    """How responses are drawn, the same under all three views."""
+
+    temperature: Annotated[float, Field(gt=0, le=5)] = 0.7
+    """Sampling temperature."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Nucleus: the smallest set of tokens with this much probability is sampled from."""
+    max_tokens: Count = 2048
+    """Most tokens of a response; less where the context is shorter."""
+    min_completion: Count = 16
+    """A prompt that leaves less room than this fails as prompt_too_long."""
+
+
+class ScoringConfig(_Section):
+    """Which log-probs are taken, and how sampling-time ones are checked."""
+
+    full: bool = False
+    """Also score the ninth cell, y0 under good, which neither filter nor loss needs."""
+    verify_rows: Annotated[int, Field(ge=0)] = 16
+    """Rows at the start whose sampling-time log-probs are compared with scored ones."""
+    tolerance: NatsPerToken = 0.01
+    """Largest difference, nats/token, at which sampling-time log-probs are used; above it every
+    cell is scored."""
+
+
+class EngineConfig(_Section):
+    """The engine that samples and scores."""
+
+    name: Literal["auto", "vllm", "transformers"] = "auto"
+    """`auto`: vllm where it is installed, else transformers."""
+    process: Literal["child", "inline"] = "child"
+    """`child`: the engine lives in one spawned process; `inline`: in this one."""
+    revision: str | None = None
+    """Model revision on the Hub: a branch, tag or commit."""
+    adapter: Path | None = None
+    """A LoRA adapter (PEFT directory) that is part of the policy."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the weights in memory; `auto`: bfloat16 on GPU, float32 on CPU."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the transformers engine runs (vLLM's build decides for itself)."""
+    max_model_len: Annotated[int, Field(ge=32)] | None = None
+    """Context length to use; by default the model's own."""
+    max_num_seqs: Count = 256
+    """Sequences worked on at once (vLLM)."""
+    batch_tokens: Annotated[int, Field(ge=256)] = 16384
+    """Tokens in one forward pass of the transformers engine, padding included."""
+    tensor_parallel_size: Count = 1
+    """GPUs that share one model (vLLM)."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the GPU's memory for vLLM."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you trust its author."""
+    threads: Count | None = None
+    """CPU threads of the engine; by default the libraries' own choice."""
+    vllm: dict[str, Any] = {}
+    """Further arguments for vLLM's engine, passed as they are."""
+
+
+class FilterConfig(_Section):
+    """Which rows become pairs."""
+
+    preset: Literal["closeness", "reference"] = "closeness"
+    """`closeness`: row-local thresholds; `reference`: the paper's three relative stages."""
+    closeness: NatsPerToken | Quantile = 0.3
+    """closeness preset: most that a drawn response may lie below the policy's own answer, as means
+    under the plain view, nats/token; or a quantile such as q0.8 of the rows left."""
+    gap: NatsPerToken | Quantile = 0.05
+    """closeness preset: least difference between the two steered views, nats/token or a
+    quantile."""
+    strict_paper: bool = False
+    """reference preset: drop only what the authors drop (identical texts, then the stages)."""
+    drop_truncated: bool = True
+    """Drop rows with a response that was cut off."""
+    drop_leaks: bool = True
+    """Drop rows with a response that speaks of its guidelines (templates/leakage.txt)."""
+    min_tokens: Annotated[int, Field(ge=0)] = 1
+    """Fewest tokens of a response."""
+    max_tokens: Count | None = None
+    """Most tokens of a response."""
+
+
+class OutputConfig(_Section):
+    """What is written beside the journal."""
+
+    parquet: bool = True
+    """Write pairs/train.parquet beside pairs/train.jsonl."""
+
+
+class RunConfig(_Section):
+    """A whole run; every key may stand in the YAML file of `--config` or after `--set`."""
+
+    model: str = ""
+    """Model directory or Hub id of the policy."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the run; a row's seeds come from it, the row's id and the view."""
+    principles: Path | None = None
+    """Directory of principle files; by default the shipped catalogue."""
+    source: SourceConfig = SourceConfig()
+    steering: SteeringConfig = SteeringConfig()
+    views: ViewsConfig = ViewsConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    engine: EngineConfig = EngineConfig()
+    filter: FilterConfig = FilterConfig()
+    output: OutputConfig = OutputConfig()
+
+
+def quantile_of(value: str) -> float:
+    """The share that a threshold such as `q0.8` asks for."""
+    return float(value[1:])
+
+
+def load_config(
+    file: Path | None = None, settings: list[str] | None = None, **overrides: object
+) -> RunConfig:
+    """The resolved configuration: defaults, then `file`, then `overrides`, then `--set` settings.
+
+    `overrides` names keys with `__` for the dot and skips None. Raises ConfigError naming the key.
+    """
+    tree = _read_yaml(file) if file else {}
+    for key, value in overrides.items():
+        if value is not None:
+            _put(tree, key.split("__"), value, where=f"--{key.replace('__', '.')}")
+    for setting in settings or []:
+        key, sign, text = setting.partition("=")
+        if not sign or not key.strip():
+            raise ConfigError(f"--set {setting!r}: write it as key=value, e.g. sampling.top_p=0.9")
+        _put(tree, key.strip().split("."), _parse_value(setting, text), where=f"--set {setting}")
+    return validated(tree, origin=str(file) if file else "configuration")
+
+
+def validated(tree: dict[str, Any], *, origin: str) -> RunConfig:
+    """A RunConfig of a nested dict, or a ConfigError that names the first wrong key."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if not _is_branch(str(part)))
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; known keys are in docs/configuration.md"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (got {first['input']!r})" if key else message
+
+
+def _is_branch(part: str) -> bool:
+    """Pydantic names the branch of a union in the location, which is no key of ours."""
+    return "[" in part or part in {"float", "str", "constrained-str", "constrained-float"}
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{file}: not readable as YAML: {reason}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{file}: must be a mapping of keys such as sampling and filter")
+    return content
+
+
+def _parse_value(setting: str, text: str) -> object:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
+    return _number(value) if isinstance(value, str) else value
+
+
+def _number(text: str) -> object:
+    """YAML 1.1 reads 5e-7 as a string; a person means the number."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
+
+
+def _put(tree: dict[str, Any], path: list[str], value: object, *, where: str) -> None:
+    node = tree
+    for part in path[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{where}: {part!r} is not a section of the configuration")
+        node = child
+    node[path[-1]] = value

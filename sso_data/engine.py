@@ -1,0 +1,101 @@
+"""What an engine must answer: how token ids continue, and how likely ids are after other ids.
+
+An engine takes any number of requests and gives results back as they finish, in any order.
+Every log-prob is the raw model's (temperature 1, nothing truncated), natural log, in nats.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRequest:
+    """Continue `prompt_ids` by at most `max_tokens` ids; equal requests continue equally."""
+
+    key: str
+    prompt_ids: Sequence[int]
+    max_tokens: int
+    seed: int
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """The log-prob of `completion_ids` (at least one) directly after `prompt_ids`."""
+
+    key: str
+    prompt_ids: Sequence[int]
+    completion_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """A continuation as sampled; with `stop` the last id is an end-of-sequence token.
+
+    `total_nats` is the raw log-prob of all `token_ids` at sampling time.
+    """
+
+    key: str
+    token_ids: tuple[int, ...]
+    total_nats: float
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """The raw log-prob of a request's completion ids, in total nats (finite, at most 0)."""
+
+    key: str
+    total_nats: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A request that the engine could not do; the others go on."""
+
+    key: str
+    detail: str
+
+
+Request = SampleRequest | ScoreRequest
+Result = Sampled | Scored | Refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What a started engine says of itself.
+
+    `context_tokens`: the most ids that prompt and completion may have together.
+    `max_in_flight`: how many requests it works on at once; callers keep about twice that submitted.
+    """
+
+    name: str
+    version: str
+    device: str
+    dtype: str
+    context_tokens: int
+    max_in_flight: int
+
+
+class Engine(Protocol):
+    """A loaded model that continues and scores token ids."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue requests; keys must be unique among those not yet answered."""
+        ...
+
+    def step(self) -> list[Result]:
+        """Work for a moment and return what finished (perhaps nothing).
+
+        Raises EngineError when the engine died. With nothing submitted it returns [] at once.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model; the engine is not used afterwards."""
+        ...

@@ -1,0 +1,248 @@
+"""The words of the house: views, prompts, responses, rows and failures, as frozen records.
+
+`view` says which system message the model sees. A response is `drawn` under one view and `seen`
+(scored) under others; a `Cell` is such a pair. A log-probability is a total in nats (natural log)
+over the response's token ids, end-of-sequence included when it was sampled; a mean is nats/token.
+*chosen*, *rejected*, *original* are the names in files of the responses drawn under good, bad, plain.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+
+View = Literal["plain", "good", "bad"]
+Cell = tuple[View, View]
+FinishReason = Literal["stop", "length", "unclosed_thinking"]
+JsonRow = dict[str, Any]
+
+VIEWS: tuple[View, ...] = ("plain", "good", "bad")
+SIDE_OF: Mapping[View, str] = {"good": "chosen", "bad": "rejected", "plain": "original"}
+DIAGONAL: tuple[Cell, ...] = tuple((view, view) for view in VIEWS)
+ALL_CELLS: tuple[Cell, ...] = tuple((seen, drawn) for seen in VIEWS for drawn in VIEWS)
+SPARE_CELL: Cell = ("good", "plain")
+"""y0 seen under good: neither the loss nor the filter needs it."""
+NEEDED_CELLS: tuple[Cell, ...] = tuple(cell for cell in ALL_CELLS if cell != SPARE_CELL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a chat: `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"role": self.role, "content": self.content}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt that came in.
+
+    `id` is content (hash of the messages + occurrence number), never position; `metadata` is the
+    JSON text of the input's other columns.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    source_id: str | None = None
+    metadata: str = "{}"
+
+    @property
+    def system(self) -> str | None:
+        """The user's own system message, if the prompt opens with one."""
+        first = self.messages[0] if self.messages else None
+        return first.content if first and first.role == "system" else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steering:
+    """The principles chosen for a prompt: one good and one bad text per feature."""
+
+    features: tuple[str, ...]
+    good: tuple[str, ...]
+    bad: tuple[str, ...]
+    chosen_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """What the model said under one view: ids as sampled, and their text without control tokens."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One finished prompt: three responses and their log-probs under the views, kept or not.
+
+    `logp` maps (seen, drawn) to total nats; `system` holds the system message of the good and the
+    bad view; `seed` and `prompt_hash` are per view.
+    """
+
+    id: str
+    source_id: str | None
+    messages: tuple[Message, ...]
+    steering: Steering
+    system: Mapping[View, str]
+    responses: Mapping[View, Response]
+    logp: Mapping[Cell, float]
+    seed: Mapping[View, int]
+    prompt_hash: Mapping[View, str]
+    model: str
+    model_fingerprint: str
+    template_fingerprint: str
+    template_kwargs: str = "{}"
+    metadata: str = "{}"
+
+    def mean(self, seen: View, drawn: View) -> float:
+        """`logp.<seen>.<drawn>.mean` in nats per token."""
+        return self.logp[seen, drawn] / self.responses[drawn].num_tokens
+
+    def to_json(self) -> JsonRow:
+        """The journal's line: flat, JSON-able, the same names as the outside row."""
+        row: JsonRow = {
+            "schema_version": SCHEMA_VERSION,
+            "id": self.id,
+            "source_id": self.source_id,
+            "prompt": [message.to_json() for message in self.messages],
+        }
+        for view, side in reversed(SIDE_OF.items()):
+            row[side] = [{"role": "assistant", "content": self.responses[view].text}]
+        row["principles"] = list(self.steering.features)
+        row["chosen_by"] = self.steering.chosen_by
+        for view in ("good", "bad"):
+            row[f"principles_{view}"] = list(getattr(self.steering, view))
+            row[f"system_{view}"] = self.system[view]
+        for seen, drawn in ALL_CELLS:
+            if (seen, drawn) in self.logp:
+                row[f"logp_{seen}_{drawn}"] = self.logp[seen, drawn]
+        for view, side in SIDE_OF.items():
+            response = self.responses[view]
+            row[f"{side}_num_tokens"] = response.num_tokens
+            row[f"{side}_finish_reason"] = response.finish_reason
+            row[f"{side}_token_ids"] = list(response.token_ids)
+        for view in VIEWS:
+            row[f"seed_{view}"] = self.seed[view]
+            row[f"prompt_hash_{view}"] = self.prompt_hash[view]
+        for name in ("model", "model_fingerprint", "template_fingerprint"):
+            row[name] = getattr(self, name)
+        row["template_kwargs"] = self.template_kwargs
+        row["metadata"] = self.metadata
+        return row
+
+    @classmethod
+    def from_json(cls, row: JsonRow) -> "Row":
+        """The row of a journal line or of an outside row; KeyError names what is missing."""
+        responses = {
+            view: Response(
+                token_ids=tuple(row[f"{side}_token_ids"]),
+                text=row[side][0]["content"],
+                finish_reason=row[f"{side}_finish_reason"],
+            )
+            for view, side in SIDE_OF.items()
+        }
+        return cls(
+            id=row["id"],
+            source_id=row["source_id"],
+            messages=messages_from_json(row["prompt"]),
+            steering=Steering(
+                features=tuple(row["principles"]),
+                good=tuple(row["principles_good"]),
+                bad=tuple(row["principles_bad"]),
+                chosen_by=row["chosen_by"],
+            ),
+            system={"good": row["system_good"], "bad": row["system_bad"]},
+            responses=responses,
+            logp={
+                (seen, drawn): row[f"logp_{seen}_{drawn}"]
+                for seen, drawn in ALL_CELLS
+                if row.get(f"logp_{seen}_{drawn}") is not None
+            },
+            seed={view: row[f"seed_{view}"] for view in VIEWS},
+            prompt_hash={view: row[f"prompt_hash_{view}"] for view in VIEWS},
+            model=row["model"],
+            model_fingerprint=row["model_fingerprint"],
+            template_fingerprint=row["template_fingerprint"],
+            template_kwargs=row["template_kwargs"],
+            metadata=row["metadata"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One prompt that could not be done: the stage, the reason (one word) and the detail."""
+
+    id: str
+    stage: str
+    reason: str
+    detail: str
+    source_id: str | None = None
+    messages: tuple[Message, ...] = ()
+    metadata: str = "{}"
+    attempts: int = 1
+
+    def to_json(self) -> JsonRow:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "id": self.id,
+            "source_id": self.source_id,
+            "stage": self.stage,
+            "reason": self.reason,
+            "detail": self.detail,
+            "attempts": self.attempts,
+            "prompt": [message.to_json() for message in self.messages],
+            "metadata": self.metadata,
+        }
+
+    @classmethod
+    def from_json(cls, row: JsonRow) -> "Failure":
+        """The failure of one line of failed.jsonl; KeyError names what is missing."""
+        return cls(
+            id=row["id"],
+            source_id=row["source_id"],
+            stage=row["stage"],
+            reason=row["reason"],
+            detail=row["detail"],
+            attempts=row["attempts"],
+            messages=messages_from_json(row["prompt"]),
+            metadata=row["metadata"],
+        )
+
+
+def messages_from_json(turns: list[dict[str, str]]) -> tuple[Message, ...]:
+    """Chat turns as they stand in a file, as records."""
+    return tuple(Message(role=turn["role"], content=turn["content"]) for turn in turns)
+
+
+def content_hash(messages: tuple[Message, ...]) -> str:
+    """The content part of a row id: 20 hexadecimal digits (80 bits) of the messages' SHA-256."""
+    turns = json.dumps([[m.role, m.content] for m in messages], ensure_ascii=True)
+    return hashlib.sha256(turns.encode()).hexdigest()[:20]
+
+
+def row_id(content: str, occurrence: int) -> str:
+    """A row's identity: the content hash, and which of the equal prompts it is (from 0)."""
+    return f"{content}-{occurrence}"
+
+
+def derive_seed(run_seed: int, row: str, purpose: str) -> int:
+    """A 48-bit seed that depends on nothing but the run's seed, the row and the purpose."""
+    digest = hashlib.sha256(f"{run_seed}/{row}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def hash_ids(token_ids: list[int] | tuple[int, ...]) -> str:
+    """A hash of token ids (as little-endian uint32): 16 hexadecimal digits."""
+    packed = b"".join(token.to_bytes(4, "little") for token in token_ids)
+    return hashlib.sha256(packed).hexdigest()[:16]
