@@ -3,6 +3,7 @@
 The docstring under each field is its documentation (`docs/configuration.md` is made from them).
 """
 
+import copy
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -190,13 +191,17 @@ def quantile_of(value: str) -> float:
 
 
 def load_config(
-    file: Path | None = None, settings: list[str] | None = None, **overrides: object
+    file: Path | None = None,
+    settings: list[str] | None = None,
+    *,
+    base: dict[str, Any] | None = None,
+    **overrides: object,
 ) -> RunConfig:
-    """The resolved configuration: defaults, then `file`, then `overrides`, then `--set` settings.
+    """The configuration: defaults, then `base` or `file`, then `overrides`, then `--set` settings.
 
     `overrides` names keys with `__` for the dot and skips None. Raises ConfigError naming the key.
     """
-    tree = _read_yaml(file) if file else {}
+    tree = _read_yaml(file) if file else copy.deepcopy(base or {})
     for key, value in overrides.items():
         if value is not None:
             _put(tree, key.split("__"), value, where=f"--{key.replace('__', '.')}")

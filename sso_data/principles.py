@@ -13,6 +13,10 @@ from sso_data.errors import InputError
 from sso_data.paths import principles_dir
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80, pattern=r"^[^,\n]*$")
+]
+"""A feature's name: it stands in lists and in tables, so it has no comma and no line break."""
 
 
 class _Strict(BaseModel):
@@ -36,7 +40,7 @@ class Paraphrases(_Strict):
 class Principle(_Strict):
     """A feature of responses, and what the model is told for its good and for its bad side."""
 
-    name: Text
+    name: Name
     adjectives: Adjectives
     meaning: Text
     good: Text
@@ -94,7 +98,7 @@ def load_principle(file: Path) -> Principle:
     """One principle file; InputError names the file and the field that is wrong."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{file}: not readable as YAML: {reason}") from error
     if not isinstance(content, dict):

@@ -3,7 +3,7 @@
 `view` says which system message the model sees. A response is `drawn` under one view and `seen`
 (scored) under others; a `Cell` is such a pair. A log-probability is a total in nats (natural log)
 over the response's token ids, end-of-sequence included when it was sampled; a mean is nats/token.
-*chosen*, *rejected*, *original* are the names in files of the responses drawn under good, bad, plain.
+*chosen*, *rejected*, *original* name, in files, the responses drawn under good, bad, plain.
 """
 
 import hashlib
@@ -117,13 +117,14 @@ class Row:
             "source_id": self.source_id,
             "prompt": [message.to_json() for message in self.messages],
         }
-        for view, side in reversed(SIDE_OF.items()):
+        for view, side in SIDE_OF.items():
             row[side] = [{"role": "assistant", "content": self.responses[view].text}]
         row["principles"] = list(self.steering.features)
         row["chosen_by"] = self.steering.chosen_by
-        for view in ("good", "bad"):
-            row[f"principles_{view}"] = list(getattr(self.steering, view))
-            row[f"system_{view}"] = self.system[view]
+        row["principles_good"] = list(self.steering.good)
+        row["principles_bad"] = list(self.steering.bad)
+        row["system_good"] = self.system["good"]
+        row["system_bad"] = self.system["bad"]
         for seen, drawn in ALL_CELLS:
             if (seen, drawn) in self.logp:
                 row[f"logp_{seen}_{drawn}"] = self.logp[seen, drawn]

@@ -10,6 +10,18 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from sso_data.errors import ConfigError
 from sso_data.paths import templates_dir
 
+_RENDER_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What a user's own template can raise: Jinja's errors, and those of the expressions in it."""
+
 
 @cache
 def _environment(directory: Path) -> ImmutableSandboxedEnvironment:
@@ -21,19 +33,19 @@ def _environment(directory: Path) -> ImmutableSandboxedEnvironment:
     )
 
 
-def render(name: str, *, directory: Path | None = None, **variables: object) -> str:
+def render(name: str, /, *, directory: Path | None = None, **variables: object) -> str:
     """The template `name` with `variables`, without white space around it.
 
-    Raises ConfigError when the file is missing or malformed, or uses a variable that is not given.
+    Raises ConfigError when the file is missing or malformed, uses a variable that is not given, or
+    fails while it is rendered.
     """
     directory = directory or templates_dir()
     try:
         return _environment(directory).get_template(name).render(**variables).strip()
-    except TemplateError as error:
+    except _RENDER_ERRORS as error:
         known = ", ".join(sorted(variables)) or "none"
-        raise ConfigError(
-            f"{directory / name}: {error} (variables given: {known})".replace("\n", " ")
-        ) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{directory / name}: {reason} (variables given: {known})") from error
 
 
 @cache

@@ -5,11 +5,13 @@ that a test can make each of them fail. A failed call becomes a RunError of one 
 """
 
 import errno
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sso_data.errors import RunError
 
@@ -22,6 +24,8 @@ _REMEDY = {
     errno.EPERM: "no permission to write there; choose another output directory",
     errno.ENOTDIR: "a part of the path is a file, not a directory; choose another output directory",
 }
+
+_NEW_FILE_BUFFER = 1 << 20
 
 
 @contextmanager
@@ -77,9 +81,13 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def swap_dir(new: Path, final: Path) -> None:
-    """Put the finished directory `new` in the place of `final`; `recover_dir` ends a broken swap."""
+    """Put the finished directory `new` in the place of `final`.
+
+    Dying between the two renames leaves no `final`; `recover_dir` brings the old one back.
+    """
     old = final.with_name(f".{final.name}.old")
     with _named(final):
+        _sync_dir(new)
         if final.exists():
             remove_tree(old)
             os.rename(final, old)
@@ -143,3 +151,50 @@ class Appender:
         with _named(self.path):
             os.fsync(self._descriptor)
             os.close(self._descriptor)
+
+
+class NewFile(io.RawIOBase):
+    """A file that nobody reads yet, written piece by piece; leaving its `with` block syncs it.
+
+    It is a binary stream, for libraries that write to one; at most 1 MiB waits in memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._waiting = bytearray()
+        self._size = 0
+        with _named(path):
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._size
+
+    def write(self, data: Any) -> int:
+        """Add bytes; returns how many."""
+        count = memoryview(data).nbytes
+        self._waiting += data
+        self._size += count
+        if len(self._waiting) >= _NEW_FILE_BUFFER:
+            self._drain()
+        return count
+
+    def close(self) -> None:
+        """Write what waits, sync and close."""
+        if self.closed:
+            return
+        super().close()
+        with _named(self.path):
+            try:
+                self._drain()
+                os.fsync(self._descriptor)
+            finally:
+                os.close(self._descriptor)
+
+    def _drain(self) -> None:
+        with _named(self.path):
+            _write_all(self._descriptor, memoryview(self._waiting))
+        self._waiting = bytearray()

@@ -1,0 +1,355 @@
+"""The commands: each one reads its options, calls one function, and shows what came back."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sso_data import __version__
+from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, say
+
+if TYPE_CHECKING:
+    from sso_data.filters import Decision
+    from sso_data.store.run import Account
+
+app = typer.Typer(
+    name="sso-data",
+    help="On-policy preference datasets without human labels: Self-Steering Optimization.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Start with `sso-data demo` (no GPU needed), then `sso-data doctor --model M`.",
+)
+principles_app = typer.Typer(no_args_is_help=True, help="List, show and check principle files.")
+app.add_typer(principles_app, name="principles")
+
+Prompts = Annotated[
+    str,
+    typer.Argument(
+        help="Prompts: .jsonl, .json, .parquet, .csv, .txt, a datasets directory or a Hub id."
+    ),
+]
+RunPath = Annotated[Path, typer.Argument(help="Run directory, made by `sso-data generate`.")]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Model directory or Hub id of the policy.")
+]
+EngineName = Annotated[
+    str | None, typer.Option("--engine", help="auto, vllm or transformers.", metavar="NAME")
+]
+PrinciplesDir = Annotated[
+    Path | None,
+    typer.Option("--principles", help="Directory of principle files [default: shipped ones]."),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file; see docs/configuration.md.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", help="One config key, e.g. sampling.temperature=0.6; repeat for more."
+    ),
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the run.")]
+Split = Annotated[str | None, typer.Option("--split", help="Split of a dataset.")]
+Column = Annotated[str | None, typer.Option("--column", help="Column that holds the prompt.")]
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON summary on stdout.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sso-data {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: sso-data generate prompts.jsonl -m Qwen/Qwen3-8B --out runs/first")
+@ends_well
+def generate(
+    prompts: Prompts,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory; continued if there.")],
+    model: Model = None,
+    engine: EngineName = None,
+    principles: PrinciplesDir = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Only the first N prompts.")] = None,
+    seed: Seed = None,
+    split: Split = None,
+    column: Column = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Malformed rows go to failed.jsonl.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the run in --out and start anew.")
+    ] = False,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Sample, score and filter: prompts in, a run directory with preference pairs out.
+
+    Run the same command again to continue after an interruption: finished rows are kept.
+    """
+    from sso_data.cli.progress import duration, listening
+    from sso_data.config import load_config
+    from sso_data.generate import generate as run_generate
+
+    resolved = load_config(
+        config,
+        settings,
+        model=model,
+        seed=seed,
+        principles=principles,
+        engine__name=engine,
+        source__limit=limit,
+        source__split=split,
+        source__column=column,
+        source__skip_bad_rows=skip_bad_rows or None,
+    )
+    hint = f"every finished row is safe in {out}; run the same command again to continue"
+    with hint_to_continue(hint), listening() as listener:
+        summary = run_generate(prompts, out, resolved, listener, overwrite=overwrite)
+    if as_json:
+        _print_json(
+            _books(out, summary.decision, summary.account)
+            | {
+                "seconds": round(summary.seconds, 2),
+                "new_rows": summary.progress.rows,
+                "new_failures": summary.progress.failed,
+                "sampled_tokens": summary.progress.tokens,
+            }
+        )
+    else:
+        _show_decision(summary.decision, summary.account)
+        typer.echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(summary.seconds)})")
+    _end(summary.account, summary.decision, out)
+
+
+@app.command("filter", epilog="Example: sso-data filter runs/first --set filter.gap=0.1 --dry-run")
+@ends_well
+def filter_(
+    run: RunPath,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="closeness or reference.", metavar="NAME")
+    ] = None,
+    settings: Settings = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the funnel; write nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Decide again which rows become pairs, from the journal: no GPU, as often as you like."""
+    from sso_data.cli.progress import listening
+    from sso_data.generate import filter_run, run_config
+    from sso_data.store.run import run_account
+
+    resolved = run_config(run, settings, preset=preset)
+    account = run_account(run)
+    hint = f"{run / 'pairs'} is as it was before"
+    with hint_to_continue(hint), listening() as listener:
+        listener.phase("filtering")
+        decision = filter_run(run, resolved, dry_run=dry_run, on_progress=listener.written)
+    if as_json:
+        _print_json(_books(run, decision, account) | {"dry_run": dry_run})
+    else:
+        _show_decision(decision, account)
+        if not dry_run:
+            typer.echo(str(run / "pairs" / "train.jsonl"))
+    if not len(decision.kept):
+        say(_nothing_kept(run))
+
+
+@app.command(epilog="Example: sso-data preview prompts.jsonl -m Qwen/Qwen3-8B -n 5")
+@ends_well
+def preview(
+    prompts: Prompts,
+    model: Model = None,
+    number: Annotated[int, typer.Option("-n", min=1, help="How many prompts.")] = 5,
+    engine: EngineName = None,
+    principles: PrinciplesDir = None,
+    seed: Seed = None,
+    split: Split = None,
+    column: Column = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Show the first few prompts' three responses side by side with their scores; write nothing."""
+    from sso_data.cli.progress import listening
+    from sso_data.config import load_config
+    from sso_data.preview import preview as run_preview
+
+    resolved = load_config(
+        config,
+        settings,
+        model=model,
+        seed=seed,
+        principles=principles,
+        engine__name=engine,
+        source__limit=number,
+        source__split=split,
+        source__column=column,
+    )
+    with listening() as listener:
+        shown = run_preview(prompts, resolved, listener)
+    if as_json:
+        rows = [row.to_json() | {"reason": verdict} for row, verdict in shown.rows]
+        failures = [failure.to_json() for failure in shown.failures]
+        _print_json({"rows": rows, "failed": failures})
+    else:
+        from sso_data.cli import tables
+
+        out = tables.console()
+        for row, verdict in shown.rows:
+            out.print(tables.pair(row, verdict))
+    for failure in shown.failures:
+        say(f"failed: {failure.source_id or failure.id}: {failure.reason}: {failure.detail}")
+    if shown.failures:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command(epilog="Example: sso-data demo")
+@ends_well
+def demo(
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Keep the run in this directory.")
+    ] = None,
+    number: Annotated[int, typer.Option("-n", min=8, help="How many prompts.")] = 192,
+    as_json: Json = False,
+) -> None:
+    """The whole job on the embedded tiny policy: no GPU, no download, under a minute."""
+    from sso_data.cli.progress import listening
+    from sso_data.demo import run_demo
+
+    with listening() as listener:
+        result = run_demo(out, number, listener)
+    if as_json:
+        _print_json(result.to_json())
+        return
+    from sso_data.cli import tables
+
+    console = tables.console()
+    for row in result.examples:
+        console.print(tables.pair(row, None))
+    _show_decision(result.summary.decision, result.summary.account)
+    typer.echo(result.verdict)
+
+
+@app.command(epilog="Example: sso-data doctor --model Qwen/Qwen3-8B")
+@ends_well
+def doctor(model: Model = None, as_json: Json = False) -> None:
+    """Look at this machine, and at a model's chat template, and say what to do."""
+    from dataclasses import asdict
+
+    from sso_data.config import EngineConfig
+    from sso_data.doctor import examine
+
+    found = list(examine(model, EngineConfig()))
+    if as_json:
+        _print_json([asdict(finding) for finding in found])
+    else:
+        from sso_data.cli import tables
+
+        tables.console().print(tables.findings(found))
+    if any(finding.state == "fail" for finding in found):
+        raise typer.Exit(1)
+
+
+@principles_app.command("list", epilog="Example: sso-data principles list")
+@ends_well
+def principles_list(principles: PrinciplesDir = None, as_json: Json = False) -> None:
+    """The features of a catalogue."""
+    from sso_data.principles import load_catalogue
+
+    found = load_catalogue(principles)
+    if as_json:
+        _print_json([principle.model_dump() for principle in found.principles.values()])
+        return
+    from sso_data.cli import tables
+
+    tables.console().print(tables.catalogue(found))
+
+
+@principles_app.command("show", epilog="Example: sso-data principles show Helpfulness")
+@ends_well
+def principles_show(
+    feature: Annotated[str, typer.Argument(help="Name of the feature.")],
+    principles: PrinciplesDir = None,
+) -> None:
+    """One principle in full: what the model is told for its good and its bad side."""
+    from sso_data.errors import InputError
+    from sso_data.principles import load_catalogue
+
+    found = load_catalogue(principles)
+    by_name = {name.lower(): principle for name, principle in found.principles.items()}
+    if feature.lower() not in by_name:
+        known = ", ".join(found.principles)
+        raise InputError(f"no principle {feature!r} in {found.directory}; there are {known}")
+    from sso_data.cli import tables
+
+    typer.echo(tables.principle_text(by_name[feature.lower()]))
+
+
+@principles_app.command("check", epilog="Example: sso-data principles check my-principles/")
+@ends_well
+def principles_check(
+    directory: Annotated[Path, typer.Argument(help="Directory of principle files.")],
+) -> None:
+    """Check that every principle file of a directory can be used."""
+    from sso_data.principles import load_catalogue
+
+    found = load_catalogue(directory)
+    typer.echo(f"{directory}: {len(found.principles)} principles: {', '.join(found.principles)}")
+
+
+def _print_json(content: object) -> None:
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _show_decision(decision: "Decision", account: "Account") -> None:
+    from sso_data.cli import tables
+
+    console = tables.console()
+    console.print(tables.funnel(decision))
+    if decision.thresholds:
+        console.print(tables.thresholds(decision))
+    console.print(tables.account_line(account, decision), highlight=False)
+
+
+def _books(run: Path, decision: "Decision", account: "Account") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "run": str(run),
+        **asdict(account),
+        "kept": len(decision.kept),
+        "dropped": decision.dropped,
+        "thresholds": dict(decision.thresholds),
+        "funnel": [asdict(stage) for stage in decision.funnel],
+    }
+
+
+def _nothing_kept(run: Path) -> str:
+    return (
+        f"warning: the filter kept nothing; loosen it, e.g. `sso-data filter {run} "
+        "--set filter.closeness=q0.8 --set filter.gap=q0.2 --dry-run`"
+    )
+
+
+def _end(account: "Account", decision: "Decision", run: Path) -> None:
+    """The last lines of `generate`, and exit code 3 when prompts failed."""
+    if account.rows and not len(decision.kept):
+        say(_nothing_kept(run))
+    if account.failed:
+        say(f"{account.failed} prompts failed; see {run / 'failed.jsonl'}")
+        raise typer.Exit(SOME_FAILED)

@@ -1,0 +1,131 @@
+"""What a person sees on stdout: the funnel, pairs side by side, the catalogue, findings."""
+
+import textwrap
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from sso_data.doctor import Finding
+from sso_data.filters import Decision
+from sso_data.principles import Catalogue, Principle
+from sso_data.records import SIDE_OF, VIEWS, Row
+from sso_data.store.run import Account
+
+_MARK = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
+
+
+def console() -> Console:
+    """stdout; without colour when it is not a terminal, and then never wrapped at 80 columns."""
+    out = Console()
+    return out if out.is_terminal else Console(width=160)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def funnel(decision: Decision) -> Table:
+    """The filter's stages: what each one dropped and the means over the rows left after it."""
+    table = Table(title="Filter", title_justify="left", title_style="bold")
+    table.add_column("stage")
+    for name in ("dropped", "left"):
+        table.add_column(name, justify="right")
+    table.add_column("log-prob, plain view\nchosen / rejected\n(nats/token)", justify="right")
+    table.add_column("length (tokens)\nchosen / rejected / original", justify="right")
+    table.add_column("gap (nats/token)\ngood / bad", justify="right")
+    for stage in decision.funnel:
+        table.add_row(
+            stage.reason,
+            "" if stage.reason == "rows" else str(stage.dropped),
+            str(stage.left),
+            f"{_number(stage.mean_logp_plain_chosen, 3)} / "
+            f"{_number(stage.mean_logp_plain_rejected, 3)}",
+            f"{_number(stage.mean_tokens_chosen, 1)} / {_number(stage.mean_tokens_rejected, 1)} / "
+            f"{_number(stage.mean_tokens_original, 1)}",
+            f"{_number(stage.mean_gap_good, 3)} / {_number(stage.mean_gap_bad, 3)}",
+        )
+    return table
+
+
+def thresholds(decision: Decision) -> str:
+    """The resolved thresholds in one line."""
+    parts = [f"{name} {_number(value, 4)}" for name, value in decision.thresholds.items()]
+    return "thresholds: " + ", ".join(parts) if parts else ""
+
+
+def account_line(account: Account, decision: Decision) -> str:
+    """The books, one line: prompts = rows + failed, rows = kept + dropped by reason."""
+    dropped = [f"{count} {reason}" for reason, count in decision.dropped.items() if count]
+    rows = len(decision.reason_code)
+    return (
+        f"prompts {account.prompts} = rows {account.rows} + failed {account.failed}; "
+        f"rows {rows} = kept {len(decision.kept)}" + "".join(f" + {part}" for part in dropped)
+    )
+
+
+def pair(row: Row, verdict: str | None, *, width: int = 100) -> Panel:
+    """One row: the prompt, the three responses and their scores."""
+    scores = Table(box=None, pad_edge=False)
+    scores.add_column("mean log-prob (nats/token)")
+    for drawn in SIDE_OF:
+        scores.add_column(f"drawn under {drawn}", justify="right")
+    for seen in VIEWS:
+        cells = (
+            _number(row.mean(seen, drawn), 3) if (seen, drawn) in row.logp else "-"
+            for drawn in SIDE_OF
+        )
+        scores.add_row(f"seen under {seen}", *cells)
+    texts = [
+        _labelled(
+            f"{side} (drawn under {view}, {row.responses[view].num_tokens} tokens)",
+            row.responses[view].text,
+            style,
+            width,
+        )
+        for (view, side), style in zip(SIDE_OF.items(), ("green", "red", "cyan"), strict=True)
+    ]
+    question = _labelled("prompt", row.messages[-1].content, "bold", width)
+    title = f"{', '.join(row.steering.features)}: {'kept' if verdict is None else verdict}"
+    return Panel(Group(question, *texts, scores), title=Text(title), title_align="left")
+
+
+def _labelled(label: str, content: str, style: str, width: int) -> Text:
+    shown = textwrap.shorten(content, width * 6, placeholder=" ...")
+    return Text.assemble((f"{label}: ", style), shown)
+
+
+def catalogue(found: Catalogue) -> Table:
+    """A catalogue as a table."""
+    table = Table(title=str(found.directory), title_justify="left", title_style="dim")
+    for name in ("feature", "good", "bad", "meaning"):
+        table.add_column(name)
+    for principle in found.principles.values():
+        adjectives = principle.adjectives
+        table.add_row(principle.name, adjectives.good, adjectives.bad, principle.meaning)
+    return table
+
+
+def principle_text(found: Principle) -> str:
+    """One principle in full."""
+    lines = [
+        f"{found.name} ({found.adjectives.good} / {found.adjectives.bad})",
+        f"meaning: {found.meaning}",
+        f"good: {found.good}",
+        f"bad: {found.bad}",
+    ]
+    lines += [f"good, other words: {text}" for text in found.paraphrases.good]
+    lines += [f"bad, other words: {text}" for text in found.paraphrases.bad]
+    return "\n".join(lines)
+
+
+def findings(found: Sequence[Finding]) -> Table:
+    """What the doctor found, and what to do."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "what", "found", "what to do"):
+        table.add_column(name)
+    for finding in found:
+        table.add_row(_MARK[finding.state], finding.what, finding.detail, finding.remedy)
+    return table

@@ -1,0 +1,250 @@
+"""`generate`: everything checked before the engine starts, then rows until the prompts are done."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from sso_data.config import RunConfig, load_config
+from sso_data.engine import Engine, EngineInfo
+from sso_data.engines import resolve_name, start_engine
+from sso_data.errors import ConfigError
+from sso_data.filters import Decision, decide, decide_row
+from sso_data.hub import model_fingerprint, resolve_model, tokenizer_fingerprint
+from sso_data.pipeline import Pipeline, Policy, Progress, Sink
+from sso_data.principles import Catalogue, load_catalogue
+from sso_data.records import Row
+from sso_data.score import CheckResult, LogprobCheck
+from sso_data.sources import count_prompts, read_prompts
+from sso_data.steer import check_features
+from sso_data.store.pairs import write_pairs
+from sso_data.store.run import Account, open_run, read_manifest, require_manifest
+from sso_data.store.scores import load_scores
+from sso_data.templates import fingerprint as templates_fingerprint
+from sso_data.views import ChatTemplate, load_tokenizer, today
+
+_IDENTITY_SECTIONS = ("steering", "sampling", "scoring")
+_IDENTITY_ENGINE_KEYS = ("dtype", "max_model_len", "adapter")
+
+
+class Listener(Protocol):
+    """Who is told how a run goes on."""
+
+    def phase(self, text: str) -> None:
+        """A new phase began, for example loading the model."""
+        ...
+
+    def total(self, prompts: int) -> None:
+        """How many prompts there are."""
+        ...
+
+    def progress(self, progress: Progress, kept: int) -> None:
+        """Counts so far; `kept` of the new rows would pass the filter's row-local tests."""
+        ...
+
+    def engine(self, info: EngineInfo) -> None:
+        """The engine is ready."""
+        ...
+
+    def written(self, done: int, total: int) -> None:
+        """So many of the kept pairs are written."""
+        ...
+
+
+class Notebook(Protocol):
+    """Where a run keeps what it found out once and must know when it goes on."""
+
+    def get(self, key: str) -> Any: ...
+
+    def note(self, key: str, value: object) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a run needs besides its engine, all of it checked."""
+
+    config: RunConfig
+    model_dir: Path
+    policy: Policy
+    catalogue: Catalogue
+    identity: Mapping[str, Any]
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What run.json says beyond the identity."""
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "date": self.identity["views.date"],
+            "template": asdict(self.policy.template.facts),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """How a run ended."""
+
+    account: Account
+    progress: Progress
+    seconds: float
+    decision: Decision
+
+
+def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
+    """Resolve the model, its tokenizer and template, and the catalogue.
+
+    `date` is the day a continued run was started on; templates that show a date keep showing it.
+    Raises SsoDataError for whatever is wrong.
+    """
+    if not config.model:
+        raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
+    engine_name = resolve_name(config.engine)
+    model_dir = resolve_model(config.model, config.engine.revision)
+    tokenizer = load_tokenizer(model_dir, trust_remote_code=config.engine.trust_remote_code)
+    template = ChatTemplate(tokenizer, config.views, today=date or today())
+    catalogue = load_catalogue(config.principles)
+    check_features(config.steering, catalogue)
+    policy = Policy(name=config.model, fingerprint=model_fingerprint(model_dir), template=template)
+    if config.engine.adapter is not None:
+        adapter = model_fingerprint(config.engine.adapter, config_name="adapter_config.json")
+        policy = Policy(
+            name=config.model, fingerprint=f"{policy.fingerprint}+{adapter}", template=template
+        )
+    identity = {
+        "seed": config.seed,
+        "engine": engine_name,
+        "model": policy.fingerprint,
+        "tokenizer": tokenizer_fingerprint(model_dir),
+        "chat_template": template.fingerprint,
+        "principles": catalogue.fingerprint,
+        "templates": templates_fingerprint("system.j2"),
+        "views.date": config.views.date or date or today(),
+        "views.control_tokens": config.views.control_tokens,
+        **_flat(config),
+    }
+    return Setup(
+        config=config, model_dir=model_dir, policy=policy, catalogue=catalogue, identity=identity
+    )
+
+
+def generate(
+    source: str, out: Path, config: RunConfig, listener: Listener, *, overwrite: bool = False
+) -> Summary:
+    """Make or continue the run in `out`, filter it and write its pairs.
+
+    Raises SsoDataError. A prompt that cannot be done is written to failed.jsonl instead.
+    """
+    started = time.monotonic()
+    listener.phase("checking the model and its chat template")
+    manifest = None if overwrite else read_manifest(out)
+    setup = prepare(config, date=manifest["date"] if manifest else None)
+    listener.phase("checking the prompts")
+    total = count_prompts(source, config.source)
+    listener.total(total)
+    with open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite) as run:
+        progress = make_rows(source, setup, run, run, listener)
+        account = run.account()
+        account.check()
+    listener.phase("filtering")
+    decision = filter_run(out, config, on_progress=listener.written)
+    return Summary(
+        account=account,
+        progress=progress,
+        seconds=time.monotonic() - started,
+        decision=decision,
+    )
+
+
+def filter_run(
+    out: Path,
+    config: RunConfig,
+    *,
+    dry_run: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Decision:
+    """Decide again which rows of a run become pairs, and write them unless `dry_run`."""
+    scores = load_scores(out, dry=dry_run)
+    decision = decide(scores.rows, config.filter)
+    if not dry_run:
+        write_pairs(
+            out,
+            scores,
+            decision.kept,
+            decision.summary(config.filter),
+            parquet=config.output.parquet,
+            on_progress=on_progress,
+        )
+    return decision
+
+
+def run_config(run: Path, settings: list[str] | None, *, preset: str | None) -> RunConfig:
+    """The configuration that a run was made with, changed by `--preset` and `--set filter...`."""
+    manifest = require_manifest(run)
+    for setting in settings or []:
+        if not setting.startswith(("filter.", "output.")):
+            raise ConfigError(f"--set {setting}: `filter` reads only filter.* and output.* keys")
+    return load_config(None, settings, base=manifest["config"], filter__preset=preset)
+
+
+@contextmanager
+def engine_on_demand(
+    setup: Setup, listener: Listener, on_start: Callable[[EngineInfo], None]
+) -> Iterator[Callable[[], Engine]]:
+    """A function that starts the setup's engine; it is closed with the context."""
+    with ExitStack() as stack:
+
+        def start() -> Engine:
+            listener.phase(f"loading {setup.config.model}")
+            engine = stack.enter_context(
+                closing(start_engine(setup.model_dir, setup.config.engine))
+            )
+            on_start(engine.info)
+            listener.engine(engine.info)
+            return engine
+
+        yield start
+
+
+def make_rows(
+    source: str, setup: Setup, sink: Sink, notebook: Notebook, listener: Listener
+) -> Progress:
+    """Run the pipeline over a source's prompts; findings about the engine go to the notebook."""
+    kept = 0
+
+    def count_kept(row: Row) -> None:
+        nonlocal kept
+        kept += decide_row(row, setup.config.filter) is None
+
+    def note_engine(info: EngineInfo) -> None:
+        notebook.note("engine", asdict(info))
+
+    def note_check(result: CheckResult) -> None:
+        notebook.note("logprob_check", result.to_json())
+
+    check = LogprobCheck(setup.config.scoring, notebook.get("logprob_check"))
+    with engine_on_demand(setup, listener, note_engine) as start:
+        pipeline = Pipeline(
+            start,
+            setup.policy,
+            setup.catalogue,
+            setup.config,
+            sink,
+            check=check,
+            on_check=note_check,
+            on_row=count_kept,
+        )
+        for progress in pipeline.run(read_prompts(source, setup.config.source)):
+            listener.progress(progress, kept)
+        return pipeline.progress
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    """The configuration keys that decide a row's content, by dotted name."""
+    dumped = config.model_dump(mode="json")
+    keys = {
+        f"{section}.{key}": value
+        for section in _IDENTITY_SECTIONS
+        for key, value in dumped[section].items()
+    }
+    return keys | {f"engine.{key}": dumped["engine"][key] for key in _IDENTITY_ENGINE_KEYS}

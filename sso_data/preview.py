@@ -1,0 +1,56 @@
+"""`preview`: the first few prompts made into rows in memory; nothing is written."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from sso_data.config import RunConfig
+from sso_data.filters import decide_row
+from sso_data.generate import Listener, make_rows, prepare
+from sso_data.records import Failure, Row, row_id
+from sso_data.sources import count_prompts
+
+
+@dataclass(slots=True)
+class _Memory:
+    """A sink and notebook that keep everything in memory."""
+
+    rows: list[Row] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    findings: dict[str, Any] = field(default_factory=dict)
+    _occurrences: Counter[str] = field(default_factory=Counter)
+
+    def admit(self, content: str) -> tuple[str, bool]:
+        self._occurrences[content] += 1
+        return row_id(content, self._occurrences[content] - 1), True
+
+    def write_row(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def write_failure(self, failure: Failure) -> None:
+        self.failures.append(failure)
+
+    def get(self, key: str) -> Any:
+        return self.findings.get(key)
+
+    def note(self, key: str, value: object) -> None:
+        self.findings[key] = value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """Rows with the filter's row-local verdict (None: kept), and the prompts that failed."""
+
+    rows: tuple[tuple[Row, str | None], ...]
+    failures: tuple[Failure, ...]
+
+
+def preview(source: str, config: RunConfig, listener: Listener) -> Preview:
+    """Make rows of the first `source.limit` prompts, writing nothing."""
+    listener.phase("checking the model and its chat template")
+    setup = prepare(config)
+    listener.total(count_prompts(source, config.source))
+    memory = _Memory()
+    make_rows(source, setup, memory, memory, listener)
+    judged = tuple((row, decide_row(row, config.filter)) for row in memory.rows)
+    return Preview(rows=judged, failures=tuple(memory.failures))

@@ -1,0 +1,269 @@
+"""A run directory: run.json, the journal of rows, the failures; one writer at a time."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sso_data import __version__
+from sso_data.columns import row_key
+from sso_data.errors import RunError
+from sso_data.records import SCHEMA_VERSION, Failure, Row, row_id
+from sso_data.store.files import make_dir, recover_dir, remove_tree, write_atomic
+from sso_data.store.journal import Journal, open_lines, read_lines, to_line
+from sso_data.store.ledger import DONE, FAILED, SEEN, Ledger
+from sso_data.store.scores import load_scores
+
+_SYNC_SECONDS = 2.0
+_OURS = ("run.json", "rows", "failed.jsonl", "pairs", "report.html")
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Where the prompts that came in went: `prompts = rows + failed`."""
+
+    prompts: int
+    rows: int
+    failed: int
+
+    def check(self) -> None:
+        """Assert that nothing was lost."""
+        if self.prompts != self.rows + self.failed:
+            raise AssertionError(
+                f"{self.prompts} prompts came in, but {self.rows} rows + {self.failed} failed"
+            )
+
+
+def read_manifest(run: Path) -> Manifest | None:
+    """run.json, or None where there is none; RunError when it is not readable."""
+    file = run / "run.json"
+    try:
+        content = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError as error:
+        raise RunError(f"{run}: is a file, not a run directory") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: not readable: {error}") from error
+    if not isinstance(content, dict) or "identity" not in content:
+        raise RunError(f"{file}: not the run.json of a run of sso-data")
+    return content
+
+
+def require_manifest(run: Path) -> Manifest:
+    """run.json of an existing run; RunError says how to make one."""
+    manifest = read_manifest(run)
+    if manifest is None:
+        what = "no run.json in it" if run.is_dir() else "no such directory"
+        raise RunError(f"{run}: {what}; make a run with `sso-data generate PROMPTS --out {run}`")
+    return manifest
+
+
+def read_failures(run: Path) -> dict[str, Failure]:
+    """The newest failure of each id in failed.jsonl."""
+    file = run / "failed.jsonl"
+    failures: dict[str, Failure] = {}
+    if file.exists():
+        for number, (_, line) in enumerate(read_lines(file), start=1):
+            try:
+                failure = Failure.from_json(orjson.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunError(f"{file}:{number}: not a failure record; remove the line") from error
+            failures[failure.id] = failure
+    return failures
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What differs between a run's identity and the one asked for, one phrase a key."""
+    found = []
+    for key in sorted(there.keys() | here.keys()):
+        old, new = there.get(key, "absent"), here.get(key, "absent")
+        if old != new:
+            found.append(f"{key} is {json.dumps(old)} there and {json.dumps(new)} here")
+    return found
+
+
+@contextmanager
+def open_run(
+    path: Path,
+    *,
+    identity: Mapping[str, Any],
+    details: Mapping[str, Any],
+    overwrite: bool = False,
+) -> "Iterator[Run]":
+    """Start the run, or continue it when `identity` is that of the run which is there.
+
+    `identity` is everything that decides a row's content, flat; `details` goes into run.json.
+    Raises RunError that names the first differences, or says that another process holds the run.
+    """
+    make_dir(path)
+    with locked(path):
+        if overwrite:
+            for name in _OURS:
+                remove_tree(path / name)
+        recover_dir(path / "pairs")
+        run = Run(path, _agreed_manifest(path, identity, details))
+        try:
+            yield run
+        finally:
+            run.close()
+
+
+def run_account(run: Path) -> Account:
+    """The books of a finished or interrupted run, from its files alone."""
+    ledger = _ledger_of(run, dry=True)
+    failed = ledger.count(FAILED, without=DONE)
+    rows = ledger.count(DONE)
+    return Account(prompts=rows + failed, rows=rows, failed=failed)
+
+
+def _ledger_of(run: Path, *, dry: bool) -> Ledger:
+    """Which rows of a run are done and which failed."""
+    ledger = Ledger()
+    for key in load_scores(run, dry=dry).keys().tolist():
+        ledger.mark(key, DONE)
+    for failed in read_failures(run):
+        ledger.mark(row_key(failed), FAILED)
+    return ledger
+
+
+class Run:
+    """A run directory opened by its one writer; use it as a context manager."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._synced = time.monotonic()
+        self._journal = Journal(path)
+        self._failed = open_lines(path / "failed.jsonl")
+        self.ledger = _ledger_of(path, dry=False)
+
+    def close(self) -> None:
+        """Make everything durable and close the files."""
+        self._journal.close()
+        self._failed.close()
+
+    def get(self, key: str) -> Any:
+        """A finding from run.json, or None."""
+        return self.manifest.get(key)
+
+    def note(self, key: str, value: object) -> None:
+        """Put a finding into run.json."""
+        if self.manifest.get(key) != value:
+            self.manifest[key] = value
+            _write_manifest(self.path, self.manifest)
+
+    def admit(self, content: str) -> tuple[str, bool]:
+        """The id of the next prompt with this content hash, and whether it still has to be done."""
+        occurrence = self._next_occurrence(content)
+        identity = row_id(content, occurrence)
+        key = row_key(identity)
+        self.ledger.mark(key, SEEN)
+        return identity, not (self.ledger.has(key, DONE) or self.ledger.has(key, FAILED))
+
+    def write_row(self, row: Row) -> None:
+        """Append a finished row to the journal."""
+        self._journal.append(row)
+        self.ledger.mark(row_key(row.id), DONE)
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            self._journal.sync()
+            self._synced = time.monotonic()
+
+    def write_failure(self, failure: Failure) -> None:
+        """Append a failed prompt to failed.jsonl."""
+        self._failed.append(to_line(failure.to_json()))
+        self.ledger.mark(row_key(failure.id), FAILED)
+
+    def account(self) -> Account:
+        """The books of the prompts that were admitted."""
+        return Account(
+            prompts=self.ledger.count(SEEN),
+            rows=self.ledger.count(SEEN | DONE),
+            failed=self.ledger.count(SEEN | FAILED, without=DONE),
+        )
+
+    def _next_occurrence(self, content: str) -> int:
+        """How many prompts with this content were admitted: seen occurrences are 0, 1, ... n-1."""
+
+        def seen(occurrence: int) -> bool:
+            return self.ledger.has(row_key(row_id(content, occurrence)), SEEN)
+
+        if not seen(0):
+            return 0
+        low, high = 0, 1
+        while seen(high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if seen(middle) else (low, middle)
+        return high
+
+
+def _agreed_manifest(
+    path: Path, identity: Mapping[str, Any], details: Mapping[str, Any]
+) -> Manifest:
+    """The run's manifest, written when the run is new; RunError when it is another run's."""
+    manifest = read_manifest(path)
+    if manifest is None:
+        _refuse_strangers(path)
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "sso_data": __version__,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "identity": dict(identity),
+            **details,
+        }
+        _write_manifest(path, manifest)
+        return manifest
+    changed = differences(manifest["identity"], identity)
+    if changed:
+        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+        raise RunError(
+            f"{path}: holds another run: {'; '.join(changed[:3])}{more}; "
+            "use another --out, or --overwrite to start it anew"
+        )
+    return manifest
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str) + "\n"
+    write_atomic(path / "run.json", text.encode())
+
+
+def _refuse_strangers(path: Path) -> None:
+    """A directory that is no run and not empty is somebody else's."""
+    names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+    if names & {"rows", "failed.jsonl"}:
+        raise RunError(f"{path}: holds rows but no run.json; use another --out or --overwrite")
+    if names:
+        raise RunError(
+            f"{path}: not empty and not a run (it holds {sorted(names)[0]}); use another --out"
+        )
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the run; a crash leaves no lock behind. RunError when another process holds it."""
+    try:
+        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise RunError(f"{path}: cannot write there: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise RunError(
+            f"{path}: another process is writing this run; wait for it or end it"
+        ) from error
+    finally:
+        os.close(descriptor)
