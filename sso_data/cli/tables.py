@@ -17,6 +17,9 @@ from sso_data.store.run import Account
 _MARK = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 
 
+_ALWAYS_SHOWN = ("rows", "not_steered", "off_policy", "gap")
+
+
 def console() -> Console:
     """stdout; without colour when it is not a terminal, and then never wrapped at 80 columns."""
     out = Console()
@@ -37,6 +40,8 @@ def funnel(decision: Decision) -> Table:
     table.add_column("length (tokens)\nchosen / rejected / original", justify="right")
     table.add_column("gap (nats/token)\ngood / bad", justify="right")
     for stage in decision.funnel:
+        if not stage.dropped and stage.reason not in _ALWAYS_SHOWN:
+            continue
         table.add_row(
             stage.reason,
             "" if stage.reason == "rows" else str(stage.dropped),
@@ -52,7 +57,10 @@ def funnel(decision: Decision) -> Table:
 
 def thresholds(decision: Decision) -> str:
     """The resolved thresholds in one line."""
-    parts = [f"{name} {_number(value, 4)}" for name, value in decision.thresholds.items()]
+    parts = [
+        f"{name} {'-' if value is None else f'{value:.4g}'}"
+        for name, value in decision.thresholds.items()
+    ]
     return "thresholds: " + ", ".join(parts) if parts else ""
 
 

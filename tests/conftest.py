@@ -1,0 +1,17 @@
+"""The surroundings of every test: no network, one CPU thread, quiet libraries."""
+
+import os
+
+SURROUNDINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_COMPILE_DISABLE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+for _name, _value in SURROUNDINGS.items():
+    os.environ.setdefault(_name, _value)

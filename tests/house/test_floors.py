@@ -1,0 +1,102 @@
+"""The house stands: imports only point down, each heavy library has one home."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "sso_data"
+
+FLOORS: dict[str, int] = {
+    room: floor
+    for floor, rooms in enumerate(
+        (
+            ("", "records", "errors", "paths"),
+            ("config", "principles", "templates", "engine", "logprobs"),
+            ("views", "columns"),
+            ("steer", "sample", "score", "filters", "engines", "sources", "store", "hub"),
+            ("pipeline",),
+            ("generate", "doctor", "world"),
+            ("preview", "demo"),
+            ("cli",),
+            ("__main__",),
+        )
+    )
+    for room in rooms
+}
+"""The floor of each room; a room may import from lower floors and from itself."""
+
+HOMES = {
+    "vllm": {"engines"},
+    "transformers": {"engines", "views", "world"},
+    "torch": {"engines", "logprobs", "doctor", "world"},
+    "pyarrow": {"store", "sources"},
+    "jsonlines": {"store", "sources"},
+    "datasets": {"sources"},
+    "huggingface_hub": {"hub", "sources"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "jinja2": {"templates"},
+    "ijson": {"sources"},
+    "peft": {"engines"},
+}
+"""Where each heavy library may be imported."""
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return "" if parts == ("__init__",) else parts[0]
+
+
+def imported_modules(file: Path) -> list[str]:
+    """Every module a file imports, in functions and under TYPE_CHECKING too."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            module = node.module or ""
+            found += [f"{module}.{a.name}" if module == "sso_data" else module for a in node.names]
+    return found
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room_of(file) for file in FILES} == set(FLOORS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_point_down(file: Path) -> None:
+    room = room_of(file)
+    for module in imported_modules(file):
+        if not module.startswith("sso_data"):
+            continue
+        target = module.split(".")[1] if "." in module else ""
+        if target not in FLOORS:
+            target = ""  # a name of the package itself, such as __version__
+        allowed = FLOORS[target] < FLOORS[room] or target == room
+        assert allowed, f"{room} (floor {FLOORS[room]}) imports {module} (floor {FLOORS[target]})"
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_heavy_libraries_live_at_home(library: str) -> None:
+    visitors = {
+        room_of(file)
+        for file in FILES
+        if any(module.split(".")[0] == library for module in imported_modules(file))
+    }
+    assert visitors <= HOMES[library]
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = [
+        f"{file.relative_to(PACKAGE)}:{node.lineno} {node.name}"
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno > 70
+    ]
+    assert not long
