@@ -96,7 +96,7 @@ class ScoringConfig(_Section):
 
     full: bool = False
     """Also score the ninth cell, y0 under good, which neither filter nor loss needs."""
-    verify_rows: Annotated[int, Field(ge=0)] = 16
+    verify_rows: Annotated[int, Field(ge=0)] = 8
     """Rows at the start whose sampling-time log-probs are compared with scored ones."""
     tolerance: NatsPerToken = 0.01
     """Largest difference, nats/token, at which sampling-time log-probs are used; above it every
@@ -238,7 +238,7 @@ def _is_branch(part: str) -> bool:
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{file}: not readable as YAML: {reason}") from error
     if content is None:
@@ -251,7 +251,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 def _parse_value(setting: str, text: str) -> object:
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
     return _number(value) if isinstance(value, str) else value
 

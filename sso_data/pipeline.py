@@ -138,10 +138,9 @@ class Pipeline:
         return self._start_engine()
 
     def _is_full(self) -> bool:
-        """Whether enough rows are in flight to keep the engine busy."""
-        if not self._rows:
-            return False
-        return len(self._rows) * len(VIEWS) >= _WINDOW * self._engine.info.max_in_flight
+        """Whether enough rows are in flight to keep the engine busy; held ones ask it nothing."""
+        busy = len(self._rows) - len(self._held)
+        return busy > 0 and busy * len(VIEWS) >= _WINDOW * self._engine.info.max_in_flight
 
     def _drawings(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[Drawing]:
         """What is still to be done; failures that need no engine are written on the way."""
@@ -266,7 +265,6 @@ class Pipeline:
         if row.verifies:
             self._check.compare(row.sampled, row.scored, row.responses)
             self._verifying -= 1
-            row.verifies = False
         if self._check.result is None:
             self._held.append(row)
         else:
@@ -276,21 +274,21 @@ class Pipeline:
         """Decide whether sampling-time log-probs are used, as soon as enough rows were compared."""
         if self._check.result is not None or self._verifying:
             return
-        if self._check.rows < self._verify_rows and not exhausted:
-            return
-        if self._check.rows == 0:
-            if len(self._held) == len(self._rows):
-                for row in self._held[: self._verify_rows]:
-                    self._verify(row)
-                self._held = self._held[self._verify_rows :]
-            return
-        self._on_check(self._check.conclude())
-        held, self._held = self._held, []
-        for row in held:
-            self._finish(row)
+        short = self._verify_rows - self._check.rows
+        unverified = [row for row in self._held if not row.verifies]
+        is_last = exhausted and len(self._held) == len(self._rows)
+        if short > 0 and unverified:
+            for row in unverified[:short]:
+                self._verify(row)
+        elif self._check.rows and (short <= 0 or is_last):
+            self._on_check(self._check.conclude())
+            held, self._held = self._held, []
+            for row in held:
+                self._finish(row)
 
     def _verify(self, row: _InFlight) -> None:
-        """Score the diagonal of a row that was held, because every row chosen before it failed."""
+        """Score the diagonal of a held row too, because rows chosen before it failed."""
+        self._held.remove(row)
         row.verifies = True
         self._verifying += 1
         for cell in DIAGONAL:

@@ -1,4 +1,4 @@
-"""A Hub on the loopback for the real client: datasets to read, behind the standard library's server.
+"""A Hub on the loopback for the real client: datasets to read, on the standard library.
 
     with HubServer() as hub:
         hub.add_dataset("team/prompts", {"train.jsonl": b"..."})

@@ -9,7 +9,7 @@ from sso_data.errors import InputError
 from sso_data.sources.rows import BadRow, RawRow, check_header, excerpt, one_line
 
 BATCH_ROWS = 256
-_READ_AHEAD_BYTES = 2**20
+_READ_AHEAD_BYTES = 2**18
 
 
 def read_parquet(path: Path, config: SourceConfig) -> Iterator[RawRow | BadRow]:
@@ -18,7 +18,7 @@ def read_parquet(path: Path, config: SourceConfig) -> Iterator[RawRow | BadRow]:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path, buffer_size=_READ_AHEAD_BYTES) as file:
+        with parquet.ParquetFile(path, buffer_size=_READ_AHEAD_BYTES, pre_buffer=False) as file:
             check_header(str(path), file.schema_arrow.names, config)
             start = 0
             for batch in file.iter_batches(batch_size=BATCH_ROWS):

@@ -4,7 +4,6 @@ All of them are read as UTF-8 (a byte-order mark is skipped) and as a stream: me
 """
 
 import csv
-import decimal
 import gzip
 import io
 import json
@@ -14,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-import ijson
 import jsonlines
 
 from sso_data.config import SourceConfig
 from sso_data.errors import InputError
+from sso_data.sources.jsonarray import array_items
 from sso_data.sources.rows import BadRow, RawRow, check_header, excerpt, kind_of, one_line
 
 MAX_LINE_BYTES = 64 * 2**20
@@ -56,18 +55,8 @@ def read_json_array(path: Path) -> Iterator[RawRow | BadRow]:
             raise InputError(f"{path}: a .json file must hold an array of rows{hint}")
         if not first:
             return
-        count = 0
-        # ijson's C backend turns half characters into "?" and crashes on very long integers.
-        items = ijson.get_backend("python").items(file, "item")
-        while True:
-            try:
-                value = _floats(next(items))
-            except StopIteration:
-                return
-            except (ijson.JSONError, ValueError, RecursionError) as error:
-                _refuse_json(path, count, error)
-            count += 1
-            yield _object(value, f"{path}:row {count}")
+        for line, value in array_items(file, path, no_constant):
+            yield _object(value, f"{path}:{line}")
 
 
 def read_csv(path: Path, config: SourceConfig, *, delimiter: str) -> Iterator[RawRow | BadRow]:
@@ -188,12 +177,12 @@ def _object(value: object, where: str) -> RawRow | BadRow:
 def _strict_loads(text: str | bytes) -> Any:
     """json.loads that refuses NaN and Infinity and never fails with anything but ValueError."""
     try:
-        return json.loads(text.rstrip(), parse_constant=_no_constant)
+        return json.loads(text.rstrip(), parse_constant=no_constant)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
 
-def _no_constant(name: str) -> NoReturn:
+def no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON; use null")
 
 
@@ -208,25 +197,3 @@ def _json_problem(error: jsonlines.InvalidLineError) -> str:
 
 def _not_utf8(error: UnicodeDecodeError) -> str:
     return f"not UTF-8 (byte 0x{error.object[error.start]:02x} at byte {error.start + 1})"
-
-
-def _floats(value: Any) -> Any:
-    """ijson's decimals as the floats that JSON numbers are everywhere else."""
-    match value:
-        case decimal.Decimal():
-            return float(value)
-        case dict():
-            return {key: _floats(item) for key, item in value.items()}
-        case list():
-            return [_floats(item) for item in value]
-        case _:
-            return value
-
-
-def _refuse_json(path: Path, count: int, error: Exception) -> NoReturn:
-    """Raise the InputError for an array that breaks after `count` good items."""
-    with opened(path) as file:
-        for _ in _decoded(_Lines(file, path)):  # names the line that is not UTF-8
-            pass
-    reason = "nested too deeply" if isinstance(error, RecursionError) else excerpt(str(error))
-    raise InputError(f"{path}:row {count + 1}: not valid JSON ({reason}); correct it") from error

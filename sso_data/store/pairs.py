@@ -62,6 +62,7 @@ def write_pairs(
         swap_dir(new, final)
     except BaseException:
         with suppress(RunError):
+            recover_dir(final)
             remove_tree(new)
         raise
     return Pairs(directory=final, rows=len(kept), files=files)

@@ -108,9 +108,11 @@ def open_run(
     """
     make_dir(path)
     with locked(path):
-        if overwrite:
+        if overwrite and any((path / name).exists() for name in ("run.json", "rows")):
             for name in _OURS:
                 remove_tree(path / name)
+        else:
+            _refuse_strangers(path)
         recover_dir(path / "pairs")
         run = Run(path, _agreed_manifest(path, identity, details))
         try:
@@ -215,7 +217,6 @@ def _agreed_manifest(
     """The run's manifest, written when the run is new; RunError when it is another run's."""
     manifest = read_manifest(path)
     if manifest is None:
-        _refuse_strangers(path)
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "sso_data": __version__,
@@ -241,7 +242,9 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def _refuse_strangers(path: Path) -> None:
-    """A directory that is no run and not empty is somebody else's."""
+    """RunError for a directory that is no run and not empty: it is somebody else's."""
+    if (path / "run.json").exists():
+        return
     names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
     if names & {"rows", "failed.jsonl"}:
         raise RunError(f"{path}: holds rows but no run.json; use another --out or --overwrite")

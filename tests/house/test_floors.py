@@ -37,7 +37,6 @@ HOMES = {
     "typer": {"cli"},
     "rich": {"cli"},
     "jinja2": {"templates"},
-    "ijson": {"sources"},
     "peft": {"engines"},
 }
 """Where each heavy library may be imported."""
@@ -100,3 +99,12 @@ def test_no_function_is_longer_than_a_screen() -> None:
         and node.end_lineno - node.lineno > 70
     ]
     assert not long
+
+
+def test_only_the_demo_meets_the_tiny_world() -> None:
+    visitors = {
+        room_of(file)
+        for file in FILES
+        if any(module.startswith("sso_data.world") for module in imported_modules(file))
+    }
+    assert visitors <= {"demo", "world"}
