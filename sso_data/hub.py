@@ -45,6 +45,7 @@ def model_fingerprint(directory: Path, *, config_name: str = "config.json") -> s
         raise ModelError(f"{directory}: no *.safetensors here; only safetensors weights are loaded")
     digest = hashlib.sha256((directory / config_name).read_bytes())
     for file in weights:
+        _check_whole(file)
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}".encode())
         with file.open("rb") as stream:
@@ -53,6 +54,19 @@ def model_fingerprint(directory: Path, *, config_name: str = "config.json") -> s
                 stream.seek(size * index // _SAMPLED_BLOCKS)
                 digest.update(stream.read(_BLOCK_BYTES))
     return digest.hexdigest()[:16]
+
+
+def _check_whole(file: Path) -> None:
+    """Raise ModelError when a safetensors file is cut or is something else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{file}: not a whole safetensors file ({error}); download the model again"
+        ) from error
 
 
 def tokenizer_fingerprint(directory: Path) -> str:

@@ -12,15 +12,10 @@ import orjson
 
 from sso_data.records import JsonRow, Row
 from sso_data.store.files import Appender, make_dir
-from sso_data.store.scores import ScoresWriter
+from sso_data.store.scores import ScoresWriter, parts
 
 PART_BYTES = 1 << 28
 _TAIL_BYTES = 1 << 16
-
-
-def parts(run: Path) -> list[Path]:
-    """The journal's parts in the order they were written."""
-    return sorted((run / "rows").glob("*.jsonl"))
 
 
 def to_line(row: JsonRow) -> bytes:

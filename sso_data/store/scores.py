@@ -73,14 +73,19 @@ def load_scores(run: Path, *, dry: bool) -> Scores:
     What a side file lacks is read from the journal, and written to the side file where that is
     possible and `dry` is false. Raises RunError naming file and line of a line that is no row.
     """
-    parts = tuple(sorted((run / "rows").glob("*.jsonl")))
-    loaded = [_load_part(part, dry=dry) for part in parts]
+    files = parts(run)
+    loaded = [_load_part(part, dry=dry) for part in files]
     counts = [len(rows) for rows in loaded]
     return Scores(
         rows=np.concatenate([np.empty(0, SCORES), *loaded]),
-        part=np.repeat(np.arange(len(parts), dtype=np.uint32), counts),
-        parts=parts,
+        part=np.repeat(np.arange(len(files), dtype=np.uint32), counts),
+        parts=files,
     )
+
+
+def parts(run: Path) -> tuple[Path, ...]:
+    """The journal's parts, in the order they were written."""
+    return tuple(sorted((run / "rows").glob("*.jsonl")))
 
 
 def side_file(part: Path) -> Path:

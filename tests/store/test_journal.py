@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from sso_data.records import Row
-from sso_data.store.journal import Journal, parts, read_lines, read_rows
-from sso_data.store.scores import load_scores
+from sso_data.store.journal import Journal, read_lines, read_rows
+from sso_data.store.scores import load_scores, parts
 from tests.factories import make_row
 
 

@@ -1,0 +1,143 @@
+"""Writes the parts of the documentation that are made from the code: options, commands, modules.
+
+`python docs/generate.py` writes them, `python docs/generate.py --check` fails when one is stale.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from typer.main import get_command
+
+from sso_data.cli import app
+from sso_data.config import RunConfig
+
+DOCS = Path(__file__).parent
+PACKAGE = DOCS.parent / "sso_data"
+TREE_START, TREE_END = "<!-- tree: made by `make docs` -->", "<!-- end of tree -->"
+
+
+def configuration() -> str:
+    """Every configuration key, its type, default and meaning."""
+    head = (
+        "# Configuration\n\n"
+        "Every key below may stand in the YAML file of `--config`, or after `--set key=value`. "
+        "Unknown keys are refused. The options of the commands stand for some of them.\n\n"
+        "```yaml\nmodel: Qwen/Qwen3-8B\nsampling:\n  top_p: 0.9\nfilter:\n  gap: q0.5\n```\n\n"
+        "This page is made from `sso_data/config.py` by `make docs`.\n"
+    )
+    own = [row for row in _rows(RunConfig, "") if "." not in row[0]]
+    sections = [_table("Run", "A whole run.", own)]
+    for name, field in RunConfig.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            about = (field.annotation.__doc__ or "").strip()
+            sections.append(_table(f"`{name}`", about, list(_rows(field.annotation, f"{name}."))))
+    return head + "\n".join(sections)
+
+
+def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            continue
+        default = field.get_default(call_default_factory=True)
+        shown = "none" if default is None else str(list(default) if default == () else default)
+        yield f"{prefix}{name}", shown, " ".join((field.description or "").split())
+
+
+def _table(title: str, about: str, rows: list[tuple[str, str, str]]) -> str:
+    lines = [f"\n## {title}\n", about + "\n", "| key | default | meaning |", "|---|---|---|"]
+    lines += [
+        f"| `{key}` | `{default or '(empty)'}` | {meaning} |" for key, default, meaning in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def commands() -> str:
+    """Every command with its options."""
+    lines = [
+        "# Commands\n",
+        "Results go to stdout, progress and errors to stderr; `--json` prints a summary for "
+        "scripts. This page is made from the commands by `make docs`.\n",
+        "| exit code | meaning |\n|---|---|",
+        "| 0 | done |",
+        "| 1 | something to correct: one line says where, what, and what to do |",
+        "| 2 | an unknown option or a missing argument |",
+        "| 3 | done, but some prompts failed: see `failed.jsonl` of the run |",
+        "| 130, 143 | interrupted (Ctrl-C, SIGTERM): the same command continues |",
+    ]
+    for name, command in _walk(get_command(app), "sso-data"):
+        lines += [f"\n## `{name}`\n", (command.help or "").strip() + "\n"]
+        if command.epilog:
+            lines.append(f"{command.epilog.replace('Example: ', 'Example: `')}`\n")
+        lines += ["| | |", "|---|---|"]
+        lines += [f"| {option} | {text} |" for option, text in _parameters(command)]
+    return "\n".join(lines) + "\n"
+
+
+def _walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    for sub_name, sub in command.commands.items():
+        if getattr(sub, "commands", None):
+            yield from _walk(sub, f"{name} {sub_name}")
+        else:
+            yield f"{name} {sub_name}", sub
+
+
+def _parameters(command: Any) -> Iterator[tuple[str, str]]:
+    for parameter in command.params:
+        if parameter.name == "help":
+            continue
+        is_option = parameter.param_type_name == "option"
+        names = ", ".join(f"`{name}`" for name in sorted(parameter.opts, key=len, reverse=True))
+        label = names if is_option else f"`{parameter.name.upper()}`"
+        required = " (required)" if parameter.required and is_option else ""
+        yield label, f"{parameter.help or ''}{required}"
+
+
+def architecture() -> str:
+    """The architecture page, its tree of modules made anew from their docstrings."""
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    before, _, rest = page.partition(TREE_START)
+    _, _, after = rest.partition(TREE_END)
+    return before + TREE_START + "\n" + _tree() + TREE_END + after
+
+
+def _tree() -> str:
+    lines = ["```"]
+    for file in sorted(PACKAGE.rglob("*.py")):
+        parts = file.relative_to(PACKAGE).parts
+        if parts[0] == "world" and parts[-1] != "__init__.py":
+            continue
+        doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        name = "/".join(parts).replace("/__init__.py", "/")
+        first = " ".join(doc.split("\n\n")[0].split())
+        lines.append(f"{name:<30}{first}")
+    return "\n".join(lines) + "\n```\n"
+
+
+PAGES = {
+    "architecture.md": architecture,
+    "configuration.md": configuration,
+    "commands.md": commands,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or with --check only compare them; returns the exit code."""
+    stale = []
+    for name, make in PAGES.items():
+        page, content = DOCS / name, make()
+        if "--check" in arguments:
+            if not page.exists() or page.read_text(encoding="utf-8") != content:
+                stale.append(name)
+        else:
+            page.write_text(content, encoding="utf-8")
+    if stale:
+        print(f"stale: {', '.join(stale)}; run `make docs`", file=sys.stderr)  # noqa: T201
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

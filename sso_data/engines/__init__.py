@@ -1,0 +1,42 @@
+"""The engines' front door: which one a configuration means, started here or in a child."""
+
+import importlib.util
+from pathlib import Path
+from typing import Literal
+
+from sso_data.config import EngineConfig
+from sso_data.engine import Engine
+from sso_data.engines.environment import prepare_environment
+
+__all__ = ["resolve_name", "start_engine"]
+
+
+def resolve_name(config: EngineConfig) -> Literal["vllm", "transformers"]:
+    """The engine that `config.name` means here: `auto` is vLLM where it is installed."""
+    if config.name != "auto":
+        return config.name
+    return "vllm" if importlib.util.find_spec("vllm") else "transformers"
+
+
+def start_engine(model_path: Path, config: EngineConfig) -> Engine:
+    """A started engine for the model in the directory `model_path`.
+
+    Takes seconds to minutes. Raises EngineError or ModelError, one line each.
+    """
+    if config.process == "child":
+        from sso_data.engines.child import ChildEngine
+
+        return ChildEngine(model_path, config)
+    return start_inline(model_path, config)
+
+
+def start_inline(model_path: Path, config: EngineConfig) -> Engine:
+    """The engine in this process; only here are torch, transformers or vLLM imported."""
+    prepare_environment(config)
+    if resolve_name(config) == "vllm":
+        from sso_data.engines.vllm import VllmEngine
+
+        return VllmEngine(model_path, config)
+    from sso_data.engines.transformers import TransformersEngine
+
+    return TransformersEngine(model_path, config)

@@ -1,0 +1,225 @@
+"""An engine in a spawned process of ours, which can die or hang without taking the run with it."""
+
+import atexit
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sso_data import errors
+from sso_data.config import EngineConfig
+from sso_data.engine import EngineInfo, Request, Result
+from sso_data.engines import start_inline, worker
+from sso_data.engines.requests import take_keys
+from sso_data.errors import EngineError, SsoDataError
+
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 5.0
+CONTINUE = "run the same command again to continue"
+
+
+class ChildEngine:
+    """The same engine, in one child process; this process imports neither torch nor vLLM.
+
+    Start it in the main thread: on Linux the child is killed when the thread that started it ends.
+    `start` makes the engine, there. In seconds, `heartbeat_timeout` is how long the child may give
+    no sign of life while it is waited for, `step_timeout` how long one step of the engine may take
+    and `start_timeout` how long loading may. With `verbose` the child's stderr is this process's;
+    else it is kept for error messages.
+    """
+
+    def __init__(
+        self,
+        model_path: Path,
+        config: EngineConfig,
+        *,
+        start: worker.Start = start_inline,
+        heartbeat_timeout: float = 120.0,
+        step_timeout: float = 1800.0,
+        start_timeout: float = 3600.0,
+        verbose: bool = False,
+    ) -> None:
+        self._heartbeat_timeout = heartbeat_timeout
+        self._silence = 0.0
+        self._open: set[str] = set()
+        self._closed = False
+        self._stderr = None if verbose else _stderr_file()
+        stderr_path = None if self._stderr is None else str(self._stderr.name)
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=worker.serve,
+            args=(theirs, model_path, config, start, os.getpid(), stderr_path, step_timeout),
+            name="sso-data engine",
+        )
+        atexit.register(self.close)
+        try:
+            with _quiet_tracker():
+                self._process.start()
+            theirs.close()
+            self._info = self._await_ready(start_timeout)
+        except BaseException:
+            self._end(grace=0.0)
+            self._forget_stderr()
+            raise
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id."""
+        return self._process.pid
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        take_keys(self._open, requests)
+        if requests:
+            try:
+                self._connection.send(("submit", list(requests)))
+            except OSError:
+                raise self._died() from None
+
+    def step(self) -> list[Result]:
+        """What finished by now; waits up to 0.2 s for it while anything is unanswered."""
+        results: list[Result] = []
+        for message in self._receive(POLL_SECONDS if self._open else 0.0):
+            if message[0] == "results":
+                results += message[1]
+            elif message[0] == "failed":
+                raise self._failed(message)
+        self._open.difference_update(result.key for result in results)
+        if not results and self._open and self._silence > self._heartbeat_timeout:
+            raise self._hung()
+        return results
+
+    def close(self) -> None:
+        """Ask the child to end, and end it if it has not after five seconds."""
+        with suppress(OSError, ValueError):
+            self._connection.send(("close",))
+        self._end(grace=GRACE_SECONDS)
+        self._forget_stderr()
+
+    def _receive(self, timeout: float) -> list[tuple[Any, ...]]:
+        """All messages that are there, after waiting up to `timeout` for the first.
+
+        Raises EngineError when there are none and the child is dead. Only time spent waiting counts
+        as silence, so a parent that was away or suspended does not take its child for dead.
+        """
+        began = time.monotonic()
+        wait([self._connection, self._process.sentinel], timeout)
+        messages = []
+        try:
+            while self._connection.poll():
+                messages.append(self._connection.recv())
+        except (EOFError, OSError):
+            if not messages:
+                raise self._died() from None
+        if not messages and not self._process.is_alive():
+            raise self._died()
+        self._silence += min(time.monotonic() - began, timeout)
+        if messages:
+            self._silence = 0.0
+        return messages
+
+    def _await_ready(self, timeout: float) -> EngineInfo:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            for message in self._receive(POLL_SECONDS):
+                if message[0] == "ready":
+                    info: EngineInfo = message[1]
+                    return info
+                if message[0] == "failed":
+                    raise self._failed(message)
+        raise EngineError(f"the engine was not ready after {timeout:.0f} s; {self._last_words()}")
+
+    def _failed(self, message: tuple[Any, ...]) -> SsoDataError:
+        """The child's own error, under its own name."""
+        _, name, text = message
+        kind = getattr(errors, name, EngineError)
+        return kind(text) if issubclass(kind, SsoDataError) else EngineError(text)
+
+    def _died(self) -> EngineError:
+        self._process.join(GRACE_SECONDS)
+        code = self._process.exitcode
+        if code is None:
+            how = "closed its connection"
+        elif code < 0:
+            how = f"was ended by {_signal_name(-code)}"
+        else:
+            how = f"ended with exit code {code}"
+        return EngineError(
+            f"the engine's process {how} with {len(self._open)} requests under way; "
+            f"{self._last_words()}{CONTINUE}"
+        )
+
+    def _hung(self) -> EngineError:
+        self._end(grace=0.0)
+        return EngineError(
+            f"the engine's process gave no sign of life for {self._silence:.0f} s and was ended, "
+            f"with {len(self._open)} requests under way; {self._last_words()}{CONTINUE}"
+        )
+
+    def _last_words(self) -> str:
+        """The last line of the child's stderr, as a part of an error message."""
+        if self._stderr is None:
+            return ""
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - 4096))
+        tail = self._stderr.read().decode(errors="replace")
+        lines = [" ".join(line.split()) for line in tail.splitlines() if line.strip()]
+        return f"its last line: {lines[-1][:200]!r}; " if lines else ""
+
+    def _end(self, grace: float) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        if self._process.pid is not None:
+            self._process.join(grace)
+            if self._process.exitcode is None:
+                self._process.kill()  # SIGKILL: also ends a stopped process
+                self._process.join(GRACE_SECONDS)
+        self._connection.close()
+
+    def _forget_stderr(self) -> None:
+        if self._stderr is not None:
+            self._stderr.close()
+            Path(self._stderr.name).unlink(missing_ok=True)
+            self._stderr = None
+
+
+@contextmanager
+def _quiet_tracker() -> Iterator[None]:
+    """Keep multiprocessing's tracker, started with the child, from warning of a killed child."""
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(
+        [*filter(None, [before]), "ignore:resource_tracker:UserWarning"]
+    )
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
+
+
+def _stderr_file() -> BinaryIO:
+    """A temporary file for the child's stderr, open for reading; the child unlinks it."""
+    descriptor, path = tempfile.mkstemp(prefix="sso-data-engine-", suffix=".log")
+    os.close(descriptor)
+    return Path(path).open("rb")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

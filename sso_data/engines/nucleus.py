@@ -1,0 +1,84 @@
+"""Draw one token per row by inverse CDF: a row's token depends on its logits and its draw alone."""
+
+import torch
+from torch import Tensor
+
+from sso_data.logprobs import logits_logprobs
+
+ROWS_AT_ONCE = 64
+CANDIDATES = 1024
+"""Most likely tokens looked at first; a row whose nucleus is larger is sorted whole."""
+
+
+def draw_tokens(
+    logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One token id per row, and its raw log-prob (fp32, nats): both [B].
+
+    `logits` is [B, V], unscaled; `temperature` (0 is greedy), `top_p` and `uniform` (in [0, 1))
+    are [B]. The nucleus is the smallest set of most likely tokens that reaches `top_p` after
+    temperature, at least one; equally likely tokens come in the order of their ids.
+    """
+    ids, nats = [], []
+    parts = (torch.split(tensor, ROWS_AT_ONCE) for tensor in (logits, temperature, top_p, uniform))
+    for part, heat, share, u in zip(*parts, strict=True):
+        raw = part.float()
+        greedy = heat <= 0
+        scaled = raw / torch.where(greedy, 1.0, heat)[:, None]
+        found = _draw(scaled.softmax(-1), torch.where(greedy, 0.0, share), u)
+        ids.append(found)
+        nats.append(logits_logprobs(raw, found))
+    return torch.cat(ids), torch.cat(nats)
+
+
+def _draw(probs: Tensor, top_p: Tensor, uniform: Tensor) -> Tensor:
+    """Token ids [b] of rows of probabilities [b, V]."""
+    found = torch.empty_like(uniform, dtype=torch.long)
+    whole = top_p >= 1
+    if bool(whole.any()):
+        found[whole] = _invert(_cumulate(probs[whole]), uniform[whole])
+    rows = (~whole).nonzero().squeeze(-1)
+    width = min(CANDIDATES, probs.shape[-1])
+    while rows.numel():
+        ids, settled = _draw_nucleus(probs[rows], top_p[rows], uniform[rows], width)
+        found[rows[settled]] = ids[settled]
+        rows, width = rows[~settled], probs.shape[-1]
+    return found
+
+
+def _draw_nucleus(
+    probs: Tensor, top_p: Tensor, uniform: Tensor, width: int
+) -> tuple[Tensor, Tensor]:
+    """Ids [b] drawn from each row's nucleus, and whether `width` candidates settled it [b].
+
+    A row is settled when its nucleus ends above the last candidate: which of several equally
+    likely tokens became the last candidates is then of no matter.
+    """
+    partial = width < probs.shape[-1]
+    if partial:
+        order = probs.topk(width, dim=-1, sorted=False).indices.sort(dim=-1).values
+        mass, rank = probs.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+        order = order.gather(-1, rank)
+    else:
+        mass, order = probs.sort(dim=-1, descending=True, stable=True)
+    cdf = _cumulate(mass)
+    kept = ((cdf - mass) < top_p[:, None]).sum(-1).clamp(min=1)
+    last = (kept - 1)[:, None]
+    ends_inside = mass.gather(-1, last).squeeze(-1) > mass[:, -1]
+    settled = ends_inside if partial else torch.ones_like(ends_inside)
+    index = _invert(cdf, uniform, total=cdf.gather(-1, last).squeeze(-1)).clamp(max=last[:, 0])
+    return order.gather(-1, index[:, None]).squeeze(-1), settled
+
+
+def _cumulate(mass: Tensor) -> Tensor:
+    """Running sums along the last axis, in fp64 where the device has it."""
+    wide = torch.float32 if mass.device.type == "mps" else torch.float64
+    return mass.cumsum(-1, dtype=wide)
+
+
+def _invert(cdf: Tensor, uniform: Tensor, total: Tensor | None = None) -> Tensor:
+    """Per row [b] the first index at which `cdf` [b, n] exceeds `uniform` times the total."""
+    total = cdf[:, -1] if total is None else total
+    target = uniform.to(cdf.dtype) * total
+    index = torch.searchsorted(cdf, target[:, None], right=True).squeeze(-1)
+    return index.clamp(max=cdf.shape[-1] - 1)

@@ -1,0 +1,63 @@
+"""What every engine asks of a request before taking it, and of a log-prob before giving it out."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from sso_data.engine import Request, SampleRequest
+
+ROUNDING_NATS = 1e-6
+"""A total this little above 0 is rounding and becomes 0; anything above it is an error."""
+
+
+def take_keys(open_keys: set[str], requests: Sequence[Request]) -> None:
+    """Add the requests' keys to the open ones; ValueError (a caller's mistake) if one is there."""
+    keys = [request.key for request in requests]
+    fresh = set(keys)
+    if len(fresh) < len(keys) or not fresh.isdisjoint(open_keys):
+        raise ValueError("two unanswered requests have the same key")
+    open_keys |= fresh
+
+
+def total_ids(request: Request) -> int:
+    """The most ids that the request can come to: prompt and completion together."""
+    if isinstance(request, SampleRequest):
+        return len(request.prompt_ids) + request.max_tokens
+    return len(request.prompt_ids) + len(request.completion_ids)
+
+
+def refusal(request: Request, *, context_tokens: int, vocab_size: int) -> str | None:
+    """Why the engine cannot take the request, or None if it can."""
+    sample = isinstance(request, SampleRequest)
+    completion = () if isinstance(request, SampleRequest) else request.completion_ids
+    if not request.prompt_ids or not (sample or completion):
+        return f"the {'completion' if request.prompt_ids else 'prompt'} has no token ids"
+    if isinstance(request, SampleRequest) and (detail := _bad_settings(request)):
+        return detail
+    if (total := total_ids(request)) > context_tokens:
+        return f"{total} token ids are more than the context of {context_tokens}"
+    for ids in (request.prompt_ids, completion):
+        if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
+            return f"a token id is outside the model's vocabulary of {vocab_size}"
+    return None
+
+
+def _bad_settings(request: SampleRequest) -> str | None:
+    if request.max_tokens < 1:
+        return "max_tokens is less than 1"
+    if not request.temperature >= 0 or not 0 < request.top_p <= 1:
+        return f"temperature {request.temperature} or top_p {request.top_p} is out of range"
+    return None
+
+
+def checked_total(nats: Iterable[float]) -> float | str:
+    """The sum of log-probs in nats, or, if it is no log-prob, a line that says so.
+
+    Sums of exact log-probs are finite and at most 0. Up to ROUNDING_NATS above 0 is taken as
+    rounding and given out as 0; more than that means that the engine is wrong.
+    """
+    total = math.fsum(nats)
+    if not math.isfinite(total):
+        return f"the model's log-prob is not finite ({total})"
+    if total > ROUNDING_NATS:
+        return f"the engine reported a log-prob above 0 ({total:.3g} nats)"
+    return min(total, 0.0)

@@ -1,0 +1,226 @@
+"""The transformers engine: samples and scores with a plain model, on CPU, CUDA or MPS."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+import transformers
+
+from sso_data.config import EngineConfig
+from sso_data.engine import (
+    EngineInfo,
+    Refused,
+    Request,
+    Result,
+    SampleRequest,
+    Scored,
+    ScoreRequest,
+)
+from sso_data.engines.decoding import DecodeBatch
+from sso_data.engines.hf_model import LoadedModel
+from sso_data.engines.model_facts import one_line, read_model_facts
+from sso_data.engines.requests import checked_total, refusal, take_keys, total_ids
+from sso_data.errors import EngineError
+
+SCORE_AT_LEAST_EVERY = 32
+"""Decode steps after which waiting scores are done even if they do not fill a micro-batch."""
+
+
+class TransformersEngine:
+    """Continuous batching: new rows join once the batch has shrunk by half; scores go in between.
+
+    Running out of memory halves the batch limits, and what was under way starts again: a request's
+    tokens depend on its seed and its logits alone, so it comes out the same.
+    """
+
+    def __init__(self, model_path: Path, config: EngineConfig) -> None:
+        self._facts = read_model_facts(model_path, config)
+        self._model = LoadedModel(model_path, config, self._facts)
+        self._batch_tokens = config.batch_tokens
+        self._max_rows = config.max_num_seqs
+        self._cache_room = max(self._facts.context, self._model.cache_room())
+        self._info = EngineInfo(
+            name="transformers",
+            version=transformers.__version__,
+            device=str(self._model.device),
+            dtype=str(self._model.dtype).removeprefix("torch."),
+            context_tokens=self._facts.context,
+            max_in_flight=config.max_num_seqs,
+        )
+        self._open: set[str] = set()
+        self._refused: list[Result] = []
+        self._samples: deque[SampleRequest] = deque()
+        self._scores: list[ScoreRequest] = []
+        self._working: list[Request] = []
+        self._batch: DecodeBatch | None = None
+        self._filling = False
+        self._steps_since_score = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        take_keys(self._open, requests)
+        for request in requests:
+            detail = refusal(
+                request,
+                context_tokens=self._facts.context,
+                vocab_size=self._facts.vocab_size,
+            )
+            if detail:
+                self._refused.append(Refused(key=request.key, detail=detail))
+            elif isinstance(request, SampleRequest):
+                self._samples.append(request)
+            else:
+                self._scores.append(request)
+
+    def step(self) -> list[Result]:
+        """One scoring micro-batch, one prefill or one token of every active row."""
+        results, self._refused = self._refused, []
+        if not results and (work := self._next_work()) is not None:
+            results = self._attempt(work)
+        self._open.difference_update(result.key for result in results)
+        return results
+
+    def close(self) -> None:
+        self._batch = None
+        del self._model
+        _free_device_memory()
+
+    def _next_work(self) -> Callable[[], list[Result]] | None:
+        if self._should_score():
+            return self._score
+        if self._should_prefill():
+            return self._prefill
+        return self._decode if self._batch else None
+
+    def _should_score(self) -> bool:
+        if not self._scores:
+            return False
+        if not self._samples and not self._batch:
+            return True
+        if self._steps_since_score >= SCORE_AT_LEAST_EVERY:
+            return True
+        return sum(map(total_ids, self._scores)) >= self._batch_tokens
+
+    def _should_prefill(self) -> bool:
+        if not self._samples:
+            return False
+        if self._batch is None:
+            self._filling = True
+            return True
+        if len(self._batch) <= self._max_rows // 2:
+            self._filling = True
+        self._filling = self._filling and self._batch.joinable and self._room() > 0
+        return self._filling
+
+    def _room(self) -> int:
+        """How many of the oldest waiting requests fit beside the active rows at full length."""
+        active = self._batch.requests if self._batch else []
+        longest = max(map(total_ids, active), default=0)
+        count = len(active)
+        for request in islice(self._samples, self._max_rows - len(active)):
+            longest = max(longest, total_ids(request))
+            if count and (count + 1) * longest > self._cache_room:
+                break
+            count += 1
+        return count - len(active)
+
+    def _prefill(self) -> list[Result]:
+        group = self._take_group(self._room())
+        self._working = list(group)
+        fresh = DecodeBatch(self._model, group)
+        results = fresh.prefill()
+        if fresh and self._batch:
+            self._batch.join(fresh)
+        elif fresh:
+            self._batch = fresh
+        return results
+
+    def _take_group(self, room: int) -> list[SampleRequest]:
+        """Of the `room` oldest requests the longest ones that fit one forward pass together."""
+        oldest = [self._samples.popleft() for _ in range(room)]
+        by_length = sorted(oldest, key=lambda request: -len(request.prompt_ids))
+        count = max(1, self._batch_tokens // len(by_length[0].prompt_ids))
+        group = by_length[:count]
+        taken = {request.key for request in group}
+        self._samples.extendleft(r for r in reversed(oldest) if r.key not in taken)
+        return group
+
+    def _decode(self) -> list[Result]:
+        assert self._batch is not None
+        self._steps_since_score += 1
+        results = self._batch.decode()
+        if not self._batch:
+            self._batch = None
+        return results
+
+    def _score(self) -> list[Result]:
+        self._steps_since_score = 0
+        self._scores.sort(key=total_ids)
+        count = max(1, self._batch_tokens // total_ids(self._scores[-1]))
+        group = self._scores[-count:]
+        del self._scores[-count:]
+        self._working = list(group)
+        nats = self._model.completion_logprobs(
+            [list(request.prompt_ids) for request in group],
+            [list(request.completion_ids) for request in group],
+        )
+        return [_scored(request, row) for request, row in zip(group, nats, strict=True)]
+
+    def _attempt(self, work: Callable[[], list[Result]]) -> list[Result]:
+        """Do the work; if memory runs out, put its requests back and halve the limits."""
+        try:
+            with torch.inference_mode():
+                results = work()
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise EngineError(f"the transformers engine failed: {one_line(error)}") from error
+        else:
+            self._working = []
+            return results
+        return self._back_off()
+
+    def _back_off(self) -> list[Result]:
+        """After running out of memory: a request that was alone is refused, others start again."""
+        under_way = [r for r in self._working if isinstance(r, SampleRequest)]
+        scores = [r for r in self._working if isinstance(r, ScoreRequest)]
+        if not scores:
+            known = {request.key for request in under_way}
+            active = self._batch.requests if self._batch else []
+            under_way += [request for request in active if request.key not in known]
+            self._batch = None
+        self._working = []
+        _free_device_memory()
+        redo = scores or under_way
+        if len(redo) == 1:
+            return [Refused(key=redo[0].key, detail="out of memory with this request alone")]
+        self._batch_tokens = max(1, min(self._batch_tokens, sum(map(total_ids, redo))) // 2)
+        if scores:
+            self._scores += scores
+        else:
+            self._max_rows = max(1, len(redo) // 2)
+            self._samples.extendleft(reversed(under_way))
+        return []
+
+
+def _scored(request: ScoreRequest, nats: list[float]) -> Result:
+    total = checked_total(nats)
+    if isinstance(total, str):
+        return Refused(key=request.key, detail=total)
+    return Scored(key=request.key, total_nats=total)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text
+
+
+def _free_device_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

