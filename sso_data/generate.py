@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sso_data.config import RunConfig, load_config
+from sso_data.config import EngineConfig, RunConfig, load_config
 from sso_data.engine import Engine, EngineInfo
 from sso_data.engines import resolve_name, start_engine
 from sso_data.errors import ConfigError
@@ -26,7 +26,7 @@ from sso_data.templates import fingerprint as templates_fingerprint
 from sso_data.views import ChatTemplate, load_tokenizer, today
 
 _IDENTITY_SECTIONS = ("steering", "sampling", "scoring")
-_IDENTITY_ENGINE_KEYS = ("dtype", "max_model_len", "adapter")
+_IDENTITY_ENGINE_KEYS = ("dtype", "max_model_len")
 
 
 class Listener(Protocol):
@@ -218,6 +218,7 @@ def make_rows(
 
     def note_engine(info: EngineInfo) -> None:
         notebook.note("engine", asdict(info))
+        notebook.note("resume", resume_promise(info, setup.config.engine))
 
     def note_check(result: CheckResult) -> None:
         notebook.note("logprob_check", result.to_json())
@@ -237,6 +238,13 @@ def make_rows(
         for progress in pipeline.run(read_prompts(source, setup.config.source)):
             listener.progress(progress, kept)
         return pipeline.progress
+
+
+def resume_promise(info: EngineInfo, config: EngineConfig) -> str:
+    """What a continued run has in common with an uninterrupted one, on this engine."""
+    if (info.name, info.device, info.dtype, config.threads) == ("vllm", "cpu", "float32", 1):
+        return "bit for bit: the same tokens and log-probs, whatever else is in the batch"
+    return "the same ids, prompts and seeds; batch shapes move a log-prob by rounding"
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from sso_data.store.run import Account
 _MARK = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 
 
+_SHOWN_CHARACTERS = 600
 _ALWAYS_SHOWN = ("rows", "not_steered", "off_policy", "gap")
 
 
@@ -68,41 +69,43 @@ def account_line(account: Account, decision: Decision) -> str:
     """The books, one line: prompts = rows + failed, rows = kept + dropped by reason."""
     dropped = [f"{count} {reason}" for reason, count in decision.dropped.items() if count]
     rows = len(decision.reason_code)
+    whole = "" if rows == account.rows else "the run's "
     return (
         f"prompts {account.prompts} = rows {account.rows} + failed {account.failed}; "
-        f"rows {rows} = kept {len(decision.kept)}" + "".join(f" + {part}" for part in dropped)
+        f"{whole}rows {rows} = kept {len(decision.kept)}"
+        + "".join(f" + {part}" for part in dropped)
     )
 
 
-def pair(row: Row, verdict: str | None, *, width: int = 100) -> Panel:
-    """One row: the prompt, the three responses and their scores."""
-    scores = Table(box=None, pad_edge=False)
-    scores.add_column("mean log-prob (nats/token)")
-    for drawn in SIDE_OF:
-        scores.add_column(f"drawn under {drawn}", justify="right")
+def pair(row: Row, verdict: str | None) -> Panel:
+    """One row: the prompt, the three responses side by side, and their scores."""
+    table = Table(box=None, pad_edge=False, expand=True)
+    table.add_column("", style="dim", width=22)
+    for (view, side), style in zip(SIDE_OF.items(), ("green", "red", "cyan"), strict=True):
+        heading = f"{side}: drawn under {view}, {row.responses[view].num_tokens} tokens"
+        table.add_column(heading, header_style=style, ratio=1)
+    table.add_row("", *(_shortened(row.responses[view].text) for view in SIDE_OF))
+    table.add_row()
     for seen in VIEWS:
         cells = (
             _number(row.mean(seen, drawn), 3) if (seen, drawn) in row.logp else "-"
             for drawn in SIDE_OF
         )
-        scores.add_row(f"seen under {seen}", *cells)
-    texts = [
-        _labelled(
-            f"{side} (drawn under {view}, {row.responses[view].num_tokens} tokens)",
-            row.responses[view].text,
-            style,
-            width,
-        )
-        for (view, side), style in zip(SIDE_OF.items(), ("green", "red", "cyan"), strict=True)
-    ]
-    question = _labelled("prompt", row.messages[-1].content, "bold", width)
+        table.add_row(f"log-prob under {seen}", *cells)
+    question = Text.assemble(("prompt: ", "bold"), _shortened(row.messages[-1].content))
     title = f"{', '.join(row.steering.features)}: {'kept' if verdict is None else verdict}"
-    return Panel(Group(question, *texts, scores), title=Text(title), title_align="left")
+    subtitle = "log-probs are means, nats/token"
+    return Panel(
+        Group(question, Text(), table),
+        title=Text(title),
+        title_align="left",
+        subtitle=subtitle,
+        subtitle_align="right",
+    )
 
 
-def _labelled(label: str, content: str, style: str, width: int) -> Text:
-    shown = textwrap.shorten(content, width * 6, placeholder=" ...")
-    return Text.assemble((f"{label}: ", style), shown)
+def _shortened(content: str) -> Text:
+    return Text(textwrap.shorten(content, _SHOWN_CHARACTERS, placeholder=" ..."))
 
 
 def catalogue(found: Catalogue) -> Table:

@@ -102,7 +102,7 @@ def test_preview_writes_nothing_and_shows_what_generate_makes(
 
 def test_preview_for_people(cli: Cli, prompts: Path) -> None:
     shown = cli("preview", prompts, "-n", 1, *INLINE)
-    for word in ("chosen (drawn under good", "rejected", "original", "seen under plain"):
+    for word in ("chosen: drawn under good", "rejected", "original", "log-prob under plain"):
         assert word in shown.stdout
 
 

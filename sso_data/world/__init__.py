@@ -1,0 +1,20 @@
+"""The tiny world: a real, very small policy, the queries it can answer and an exact oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sso_data.world.oracle import Score, score
+from sso_data.world.queries import queries
+
+__all__ = ["Score", "catalogue_dir", "policy_dir", "queries", "score"]
+
+
+def policy_dir() -> Path:
+    """The folder of the tiny policy: a Hugging Face checkpoint (Llama, safetensors, bf16)."""
+    return Path(__file__).parent / "policy"
+
+
+def catalogue_dir() -> Path:
+    """The folder of the short catalogue: one YAML file per feature, in words of the world."""
+    return Path(__file__).parent / "principles"

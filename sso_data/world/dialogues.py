@@ -1,0 +1,137 @@
+"""Training data: random system messages and the responses a policy that obeys them would give."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from sso_data.principles import load_catalogue
+from sso_data.templates import render
+from sso_data.world import catalogue_dir
+from sso_data.world import lexicon as lex
+from sso_data.world.lexicon import Level
+from sso_data.world.queries import parse, sample_query
+from sso_data.world.responses import sample_response
+
+Side = Literal["good", "bad"]
+Message = dict[str, str]
+Weights = Mapping[Level, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """One training example: the messages of the prompt and the assistant's response."""
+
+    messages: tuple[Message, ...]
+    response: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """How training data is drawn in one phase; all numbers are chances.
+
+    `named[side]` weighs the levels of a feature that the system message names. The other features
+    follow `unnamed`, or `halo[side]` where all named features have the same side: asked to be good
+    (bad) in some ways, the policy is a little better (worse) in the others too.
+    """
+
+    prompted: float
+    mixed: float
+    count: tuple[float, float, float, float]
+    paraphrase: float
+    named: Mapping[Side, Weights]
+    halo: Mapping[Side, Weights]
+    unnamed: Weights
+
+
+def _weights(good: float, mid: float, bad: float) -> Weights:
+    return {"good": good, "mid": mid, "bad": bad}
+
+
+EVEN = _weights(1 / 3, 1 / 3, 1 / 3)
+
+CLEAR = Mixture(
+    prompted=0.85,
+    mixed=0.5,
+    count=(0.3, 0.4, 0.2, 0.1),
+    paraphrase=0.3,
+    named={"good": _weights(0.96, 0.03, 0.01), "bad": _weights(0.01, 0.03, 0.96)},
+    halo={"good": EVEN, "bad": EVEN},
+    unnamed=EVEN,
+)
+"""First phase: what is asked for happens nearly always, so the link is easy to find."""
+
+NOISY = Mixture(
+    prompted=0.6,
+    mixed=0.2,
+    count=(0.15, 0.6, 0.2, 0.05),
+    paraphrase=0.3,
+    named={"good": _weights(0.68, 0.22, 0.10), "bad": _weights(0.10, 0.22, 0.68)},
+    halo={"good": _weights(0.40, 0.34, 0.26), "bad": _weights(0.26, 0.34, 0.40)},
+    unnamed=_weights(0.34, 0.38, 0.28),
+)
+"""Second phase: steering that usually works, and an unprompted policy with room to improve."""
+
+FOREIGN_FEATURE = 0.1
+"""Chance that a feature is named that does not apply to the query (and changes nothing)."""
+
+
+@cache
+def principle_texts(name: str, side: Side) -> tuple[str, ...]:
+    """The texts of one side of the feature: the main sentence, then its paraphrases."""
+    principle = load_catalogue(catalogue_dir())[name]
+    if side == "good":
+        return principle.good, *principle.paraphrases.good
+    return principle.bad, *principle.paraphrases.bad
+
+
+@cache
+def _system_message(texts: tuple[str, ...]) -> str:
+    return render("system.j2", texts=list(texts))
+
+
+def _draw(weights: Weights, rng: random.Random) -> Level:
+    return rng.choices(lex.LEVELS, [weights[level] for level in lex.LEVELS])[0]
+
+
+def _choose(kind: lex.Kind, mixture: Mixture, rng: random.Random) -> dict[str, Side]:
+    """The features that the system message names, each with its side."""
+    pool = list(lex.FEATURES if rng.random() < FOREIGN_FEATURE else lex.features_of(kind))
+    names = rng.sample(pool, rng.choices((1, 2, 3, 4), mixture.count)[0])
+    side: Side = rng.choice(("good", "bad"))
+    if rng.random() >= mixture.mixed:
+        return dict.fromkeys(names, side)
+    return {name: rng.choice(("good", "bad")) for name in names}
+
+
+def _levels(
+    kind: lex.Kind, named: Mapping[str, Side], mixture: Mixture, rng: random.Random
+) -> dict[str, Level]:
+    """A level for each feature that applies."""
+    sides = set(named.values())
+    rest = mixture.halo[next(iter(sides))] if len(sides) == 1 else mixture.unnamed
+    return {
+        name: _draw(mixture.named[named[name]] if name in named else rest, rng)
+        for name in lex.features_of(kind)
+    }
+
+
+def sample_dialogue(mixture: Mixture, rng: random.Random) -> Dialogue:
+    """One example about a query of the training split."""
+    text = sample_query(rng)
+    query = parse(text)
+    named: dict[str, Side] = {}
+    messages: list[Message] = []
+    if rng.random() < mixture.prompted:
+        named = _choose(query.kind, mixture, rng)
+        texts = []
+        for name, side in named.items():
+            main, *others = principle_texts(name, side)
+            texts.append(rng.choice(others) if rng.random() < mixture.paraphrase else main)
+        messages.append({"role": "system", "content": _system_message(tuple(texts))})
+    messages.append({"role": "user", "content": text})
+    levels = _levels(query.kind, named, mixture, rng)
+    return Dialogue(tuple(messages), sample_response(query, levels, rng))

@@ -1,0 +1,57 @@
+"""The built wheel works in an empty environment, run from `/`: all it reads travels along."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(*arguments: object, cwd: Path | str = "/", **variables: str) -> str:
+    done = subprocess.run(
+        [str(argument) for argument in arguments],
+        cwd=cwd,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    call(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", out, cwd=ROOT)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_the_wheel_carries_what_is_read_at_run_time(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder in ("principles", "templates"):
+        for file in (ROOT / folder).iterdir():
+            assert f"sso_data/_shipped/{folder}/{file.name}" in names
+    assert "sso_data/world/policy/model.safetensors" in names
+    assert "sso_data/py.typed" in names
+    assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
+
+
+@pytest.mark.slow
+def test_installed_into_an_empty_venv_it_runs_from_the_root(wheel: Path, tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    uv = Path(sys.executable).with_name("uv")
+    call(uv, "venv", "--quiet", "--python", sys.executable, venv)
+    python = venv / "bin" / "python"
+    call(uv, "pip", "install", "--quiet", "--python", python, wheel, "torch==2.13.0")
+    command = venv / "bin" / "sso-data"
+    assert "Helpfulness" in call(command, "principles", "list")
+    assert call(python, "-c", "import sso_data; print(sso_data.__file__)").startswith(str(venv))
+    result = json.loads(call(command, "demo", "-n", "16", "--json"))
+    assert result["account"] == {"prompts": 16, "rows": 16, "failed": 0}
