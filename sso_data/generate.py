@@ -243,8 +243,8 @@ def make_rows(
 def resume_promise(info: EngineInfo, config: EngineConfig) -> str:
     """What a continued run has in common with an uninterrupted one, on this engine."""
     if (info.name, info.device, info.dtype, config.threads) == ("vllm", "cpu", "float32", 1):
-        return "bit for bit: the same tokens and log-probs, whatever else is in the batch"
-    return "the same ids, prompts and seeds; batch shapes move a log-prob by rounding"
+        return "the same tokens; log-probs to rounding (1e-4 nats a response)"
+    return "the same ids, prompts and seeds; rounding may turn a token that lies on a boundary"
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

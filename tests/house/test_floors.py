@@ -15,7 +15,7 @@ FLOORS: dict[str, int] = {
             ("config", "principles", "templates", "engine", "logprobs"),
             ("views", "columns"),
             ("steer", "sample", "score", "filters", "engines", "sources", "store", "hub"),
-            ("pipeline",),
+            ("pipeline", "train"),
             ("generate", "doctor", "world"),
             ("preview", "demo"),
             ("cli",),
@@ -28,8 +28,8 @@ FLOORS: dict[str, int] = {
 
 HOMES = {
     "vllm": {"engines"},
-    "transformers": {"engines", "views", "world"},
-    "torch": {"engines", "logprobs", "doctor", "world"},
+    "transformers": {"engines", "train", "views", "world"},
+    "torch": {"engines", "logprobs", "doctor", "train", "world"},
     "pyarrow": {"store", "sources"},
     "jsonlines": {"store", "sources"},
     "datasets": {"sources"},
@@ -38,6 +38,7 @@ HOMES = {
     "rich": {"cli"},
     "jinja2": {"templates"},
     "peft": {"engines"},
+    "accelerate": {"train"},
 }
 """Where each heavy library may be imported."""
 
