@@ -5,6 +5,7 @@ import json
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +275,9 @@ def _sampling_params(request: SampleRequest, eos_ids: tuple[int, ...]) -> Any:
     )
 
 
+@cache
 def _scoring_params(*, cache_unread: bool) -> Any:
+    """The same object for all scores: vLLM copies what it takes in."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

@@ -1,0 +1,301 @@
+"""How fast rows are made: the published procedure, this package, and the bare engine, in one run.
+
+    python benchmarks/generate.py                           # the embedded tiny policy
+    python benchmarks/models.py --kind qwen-36m --out DIR   # once
+    python benchmarks/generate.py --model DIR --threads 2 --compile --prompts-count 48
+
+One engine is loaded, warmed up and shared by all sides; they take turns, each starting with an
+empty prefix cache. `docs/benchmarks.md` says what is compared and why.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from generation import Bench, Messages, Timing, Work
+
+    from sso_data.config import RunConfig
+
+WORLD_SEED = 20_260_101
+WARM_UP = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """All passes of one side, and the highest peak of resident memory during them (MiB)."""
+
+    passes: Sequence["Timing"]
+    peak_mib: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Medians, with the seconds of every pass."""
+        seconds = [timing.seconds for timing in self.passes]
+        names = self.passes[0].parts
+        parts = {name: statistics.median(t.parts[name] for t in self.passes) for name in names}
+        median = statistics.median(seconds)
+        return {
+            "seconds": median,
+            "passes": seconds,
+            "tokens": self.passes[0].tokens,
+            "tokens_per_second": self.passes[0].tokens / median,
+            "parts": parts,
+            "peak_mib": self.peak_mib,
+        }
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Time three ways of making rows on one engine.")
+    parser.add_argument("--model", type=Path, help="model directory (default: the tiny policy)")
+    parser.add_argument("--principles", type=Path, help="catalogue (default: the model's own)")
+    parser.add_argument("--prompts", type=Path, help="JSONL with a `prompt` column")
+    parser.add_argument("--prompts-count", type=int, default=128)
+    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument(
+        "--sides", default="authors,ours,raw", help="which of them, comma-separated"
+    )
+    parser.add_argument("--child", action="store_true", help="ours also with a child engine")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the engine")
+    parser.add_argument("--compile", action="store_true", help="leave torch.compile switched on")
+    parser.add_argument("--json", action="store_true", help="JSON on stdout instead of a table")
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    arguments = parse()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    if not arguments.compile:
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    report = benchmark(arguments)
+    print(json.dumps(report, indent=2) if arguments.json else as_text(report))
+
+
+def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Load the engine, run every side `--repeat` times in turn, and sum up."""
+    from generation import Bench, Work, write_source
+
+    from sso_data.engines import start_inline
+    from sso_data.engines.environment import prepare_vllm
+    from sso_data.generate import prepare
+
+    setup = prepare(make_config(arguments))
+    prompts = load_prompts(arguments, setup.config, count=arguments.prompts_count + WARM_UP)
+    timed, spare = prompts[: arguments.prompts_count], prompts[arguments.prompts_count :]
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sso-data-bench-"))
+        prepare_vllm(setup.model_dir, setup.config.engine)
+        import vllm  # noqa: F401 - so that the start is timed without it
+
+        began = time.perf_counter()
+        engine = start_inline(setup.model_dir, setup.config.engine)
+        start_seconds = time.perf_counter() - began
+        stack.callback(engine.close)
+        bench = Bench(engine)
+        work, warm = (
+            Work(
+                setup=setup,
+                prompts=part,
+                source=write_source(part, Path(folder) / name),
+                context_tokens=engine.info.context_tokens,
+            )
+            for part, name in ((timed, "prompts.jsonl"), (spare or timed, "warm-up.jsonl"))
+        )
+        measured = take_turns(make_sides(arguments, bench, work, warm), bench, arguments.repeat)
+        facts = {
+            "model": setup.config.model,
+            "engine": asdict(engine.info),
+            "prompts": len(timed),
+            "engine_start_seconds": start_seconds,
+        }
+        return summary(arguments, measured, facts)
+
+
+def make_config(arguments: argparse.Namespace) -> "RunConfig":
+    """The run's configuration: the authors' sampling settings, all else as shipped."""
+    from sso_data.config import load_config
+
+    world = Path(__file__).resolve().parent.parent / "sso_data" / "world"
+    tiny = arguments.model is None
+    principles = arguments.principles or (world / "principles" if tiny else None)
+    return load_config(
+        model=str(world / "policy" if tiny else arguments.model),
+        principles=str(principles) if principles else None,
+        sampling__max_tokens=arguments.max_tokens,
+        engine__name="vllm",
+        engine__process="inline",
+        engine__threads=arguments.threads,
+    )
+
+
+def load_prompts(
+    arguments: argparse.Namespace, config: "RunConfig", *, count: int
+) -> list["Messages"]:
+    """Distinct prompts: of the file, of the tiny world, or everyday ones for another model."""
+    from prompts import everyday
+
+    from sso_data.records import Message
+    from sso_data.sources import BadRow, read_prompts
+    from sso_data.world.queries import queries
+
+    if arguments.prompts is not None:
+        rows = read_prompts(str(arguments.prompts), config.source)
+        found = dict.fromkeys(row.messages for row in rows if not isinstance(row, BadRow))
+        return list(found)[:count]
+    texts = queries(count, seed=WORLD_SEED) if arguments.model is None else everyday(count)
+    return [(Message(role="user", content=text),) for text in dict.fromkeys(texts)]
+
+
+def make_sides(
+    arguments: argparse.Namespace, bench: "Bench", work: "Work", warm: "Work"
+) -> Mapping[str, Callable[[], "Timing"]]:
+    """The sides by name, each warmed up; `raw` repeats what an untimed pass of `ours` asked."""
+    from generation import AuthorsWay, Metered, RawEngine, run_ours
+
+    wanted = arguments.sides.split(",")
+    metered = Metered(bench.engine)
+    run_ours(warm if wanted == ["authors"] else work, metered, bench=bench)
+    raw = RawEngine(bench, metered.requests)
+    sides: dict[str, Callable[[], Timing]] = {}
+    if "authors" in wanted:
+        AuthorsWay(bench, warm).run()
+        sides["authors"] = lambda: AuthorsWay(bench, work).run()
+    if "ours" in wanted:
+        sides["ours"] = lambda: run_ours(work, metered, bench=bench)
+    if "raw" in wanted:
+        raw.run()
+        sides["raw"] = raw.run
+    if arguments.child:
+        sides["child"] = lambda: run_in_child(work, warm)
+    return sides
+
+
+def run_in_child(work: "Work", warm: "Work") -> "Timing":
+    """`ours` with a new engine in a process of its own; its start and warm-up are not timed.
+
+    A new one for every pass, because another process's prefix cache cannot be emptied from here.
+    """
+    from generation import Metered, peak_mib, run_ours
+
+    from sso_data.engines.child import ChildEngine
+
+    engine = ChildEngine(work.setup.model_dir, work.setup.config.engine)
+    try:
+        metered = Metered(engine)
+        run_ours(warm, metered, bench=None)
+        timing = run_ours(work, metered, bench=None)
+        return replace(timing, peak_mib=peak_mib(engine.pid or "self"))
+    finally:
+        engine.close()
+
+
+def take_turns(
+    sides: Mapping[str, Callable[[], "Timing"]], bench: "Bench", repeat: int
+) -> dict[str, Measured]:
+    """Every side `repeat` times; each round starts with another side."""
+    from generation import peak_mib, reset_peak
+
+    passes: dict[str, list[Timing]] = {name: [] for name in sides}
+    peaks: dict[str, list[float]] = {name: [] for name in sides}
+    names = list(sides)
+    for turn in range(repeat):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            bench.fresh()
+            reset_peak()
+            timing = sides[name]()
+            peak = timing.peak_mib or peak_mib()
+            passes[name].append(timing)
+            if peak is not None:
+                peaks[name].append(peak)
+            print(f"{name}: {timing.seconds:.2f} s", file=sys.stderr, flush=True)
+    return {
+        name: Measured(passes=passes[name], peak_mib=max(peaks[name], default=None))
+        for name in names
+    }
+
+
+def summary(
+    arguments: argparse.Namespace, measured: Mapping[str, Measured], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The report: settings, each side, and the ratios of their median seconds."""
+    sides = {side: values.to_json() for side, values in measured.items()}
+    settings = ("repeat", "max_tokens", "threads", "compile")
+    return {
+        **facts,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        **{name: getattr(arguments, name) for name in settings},
+        "sides": sides,
+        "ratios": ratios_of(sides, start=facts["engine_start_seconds"]),
+        "outside_engine": outside_engine(sides),
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def ratios_of(sides: Mapping[str, Any], *, start: float) -> dict[str, float]:
+    """Ratios of median seconds, for the sides that were run; above 1 means that the second wins.
+
+    The one with engine starts is summed, not run: the published code starts an engine for sampling
+    and one for each scoring pass, ours one in all. `start` leaves imports out.
+    """
+    seconds = {name: side["seconds"] for name, side in sides.items()}
+    ratios = {}
+    if {"authors", "ours"} <= seconds.keys():
+        authors, ours = seconds["authors"], seconds["ours"]
+        features = sides["authors"]["parts"]["features"]
+        ratios["authors / ours"] = authors / ours
+        ratios["authors without their feature call / ours"] = (authors - features) / ours
+        ratios["authors with 7 engine starts / ours with 1 (summed)"] = (authors + 7 * start) / (
+            ours + start
+        )
+    for above, below in (("ours", "raw"), ("child", "ours"), ("authors", "child")):
+        if {above, below} <= seconds.keys():
+            ratios[f"{above} / {below}"] = seconds[above] / seconds[below]
+    return ratios
+
+
+def outside_engine(sides: Mapping[str, Any]) -> float | None:
+    """The share of our side's time that is spent outside the engine (neither submit nor step)."""
+    if "ours" not in sides:
+        return None
+    return float(sides["ours"]["parts"]["pipeline"] / sides["ours"]["seconds"])
+
+
+def as_text(report: Mapping[str, Any]) -> str:
+    """The report as a table for people."""
+    lines = [
+        f"{report['model']}, {report['prompts']} prompts, at most {report['max_tokens']} tokens, "
+        f"{report['threads']} thread(s), compile {'on' if report['compile'] else 'off'}; "
+        f"medians of {report['repeat']}",
+        f"{'side':<9}{'seconds':>9}{'tokens':>9}{'tokens/s':>10}{'peak MiB':>10}  parts",
+    ]
+    for name, side in report["sides"].items():
+        parts = ", ".join(f"{part} {seconds:.2f}" for part, seconds in side["parts"].items())
+        peak = f"{side['peak_mib']:.0f}" if side["peak_mib"] else "-"
+        lines.append(
+            f"{name:<9}{side['seconds']:>9.2f}{side['tokens']:>9}"
+            f"{side['tokens_per_second']:>10.0f}{peak:>10}  {parts}"
+        )
+    lines += [f"{label}: {ratio:.2f}" for label, ratio in report["ratios"].items()]
+    if report["outside_engine"] is not None:
+        lines.append(f"ours, outside the engine: {report['outside_engine']:.1%} of the time")
+    lines.append(f"engine start, imports excluded: {report['engine_start_seconds']:.1f} s")
+    lines.append(f"peak memory of the process: {report['peak_rss_mib']:.0f} MiB")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,391 @@
+"""The three ways of making rows that `generate.py` times, on one loaded vLLM engine.
+
+`authors`: the published procedure, rebuilt from its description (see `AuthorsWay`).
+`ours`: `sso_data.generate.make_rows` as it is, journal and listener included.
+`raw`: the very requests that `ours` makes, as two calls of `LLM.generate`, and nothing else.
+"""
+
+import gc
+import io
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from sso_data import sample
+from sso_data.cli.progress import PlainListener
+from sso_data.engine import Engine, EngineInfo, Request, Result, SampleRequest, ScoreRequest
+from sso_data.generate import Setup, make_rows
+from sso_data.records import SIDE_OF, VIEWS, Cell, Message, Prompt, View, content_hash, row_id
+from sso_data.sample import Drawing
+from sso_data.sources import count_prompts
+from sso_data.steer import steer, system_text
+from sso_data.store.run import open_run
+from sso_data.views import with_system
+
+Messages = tuple[Message, ...]
+
+BATCH = 16
+FEATURE_TOKENS = 32
+FEATURE_QUESTION = (
+    "Features of a response: {features}.\n"
+    "Which two of them matter most for the query below? Answer with their names, separated by a "
+    "comma.\nQuery: {query}\nFeatures:"
+)
+SCORED: tuple[Cell, ...] = (
+    ("good", "good"),
+    ("plain", "good"),
+    ("bad", "good"),
+    ("bad", "bad"),
+    ("plain", "bad"),
+    ("good", "bad"),
+)
+"""The cells (seen, drawn) that the published filter reads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What every side does: a checked setup and the prompts, also as a file of prompts."""
+
+    setup: Setup
+    prompts: Sequence[Messages]
+    source: Path
+    context_tokens: int
+
+    def drawings(self) -> Iterator[Drawing]:
+        """The same plans that the pipeline makes: views, seeds, token budget."""
+        config, catalogue = self.setup.config, self.setup.catalogue
+        for messages in self.prompts:
+            prompt = Prompt(id=row_id(content_hash(messages), 0), messages=messages)
+            steering = steer(prompt, config.steering, catalogue, seed=config.seed)
+            rendered = self.setup.policy.template.views(
+                messages, system_text(steering.good), system_text(steering.bad)
+            )
+            planned = sample.plan(
+                prompt,
+                steering,
+                rendered,
+                config.sampling,
+                run_seed=config.seed,
+                context_tokens=self.context_tokens,
+            )
+            if not isinstance(planned, Drawing):
+                raise SystemExit(f"a prompt of the benchmark is too long: {planned.detail}")
+            yield planned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """One timed pass: seconds in all and by part, and the sampled tokens.
+
+    `peak_mib` is set where the work was done in another process.
+    """
+
+    seconds: float
+    tokens: int
+    parts: Mapping[str, float] = field(default_factory=dict)
+    peak_mib: float | None = None
+
+
+class Stopwatch:
+    """Seconds by name, added up over many short stretches."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - began
+
+    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with the time of its calls added up under `name`."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.measure(name):
+                return function(*args, **kwargs)
+
+        return timed
+
+
+class Metered:
+    """An engine that stays open, keeps its requests and counts the seconds inside it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.requests: list[Request] = []
+        self.watch = Stopwatch()
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.requests += requests
+        with self.watch.measure("engine"):
+            self._engine.submit(requests)
+
+    def step(self) -> list[Result]:
+        with self.watch.measure("engine"):
+            return self._engine.step()
+
+    def close(self) -> None:
+        """Nothing: the engine is used again."""
+
+
+class Bench:
+    """A loaded `VllmEngine` and its inner vLLM engine, also as the `LLM` that scripts use."""
+
+    def __init__(self, engine: Any) -> None:
+        from vllm import LLM
+
+        self.engine = engine
+        self.core = engine._engine
+        self.eos_ids = list(engine._facts.eos_ids)
+        self.watch = Stopwatch()
+        model = self.core.model_config.model
+        with mock.patch("vllm.entrypoints.llm.LLMEngine.from_engine_args", lambda **_: self.core):
+            self.llm = LLM(model=model)
+        for name in ("step", "add_request"):
+            setattr(self.core, name, self.watch.wrap("vllm", getattr(self.core, name)))
+
+    def fresh(self) -> None:
+        """Forget cached prefixes and counted seconds, so that no side profits from another."""
+        if not self.core.reset_prefix_cache():
+            raise RuntimeError("vLLM did not reset its prefix cache")
+        self.watch.seconds.clear()
+        gc.collect()
+
+    @property
+    def vllm_seconds(self) -> float:
+        """Seconds inside vLLM's own `step` and `add_request` since `fresh`."""
+        return self.watch.seconds["vllm"]
+
+
+class AuthorsWay:
+    """The published procedure, on the same warm engine.
+
+    Rebuilt from what is known of it: prompts go through in batches of 16. For each batch the policy
+    is asked for two features (a short completion without a chat template, split at commas, filled
+    up at random), then answers under the good, the bad and the plain view in three calls one after
+    the other, and is then asked for `prompt_logprobs` of prompt *text* + response *text* in six
+    calls, one for each cell that the filter reads. vLLM's defaults hold where a script would leave
+    them alone: responses and log-probs are detokenized, log-probs come as dictionaries, scoring
+    does not read the prefix cache. Results stay in memory.
+
+    In its favour: the model is loaded once (the published code starts its engine anew for each
+    scoring pass), texts are encoded without adding a second BOS, only the log-prob of the token
+    itself is asked for, and nothing is written. Temperature, top-p, token limit, seeds and views
+    are those of the other sides, so the responses are the same.
+    """
+
+    def __init__(self, bench: Bench, work: Work) -> None:
+        self._bench = bench
+        self._work = work
+        self._watch = Stopwatch()
+        self._tokens = 0
+
+    def run(self) -> Timing:
+        began = time.perf_counter()
+        drawings = self._work.drawings()
+        rows = []
+        while batch := list(islice(drawings, BATCH)):
+            rows += self._batch(batch)
+        return Timing(
+            seconds=time.perf_counter() - began, tokens=self._tokens, parts=self._watch.seconds
+        )
+
+    def _batch(self, batch: Sequence[Drawing]) -> list[dict[str, Any]]:
+        with self._watch.measure("features"):
+            features = self._choose_features(batch)
+        texts = {view: [self._prompt_text(drawing, view) for drawing in batch] for view in VIEWS}
+        responses = {}
+        with self._watch.measure("sampling"):
+            for view in ("good", "bad", "plain"):
+                responses[view] = self._sample(batch, view, texts[view])
+        means = {}
+        with self._watch.measure("scoring"):
+            for seen, drawn in SCORED:
+                means[seen, drawn] = self._score(texts[seen], responses[drawn])
+        return [
+            {
+                "features": features[index],
+                **{SIDE_OF[view]: responses[view][index] for view in VIEWS},
+                **{f"mean.{seen}.{drawn}": means[seen, drawn][index] for seen, drawn in SCORED},
+            }
+            for index in range(len(batch))
+        ]
+
+    def _generate(self, texts: Sequence[str], params: Any) -> list[Any]:
+        outputs: list[Any] = self._bench.llm.generate(
+            [{"prompt": text} for text in texts],
+            params,
+            use_tqdm=False,
+            tokenization_kwargs={"add_special_tokens": False},
+        )
+        return outputs
+
+    def _choose_features(self, batch: Sequence[Drawing]) -> list[list[str]]:
+        """Two features a prompt; what the policy names and nobody knows is filled up."""
+        from vllm import SamplingParams
+
+        known = list(self._work.setup.catalogue.principles)
+        questions = [
+            FEATURE_QUESTION.format(
+                features=", ".join(known), query=drawing.prompt.messages[-1].content
+            )
+            for drawing in batch
+        ]
+        outputs = self._generate(
+            questions, SamplingParams(temperature=0, max_tokens=FEATURE_TOKENS)
+        )
+        chosen = []
+        for drawing, output in zip(batch, outputs, strict=True):
+            named = [name.strip() for name in output.outputs[0].text.split(",")]
+            found = [name for name in named if name in known]
+            chosen.append([*found, *drawing.steering.features][:2])
+        return chosen
+
+    def _prompt_text(self, drawing: Drawing, view: View) -> str:
+        messages = drawing.prompt.messages
+        if view != "plain":
+            messages = with_system(messages, drawing.rendered.system[view])
+        tokenizer = self._work.setup.policy.template.tokenizer
+        turns = [message.to_json() for message in messages]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return str(text)
+
+    def _sample(self, batch: Sequence[Drawing], view: View, texts: Sequence[str]) -> list[str]:
+        from vllm import SamplingParams
+
+        settings = self._work.setup.config.sampling
+        params = [
+            SamplingParams(
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                max_tokens=drawing.max_tokens,
+                seed=drawing.seed[view],
+                stop_token_ids=self._bench.eos_ids,
+            )
+            for drawing in batch
+        ]
+        outputs = self._generate(texts, params)
+        self._tokens += sum(len(output.outputs[0].token_ids) for output in outputs)
+        return [output.outputs[0].text for output in outputs]
+
+    def _score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Mean log-probs of the responses' text: what follows the prompt's own tokens."""
+        from vllm import SamplingParams
+
+        tokenizer = self._work.setup.policy.template.tokenizer
+        whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
+        means = []
+        outputs = self._generate(whole, params)
+        for prompt, output in zip(prompts, outputs, strict=True):
+            start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+            ids = output.prompt_token_ids
+            places = range(start, len(ids))
+            nats = [output.prompt_logprobs[place][ids[place]].logprob for place in places]
+            means.append(sum(nats) / max(1, len(nats)))
+        return means
+
+
+def run_ours(work: Work, engine: Metered, *, bench: Bench | None) -> Timing:
+    """The product: prompts from a file to a run directory; `bench` where vLLM is in this process.
+
+    Parts: `vllm` is vLLM's own time, `adapter` the rest of our engine's, `pipeline` what is left.
+    """
+    engine.watch.seconds.clear()
+    engine.requests.clear()
+    with tempfile.TemporaryDirectory(prefix="sso-data-bench-") as folder:
+        patched = mock.patch("sso_data.generate.start_engine", lambda *_: engine)
+        with patched, redirect_stderr(io.StringIO()):
+            began = time.perf_counter()
+            listener = PlainListener()
+            listener.total(count_prompts(str(work.source), work.setup.config.source))
+            identity, details = work.setup.identity, work.setup.details
+            with open_run(Path(folder) / "run", identity=identity, details=details) as run:
+                progress = make_rows(str(work.source), work.setup, run, run, listener)
+                account = run.account()
+                account.check()
+            seconds = time.perf_counter() - began
+    if account.rows != len(work.prompts):
+        raise RuntimeError(f"{account.rows} rows of {len(work.prompts)} prompts")
+    inside = engine.watch.seconds["engine"]
+    parts = {"engine": inside, "pipeline": seconds - inside}
+    if bench is not None:
+        vllm = bench.vllm_seconds
+        parts = {"vllm": vllm, "adapter": inside - vllm, "pipeline": seconds - inside}
+    return Timing(seconds=seconds, tokens=progress.tokens, parts=parts)
+
+
+class RawEngine:
+    """Requests that were made before, prepared for two calls of `LLM.generate`."""
+
+    def __init__(self, bench: Bench, requests: Sequence[Request]) -> None:
+        from sso_data.engines.vllm import _sampling_params, _scoring_params
+
+        self._bench = bench
+        samples = [request for request in requests if isinstance(request, SampleRequest)]
+        scores = [request for request in requests if isinstance(request, ScoreRequest)]
+        eos_ids = tuple(bench.eos_ids)
+        self._sampling = (
+            [{"prompt_token_ids": list(request.prompt_ids)} for request in samples],
+            [_sampling_params(request, eos_ids) for request in samples],
+        )
+        self._scoring = (
+            [
+                {"prompt_token_ids": [*request.prompt_ids, *request.completion_ids]}
+                for request in scores
+            ],
+            [_scoring_params(cache_unread=False) for _ in scores],
+        )
+
+    def run(self) -> Timing:
+        watch = Stopwatch()
+        began = time.perf_counter()
+        with watch.measure("sampling"):
+            outputs = self._bench.llm.generate(*self._sampling, use_tqdm=False)
+        with watch.measure("scoring"):
+            self._bench.llm.generate(*self._scoring, use_tqdm=False)
+        seconds = time.perf_counter() - began
+        tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
+        return Timing(seconds=seconds, tokens=tokens, parts=watch.seconds)
+
+
+def write_source(prompts: Sequence[Messages], path: Path) -> Path:
+    """The prompts as the JSONL file that the product reads."""
+    lines = [
+        json.dumps({"prompt": [message.to_json() for message in messages]}) for messages in prompts
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def reset_peak() -> None:
+    """Start the process's peak of resident memory anew (Linux; nothing happens elsewhere)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_mib(process: int | str = "self") -> float | None:
+    """The peak of resident memory since `reset_peak`, in MiB; None where it cannot be read."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return None
+    lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(lines[0].split()[1]) / 1024 if lines else None

@@ -1,0 +1,44 @@
+"""Prompts for benchmarks, made of parts: distinct, of different lengths, about everyday matters."""
+
+from itertools import product
+
+OPENINGS = (
+    "",
+    "I am new to this. ",
+    "Please keep in mind that I have little money. ",
+    "My sister and I disagree about this, and we would like a third opinion before the weekend. ",
+)
+REQUESTS = (
+    "Explain {topic} to a twelve-year-old.",
+    "Write a short plan for {topic}.",
+    "What are the three most common mistakes with {topic}, and how can I avoid each of them?",
+    "Compare two ways to approach {topic}, with one advantage and one drawback of each.",
+    "Write a friendly e-mail that asks a colleague for help with {topic}.",
+    "Tell a story of two paragraphs in which {topic} goes wrong at first.",
+    "List the things that I need before I start with {topic}. I have one afternoon.",
+    "Is it worth spending money on {topic}? Say what you would ask before you decide.",
+)
+TOPICS = (
+    "baking bread with a sourdough starter",
+    "learning to read sheet music",
+    "moving an old website to a new server",
+    "growing tomatoes on a balcony",
+    "preparing for a first job interview",
+    "backing up family photographs",
+    "training for a ten-kilometre run",
+    "repairing a bicycle chain",
+    "saving for a journey by train",
+    "sorting a large list of addresses",
+    "keeping bees in a town",
+    "teaching a dog to walk on a lead",
+)
+
+
+def everyday(count: int) -> list[str]:
+    """The first `count` prompts; neighbours differ in topic, request and length."""
+    topics = product(OPENINGS, REQUESTS, TOPICS)
+    made = [opening + request.format(topic=topic) for opening, request, topic in topics]
+    if count > len(made):
+        raise SystemExit(f"there are {len(made)} prompts; give more with --prompts FILE")
+    step = 37  # coprime to their number: a walk through all of them
+    return [made[index * step % len(made)] for index in range(count)]

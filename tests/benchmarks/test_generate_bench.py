@@ -1,0 +1,35 @@
+"""The generation benchmark runs to its end and says what it promises."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm")
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "generate.py"
+
+
+def test_a_small_run_reports_every_side_with_the_same_tokens() -> None:
+    command = [sys.executable, str(SCRIPT), "--prompts-count", "4", "--repeat", "1"]
+    done = subprocess.run(
+        [*command, "--max-tokens", "24", "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(done.stdout)
+
+    assert report["prompts"] == 4
+    assert set(report["sides"]) == {"authors", "ours", "raw"}
+    for side in report["sides"].values():
+        assert side["seconds"] > 0
+        assert side["seconds"] == side["passes"][0]
+    assert set(report["sides"]["authors"]["parts"]) == {"features", "sampling", "scoring"}
+    assert set(report["sides"]["ours"]["parts"]) == {"vllm", "adapter", "pipeline"}
+    assert set(report["sides"]["raw"]["parts"]) == {"sampling", "scoring"}
+    assert {"authors / ours", "ours / raw"} <= set(report["ratios"])
+    assert len({side["tokens"] for side in report["sides"].values()}) == 1
+    assert 0 < report["outside_engine"] < 1
+    assert report["peak_rss_mib"] > 0
