@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from sso_data.config import RunConfig
 
-WORLD_SEED = 20_260_101
 WARM_UP = 16
 
 
@@ -61,7 +60,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--principles", type=Path, help="catalogue (default: the model's own)")
     parser.add_argument("--prompts", type=Path, help="JSONL with a `prompt` column")
     parser.add_argument("--prompts-count", type=int, default=128)
-    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument(
         "--sides", default="authors,ours,raw", help="which of them, comma-separated"
@@ -143,19 +142,17 @@ def make_config(arguments: argparse.Namespace) -> "RunConfig":
 def load_prompts(
     arguments: argparse.Namespace, config: "RunConfig", *, count: int
 ) -> list["Messages"]:
-    """Distinct prompts: of the file, of the tiny world, or everyday ones for another model."""
+    """Distinct prompts: of the file, or everyday ones."""
     from prompts import everyday
 
     from sso_data.records import Message
     from sso_data.sources import BadRow, read_prompts
-    from sso_data.world.queries import queries
 
     if arguments.prompts is not None:
         rows = read_prompts(str(arguments.prompts), config.source)
         found = dict.fromkeys(row.messages for row in rows if not isinstance(row, BadRow))
         return list(found)[:count]
-    texts = queries(count, seed=WORLD_SEED) if arguments.model is None else everyday(count)
-    return [(Message(role="user", content=text),) for text in dict.fromkeys(texts)]
+    return [(Message(role="user", content=text),) for text in dict.fromkeys(everyday(count))]
 
 
 def make_sides(

@@ -33,7 +33,6 @@ from sso_data.views import with_system
 Messages = tuple[Message, ...]
 
 BATCH = 16
-FEATURE_TOKENS = 32
 FEATURE_QUESTION = (
     "Features of a response: {features}.\n"
     "Which two of them matter most for the query below? Answer with their names, separated by a "
@@ -175,18 +174,17 @@ class Bench:
 class AuthorsWay:
     """The published procedure, on the same warm engine.
 
-    Rebuilt from what is known of it: prompts go through in batches of 16. For each batch the policy
-    is asked for two features (a short completion without a chat template, split at commas, filled
-    up at random), then answers under the good, the bad and the plain view in three calls one after
-    the other, and is then asked for `prompt_logprobs` of prompt *text* + response *text* in six
-    calls, one for each cell that the filter reads. vLLM's defaults hold where a script would leave
-    them alone: responses and log-probs are detokenized, log-probs come as dictionaries, scoring
-    does not read the prefix cache. Results stay in memory.
+    Rebuilt from what the published scripts do. Prompts go through in batches of 16: the policy is
+    asked for two features (without a chat template; its answer split at commas and filled up at
+    random), then answers under the good, the bad and the plain view in three calls one after the
+    other. A second script asks for log-probs of prompt *text* + response *text* in six passes over
+    all rows, one for each cell that the filter reads, with `prompt_logprobs=2`. vLLM's defaults
+    hold where the scripts leave them alone: responses and log-probs are detokenized, log-probs
+    come as dictionaries, scoring does not read the prefix cache. Results stay in memory.
 
-    In its favour: the model is loaded once (the published code starts its engine anew for each
-    scoring pass), texts are encoded without adding a second BOS, only the log-prob of the token
-    itself is asked for, and nothing is written. Temperature, top-p, token limit, seeds and views
-    are those of the other sides, so the responses are the same.
+    In its favour: the model is loaded once (the scripts start an engine for each scoring pass),
+    texts are encoded without adding a second BOS, and nothing is written. Temperature, top-p,
+    token limit, seeds and views are those of the other sides, so the responses are the same.
     """
 
     def __init__(self, bench: Bench, work: Work) -> None:
@@ -198,9 +196,15 @@ class AuthorsWay:
     def run(self) -> Timing:
         began = time.perf_counter()
         drawings = self._work.drawings()
-        rows = []
+        rows: list[dict[str, Any]] = []
         while batch := list(islice(drawings, BATCH)):
             rows += self._batch(batch)
+        with self._watch.measure("scoring"):
+            for seen, drawn in SCORED:
+                prompts = [row["text"][seen] for row in rows]
+                means = self._score(prompts, [row[SIDE_OF[drawn]] for row in rows])
+                for row, mean in zip(rows, means, strict=True):
+                    row[f"mean.{seen}.{drawn}"] = mean
         return Timing(
             seconds=time.perf_counter() - began, tokens=self._tokens, parts=self._watch.seconds
         )
@@ -213,15 +217,11 @@ class AuthorsWay:
         with self._watch.measure("sampling"):
             for view in ("good", "bad", "plain"):
                 responses[view] = self._sample(batch, view, texts[view])
-        means = {}
-        with self._watch.measure("scoring"):
-            for seen, drawn in SCORED:
-                means[seen, drawn] = self._score(texts[seen], responses[drawn])
         return [
             {
                 "features": features[index],
+                "text": {view: texts[view][index] for view in VIEWS},
                 **{SIDE_OF[view]: responses[view][index] for view in VIEWS},
-                **{f"mean.{seen}.{drawn}": means[seen, drawn][index] for seen, drawn in SCORED},
             }
             for index in range(len(batch))
         ]
@@ -246,9 +246,15 @@ class AuthorsWay:
             )
             for drawing in batch
         ]
-        outputs = self._generate(
-            questions, SamplingParams(temperature=0, max_tokens=FEATURE_TOKENS)
+        settings = self._work.setup.config.sampling
+        params = SamplingParams(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            stop=["###"],
+            max_tokens=settings.max_tokens,
+            seed=0,
         )
+        outputs = self._generate(questions, params)
         chosen = []
         for drawing, output in zip(batch, outputs, strict=True):
             named = [name.strip() for name in output.outputs[0].text.split(",")]
@@ -289,7 +295,7 @@ class AuthorsWay:
 
         tokenizer = self._work.setup.policy.template.tokenizer
         whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
+        params = SamplingParams(max_tokens=1, prompt_logprobs=2, seed=0)
         means = []
         outputs = self._generate(whole, params)
         for prompt, output in zip(prompts, outputs, strict=True):
