@@ -1,0 +1,1 @@
+"""Training on preference pairs: rows to token ids, the SSO loss, references from the data."""

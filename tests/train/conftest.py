@@ -1,0 +1,87 @@
+"""Rows of the tiny policy, made once by `generate` with the transformers engine."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from sso_data.config import ViewsConfig
+from sso_data.demo import demo_config
+from sso_data.generate import generate
+from sso_data.records import JsonRow
+from sso_data.train.config import SequenceConfig
+from sso_data.train.contrasts import CONTRASTS
+from sso_data.train.encode import EncodedRow, Encoder, template_for
+from sso_data.views import load_tokenizer
+from sso_data.world import policy_dir, queries
+
+PROMPTS = 72
+
+
+class Silent:
+    """A listener that hears nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory of the tiny policy."""
+    folder = tmp_path_factory.mktemp("train")
+    prompts = folder / "prompts.jsonl"
+    lines = [json.dumps({"prompt": text}) for text in queries(PROMPTS, seed=11)]
+    prompts.write_text("\n".join(lines) + "\n")
+    generate(str(prompts), folder / "run", demo_config(), Silent())
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def journal(run: Path) -> list[JsonRow]:
+    """Every row, kept or not."""
+    lines = (run / "rows" / "00000.jsonl").read_bytes().splitlines()
+    return [orjson.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def pairs(run: Path) -> list[JsonRow]:
+    """The rows that the filter kept, as the outside world gets them."""
+    lines = (run / "pairs" / "train.jsonl").read_bytes().splitlines()
+    return [orjson.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return load_tokenizer(policy_dir())
+
+
+@pytest.fixture
+def policy() -> Iterator[Any]:
+    """The tiny policy in fp32, fresh."""
+    yield AutoModelForCausalLM.from_pretrained(policy_dir(), dtype=torch.float32)
+
+
+@pytest.fixture
+def encoder(tokenizer: Any, journal: list[JsonRow]) -> Encoder:
+    return Encoder(
+        template=template_for(tokenizer, journal[0], ViewsConfig()),
+        config=SequenceConfig(),
+        contrasts=CONTRASTS,
+        eos_ids=frozenset({2}),
+        vocab_size=899,
+    )
+
+
+@pytest.fixture
+def encoded(encoder: Encoder, journal: list[JsonRow]) -> list[EncodedRow]:
+    return encoder.encode(journal)
