@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from sso_data.cli import app
 from sso_data.config import RunConfig
+from sso_data.train.settings import TrainConfig
 
 DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "sso_data"
@@ -29,13 +30,32 @@ def configuration() -> str:
         "```yaml\nmodel: Qwen/Qwen3-8B\nsampling:\n  top_p: 0.9\nfilter:\n  gap: q0.5\n```\n\n"
         "This page is made from `sso_data/config.py` by `make docs`.\n"
     )
-    own = [row for row in _rows(RunConfig, "") if "." not in row[0]]
-    sections = [_table("Run", "A whole run.", own)]
-    for name, field in RunConfig.model_fields.items():
+    return head + _sections(RunConfig, "Run", "A whole run.")
+
+
+def train_configuration() -> str:
+    """Every key of a training's configuration."""
+    head = (
+        "# Configuration of a training\n\n"
+        "Every key below may stand in the YAML file of `sso-data train --config`, or after "
+        "`--set key=value`. Unknown keys are refused, and so are keys without an effect. What they "
+        "are for: [training.md](training.md).\n\n"
+        "```yaml\nmodel: Qwen/Qwen3-8B\nloss:\n  base: dpo\n  beta: 0.1\noptim:\n"
+        "  lr: 5.0e-7\n```\n\n"
+        "This page is made from `sso_data/train/settings.py` by `make docs`.\n"
+    )
+    return head + _sections(TrainConfig, "Training", "A whole training.")
+
+
+def _sections(config: type[BaseModel], title: str, about: str) -> str:
+    """A table of a configuration's own keys, and one of each of its sections."""
+    own = [row for row in _rows(config, "") if "." not in row[0]]
+    sections = [_table(title, about, own)]
+    for name, field in config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            about = (field.annotation.__doc__ or "").strip()
+            about = " ".join((field.annotation.__doc__ or "").split())
             sections.append(_table(f"`{name}`", about, list(_rows(field.annotation, f"{name}."))))
-    return head + "\n".join(sections)
+    return "\n".join(sections)
 
 
 def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
@@ -120,6 +140,7 @@ def _tree() -> str:
 PAGES = {
     "architecture.md": architecture,
     "configuration.md": configuration,
+    "train_configuration.md": train_configuration,
     "commands.md": commands,
 }
 

@@ -4,12 +4,15 @@ The docstring under each field is its documentation (`docs/configuration.md` is 
 """
 
 import copy
+import json
 import math
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -18,16 +21,70 @@ from pydantic import (
     model_validator,
 )
 
-from sso_data.errors import ConfigError
+from sso_data.errors import ConfigError, one_line
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NatsPerToken = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Quantile = Annotated[str, StringConstraints(pattern=r"^q(0(\.\d+)?|1(\.0+)?)$")]
 Count = Annotated[int, Field(ge=1)]
+_Config = TypeVar("_Config", bound=BaseModel)
+
+
+VLLM_SPEED_KEYS = frozenset(
+    (
+        "block_size",
+        "cpu_offload_gb",
+        "distributed_executor_backend",
+        "enable_chunked_prefill",
+        "enforce_eager",
+        "kv_cache_memory_bytes",
+        "max_num_batched_tokens",
+        "num_gpu_blocks_override",
+        "pipeline_parallel_size",
+    )
+)
+"""Arguments of vLLM that change how fast rows are made, not which."""
+
+_VLLM_OURS = frozenset(
+    (
+        "dtype",
+        "enable_prefix_caching",
+        "generation_config",
+        "gpu_memory_utilization",
+        "load_format",
+        "logprobs_mode",
+        "max_model_len",
+        "max_num_seqs",
+        "model",
+        "revision",
+        "tensor_parallel_size",
+        "tokenizer",
+        "trust_remote_code",
+    )
+)
+"""Arguments of vLLM that are set by other keys, or must not be changed."""
+
+
+def _real_date(text: str) -> str:
+    """ValueError unless `text` is a day, as YYYY-MM-DD."""
+    if date.fromisoformat(text).isoformat() != text:
+        raise ValueError("write the date as YYYY-MM-DD")
+    return text
+
+
+def _json_able(value: dict[str, Any]) -> dict[str, Any]:
+    """ValueError unless every value can be written to the rows."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"every value must be JSON: {error}") from error
+    return value
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True
+    )
 
 
 class SourceConfig(_Section):
@@ -70,9 +127,9 @@ class SteeringConfig(_Section):
 class ViewsConfig(_Section):
     """How the chat template is used."""
 
-    template_kwargs: dict[str, Any] = {}
+    template_kwargs: Annotated[dict[str, Any], AfterValidator(_json_able)] = {}
     """Arguments for the chat template; `enable_thinking: false` is added where it knows it."""
-    date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")] | None = None
+    date: Annotated[str, AfterValidator(_real_date)] | None = None
     """The date that a template inserts (YYYY-MM-DD); by default the day the run started."""
     control_tokens: Literal["text", "refuse"] = "text"
     """Control tokens that a user typed: `text` keeps them as text, `refuse` fails the row."""
@@ -96,7 +153,7 @@ class ScoringConfig(_Section):
 
     full: bool = False
     """Also score the ninth cell, y0 under good, which neither filter nor loss needs."""
-    verify_rows: Annotated[int, Field(ge=0)] = 8
+    verify_rows: Annotated[int, Field(ge=0, le=256)] = 8
     """Rows at the start whose sampling-time log-probs are compared with scored ones."""
     tolerance: NatsPerToken = 0.01
     """Largest difference, nats/token, at which sampling-time log-probs are used; above it every
@@ -132,8 +189,15 @@ class EngineConfig(_Section):
     """Run Python code that comes with the model. Off unless you trust its author."""
     threads: Count | None = None
     """CPU threads of the engine; by default the libraries' own choice."""
-    vllm: dict[str, Any] = {}
+    vllm: Annotated[dict[str, Any], AfterValidator(_json_able)] = {}
     """Further arguments for vLLM's engine, passed as they are."""
+
+    @model_validator(mode="after")
+    def _no_back_door(self) -> "EngineConfig":
+        taken = sorted(_VLLM_OURS & self.vllm.keys())
+        if taken:
+            raise ValueError(f"engine.vllm.{taken[0]} cannot be set; see the other engine keys")
+        return self
 
 
 class FilterConfig(_Section):
@@ -185,6 +249,16 @@ class RunConfig(_Section):
     output: OutputConfig = OutputConfig()
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without dates: what a person writes as 2024-07-01 is the text of that date."""
+
+
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def quantile_of(value: str) -> float:
     """The share that a threshold such as `q0.8` asks for."""
     return float(value[1:])
@@ -201,6 +275,18 @@ def load_config(
 
     `overrides` names keys with `__` for the dot and skips None. Raises ConfigError naming the key.
     """
+    tree = config_tree(file, settings, base=base, **overrides)
+    return validated(tree, origin=str(file) if file else "configuration")
+
+
+def config_tree(
+    file: Path | None,
+    settings: list[str] | None,
+    *,
+    base: dict[str, Any] | None = None,
+    **overrides: object,
+) -> dict[str, Any]:
+    """The nested dict that `load_config` makes a configuration of."""
     tree = _read_yaml(file) if file else copy.deepcopy(base or {})
     for key, value in overrides.items():
         if value is not None:
@@ -210,24 +296,36 @@ def load_config(
         if not sign or not key.strip():
             raise ConfigError(f"--set {setting!r}: write it as key=value, e.g. sampling.top_p=0.9")
         _put(tree, key.strip().split("."), _parse_value(setting, text), where=f"--set {setting}")
-    return validated(tree, origin=str(file) if file else "configuration")
+    return tree
 
 
 def validated(tree: dict[str, Any], *, origin: str) -> RunConfig:
     """A RunConfig of a nested dict, or a ConfigError that names the first wrong key."""
+    return validated_as(RunConfig, tree, origin=origin, page="docs/configuration.md")
+
+
+def validated_as(kind: type[_Config], tree: dict[str, Any], *, origin: str, page: str) -> _Config:
+    """A configuration of the given `kind`; `page` documents its keys."""
     try:
-        return RunConfig.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: {_first_problem(error)}") from error
+        raise ConfigError(f"{origin}: {_first_problem(error, page)}") from error
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, page: str) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"] if not _is_branch(str(part)))
     if first["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; known keys are in docs/configuration.md"
+        return f"unknown key {key!r}; known keys are in {page}"
     message = first["msg"].removeprefix("Value error, ")
+    if key in _THRESHOLDS:
+        message = "must be a number of at least 0, or a quantile from q0 to q1 such as q0.8"
+    elif first["type"] == "tuple_type":
+        message = "must be a list, such as [Safety, Accuracy]"
     return f"{key}: {message} (got {first['input']!r})" if key else message
+
+
+_THRESHOLDS = ("filter.closeness", "filter.gap")
 
 
 def _is_branch(part: str) -> bool:
@@ -237,10 +335,11 @@ def _is_branch(part: str) -> bool:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: no such file") from error
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{file}: not readable as YAML: {reason}") from error
+        raise ConfigError(f"{file}: not readable as YAML: {one_line(error)}") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -250,7 +349,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _parse_value(setting: str, text: str) -> object:
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _PlainLoader)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
     return _number(value) if isinstance(value, str) else value

@@ -1,21 +1,34 @@
-"""`demo`: the whole job on the embedded tiny policy, judged by the exact oracle of its world."""
+"""`demo`: the whole job on the embedded tiny policy, one round of training included.
+
+The exact oracle of its world judges the pairs, and the policy's own answers before and after.
+"""
 
 import json
+import statistics
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sso_data.config import RunConfig, load_config
-from sso_data.generate import Listener, Summary, generate
+from sso_data.generate import Listener as GenerateListener
+from sso_data.generate import Summary, generate
 from sso_data.records import SIDE_OF, Row
 from sso_data.store.journal import read_rows
+from sso_data.train.listener import TrainListener
+from sso_data.train.settings import TrainConfig, load_train_config
 from sso_data.world import catalogue_dir, policy_dir, queries, score
 
 _SEED = 1
 _EXAMPLES = 3
+_HELD_OUT, _HELD_OUT_SEED = 200, 77
+_STEPS = 12
+
+
+class Listener(GenerateListener, TrainListener, Protocol):
+    """Who is told how the demo goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +52,45 @@ class Signal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """The oracle's mean score (0 to 1) of answers without any principle, before and after training.
+
+    The same held-out queries and random numbers both times; `gain_error` is the standard error of
+    the mean gain over queries.
+    """
+
+    queries: int
+    before: float
+    after: float
+    gain_error: float
+    steps: int
+
+    def __str__(self) -> str:
+        gain = f"{self.after - self.before:+.3f} +- {self.gain_error:.3f}"
+        return (
+            f"{self.before:.3f} before, {self.after:.3f} after {self.steps} steps "
+            f"({gain}, {self.queries} held-out queries)"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DemoResult:
     """What the demo made and how good it is; `examples` are kept rows."""
 
     summary: Summary
     all_rows: Signal
     kept: Signal | None
+    trained: Round | None
     examples: tuple[Row, ...]
 
     @property
     def verdict(self) -> str:
-        """The measured signal accuracy, in two lines."""
-        kept = self.kept if self.kept else "no row was kept"
+        """The measured signal accuracy, and what a round of training brought, in three lines."""
+        nothing = "no row was kept"
         return (
             f"signal accuracy by the oracle, all rows:   {self.all_rows}\n"
-            f"signal accuracy by the oracle, kept pairs: {kept}"
+            f"signal accuracy by the oracle, kept pairs: {self.kept or nothing}\n"
+            f"unprompted score by the oracle:            {self.trained or nothing}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -64,11 +101,15 @@ class DemoResult:
             "dropped": self.summary.decision.dropped,
             "signal_all": asdict(self.all_rows),
             "signal_kept": asdict(self.kept) if self.kept else None,
+            "unprompted": asdict(self.trained) if self.trained else None,
         }
 
 
 def run_demo(out: Path | None, number: int, listener: Listener) -> DemoResult:
-    """Generate and filter with the tiny policy; the run goes to `out`, or is thrown away."""
+    """Generate, filter and train with the tiny policy.
+
+    The run goes to `out`, the trained policy to `out`/trained; without `out` both are thrown away.
+    """
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sso-data-demo-")))
         prompts = scratch / "prompts.jsonl"
@@ -82,6 +123,7 @@ def run_demo(out: Path | None, number: int, listener: Listener) -> DemoResult:
             summary=summary,
             all_rows=signal(rows),
             kept=signal(pairs) if pairs else None,
+            trained=one_round(run, run / "trained", listener) if pairs else None,
             examples=tuple(pairs[:_EXAMPLES]),
         )
 
@@ -95,6 +137,52 @@ def demo_config() -> RunConfig:
         engine={"name": "transformers", "process": "inline", "dtype": "float32", "threads": 1},
         sampling={"max_tokens": 192},
     )
+
+
+def demo_training() -> TrainConfig:
+    """One round of SSO at a learning rate that moves 0.6 million parameters in a dozen steps."""
+    return load_train_config(
+        None,
+        None,
+        model=str(policy_dir()),
+        seed=_SEED,
+        optim={
+            "lr": 5e-4,
+            "max_steps": _STEPS,
+            "micro_batch_rows": 16,
+            "schedule": "constant",
+            "warmup": 0.0,
+        },
+        checkpoints={"every": _STEPS},
+        log={"plot": False},
+    )
+
+
+def one_round(run: Path, out: Path, listener: Listener) -> Round:
+    """Train the tiny policy on the kept pairs of `run` and ask it again, without principles."""
+    from sso_data.train.run import train
+
+    summary = train(str(run), out, demo_training(), listener, overwrite=True)
+    listener.phase("asking the policy before and after")
+    before, after = unprompted(policy_dir()), unprompted(out)
+    gains = [new - old for old, new in zip(before, after, strict=True)]
+    return Round(
+        queries=len(gains),
+        before=statistics.fmean(before),
+        after=statistics.fmean(after),
+        gain_error=statistics.stdev(gains) / len(gains) ** 0.5,
+        steps=summary.manifest["steps"],
+    )
+
+
+def unprompted(model: Path) -> list[float]:
+    """The oracle's scores of a model's answers to held-out queries, sampled as rows are."""
+    from sso_data.world.sampling import Policy, sample
+
+    texts = queries(_HELD_OUT, seed=_HELD_OUT_SEED, held_out=True)
+    prompts = [[{"role": "user", "content": text}] for text in texts]
+    drawn = sample(Policy.load(model), prompts, seed=_SEED)
+    return [score(text, answer.text).total for text, answer in zip(texts, drawn, strict=True)]
 
 
 def signal(rows: Sequence[Row]) -> Signal:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sso_data.config import EngineConfig, ViewsConfig
+from sso_data.engines.model_facts import free_memory
 from sso_data.errors import SsoDataError
-from sso_data.hub import model_fingerprint, resolve_model
+from sso_data.models import model_fingerprint, resolve_model
 from sso_data.views import ChatTemplate, load_tokenizer, today
 
 _PACKAGES = ("transformers", "datasets", "huggingface_hub")
@@ -96,8 +97,25 @@ def _device() -> Finding:
 
 
 def _memory() -> Finding:
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return Finding(what="memory", state="ok", detail=f"{pages * size / _GIB:.1f} GiB")
+    free = free_memory()
+    return Finding(what="memory", state="ok", detail=f"{free / _GIB:.1f} GiB free")
+
+
+def _weights(directory: Path) -> Finding:
+    """Whether the weights fit into the memory that is free, on the GPU where there is one."""
+    import torch
+
+    size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    on_gpu = torch.cuda.is_available()
+    free = torch.cuda.mem_get_info()[0] if on_gpu else free_memory()
+    where = "GPU" if on_gpu else "main memory"
+    fits = size < 0.9 * free
+    return Finding(
+        what="weights",
+        state="ok" if fits else "warn",
+        detail=f"{size / _GIB:.2f} GiB on disk, {free / _GIB:.1f} GiB of {where} free",
+        remedy="" if fits else "share it: engine.tensor_parallel_size, or take a smaller model",
+    )
 
 
 def _disk() -> Finding:
@@ -121,6 +139,7 @@ def _model(model: str, engine: EngineConfig) -> Iterator[Finding]:
         yield Finding(what="model", state="fail", detail=str(error), remedy="choose another model")
         return
     yield Finding(what="model", state="ok", detail=f"{directory}, fingerprint {fingerprint}")
+    yield _weights(directory)
     yield from _template(template)
 
 

@@ -33,3 +33,16 @@ class EngineError(SsoDataError):
 
 class RunError(SsoDataError):
     """A run directory is another run's, or cannot be written or read."""
+
+
+def one_line(text: object, most: int = 600) -> str:
+    """`text` for a message: one line of bounded length, in characters that UTF-8 can hold."""
+    line = " ".join(str(text)[: most * 4].encode("utf-8", "backslashreplace").decode().split())
+    line = "".join(char if char.isprintable() else "?" for char in line)
+    return line if len(line) <= most else f"{line[: most - 4]} ..."
+
+
+def described(error: BaseException, most: int = 300) -> str:
+    """An exception of a library as one short line: its type and the start of its text."""
+    text = one_line(error, most)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -7,21 +7,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sso_data.config import EngineConfig, RunConfig, load_config
+from sso_data.config import VLLM_SPEED_KEYS, EngineConfig, RunConfig
 from sso_data.engine import Engine, EngineInfo
 from sso_data.engines import resolve_name, start_engine
-from sso_data.errors import ConfigError
-from sso_data.filters import Decision, decide, decide_row
-from sso_data.hub import model_fingerprint, resolve_model, tokenizer_fingerprint
+from sso_data.errors import ConfigError, RunError
+from sso_data.filters import Decision, decide_row
+from sso_data.models import (
+    adapter_fingerprint,
+    model_fingerprint,
+    resolve_model,
+    tokenizer_fingerprint,
+)
 from sso_data.pipeline import Pipeline, Policy, Progress, Sink
 from sso_data.principles import Catalogue, load_catalogue
 from sso_data.records import Row
+from sso_data.refilter import refilter
 from sso_data.score import CheckResult, LogprobCheck
 from sso_data.sources import count_prompts, read_prompts
 from sso_data.steer import check_features
-from sso_data.store.pairs import write_pairs
-from sso_data.store.run import Account, open_run, read_manifest, require_manifest
-from sso_data.store.scores import load_scores
+from sso_data.store.run import Account, open_run, read_manifest
 from sso_data.templates import fingerprint as templates_fingerprint
 from sso_data.views import ChatTemplate, load_tokenizer, today
 
@@ -105,12 +109,10 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
     template = ChatTemplate(tokenizer, config.views, today=date or today())
     catalogue = load_catalogue(config.principles)
     check_features(config.steering, catalogue)
-    policy = Policy(name=config.model, fingerprint=model_fingerprint(model_dir), template=template)
+    fingerprint = model_fingerprint(model_dir)
     if config.engine.adapter is not None:
-        adapter = model_fingerprint(config.engine.adapter, config_name="adapter_config.json")
-        policy = Policy(
-            name=config.model, fingerprint=f"{policy.fingerprint}+{adapter}", template=template
-        )
+        fingerprint = f"{fingerprint}+{adapter_fingerprint(config.engine.adapter)}"
+    policy = Policy(name=config.model, fingerprint=fingerprint, template=template)
     identity = {
         "seed": config.seed,
         "engine": engine_name,
@@ -143,48 +145,17 @@ def generate(
     total = count_prompts(source, config.source)
     listener.total(total)
     with open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite) as run:
+        run.note("prompts", total)
         progress = make_rows(source, setup, run, run, listener)
         account = run.account()
         account.check()
     listener.phase("filtering")
-    decision = filter_run(out, config, on_progress=listener.written)
     return Summary(
         account=account,
         progress=progress,
         seconds=time.monotonic() - started,
-        decision=decision,
+        decision=refilter(out, config, on_progress=listener.written).decision,
     )
-
-
-def filter_run(
-    out: Path,
-    config: RunConfig,
-    *,
-    dry_run: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Decision:
-    """Decide again which rows of a run become pairs, and write them unless `dry_run`."""
-    scores = load_scores(out, dry=dry_run)
-    decision = decide(scores.rows, config.filter)
-    if not dry_run:
-        write_pairs(
-            out,
-            scores,
-            decision.kept,
-            decision.summary(config.filter),
-            parquet=config.output.parquet,
-            on_progress=on_progress,
-        )
-    return decision
-
-
-def run_config(run: Path, settings: list[str] | None, *, preset: str | None) -> RunConfig:
-    """The configuration that a run was made with, changed by `--preset` and `--set filter...`."""
-    manifest = require_manifest(run)
-    for setting in settings or []:
-        if not setting.startswith(("filter.", "output.")):
-            raise ConfigError(f"--set {setting}: `filter` reads only filter.* and output.* keys")
-    return load_config(None, settings, base=manifest["config"], filter__preset=preset)
 
 
 @contextmanager
@@ -217,6 +188,7 @@ def make_rows(
         kept += decide_row(row, setup.config.filter) is None
 
     def note_engine(info: EngineInfo) -> None:
+        _refuse_another_engine(notebook.get("engine"), info)
         notebook.note("engine", asdict(info))
         notebook.note("resume", resume_promise(info, setup.config.engine))
 
@@ -240,6 +212,17 @@ def make_rows(
         return pipeline.progress
 
 
+def _refuse_another_engine(earlier: Mapping[str, Any] | None, info: EngineInfo) -> None:
+    """RunError when rows would be made on another device or in another number format."""
+    for key in ("name", "device", "dtype"):
+        here = getattr(info, key)
+        if earlier and earlier.get(key) != here:
+            raise RunError(
+                f"the run was made with {key} {earlier.get(key)}, here it is {here}, and log-probs "
+                "would not compare: use the same engine, another --out, or --overwrite"
+            )
+
+
 def resume_promise(info: EngineInfo, config: EngineConfig) -> str:
     """What a continued run has in common with an uninterrupted one, on this engine."""
     if (info.name, info.device, info.dtype, config.threads) == ("vllm", "cpu", "float32", 1):
@@ -255,4 +238,9 @@ def _flat(config: RunConfig) -> dict[str, Any]:
         for section in _IDENTITY_SECTIONS
         for key, value in dumped[section].items()
     }
-    return keys | {f"engine.{key}": dumped["engine"][key] for key in _IDENTITY_ENGINE_KEYS}
+    keys |= {f"engine.{key}": dumped["engine"][key] for key in _IDENTITY_ENGINE_KEYS}
+    return keys | {
+        f"engine.vllm.{key}": value
+        for key, value in dumped["engine"]["vllm"].items()
+        if key not in VLLM_SPEED_KEYS
+    }

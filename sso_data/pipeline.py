@@ -126,7 +126,7 @@ class Pipeline:
                     self._start(drawing)
             self._settle_check(exhausted)
             self._send()
-            if not self._rows:
+            if not self._rows and exhausted:
                 break
             for result in self._engine.step():
                 self._take(result)
@@ -138,9 +138,18 @@ class Pipeline:
         return self._start_engine()
 
     def _is_full(self) -> bool:
-        """Whether enough rows are in flight to keep the engine busy; held ones ask it nothing."""
+        """Whether enough rows are in flight to keep the engine busy.
+
+        Rows held for the log-prob check ask the engine nothing, but are not written yet either:
+        their number is bounded too.
+        """
+        if not self._rows:
+            return False
+        window = _WINDOW * self._engine.info.max_in_flight
         busy = len(self._rows) - len(self._held)
-        return busy > 0 and busy * len(VIEWS) >= _WINDOW * self._engine.info.max_in_flight
+        return busy * len(VIEWS) >= window or (
+            len(self._held) * len(VIEWS) >= window and len(self._held) >= self._verify_rows
+        )
 
     def _drawings(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[Drawing]:
         """What is still to be done; failures that need no engine are written on the way."""

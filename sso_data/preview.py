@@ -18,11 +18,14 @@ class _Memory:
     rows: list[Row] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     findings: dict[str, Any] = field(default_factory=dict)
+    order: dict[str, int] = field(default_factory=dict)
     _occurrences: Counter[str] = field(default_factory=Counter)
 
     def admit(self, content: str) -> tuple[str, bool]:
+        identity = row_id(content, self._occurrences[content])
         self._occurrences[content] += 1
-        return row_id(content, self._occurrences[content] - 1), True
+        self.order[identity] = len(self.order)
+        return identity, True
 
     def write_row(self, row: Row) -> None:
         self.rows.append(row)
@@ -52,5 +55,6 @@ def preview(source: str, config: RunConfig, listener: Listener) -> Preview:
     listener.total(count_prompts(source, config.source))
     memory = _Memory()
     make_rows(source, setup, memory, memory, listener)
-    judged = tuple((row, decide_row(row, config.filter)) for row in memory.rows)
+    rows = sorted(memory.rows, key=lambda row: memory.order[row.id])
+    judged = tuple((row, decide_row(row, config.filter)) for row in rows)
     return Preview(rows=judged, failures=tuple(memory.failures))

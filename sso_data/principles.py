@@ -9,7 +9,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from sso_data.errors import InputError
+from sso_data.errors import InputError, one_line
 from sso_data.paths import principles_dir
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
@@ -99,7 +99,7 @@ def load_principle(file: Path) -> Principle:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"{file}: not readable as YAML: {reason}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file}: must be a mapping with name, adjectives, meaning, good and bad")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sso_data.config import ViewsConfig
-from sso_data.errors import ModelError
+from sso_data.errors import ModelError, one_line
 from sso_data.records import Message, View
 
 _PROBE_SYSTEM, _PROBE_USER = "Qz7001zQ", "Qz7002zQ"
@@ -75,7 +75,7 @@ def load_tokenizer(model: Path, *, trust_remote_code: bool = False) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise ModelError(f"{model}: its tokenizer cannot be loaded: {reason}") from error
     if not tokenizer.chat_template:
         raise ModelError(
@@ -181,7 +181,7 @@ class ChatTemplate:
                 turns, tokenize=False, add_generation_prompt=True, **pinned
             )
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error, 300)
             raise Unrenderable("template_refused", f"the chat template says: {reason}") from error
         return str(rendered)
 
@@ -309,10 +309,10 @@ class ChatTemplate:
         bos = self.tokenizer.bos_token_id
         if bos is None:
             return "none"
-        found = self._plain_ids(plain).count(bos)
-        if found > 1:
-            raise ModelError(f"the chat template writes {found} BOS tokens; it must write one")
-        if found == 1:
+        start = self._plain_ids(plain)[:2]
+        if start == [bos, bos]:
+            raise ModelError("the chat template writes two BOS tokens at the start; one is right")
+        if start[:1] == [bos]:
             return "template"
         return "added" if self.tokenizer("a")["input_ids"][:1] == [bos] else "none"
 

@@ -1,13 +1,26 @@
 """The commands: each one reads its options, calls one function, and shows what came back."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sso_data import __version__
-from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, say
+from sso_data.cli.options import (
+    Column,
+    ConfigFile,
+    EngineName,
+    Json,
+    Model,
+    PrinciplesDir,
+    Prompts,
+    RunPath,
+    Seed,
+    Settings,
+    Split,
+)
+from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print_json, say
+from sso_data.cli.training import TRAIN_EXAMPLE, train
 
 if TYPE_CHECKING:
     from sso_data.filters import Decision
@@ -23,37 +36,6 @@ app = typer.Typer(
 )
 principles_app = typer.Typer(no_args_is_help=True, help="List, show and check principle files.")
 app.add_typer(principles_app, name="principles")
-
-Prompts = Annotated[
-    str,
-    typer.Argument(
-        help="Prompts: .jsonl, .json, .parquet, .csv, .txt, a datasets directory or a Hub id."
-    ),
-]
-RunPath = Annotated[Path, typer.Argument(help="Run directory, made by `sso-data generate`.")]
-Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="Model directory or Hub id of the policy.")
-]
-EngineName = Annotated[
-    str | None, typer.Option("--engine", help="auto, vllm or transformers.", metavar="NAME")
-]
-PrinciplesDir = Annotated[
-    Path | None,
-    typer.Option("--principles", help="Directory of principle files [default: shipped ones]."),
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help="YAML file; see docs/configuration.md.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", "-s", help="One config key, e.g. sampling.temperature=0.6; repeat for more."
-    ),
-]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the run.")]
-Split = Annotated[str | None, typer.Option("--split", help="Split of a dataset.")]
-Column = Annotated[str | None, typer.Option("--column", help="Column that holds the prompt.")]
-Json = Annotated[bool, typer.Option("--json", help="Print a JSON summary on stdout.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -120,7 +102,7 @@ def generate(
     with hint_to_continue(hint), listening() as listener:
         summary = run_generate(prompts, out, resolved, listener, overwrite=overwrite)
     if as_json:
-        _print_json(
+        print_json(
             _books(out, summary.decision, summary.account)
             | {
                 "seconds": round(summary.seconds, 2),
@@ -150,23 +132,27 @@ def filter_(
 ) -> None:
     """Decide again which rows become pairs, from the journal: no GPU, as often as you like."""
     from sso_data.cli.progress import listening
-    from sso_data.generate import filter_run, run_config
-    from sso_data.store.run import run_account
+    from sso_data.refilter import refilter, run_config
 
     resolved = run_config(run, settings, preset=preset)
-    account = run_account(run)
     hint = f"{run / 'pairs'} is as it was before"
     with hint_to_continue(hint), listening() as listener:
         listener.phase("filtering")
-        decision = filter_run(run, resolved, dry_run=dry_run, on_progress=listener.written)
+        done = refilter(run, resolved, dry_run=dry_run, on_progress=listener.written)
+    decision, account = done.decision, done.account
     if as_json:
-        _print_json(_books(run, decision, account) | {"dry_run": dry_run})
+        print_json(_books(run, decision, account) | {"dry_run": dry_run})
     else:
         _show_decision(decision, account)
         if not dry_run:
             typer.echo(str(run / "pairs" / "train.jsonl"))
+    if done.unfinished:
+        say(f"the run is unfinished: {account.prompts} of {done.expected} prompts are done")
     if not len(decision.kept):
-        say(_nothing_kept(run))
+        say(_nothing_kept(run, decision))
+
+
+app.command("train", epilog=TRAIN_EXAMPLE)(train)
 
 
 @app.command(epilog="Example: sso-data preview prompts.jsonl -m Qwen/Qwen3-8B -n 5")
@@ -205,7 +191,7 @@ def preview(
     if as_json:
         rows = [row.to_json() | {"reason": verdict} for row, verdict in shown.rows]
         failures = [failure.to_json() for failure in shown.failures]
-        _print_json({"rows": rows, "failed": failures})
+        print_json({"rows": rows, "failed": failures})
     else:
         from sso_data.cli import tables
 
@@ -224,7 +210,7 @@ def demo(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Keep the run in this directory.")
     ] = None,
-    number: Annotated[int, typer.Option("-n", min=8, help="How many prompts.")] = 192,
+    number: Annotated[int, typer.Option("-n", min=8, help="How many prompts.")] = 288,
     as_json: Json = False,
 ) -> None:
     """The whole job on the embedded tiny policy: no GPU, no download, under a minute."""
@@ -234,7 +220,7 @@ def demo(
     with listening() as listener:
         result = run_demo(out, number, listener)
     if as_json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
         return
     from sso_data.cli import tables
 
@@ -256,7 +242,7 @@ def doctor(model: Model = None, as_json: Json = False) -> None:
 
     found = list(examine(model, EngineConfig()))
     if as_json:
-        _print_json([asdict(finding) for finding in found])
+        print_json([asdict(finding) for finding in found])
     else:
         from sso_data.cli import tables
 
@@ -273,7 +259,7 @@ def principles_list(principles: PrinciplesDir = None, as_json: Json = False) -> 
 
     found = load_catalogue(principles)
     if as_json:
-        _print_json([principle.model_dump() for principle in found.principles.values()])
+        print_json([principle.model_dump() for principle in found.principles.values()])
         return
     from sso_data.cli import tables
 
@@ -312,10 +298,6 @@ def principles_check(
     typer.echo(f"{directory}: {len(found.principles)} principles: {', '.join(found.principles)}")
 
 
-def _print_json(content: object) -> None:
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
-
-
 def _show_decision(decision: "Decision", account: "Account") -> None:
     from sso_data.cli import tables
 
@@ -339,17 +321,23 @@ def _books(run: Path, decision: "Decision", account: "Account") -> dict[str, Any
     }
 
 
-def _nothing_kept(run: Path) -> str:
-    return (
-        f"warning: the filter kept nothing; loosen it, e.g. `sso-data filter {run} "
-        "--set filter.closeness=q0.8 --set filter.gap=q0.2 --dry-run`"
-    )
+def _nothing_kept(run: Path, decision: "Decision") -> str:
+    """What to do, by the reason that dropped most rows."""
+    worst = max(decision.dropped, key=decision.dropped.__getitem__, default="")
+    remedy = {
+        "truncated": "raise sampling.max_tokens in a new run, or --set filter.drop_truncated=false",
+        "not_steered": "the policy does not follow these principles; see `sso-data preview`",
+        "leak": "--set filter.drop_leaks=false keeps rows that speak of their guidelines",
+        "off_policy": f"loosen it: sso-data filter {run} --set filter.closeness=q0.8 --dry-run",
+        "gap": f"loosen it: sso-data filter {run} --set filter.gap=q0.2 --dry-run",
+    }.get(worst, "docs/filter.md explains every reason")
+    return f"warning: the filter kept nothing, most rows are {worst}; {remedy}"
 
 
 def _end(account: "Account", decision: "Decision", run: Path) -> None:
     """The last lines of `generate`, and exit code 3 when prompts failed."""
     if account.rows and not len(decision.kept):
-        say(_nothing_kept(run))
+        say(_nothing_kept(run, decision))
     if account.failed:
         say(f"{account.failed} prompts failed; see {run / 'failed.jsonl'}")
         raise typer.Exit(SOME_FAILED)

@@ -1,6 +1,7 @@
 """How a command ends: one line for a user's mistake, the right exit code, a hint to continue."""
 
 import functools
+import json
 import os
 import signal
 import sys
@@ -25,6 +26,11 @@ class Terminated(BaseException):
 def say(text: str) -> None:
     """A line for a person, on stderr."""
     print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def print_json(content: object) -> None:
+    """A summary for scripts, on stdout."""
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:

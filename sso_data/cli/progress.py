@@ -18,9 +18,11 @@ from rich.progress import Progress as Bar
 from sso_data.cli.outcome import say
 from sso_data.engine import EngineInfo
 from sso_data.pipeline import Progress
+from sso_data.train.listener import StepLog
 
 _LINE_SECONDS = 10.0
 _DRAW_SECONDS = 0.2
+_LEAST_SECONDS = 1.0
 
 
 def describe_engine(info: EngineInfo) -> str:
@@ -45,11 +47,13 @@ class _Rates:
         self._start: float | None = None
 
     def of(self, progress: Progress) -> tuple[float, float]:
-        """(tokens per second, rows per second)."""
+        """(tokens per second, rows per second); 0 until there is something to measure."""
         now = time.monotonic()
         if self._start is None:
             self._start = now
-        elapsed = max(now - self._start, 1e-9)
+        elapsed = now - self._start
+        if elapsed < _LEAST_SECONDS:
+            return 0.0, 0.0
         return progress.tokens / elapsed, (progress.rows + progress.failed) / elapsed
 
 
@@ -58,9 +62,27 @@ def _done(progress: Progress) -> int:
 
 
 def _state(progress: Progress, kept: int, tokens_per_second: float) -> str:
-    share = f", kept {kept / progress.rows:.0%}" if progress.rows else ""
-    failed = f", {progress.failed} failed" if progress.failed else ""
-    return f"{tokens_per_second:,.0f} tokens/s{share}{failed}"
+    parts = [
+        f"{tokens_per_second:,.0f} tokens/s" if tokens_per_second else "",
+        f"kept {kept / progress.rows:.0%}" if progress.rows else "",
+        f"{progress.failed} failed" if progress.failed else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+class _Left:
+    """Time left of a training, from its steps since it began or went on."""
+
+    def __init__(self, done: int) -> None:
+        self._done = done
+        self._start = time.monotonic()
+
+    def of(self, log: StepLog) -> float | None:
+        """Seconds; None before the first step."""
+        steps = log.step - self._done
+        if steps <= 0:
+            return None
+        return (log.total - log.step) * (time.monotonic() - self._start) / steps
 
 
 class PlainListener:
@@ -69,7 +91,9 @@ class PlainListener:
     def __init__(self) -> None:
         self._total = 0
         self._rates = _Rates()
+        self._left = _Left(0)
         self._next = 0.0
+        self._said = -1
 
     def phase(self, text: str) -> None:
         say(text)
@@ -83,14 +107,15 @@ class PlainListener:
 
     def progress(self, progress: Progress, kept: int) -> None:
         tokens_per_second, rows_per_second = self._rates.of(progress)
-        now = time.monotonic()
-        if now < self._next:
+        now, done = time.monotonic(), _done(progress)
+        is_last = done == self._total
+        if (now < self._next and not is_last) or self._said == done:
             return
-        self._next = now + _LINE_SECONDS
-        done = _done(progress)
-        eta = (self._total - done) / rows_per_second if rows_per_second else None
-        left = f", {duration(eta)} left" if eta is not None else ""
-        say(f"{done}/{self._total} rows, {_state(progress, kept, tokens_per_second)}{left}")
+        self._next, self._said = now + _LINE_SECONDS, done
+        eta = (self._total - done) / rows_per_second if rows_per_second and not is_last else None
+        left = f"{duration(eta)} left" if eta is not None else ""
+        state = _state(progress, kept, tokens_per_second)
+        say(", ".join(part for part in (f"{done}/{self._total} rows", state, left) if part))
 
     def written(self, done: int, total: int) -> None:
         now = time.monotonic()
@@ -98,15 +123,36 @@ class PlainListener:
             self._next = now + _LINE_SECONDS
             say(f"{done}/{total} pairs written")
 
+    def note(self, text: str) -> None:
+        say(text)
+
+    def warn(self, text: str) -> None:
+        say(f"warning: {text}")
+
+    def steps(self, done: int, total: int) -> None:
+        self._left = _Left(done)
+        self._next = 0.0
+        say(f"{total} steps" if not done else f"{total} steps, going on after step {done}")
+
+    def step(self, log: StepLog) -> None:
+        now = time.monotonic()
+        if now < self._next and log.step < log.total and "eval_loss" not in log.values:
+            return
+        self._next = now + _LINE_SECONDS
+        left = self._left.of(log)
+        eta = f", {duration(left)} left" if left is not None else ""
+        say(f"step {log.step}/{log.total}: {log}{eta}")
+
 
 class BarListener:
-    """A rich progress bar: rows done, tokens/s, kept share so far, time left."""
+    """A rich progress bar: rows or steps done, how it goes, time left."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
         self._task = bar.add_task("starting", total=None, state="")
         self._rates = _Rates()
         self._next = 0.0
+        self._counting = False
 
     def phase(self, text: str) -> None:
         self._bar.update(self._task, description=text, state="", refresh=True)
@@ -125,10 +171,28 @@ class BarListener:
             return
         self._next = now + _DRAW_SECONDS
         state = _state(progress, kept, tokens_per_second)
+        if not self._counting:
+            self._counting = True  # rows done earlier are no work of this process
+            self._bar.reset(self._task, completed=_done(progress), state=state)
         self._bar.update(self._task, completed=_done(progress), state=state)
 
     def written(self, done: int, total: int) -> None:
+        if self._counting:
+            self._counting = False
+            self._bar.reset(self._task, description="pairs", total=total, state="")
         self._bar.update(self._task, description="pairs", completed=done, total=total, state="")
+
+    def note(self, text: str) -> None:
+        self._bar.console.print(text, style="dim", highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        self._bar.console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+
+    def steps(self, done: int, total: int) -> None:
+        self._bar.reset(self._task, description="steps", total=total, completed=done, state="")
+
+    def step(self, log: StepLog) -> None:
+        self._bar.update(self._task, completed=log.step, state=str(log))
 
 
 @contextmanager
@@ -140,10 +204,10 @@ def listening() -> Iterator[PlainListener | BarListener]:
         return
     with Bar(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
+        TextColumn("{task.fields[state]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

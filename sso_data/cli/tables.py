@@ -110,12 +110,13 @@ def _shortened(content: str) -> Text:
 
 def catalogue(found: Catalogue) -> Table:
     """A catalogue as a table."""
-    table = Table(title=str(found.directory), title_justify="left", title_style="dim")
+    table = Table(title=Text(str(found.directory)), title_justify="left", title_style="dim")
     for name in ("feature", "good", "bad", "meaning"):
         table.add_column(name)
     for principle in found.principles.values():
         adjectives = principle.adjectives
-        table.add_row(principle.name, adjectives.good, adjectives.bad, principle.meaning)
+        cells = (principle.name, adjectives.good, adjectives.bad, principle.meaning)
+        table.add_row(*map(Text, cells))
     return table
 
 
@@ -138,5 +139,6 @@ def findings(found: Sequence[Finding]) -> Table:
     for name in ("", "what", "found", "what to do"):
         table.add_column(name)
     for finding in found:
-        table.add_row(_MARK[finding.state], finding.what, finding.detail, finding.remedy)
+        cells = (finding.what, finding.detail, finding.remedy)
+        table.add_row(_MARK[finding.state], *map(Text, cells))
     return table

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sso_data.config import EngineConfig
-from sso_data.engines.model_facts import ModelFacts, free_memory, one_line
-from sso_data.errors import EngineError, ModelError
+from sso_data.engines.model_facts import ModelFacts, free_memory
+from sso_data.errors import EngineError, ModelError, described
 from sso_data.logprobs import logits_logprobs, target_logprobs
 
 
@@ -120,21 +120,28 @@ class LoadedModel:
 def _load(model_path: Path, config: EngineConfig, dtype: torch.dtype, device: torch.device) -> Any:
     transformers.utils.logging.disable_progress_bar()
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             str(model_path),
+            output_loading_info=True,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=config.trust_remote_code,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"{model_path}: cannot be loaded: {one_line(error)}") from error
+        raise ModelError(f"{model_path}: cannot be loaded: {described(error)}") from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{model_path}: {len(missing)} weights are missing from its safetensors files "
+            f"(first: {missing[0]}); download the model again"
+        )
     if config.adapter is not None:
         model = _with_adapter(model, config.adapter)
     try:
         return model.to(device).eval().requires_grad_(False)
     except RuntimeError as error:
-        raise EngineError(f"{model_path}: does not fit on {device}: {one_line(error)}") from error
+        raise EngineError(f"{model_path}: does not fit on {device}: {described(error)}") from error
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:
@@ -146,7 +153,7 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     try:
         return PeftModel.from_pretrained(model, str(adapter)).get_base_model()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{adapter}: not a usable LoRA adapter: {one_line(error)}") from error
+        raise ModelError(f"{adapter}: not a usable LoRA adapter: {described(error)}") from error
 
 
 def _pick_device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.config import EngineConfig
-from sso_data.errors import EngineError, ModelError
+from sso_data.errors import EngineError, ModelError, described
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ def read_model_facts(model_path: Path, config: EngineConfig) -> ModelFacts:
         model_config = AutoConfig.from_pretrained(str(model_path), **options)
         tokenizer = AutoTokenizer.from_pretrained(str(model_path), **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{model_path}: cannot be loaded: {one_line(error)}") from error
+        raise ModelError(f"{model_path}: cannot be loaded: {described(error)}") from error
     text_config = model_config.get_text_config(decoder=True)
     return ModelFacts(
         context=_context(model_path, text_config, config.max_model_len),
@@ -43,12 +43,6 @@ def read_model_facts(model_path: Path, config: EngineConfig) -> ModelFacts:
         eos_ids=_eos_ids(model_path, text_config, tokenizer),
         kv_numbers=_kv_numbers(text_config),
     )
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception as one short line: its type and the start of its text."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:limit]}" if text else type(error).__name__
 
 
 def free_memory() -> int:
@@ -93,7 +87,7 @@ def _eos_ids(model_path: Path, text_config: Any, tokenizer: Any) -> tuple[int, .
             try:
                 found.append(json.loads(file.read_text(encoding="utf-8")).get("eos_token_id"))
             except (OSError, ValueError, AttributeError) as error:
-                raise ModelError(f"{file}: not readable: {one_line(error)}") from error
+                raise ModelError(f"{file}: not readable: {described(error)}") from error
     ids: set[int] = set()
     for value in found:
         ids.update(value if isinstance(value, list) else [] if value is None else [value])

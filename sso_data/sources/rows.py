@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sso_data.config import SourceConfig
-from sso_data.errors import InputError
+from sso_data.errors import InputError, one_line
 from sso_data.records import Message
 from sso_data.sources.metadata import MetadataError, metadata_json, plain
 
@@ -142,14 +142,14 @@ def _encodable(text: str, name: str) -> str:
 
 
 def check_header(where: str, names: Iterable[str], config: SourceConfig) -> None:
-    """Refuse a table whose header lacks the prompt column or names a column twice."""
+    """Refuse a table that names a column twice, or lacks the prompt column (where it has one)."""
     columns = list(names)
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
         raise InputError(one_line(f"{where}: the column {twice[0]!r} is there twice; rename one"))
-    if config.column not in columns:
+    if config.column and config.column not in columns:
         detail = missing_column(config.column, columns)
-        raise InputError(one_line(f"{where}: {detail}; set source.column to the prompts' column"))
+        raise InputError(one_line(f"{where}: {detail}; name the prompts' column with --column"))
 
 
 def missing_column(column: str, names: Iterable[str]) -> str:
@@ -186,13 +186,6 @@ def excerpt(value: object) -> str:
     if not isinstance(value, str):
         return _trimmed(_SHORT.repr(value))
     return _trimmed(value[: EXCERPT_CHARS * 2])
-
-
-def one_line(text: str, most: int = 600) -> str:
-    """`text` for a message: one line of bounded length, in characters that UTF-8 can hold."""
-    line = " ".join(text[: most * 4].encode("utf-8", "backslashreplace").decode().split())
-    line = "".join(char if char.isprintable() else "?" for char in line)
-    return line if len(line) <= most else f"{line[: most - 4]} ..."
 
 
 def _trimmed(text: str) -> str:

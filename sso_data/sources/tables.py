@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.config import SourceConfig
-from sso_data.errors import InputError
-from sso_data.sources.rows import BadRow, RawRow, check_header, excerpt, one_line
+from sso_data.errors import InputError, one_line
+from sso_data.sources.rows import BadRow, RawRow, check_header, excerpt
 
 BATCH_ROWS = 256
 _READ_AHEAD_BYTES = 2**18

@@ -16,9 +16,9 @@ from typing import Any, NoReturn, cast
 import jsonlines
 
 from sso_data.config import SourceConfig
-from sso_data.errors import InputError
+from sso_data.errors import InputError, one_line
 from sso_data.sources.jsonarray import array_items
-from sso_data.sources.rows import BadRow, RawRow, check_header, excerpt, kind_of, one_line
+from sso_data.sources.rows import BadRow, RawRow, check_header, excerpt, kind_of
 
 MAX_LINE_BYTES = 64 * 2**20
 """A longer line is taken for a file that has no lines (and a longer CSV field for a lost quote)."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sso_data.errors import RunError
+from sso_data.errors import RunError, one_line
 from sso_data.records import ALL_CELLS, SIDE_OF, SPARE_CELL, VIEWS, Cell, JsonRow
 from sso_data.store.files import NewFile
 
@@ -110,7 +110,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise RunError(
             f"{path}: a row does not fit the columns ({reason}); "
             "repair the journal, or set output.parquet=false"

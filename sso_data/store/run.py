@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -20,10 +20,12 @@ from sso_data.records import SCHEMA_VERSION, Failure, Row, row_id
 from sso_data.store.files import make_dir, recover_dir, remove_tree, write_atomic
 from sso_data.store.journal import Journal, open_lines, read_lines, to_line
 from sso_data.store.ledger import DONE, FAILED, SEEN, Ledger
-from sso_data.store.scores import load_scores
+from sso_data.store.scores import Scores, load_scores
 
 _SYNC_SECONDS = 2.0
 _OURS = ("run.json", "rows", "failed.jsonl", "pairs", "report.html")
+
+_PROMISED = {"schema_version", "identity", "config", "date"}
 
 Manifest = dict[str, Any]
 
@@ -55,7 +57,7 @@ def read_manifest(run: Path) -> Manifest | None:
         raise RunError(f"{run}: is a file, not a run directory") from error
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: not readable: {error}") from error
-    if not isinstance(content, dict) or "identity" not in content:
+    if not isinstance(content, dict) or not content.keys() >= _PROMISED:
         raise RunError(f"{file}: not the run.json of a run of sso-data")
     return content
 
@@ -69,18 +71,21 @@ def require_manifest(run: Path) -> Manifest:
     return manifest
 
 
+def iterate_failures(run: Path) -> Iterator[Failure]:
+    """Every line of failed.jsonl, in the order written; RunError names one that is no failure."""
+    file = run / "failed.jsonl"
+    if not file.exists():
+        return
+    for number, (_, line) in enumerate(read_lines(file), start=1):
+        try:
+            yield Failure.from_json(orjson.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file}:{number}: not a failure record; remove the line") from error
+
+
 def read_failures(run: Path) -> dict[str, Failure]:
     """The newest failure of each id in failed.jsonl."""
-    file = run / "failed.jsonl"
-    failures: dict[str, Failure] = {}
-    if file.exists():
-        for number, (_, line) in enumerate(read_lines(file), start=1):
-            try:
-                failure = Failure.from_json(orjson.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise RunError(f"{file}:{number}: not a failure record; remove the line") from error
-            failures[failure.id] = failure
-    return failures
+    return {failure.id: failure for failure in iterate_failures(run)}
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -121,21 +126,23 @@ def open_run(
             run.close()
 
 
-def run_account(run: Path) -> Account:
+def run_account(run: Path, scores: Scores) -> Account:
     """The books of a finished or interrupted run, from its files alone."""
-    ledger = _ledger_of(run, dry=True)
-    failed = ledger.count(FAILED, without=DONE)
-    rows = ledger.count(DONE)
-    return Account(prompts=rows + failed, rows=rows, failed=failed)
+    done = set[int]()
+    failed = {row_key(failure.id) for failure in iterate_failures(run)}
+    if failed:
+        done = failed.intersection(scores.keys().tolist())
+    only_failed = len(failed) - len(done)
+    return Account(prompts=len(scores) + only_failed, rows=len(scores), failed=only_failed)
 
 
-def _ledger_of(run: Path, *, dry: bool) -> Ledger:
+def _ledger_of(run: Path) -> Ledger:
     """Which rows of a run are done and which failed."""
     ledger = Ledger()
-    for key in load_scores(run, dry=dry).keys().tolist():
+    for key in load_scores(run, dry=False).keys().tolist():
         ledger.mark(key, DONE)
-    for failed in read_failures(run):
-        ledger.mark(row_key(failed), FAILED)
+    for failure in iterate_failures(run):
+        ledger.mark(row_key(failure.id), FAILED)
     return ledger
 
 
@@ -148,7 +155,7 @@ class Run:
         self._synced = time.monotonic()
         self._journal = Journal(path)
         self._failed = open_lines(path / "failed.jsonl")
-        self.ledger = _ledger_of(path, dry=False)
+        self.ledger = _ledger_of(path)
 
     def close(self) -> None:
         """Make everything durable and close the files."""
@@ -233,6 +240,9 @@ def _agreed_manifest(
             f"{path}: holds another run: {'; '.join(changed[:3])}{more}; "
             "use another --out, or --overwrite to start it anew"
         )
+    if any(manifest.get(key) != value for key, value in details.items()):
+        manifest |= details
+        _write_manifest(path, manifest)
     return manifest
 
 
@@ -255,10 +265,13 @@ def _refuse_strangers(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the run; a crash leaves no lock behind. RunError when another process holds it."""
+def locked(path: Path, what: Literal["rows", "pairs"] = "rows") -> Iterator[None]:
+    """Hold the run's rows or its pairs; a crash leaves no lock behind.
+
+    Raises RunError when another process holds them.
+    """
     try:
-        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path / f".{what}.lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise RunError(f"{path}: cannot write there: {error.strerror}") from error
     try:
@@ -266,7 +279,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
     except BlockingIOError as error:
         raise RunError(
-            f"{path}: another process is writing this run; wait for it or end it"
+            f"{path}: another process is writing its {what}; wait for it or end it"
         ) from error
     finally:
         os.close(descriptor)

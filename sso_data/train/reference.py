@@ -85,7 +85,8 @@ def resolve_references(
 
     `scorer` is the policy before its first step. Scored references are kept in the file `cache`,
     whose content counts only for the same rows, contrasts and `model_key` (the caller's name for
-    weights, number format and device); a scoring that was interrupted goes on from it.
+    weights, number format and device); a scoring that was interrupted goes on from it. Of several
+    processes, which all call this with the same rows, one has `writes_cache`.
     Raises TrainError in mode `strict` when recorded references are missing or do not hold.
     """
     if not loss.needs_reference:
@@ -113,7 +114,10 @@ def resolve_references(
     totals = np.where(keep[:, None, None], recorded, np.nan)
     if len(missing):
         wanted = [rows[index] for index in missing]
-        totals[missing] = _scored(wanted, scorer, contrasts, cache, model_key)
+        store = _Cache(
+            file=cache, key=_cache_key(wanted, contrasts, model_key), writes=writes_cache
+        )
+        totals[missing] = _scored(wanted, scorer, contrasts, store)
         source: Literal["both", "scored"] = "both" if keep.any() else "scored"
         report = replace(report, source=source, scored_rows=len(missing))
     filled = [replace(row, ref_CS=total) for row, total in zip(rows, totals, strict=True)]
@@ -225,15 +229,10 @@ def _checked(
 
 
 def _scored(
-    rows: Sequence[EncodedRow],
-    scorer: Scorer,
-    contrasts: Sequence[Contrast],
-    cache: Path | None,
-    model_key: str,
+    rows: Sequence[EncodedRow], scorer: Scorer, contrasts: Sequence[Contrast], cache: "_Cache"
 ) -> Nats:
     """Total nats of all rows, those that are in the cache read from it."""
-    key = _cache_key(rows, contrasts, model_key)
-    totals = _read_cache(cache, key, len(rows))
+    totals = cache.read(len(rows))
     missing = np.flatnonzero(~_complete(_of(totals, contrasts)))
     saved = time.monotonic()
     for positions, found in scorer([rows[index] for index in missing]):
@@ -241,11 +240,11 @@ def _scored(
             bad = [rows[missing[p]].id for p in positions]
             raise TrainError(f"the model gives log-probs that are not finite; rows {bad[:4]}")
         totals[missing[positions]] = found
-        if cache is not None and time.monotonic() - saved > _SAVE_SECONDS:
-            _write_cache(cache, key, totals)
+        if time.monotonic() - saved > _SAVE_SECONDS:
+            cache.write(totals)
             saved = time.monotonic()
-    if cache is not None and len(missing):
-        _write_cache(cache, key, totals)
+    if len(missing):
+        cache.write(totals)
     return totals
 
 
@@ -261,21 +260,34 @@ def _cache_key(rows: Sequence[EncodedRow], contrasts: Sequence[Contrast], model_
     return digest.hexdigest()
 
 
-def _read_cache(cache: Path | None, key: str, rows: int) -> Nats:
-    """The cached totals [rows, C, S]; NaN where there are none for this key."""
-    nothing = np.full((rows, len(CONTRASTS), 2), np.nan)
-    if cache is None or not cache.is_file():
-        return nothing
-    try:
-        with np.load(cache, allow_pickle=False) as content:
-            fits = str(content["key"]) == key and content["nats"].shape == nothing.shape
-            return np.asarray(content["nats"], np.float64) if fits else nothing
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return nothing
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cache:
+    """Scored totals in a file, for the rows, contrasts and model that `key` stands for.
 
+    Of several processes one `writes`.
+    """
 
-def _write_cache(cache: Path, key: str, totals: Nats) -> None:
-    stream = io.BytesIO()
-    np.savez(stream, key=np.array(key), nats=totals)
-    make_dir(cache.parent)
-    write_atomic(cache, stream.getvalue())
+    file: Path | None
+    key: str
+    writes: bool
+
+    def read(self, rows: int) -> Nats:
+        """The cached totals [rows, C, S]; NaN where there are none for this key."""
+        nothing = np.full((rows, len(CONTRASTS), 2), np.nan)
+        if self.file is None or not self.file.is_file():
+            return nothing
+        try:
+            with np.load(self.file, allow_pickle=False) as content:
+                fits = str(content["key"]) == self.key and content["nats"].shape == nothing.shape
+                return np.asarray(content["nats"], np.float64) if fits else nothing
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return nothing
+
+    def write(self, totals: Nats) -> None:
+        """Replace the file."""
+        if self.file is None or not self.writes:
+            return
+        stream = io.BytesIO()
+        np.savez(stream, key=np.array(self.key), nats=totals)
+        make_dir(self.file.parent)
+        write_atomic(self.file, stream.getvalue())

@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
+from sso_data.store.run import locked
 from sso_data.world import catalogue_dir, policy_dir
 from tests.cli.conftest import INLINE, Cli, rows_of
 
@@ -97,7 +98,15 @@ class TestOptions:
             ("steering.choose=fixed", ("steering.features",)),
             ("engine.name=tensorrt", ("engine.name",)),
             ("nonsense", ("key=value",)),
-            ("a=2026-99-99", ("a=2026-99-99",)),
+            ("a=2026-99-99", ("unknown key 'a'",)),
+            ("views.date=2024-13-45", ("views.date",)),
+            ("views.date=20240701", ("views.date", "20240701")),
+            ("filter.closeness=q2", ("a quantile from q0 to q1",)),
+            ("steering.features=Safety", ("must be a list",)),
+            ("engine.vllm.dtype=bfloat16", ("engine.vllm.dtype",)),
+            ("engine.vllm.generation_config=auto", ("engine.vllm.generation_config",)),
+            ("engine.adapter=/nowhere", ("/nowhere", "not a LoRA adapter")),
+            ("scoring.verify_rows=100000", ("scoring.verify_rows",)),
             ("seed=-1", ("seed",)),
         ],
     )
@@ -114,7 +123,7 @@ class TestOptions:
             ("- a\n", ("mapping",)),
             ("a: [", ("YAML",)),
             ("1: 2\n", ("mapping",)),
-            ("a: 2026-99-99\n", ("YAML",)),
+            ("views:\n  date: 2024-13-45\n", ("views.date",)),
         ],
     )
     def test_config_files(
@@ -128,6 +137,20 @@ class TestOptions:
     def test_a_missing_config_file(self, cli: Cli, tmp_path: Path, prompts: Path) -> None:
         done = cli("generate", prompts, "--out", tmp_path / "r", "--config", tmp_path / "no.yaml")
         one_line(done, "no.yaml")
+
+    def test_an_unquoted_date_is_a_date(self, cli: Cli, tmp_path: Path, prompts: Path) -> None:
+        done = cli(
+            "generate",
+            prompts,
+            "--out",
+            tmp_path / "run",
+            *INLINE,
+            "--limit",
+            1,
+            "--set",
+            "views.date=2024-07-01",
+        )
+        assert done.exit_code == 0, done.output
 
     def test_no_model(self, cli: Cli, tmp_path: Path, prompts: Path) -> None:
         one_line(cli("generate", prompts, "--out", tmp_path / "run"), "--model")
@@ -212,6 +235,20 @@ class TestModels:
         (model / "model.safetensors").rename(model / "pytorch_model.bin")
         self.refused(cli, tmp_path, prompts, model, "safetensors")
 
+    @pytest.mark.parametrize(
+        "engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)]
+    )
+    def test_missing_weights(
+        self, cli: Cli, tmp_path: Path, prompts: Path, model: Path, engine: str
+    ) -> None:
+        config = json.loads((model / "config.json").read_text())
+        config["num_hidden_layers"] += 1
+        (model / "config.json").write_text(json.dumps(config))
+        chosen = ("--model", model, "--engine", engine, "--set", "engine.process=child")
+        done = cli("generate", prompts, "--out", tmp_path / "run", *INLINE, *chosen)
+        one_line(done, "weights")
+        assert not rows_of(tmp_path / "run")
+
     def test_cut_weights(self, cli: Cli, tmp_path: Path, prompts: Path, model: Path) -> None:
         weights = model / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:5000])
@@ -258,6 +295,37 @@ class TestRunDirectories:
     def test_a_directory_of_something_else(self, cli: Cli, tmp_path: Path, prompts: Path) -> None:
         done = cli("generate", prompts, "--out", tmp_path, *INLINE)
         one_line(done, "not empty and not a run")
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"generation_config.json": {"eos_token_id": 3}}, {"engine": {"dtype": "bfloat16"}}],
+    )
+    def test_what_would_change_rows_is_refused(
+        self, cli: Cli, tmp_path: Path, prompts: Path, model: Path, change: dict[str, object]
+    ) -> None:
+        """Other end-of-sequence ids; another number format than the rows that are there."""
+        run = tmp_path / "run"
+        chosen = ("--out", run, *INLINE, "--model", model)
+        assert cli("generate", prompts, *chosen, "--limit", 4).exit_code == 0
+        if "engine" in change:
+            manifest = json.loads((run / "run.json").read_text())
+            manifest["engine"] |= change["engine"]
+            (run / "run.json").write_text(json.dumps(manifest))
+        else:
+            (model / "generation_config.json").write_text(json.dumps(*change.values()))
+        one_line(cli("generate", prompts, *chosen), "--overwrite")
+        assert len(rows_of(run)) == 4
+
+    def test_two_processes_do_not_write_pairs_at_once(
+        self, cli: Cli, tmp_path: Path, prompts: Path
+    ) -> None:
+        run = tmp_path / "run"
+        assert cli("generate", prompts, "--out", run, *INLINE).exit_code == 0
+        with locked(run, "pairs"):
+            one_line(cli("filter", run), "another process is writing its pairs")
+            assert cli("filter", run, "--dry-run").exit_code == 0
+        with locked(run):
+            assert cli("filter", run).exit_code == 0
 
     def test_filter_wants_a_run(self, cli: Cli, tmp_path: Path) -> None:
         one_line(cli("filter", tmp_path), "no run.json", "sso-data generate")

@@ -137,7 +137,8 @@ def test_a_filter_that_keeps_nothing_warns_and_exits_0(
     assert (run / "pairs" / "train.jsonl").read_text() == ""
 
 
-def test_demo_measures_the_signal(cli: Cli, tmp_path: Path) -> None:
+def test_demo_measures_the_signal_and_trains(cli: Cli, tmp_path: Path) -> None:
+    """Twenty pairs or so suffice for a round that the oracle notices."""
     done = cli("demo", "-n", 48, "--json", "--out", tmp_path / "demo")
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
@@ -146,3 +147,45 @@ def test_demo_measures_the_signal(cli: Cli, tmp_path: Path) -> None:
     assert result["signal_kept"]["accuracy"] >= result["signal_all"]["accuracy"] - 0.05
     assert result["signal_all"]["chosen"] > result["signal_all"]["original"]
     assert result["signal_all"]["original"] > result["signal_all"]["rejected"]
+    assert result["unprompted"]["after"] >= result["unprompted"]["before"] + 0.06
+    assert (tmp_path / "demo" / "trained" / "model.safetensors").is_file()
+
+
+def test_filter_says_when_a_run_is_unfinished(cli: Cli, tmp_path: Path, prompts: Path) -> None:
+    run = tmp_path / "run"
+    cli("generate", prompts, "--out", run, *INLINE)
+    part = run / "rows" / "00000.jsonl"
+    part.write_bytes(b"".join(part.read_bytes().splitlines(keepends=True)[:7]))
+    done = cli("filter", run, "--dry-run")
+    assert "the run is unfinished: 7 of 12 prompts are done" in done.stderr
+
+
+def test_a_run_remembers_the_thresholds_it_was_last_made_with(
+    cli: Cli, tmp_path: Path, prompts: Path
+) -> None:
+    run = tmp_path / "run"
+    cli("generate", prompts, "--out", run, *INLINE)
+    cli("generate", prompts, "--out", run, *INLINE, "--set", "filter.gap=0.9")
+    decided = json.loads(cli("filter", run, "--dry-run", "--json").stdout)
+    assert decided["thresholds"]["gap"] == 0.9
+
+
+def test_preview_keeps_the_order_of_the_file(cli: Cli, prompts: Path) -> None:
+    rows = json.loads(cli("preview", prompts, "-n", 8, "--json", *INLINE).stdout)["rows"]
+    assert [row["source_id"] for row in rows] == [f"q{number}" for number in range(8)]
+
+
+def test_brackets_in_a_users_text_are_text(cli: Cli, tmp_path: Path) -> None:
+    principle = {
+        "name": "Warmth",
+        "adjectives": {"good": "Warm", "bad": "Cold"},
+        "meaning": "How [/b] warm [red]it is.",
+        "good": "Be warm.",
+        "bad": "Be cold.",
+    }
+    (tmp_path / "[x]").mkdir()
+    (tmp_path / "[x]" / "warmth.yaml").write_text(json.dumps(principle))
+    listed = cli("principles", "list", "--principles", tmp_path / "[x]")
+    assert listed.exit_code == 0
+    assert "[/b] warm [red]it is." in listed.stdout
+    assert cli("doctor", "--model", tmp_path / "[/x]").exit_code == 1

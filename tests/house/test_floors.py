@@ -14,8 +14,8 @@ FLOORS: dict[str, int] = {
             ("", "records", "errors", "paths"),
             ("config", "principles", "templates", "engine", "logprobs"),
             ("views", "columns"),
-            ("steer", "sample", "score", "filters", "engines", "sources", "store", "hub"),
-            ("pipeline", "train"),
+            ("steer", "sample", "score", "filters", "engines", "sources", "store", "models"),
+            ("pipeline", "refilter", "train"),
             ("generate", "doctor", "world"),
             ("preview", "demo"),
             ("cli",),
@@ -33,12 +33,13 @@ HOMES = {
     "pyarrow": {"store", "sources"},
     "jsonlines": {"store", "sources"},
     "datasets": {"sources"},
-    "huggingface_hub": {"hub", "sources"},
+    "huggingface_hub": {"models", "sources"},
     "typer": {"cli"},
     "rich": {"cli"},
     "jinja2": {"templates"},
-    "peft": {"engines"},
+    "peft": {"engines", "train"},
     "accelerate": {"train"},
+    "matplotlib": {"train"},
 }
 """Where each heavy library may be imported."""
 

@@ -53,6 +53,7 @@ class ScriptedEngine:
         refuses: Callable[[str], bool] = lambda key: False,
         scores: Callable[[Request], float] | None = None,
         order: int = 0,
+        slow: str = "",
     ) -> None:
         self.info = EngineInfo(
             name="scripted",
@@ -68,6 +69,9 @@ class ScriptedEngine:
         self._scores = scores or by_prompt_length
         self._waiting: list[Request] = []
         self._rng = random.Random(order)
+        self._slow = slow
+        self._idle = 0
+        self.rows_asked_before_slow = 0
 
     def submit(self, requests: Sequence[Request]) -> None:
         self.requests += requests
@@ -75,9 +79,22 @@ class ScriptedEngine:
         self.most_waiting = max(self.most_waiting, len(self._waiting))
 
     def step(self) -> list[Result]:
+        if self._slow:
+            return self._step_around_slow()
         self._rng.shuffle(self._waiting)
         answered, self._waiting = self._waiting[:4], self._waiting[4:]
         return [self._answer(request) for request in answered]
+
+    def _step_around_slow(self) -> list[Result]:
+        """Everything but the slow request, until nothing else came for ten steps."""
+        held = [request for request in self._waiting if request.key == self._slow]
+        others = [request for request in self._waiting if request.key != self._slow]
+        self._idle = 0 if others else self._idle + 1
+        if self._idle > 10:
+            self.rows_asked_before_slow = len({r.key.partition("/")[0] for r in self.requests})
+            self._slow, others, held = "", held, []
+        self._waiting = held
+        return [self._answer(request) for request in others]
 
     def close(self) -> None:
         pass

@@ -167,6 +167,15 @@ class TestLogprobCheck:
         memory = run(PROMPTS[:3], checks=checks, engine=self.scored(-3.0))
         assert (checks[0].rows, len(memory.rows)) == (3, 3)
 
+    def test_rows_held_for_it_are_bounded(self) -> None:
+        """One verifying response takes very long: the others must not pile up unwritten."""
+        slow = f"{content_hash(PROMPTS[0].messages)}-0/plain"
+        engine = ScriptedEngine(max_in_flight=6, slow=slow)
+        prompts = [*PROMPTS, *(candidate(f"More {index}?") for index in range(400))]
+        memory = run(prompts, engine)
+        assert len(memory.rows) == 420
+        assert engine.rows_asked_before_slow <= 2 * 6 // 3 + 8 + 6
+
     def test_it_can_be_switched_off(self) -> None:
         engine = ScriptedEngine()
         memory = run(PROMPTS, engine, load_config(settings=["scoring.verify_rows=0"]))

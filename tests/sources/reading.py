@@ -10,6 +10,9 @@ from sso_data.config import SourceConfig
 from sso_data.errors import InputError
 from sso_data.sources import BadRow, Candidate, read_prompts
 
+COLUMN_HINT = (
+    "; name the prompts' column with --column, or leave such rows out with --skip-bad-rows"
+)
 HINT = "; correct the row, or leave such rows out with --skip-bad-rows"
 
 

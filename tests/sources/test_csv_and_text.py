@@ -53,7 +53,7 @@ def test_a_row_of_another_length(tmp_path: Path) -> None:
 BROKEN = {
     "column": (
         "text,id\na,1\n",
-        "p.csv: no column 'prompt' (columns: text, id); set source.column",
+        "p.csv: no column 'prompt' (columns: text, id); name the prompts' column",
     ),
     "twice": ("prompt,x,x\na,1,2\n", "p.csv: the column 'x' is there twice; rename one"),
     "open": (

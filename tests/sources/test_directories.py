@@ -43,7 +43,7 @@ def test_splits_of_a_saved_dataset(tmp_path: Path, datasets: Any) -> None:
 def test_missing_column_and_bad_row(tmp_path: Path, datasets: Any) -> None:
     datasets.Dataset.from_dict({"text": ["a", None]}).save_to_disk(tmp_path / "saved")
     assert refusal(tmp_path / "saved") == (
-        "saved: no column 'prompt' (columns: text); set source.column to the prompts' column"
+        "saved: no column 'prompt' (columns: text); name the prompts' column with --column"
     )
     assert refusal(tmp_path / "saved", column="text") == (
         f"saved:row 2: 'text' is null, not a text or a list of chat messages{HINT}"

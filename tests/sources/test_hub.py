@@ -153,8 +153,8 @@ def test_a_configuration(outcomes: dict[str, object]) -> None:
     [
         (
             "column",
-            "team/tables: no column 'prompt' (columns: question, key, m); set source.column to the "
-            "prompts' column",
+            "team/tables: no column 'prompt' (columns: question, key, m); name the "
+            "prompts' column with --column",
         ),
         ("split", "team/tables: no split 'dev' (splits: train, test); set source.split to one"),
         (

@@ -6,7 +6,17 @@ import pytest
 
 from sso_data.records import Message
 from sso_data.sources import BadRow, Candidate, textfiles
-from tests.sources.reading import HINT, bad_row, contents, good, read, refusal, write, write_jsonl
+from tests.sources.reading import (
+    COLUMN_HINT,
+    HINT,
+    bad_row,
+    contents,
+    good,
+    read,
+    refusal,
+    write,
+    write_jsonl,
+)
 
 
 def test_a_text_and_a_chat_with_id_and_metadata(tmp_path: Path) -> None:
@@ -84,7 +94,8 @@ BAD_LINES = {
 def test_a_bad_line_stops_or_is_given_as_a_bad_row(tmp_path: Path, case: str) -> None:
     line, detail = BAD_LINES[case]
     file = write(tmp_path / "p.jsonl", b'{"prompt": "a"}\n' + line + b'\n{"prompt": "b"}\n')
-    assert refusal(file) == f"p.jsonl:2: {detail}{HINT}"
+    hint = COLUMN_HINT if "column" in case else HINT
+    assert refusal(file) == f"p.jsonl:2: {detail}{hint}"
     first, bad, last = read(file, skip_bad_rows=True)
     assert isinstance(bad, BadRow)
     assert bad.where == f"{file}:2"

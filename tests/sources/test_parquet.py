@@ -71,8 +71,7 @@ def test_a_value_that_python_cannot_hold_spoils_its_row_only(tmp_path: Path) -> 
 def test_a_missing_column(tmp_path: Path) -> None:
     file = table_file(tmp_path / "p.parquet", {"text": ["a"], "id": [1]})
     assert refusal(file) == (
-        "p.parquet: no column 'prompt' (columns: text, id); set source.column to the prompts' "
-        "column"
+        "p.parquet: no column 'prompt' (columns: text, id); name the prompts' column with --column"
     )
     assert contents(file, column="text") == ["a"]
 

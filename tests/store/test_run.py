@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,17 @@ import pytest
 
 from sso_data.errors import RunError
 from sso_data.records import Failure, Message, content_hash, row_id
+from sso_data.store.ledger import FAILED
 from sso_data.store.run import Account, differences, open_run, read_failures, run_account
+from sso_data.store.scores import load_scores
 from tests.factories import make_row
 
 IDENTITY = {"seed": 0, "sampling.temperature": 0.7}
+DETAILS = {"config": {}, "date": "2026-01-01"}
 
 
 def opened(path: Path, identity: dict[str, Any] | None = None, *, overwrite: bool = False) -> Any:
-    return open_run(path, identity=identity or IDENTITY, details={}, overwrite=overwrite)
+    return open_run(path, identity=identity or IDENTITY, details=DETAILS, overwrite=overwrite)
 
 
 def failure(identity: str, attempts: int = 1) -> Failure:
@@ -112,7 +117,8 @@ def test_the_books_balance_and_a_row_wins_over_an_older_failure(tmp_path: Path) 
         run.write_row(row)
         assert run.account() == Account(prompts=2, rows=1, failed=1)
         run.account().check()
-    assert run_account(tmp_path) == Account(prompts=2, rows=1, failed=1)
+    scores = load_scores(tmp_path, dry=True)
+    assert run_account(tmp_path, scores) == Account(prompts=2, rows=1, failed=1)
 
 
 def test_a_lost_prompt_is_an_error(tmp_path: Path) -> None:
@@ -137,9 +143,11 @@ def test_the_newest_failure_counts_and_a_torn_one_is_cut(tmp_path: Path) -> None
 def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
     code = f"""
 import sys
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from sso_data.store.run import open_run
-with open_run(Path({str(tmp_path)!r}), identity={IDENTITY!r}, details={{}}):
+with open_run(Path({str(tmp_path)!r}), identity={IDENTITY!r}, details={DETAILS!r}):
     print("open", flush=True)
     sys.stdin.read()
 """
@@ -161,3 +169,17 @@ def test_differences_name_absent_keys() -> None:
         'a is 1 there and "absent" here',
         'b is "absent" there and "x" here',
     ]
+
+
+def test_failures_are_not_kept_in_memory(tmp_path: Path) -> None:
+    """At most 64 bytes a prompt, whatever its length, beyond what an empty run takes."""
+    count = 5000
+    with opened(tmp_path) as run:
+        for number in range(count):
+            run.write_failure(replace(failure(f"{number:020}-0"), detail="x" * 2000))
+    tracemalloc.start()
+    with opened(tmp_path) as run:
+        assert run.ledger.count(FAILED) == count
+        grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 64 * count + 200_000

@@ -130,8 +130,15 @@ class TestBos:
             assert where == "none" or ids[0] == template.tokenizer.bos_token_id
 
     def test_two_are_refused(self) -> None:
-        with pytest.raises(ModelError, match="2 BOS tokens"):
+        with pytest.raises(ModelError, match="two BOS tokens"):
             template_of(field.TWO_BOS, bos=True)
+
+    def test_a_bos_that_opens_every_turn_is_fine(self) -> None:
+        tokenizer = field.build(field.CHATML)
+        tokenizer.bos_token = "<|im_start|>"
+        template = ChatTemplate(tokenizer, ViewsConfig(), today=TODAY)
+        assert template.facts.bos == "template"
+        assert template.ids(TALK) == own_ids(template, TALK)
 
 
 class TestSystemRole:

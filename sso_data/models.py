@@ -1,11 +1,21 @@
-"""The Hugging Face Hub: where a model given by id lies on this machine, and who it is."""
+"""Models: where one given by path or Hub id lies on this machine, and who it is."""
 
 import hashlib
+import json
 from pathlib import Path
 
-from sso_data.errors import ModelError
+from sso_data.errors import ModelError, one_line
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+_TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
 _SAMPLED_BLOCKS, _BLOCK_BYTES = 64, 1 << 16
 
 
@@ -26,15 +36,15 @@ def resolve_model(model: str, revision: str | None = None) -> Path:
     try:
         folder = snapshot_download(model, revision=revision, allow_patterns=list(_MODEL_FILES))
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ModelError(
             f"{model}: no such directory, and the Hub did not give it: {reason}"
         ) from error
     return Path(folder)
 
 
-def model_fingerprint(directory: Path, *, config_name: str = "config.json") -> str:
-    """16 hexadecimal digits over config.json and the weights.
+def model_fingerprint(directory: Path) -> str:
+    """16 hexadecimal digits over config.json, the end-of-sequence ids and the weights.
 
     Of each safetensors file: its name, size, first megabyte (the header) and 64 blocks of 64 KiB
     spread over it. Training moves every weight, so this tells any two checkpoints apart without
@@ -43,7 +53,35 @@ def model_fingerprint(directory: Path, *, config_name: str = "config.json") -> s
     weights = sorted(directory.glob("*.safetensors"))
     if not weights:
         raise ModelError(f"{directory}: no *.safetensors here; only safetensors weights are loaded")
-    digest = hashlib.sha256((directory / config_name).read_bytes())
+    digest = hashlib.sha256((directory / "config.json").read_bytes())
+    digest.update(_stop_ids(directory))
+    _add_weights(digest, weights)
+    return digest.hexdigest()[:16]
+
+
+def adapter_fingerprint(directory: Path) -> str:
+    """The same of a LoRA adapter (PEFT directory)."""
+    config = directory / "adapter_config.json"
+    weights = sorted(directory.glob("*.safetensors"))
+    if not config.is_file() or not weights:
+        raise ModelError(
+            f"{directory}: not a LoRA adapter: needs adapter_config.json and *.safetensors"
+        )
+    digest = hashlib.sha256(config.read_bytes())
+    _add_weights(digest, weights)
+    return digest.hexdigest()[:16]
+
+
+def _stop_ids(directory: Path) -> bytes:
+    """The end-of-sequence ids of generation_config.json, which decide where responses end."""
+    try:
+        content = json.loads((directory / "generation_config.json").read_bytes())
+        return json.dumps(content.get("eos_token_id")).encode()
+    except (OSError, ValueError, AttributeError):
+        return b""
+
+
+def _add_weights(digest: "hashlib._Hash", weights: list[Path]) -> None:
     for file in weights:
         _check_whole(file)
         size = file.stat().st_size
@@ -53,7 +91,6 @@ def model_fingerprint(directory: Path, *, config_name: str = "config.json") -> s
             for index in range(_SAMPLED_BLOCKS):
                 stream.seek(size * index // _SAMPLED_BLOCKS)
                 digest.update(stream.read(_BLOCK_BYTES))
-    return digest.hexdigest()[:16]
 
 
 def _check_whole(file: Path) -> None:
@@ -72,7 +109,7 @@ def _check_whole(file: Path) -> None:
 def tokenizer_fingerprint(directory: Path) -> str:
     """16 hexadecimal digits over the tokenizer's files."""
     digest = hashlib.sha256()
-    for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json"):
+    for name in _TOKENIZER_FILES:
         file = directory / name
         if file.is_file():
             digest.update(name.encode() + file.read_bytes())

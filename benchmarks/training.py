@@ -1,0 +1,364 @@
+"""The sides that `train.py` times, each in a process of its own: one training step of each.
+
+`ours`: `SSOTrainer.training_step` as it is, three pairs, references from the rows.
+`authors`: three pairs as the published trainer does them, rebuilt from its description.
+`trl`: `trl.DPOTrainer.training_step` as it is, one pair, with its reference model.
+All sides have the same rows, weights, number formats and optimizer; a step is forward, backward,
+optimizer step.
+"""
+
+import copy
+import ctypes
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sso_data.records import VIEWS, View
+from sso_data.train.batch import Batch, Collator
+from sso_data.train.config import LossConfig, ReferenceConfig
+from sso_data.train.contrasts import CONTRASTS
+from sso_data.train.encode import EncodedRow
+from sso_data.train.head import IGNORED, disable_dropout
+from sso_data.train.loss import sso_loss, terms_of
+from sso_data.train.reference import model_scorer, resolve_references
+from sso_data.train.trainer import SSOTrainer, spread_counts
+
+PAD, BOS, EOS = 0, 1, 2
+STEERING = 64
+"""Tokens that the good and the bad view add to a prompt."""
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """The sizes of a benchmark.
+
+    A row's longest plain sequence has `length` tokens, `prompt_share` of them the prompt; the other
+    responses are up to a third shorter.
+    """
+
+    vocab: int
+    length: int
+    prompt_share: float
+    rows: int
+    layers: int
+    hidden: int
+    device: str
+    dtype: str
+    checkpointing: bool
+    optimizer: str
+    threads: int
+
+    @property
+    def on_cuda(self) -> bool:
+        return self.device.startswith("cuda")
+
+
+def policy_of(work: Work) -> Any:
+    """A random Llama with tied embeddings, the same for every side."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(0)
+    heads = max(1, work.hidden // 64)
+    config = LlamaConfig(
+        vocab_size=work.vocab,
+        hidden_size=work.hidden,
+        intermediate_size=4 * work.hidden,
+        num_hidden_layers=work.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=2 * work.length + 2 * STEERING,
+        tie_word_embeddings=True,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, work.dtype))
+    return model.to(work.device).train()
+
+
+def rows_of(work: Work) -> list[EncodedRow]:
+    """Rows of random ids; every response ends with EOS."""
+    rng = np.random.default_rng(0)
+    prompt_tokens = max(1, round(work.length * work.prompt_share))
+    longest = work.length - prompt_tokens
+
+    def ids(count: int) -> Any:
+        return rng.integers(3, work.vocab, count).astype(np.int32)
+
+    def response(index: int) -> Any:
+        count = longest if index == 0 else int(rng.integers(2 * longest // 3, longest + 1))
+        return np.append(ids(max(1, count - 1)), np.int32(EOS))
+
+    found = []
+    for index in range(work.rows):
+        plain = ids(prompt_tokens)
+        prompts: dict[View, Any] = {
+            "plain": plain,
+            "good": np.concatenate([ids(STEERING), plain]),
+            "bad": np.concatenate([ids(STEERING), plain]),
+        }
+        order = rng.permutation(len(VIEWS))
+        completions: dict[View, Any] = {
+            view: response(int(place)) for view, place in zip(VIEWS, order, strict=True)
+        }
+        nothing = np.full((len(CONTRASTS), 2), np.nan)
+        found.append(
+            EncodedRow(id=f"row-{index}", prompts=prompts, completions=completions, ref_CS=nothing)
+        )
+    return found
+
+
+class Side(Protocol):
+    """One way of training: forward and backward of the batch, gradients left in the model."""
+
+    def gradients(self) -> float:
+        """The loss; the model's `.grad` are filled."""
+        ...
+
+
+class Ours:
+    """`SSOTrainer.training_step`; references were scored once, before the first step."""
+
+    def __init__(
+        self, model: Any, work: Work, folder: Path, *, backward: Any = "one_pair", **loss: Any
+    ) -> None:
+        config = LossConfig(**loss)
+        rows = rows_of(work)
+        scorer = model_scorer(model, terms_of(config).contrasts, pad_id=PAD)
+        rows, _ = resolve_references(rows, scorer, config, ReferenceConfig(mode="rescore"))
+        self._trainer = SSOTrainer(
+            model, arguments(work, folder), loss=config, rows=rows, pad_id=PAD, backward=backward
+        )
+        self._model = model
+        self._batch: Batch = self._trainer.data_collator(list(enumerate(rows)))
+
+    def gradients(self) -> float:
+        return float(self._trainer.training_step(self._model, self._batch))
+
+
+class Authors:
+    """Three pairs by full logits, a live reference model, one backward over all of it.
+
+    Each pair (its two responses together) is one forward pass of the policy and one of the
+    reference: logits of every position in fp32, log-softmax, gather. What may be had without
+    changing that is had: references first, while no graph is alive; logits dropped at once.
+    """
+
+    def __init__(self, model: Any, work: Work, *, live_reference: bool = True) -> None:
+        disable_dropout(model)
+        self._model = model
+        self._reference = copy.deepcopy(model).eval().requires_grad_(False)
+        if work.checkpointing:
+            model.gradient_checkpointing_enable()
+        batch = Collator(contrasts=CONTRASTS, pad_id=PAD)(list(enumerate(rows_of(work))))
+        self._tokens = spread_counts(batch, CONTRASTS).to(work.device)
+        self._pairs = [
+            {name: tensor.to(work.device) for name, tensor in batch[contrast].items()}
+            for contrast in CONTRASTS
+        ]
+        self._config = LossConfig()
+        self._recorded: Tensor | None = None
+        if not live_reference:
+            self._recorded = self._references()
+            del self._reference
+
+    def gradients(self) -> float:
+        ref = self._references() if self._recorded is None else self._recorded
+        loss = sso_loss(self._totals(self._model), ref, self._tokens, self._config).loss.mean()
+        loss.backward()
+        return float(loss.detach())
+
+    def _references(self) -> Tensor:
+        with torch.no_grad():
+            return self._totals(self._reference)
+
+    def _totals(self, model: Any) -> Tensor:
+        """Total nats [B, C, S]."""
+        return torch.stack([full_logits_totals(model, pair) for pair in self._pairs], 1)
+
+
+def full_logits_totals(model: Any, pair: dict[str, Tensor]) -> Tensor:
+    """Total nats [B, S] of a pair's 2B sequences, the preferred ones first."""
+    logits = model(
+        input_ids=pair["input_ids"], attention_mask=pair["attention_mask"], use_cache=False
+    ).logits.to(torch.float32)
+    labels = pair["labels"][:, 1:]
+    wanted = labels != IGNORED
+    nats = logits[:, :-1].log_softmax(-1)
+    del logits
+    picked = nats.gather(-1, labels.masked_fill(~wanted, 0)[..., None]).squeeze(-1)
+    return (picked * wanted).sum(-1).view(2, -1).T
+
+
+class Trl:
+    """`trl.DPOTrainer.training_step` on (y+, y-) under the plain view, with its own collator."""
+
+    def __init__(self, model: Any, work: Work, folder: Path) -> None:
+        import trl
+        from datasets import Dataset
+
+        text = {"prompt": "a b", "chosen": " c", "rejected": " d"}
+        options = common_options(work, folder)
+        self._trainer = trl.DPOTrainer(
+            model=model,
+            ref_model=copy.deepcopy(model),
+            args=trl.DPOConfig(
+                **options,
+                loss_type=["ipo"],
+                beta=LossConfig().beta,
+                max_length=None,
+            ),
+            processing_class=small_tokenizer(),
+            train_dataset=Dataset.from_list([text] * 2),
+        )
+        self._trainer.current_gradient_accumulation_steps = 1  # set by `train`
+        self._model = model
+        items = [
+            {
+                "prompt_ids": row.prompts["plain"].tolist(),
+                "chosen_ids": row.completions["good"].tolist(),
+                "rejected_ids": row.completions["bad"].tolist(),
+            }
+            for row in rows_of(work)
+        ]
+        self._batch = self._trainer.data_collator(items)
+
+    def gradients(self) -> float:
+        return float(self._trainer.training_step(self._model, dict(self._batch)))
+
+
+def small_tokenizer() -> Any:
+    """A tokenizer for TRL's constructor; the batch has ids already."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": PAD, "<s>": BOS, "</s>": EOS, "a": 3, "b": 4, "c": 5, "d": 6}
+    core = Tokenizer(models.WordLevel(words, unk_token="a"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def common_options(work: Work, folder: Path) -> dict[str, Any]:
+    """Training arguments that all trainers share; weights keep their number format."""
+    return {
+        "output_dir": str(folder),
+        "use_cpu": not work.on_cuda,
+        "bf16": False,
+        "report_to": "none",
+        "per_device_train_batch_size": work.rows,
+        "gradient_checkpointing": work.checkpointing,
+        "disable_tqdm": True,
+    }
+
+
+def arguments(work: Work, folder: Path) -> Any:
+    from transformers import TrainingArguments
+
+    return TrainingArguments(**common_options(work, folder))
+
+
+SIDES: dict[str, Callable[[Any, Work, Path], Side]] = {
+    "authors": lambda model, work, _: Authors(model, work),
+    "ours": lambda model, work, folder: Ours(model, work, folder),
+    "trl": lambda model, work, folder: Trl(model, work, folder),
+    "authors-recorded": lambda model, work, _: Authors(model, work, live_reference=False),
+    "ours-two-pairs": lambda model, work, folder: Ours(model, work, folder, backward="two_pairs"),
+    "ours-joint": lambda model, work, folder: Ours(model, work, folder, backward="joint"),
+    "ours-one-pair": lambda model, work, folder: Ours(model, work, folder, objective="pairs"),
+}
+
+
+class Memory:
+    """Memory in use and its peak, in bytes: of the process, or of the CUDA device."""
+
+    def __init__(self, work: Work) -> None:
+        self._cuda = work.on_cuda
+
+    def now(self) -> int:
+        if self._cuda:
+            return torch.cuda.memory_allocated()
+        return self._status("VmRSS:")
+
+    def peak(self) -> int:
+        """Since `reset`."""
+        if self._cuda:
+            return torch.cuda.max_memory_allocated()
+        return self._status("VmHWM:")
+
+    def reset(self) -> None:
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+            return
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed is no one's
+        Path("/proc/self/clear_refs").write_text("5")
+
+    @staticmethod
+    def _status(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def serve(name: str, work: Work) -> None:
+    """One side in this process: a line on stdin asks for a step, a line of JSON answers.
+
+    The first answer says how much memory the policy and all imports take; `peak` of the others is
+    what came on top of that in the step.
+    """
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever libraries print goes to stderr
+    if work.threads:
+        torch.set_num_threads(work.threads)
+    import_all(name)
+    memory = Memory(work)
+    model = policy_of(work)
+    memory.reset()
+    base = memory.now()
+    with tempfile.TemporaryDirectory(prefix="sso-data-bench-") as folder:
+        side = SIDES[name](model, work, Path(folder))
+        parameters = list(model.parameters())
+        kinds = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+        optimizer = kinds[work.optimizer](parameters, lr=1e-6)
+        print(json.dumps({"base": base, "ready": memory.now()}), file=answers)
+        for _ in sys.stdin:
+            memory.reset()
+            answer = timed_step(side, optimizer, work)
+            answer["peak"] = memory.peak() - base
+            print(json.dumps(answer), file=answers)
+
+
+def import_all(name: str) -> None:
+    """Import what a side would import later, so that no module counts as memory of a step."""
+    import torch._dynamo  # noqa: F401
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    if name == "trl":
+        import datasets  # noqa: F401
+        import trl.trainer.dpo_trainer  # noqa: F401
+
+
+def timed_step(side: Side, optimizer: Any, work: Work) -> dict[str, float]:
+    """Seconds, processor seconds of all threads, and the loss of one step."""
+    began, processor = time.perf_counter(), time.process_time()
+    loss = side.gradients()
+    optimizer.step()
+    optimizer.zero_grad()
+    if work.on_cuda:
+        torch.cuda.synchronize()
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - processor,
+        "loss": loss,
+    }

@@ -1,0 +1,37 @@
+"""Options that several commands share, declared once so that they mean the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Prompts = Annotated[
+    str,
+    typer.Argument(
+        help="Prompts: .jsonl, .json, .parquet, .csv, .txt, a datasets directory or a Hub id."
+    ),
+]
+RunPath = Annotated[Path, typer.Argument(help="Run directory, made by `sso-data generate`.")]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="Model directory or Hub id of the policy.")
+]
+EngineName = Annotated[
+    str | None, typer.Option("--engine", help="auto, vllm or transformers.", metavar="NAME")
+]
+PrinciplesDir = Annotated[
+    Path | None,
+    typer.Option("--principles", help="Directory of principle files; by default the shipped ones."),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file; see docs/configuration.md.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", help="One config key, e.g. sampling.temperature=0.6; repeat for more."
+    ),
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the run.")]
+Split = Annotated[str | None, typer.Option("--split", help="Split of a dataset.")]
+Column = Annotated[str | None, typer.Option("--column", help="Column that holds the prompt.")]
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON summary on stdout.")]

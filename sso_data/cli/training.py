@@ -1,0 +1,158 @@
+"""`train`: preference data and a model in, a trained model out."""
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sso_data.cli.options import Json, Model, Seed, Split
+from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
+from sso_data.errors import SsoDataError
+
+if TYPE_CHECKING:
+    from sso_data.train.run import TrainSummary
+
+TRAIN_EXAMPLE = "Example: sso-data train runs/first -m Qwen/Qwen3-8B --out models/second --base dpo"
+
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        help="Run directory, exported .jsonl or .parquet, directory or Hub id with chosen and "
+        "rejected."
+    ),
+]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Directory of the trained model; continued if there.")
+]
+Objective = Annotated[
+    str | None,
+    typer.Option(
+        "--objective",
+        help="sso, sso-generator, pairs (alias pbaa) or reward [default: sso].",
+        metavar="NAME",
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base", help="ipo, dpo, hinge, robust, simpo or orpo [default: ipo].", metavar="NAME"
+    ),
+]
+NoW = Annotated[bool, typer.Option("--no-w", help="Ablation: without the weight W.")]
+NoG = Annotated[bool, typer.Option("--no-g", help="Ablation: without the steered terms.")]
+Lora = Annotated[bool, typer.Option("--lora", help="Train a LoRA adapter.")]
+References = Annotated[
+    str | None,
+    typer.Option("--ref", help="auto, strict or rescore [default: auto].", metavar="NAME"),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Delete the training in --out and start anew.")
+]
+TrainFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML file; see docs/train_configuration.md."),
+]
+TrainSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="One config key, e.g. optim.lr=5e-7; repeat for more."),
+]
+
+
+@ends_well
+def train(
+    data: Data,
+    out: Out,
+    model: Model = None,
+    objective: Objective = None,
+    base: Base = None,
+    no_w: NoW = False,
+    no_g: NoG = False,
+    lora: Lora = False,
+    ref: References = None,
+    split: Split = None,
+    seed: Seed = None,
+    overwrite: Overwrite = False,
+    config: TrainFile = None,
+    settings: TrainSettings = None,
+    as_json: Json = False,
+) -> None:
+    """Train a policy on preference pairs with the SSO loss; no reference model is needed.
+
+    Run the same command again to continue after an interruption. For several GPUs: accelerate
+    launch --config_file examples/accelerate/ddp.yaml -m sso_data train ...
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    wanted = {
+        "model": model,
+        "seed": seed,
+        "kind": "reward" if objective == "reward" else None,
+        "loss__objective": None if objective == "reward" else objective,
+        "loss__base": base,
+        "loss__use_w": False if no_w else None,
+        "loss__use_g": False if no_g else None,
+        "lora__enabled": lora or None,
+        "reference__mode": ref,
+        "data__split": split,
+    }
+    hint = f"what {out / 'checkpoints'} holds is safe; run the same command again to continue"
+    try:
+        with hint_to_continue(hint) if rank == 0 else nullcontext():
+            summary = _run(data, out, config, settings, wanted, overwrite=overwrite)
+    except SsoDataError as error:
+        if rank == 0:
+            raise
+        _say_alone(error, rank)
+        raise typer.Exit(1) from error
+    if rank == 0:
+        _show(summary, as_json=as_json)
+
+
+def _run(
+    data: str,
+    out: Path,
+    config: Path | None,
+    settings: list[str] | None,
+    wanted: dict[str, Any],
+    *,
+    overwrite: bool,
+) -> "TrainSummary":
+    from sso_data.cli.progress import listening
+    from sso_data.config import EngineConfig
+    from sso_data.engines.environment import prepare_environment
+
+    prepare_environment(EngineConfig())  # before torch and transformers are imported
+    from sso_data.train.run import train as run_training
+    from sso_data.train.settings import load_train_config
+
+    resolved = load_train_config(config, settings, **wanted)
+    with listening() as listener:
+        return run_training(data, out, resolved, listener, overwrite=overwrite)
+
+
+def _say_alone(error: SsoDataError, rank: int) -> None:
+    """What only this process knows; the other failures are the first process's, too."""
+    from sso_data.train.errors import TrainError
+
+    if isinstance(error, TrainError):
+        say(f"error: process {rank}: {error}")
+
+
+def _show(summary: "TrainSummary", *, as_json: bool) -> None:
+    if as_json:
+        print_json(summary.to_json())
+        return
+    from sso_data.cli.progress import duration
+
+    manifest = summary.manifest
+    first, last = manifest["first"], manifest["last"]
+    typer.echo(
+        f"steps {manifest['steps']} of {manifest['max_steps']} on {manifest['data']['training']} "
+        f"rows; {manifest['references']['text']}"
+    )
+    for name in ("loss", "accuracy_base", "margin_base", "logp_chosen", "logp_rejected"):
+        if name in first and name in last:
+            typer.echo(f"{name}: {first[name]:.4g} at the first step, {last[name]:.4g} at the last")
+    typer.echo(f"{summary.out} ({duration(summary.seconds)})")

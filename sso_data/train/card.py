@@ -1,0 +1,47 @@
+"""The model card of a trained policy: which model, which data, which recipe, what was measured."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sso_data.store.files import write_atomic
+from sso_data.templates import render
+
+
+def write_card(
+    manifest: Mapping[str, Any], history: Sequence[Mapping[str, float]], file: Path
+) -> None:
+    """Write the card from train.json's content and the logged metrics."""
+    logs = [line for line in history if "loss" in line]
+    names = [name for name in logs[0] if name in logs[-1]] if logs else []
+    shown = [name for name in names if name not in {"step", "epoch"}]
+    text = render(
+        "model_card.j2",
+        manifest=manifest,
+        base_model=_hub_id(manifest["model"]["name"]),
+        objective=_objective(manifest["config"]),
+        recipe=recipe(manifest["config"]),
+        measured=[(name, f"{logs[0][name]:.4g}", f"{logs[-1][name]:.4g}") for name in shown],
+    )
+    write_atomic(file, (text + "\n").encode())
+
+
+def recipe(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The settings that decide the result, as (key, value)."""
+    what = "reward" if config["kind"] == "reward" else "loss"
+    sections = (what, "sequence", "optim", "data") + ("lora",) * config["lora"]["enabled"]
+    found = [("seed", str(config["seed"]))]
+    for section in sections:
+        found += [(f"{section}.{key}", str(value)) for key, value in config[section].items()]
+    return found
+
+
+def _objective(config: Mapping[str, Any]) -> str:
+    loss = config["loss"]
+    return "reward model" if config["kind"] == "reward" else f"{loss['objective']}, {loss['base']}"
+
+
+def _hub_id(model: str) -> str | None:
+    """The model's name where it is one on the Hub; a card must not name a local path."""
+    return None if Path(model).exists() else json.dumps(model)

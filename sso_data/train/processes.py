@@ -1,0 +1,54 @@
+"""Several processes as one: who speaks, what the first one decided, scoring shared among all."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from sso_data.train.encode import EncodedRow
+from sso_data.train.reference import Nats, Scorer
+
+_T = TypeVar("_T")
+_CHUNK_ROWS = 4096
+
+
+def is_first() -> bool:
+    """Whether this process writes and speaks for all."""
+    return bool(PartialState().is_main_process)
+
+
+def decided_by_first(value: _T) -> _T:
+    """What the first process has for `value`, on every process."""
+    if PartialState().num_processes == 1:
+        return value
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
+
+
+def wait() -> None:
+    """Go on when every process has come here."""
+    PartialState().wait_for_everyone()
+
+
+def shared_scorer(scorer: Scorer) -> Scorer:
+    """A scorer that deals the rows out to the processes; each of them gets every row's totals."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return scorer
+
+    def score(rows: Sequence[EncodedRow]) -> Iterator[tuple[list[int], Nats]]:
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            end = min(start + _CHUNK_ROWS, len(rows))
+            mine = range(start + state.process_index, end, state.num_processes)
+            found: list[tuple[list[int], Nats]] = []
+            if len(mine):
+                for positions, nats in scorer([rows[index] for index in mine]):
+                    found.append(([mine[p] for p in positions], nats))
+            everything = gather_object(found)
+            positions = [position for part, _ in everything for position in part]
+            yield positions, np.concatenate([nats for _, nats in everything])
+
+    return score

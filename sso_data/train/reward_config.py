@@ -1,0 +1,39 @@
+"""What decides how a reward model is trained: its loss, its tokens, what is mixed in."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class MixPart(_Section):
+    """Another preference set that is mixed in."""
+
+    data: Annotated[str, Field(min_length=1)]
+    """A file, a directory or a Hub dataset with `chosen` and `rejected` (and `prompt`)."""
+    split: str = "train"
+    """Split of a Hub or `datasets` dataset."""
+    weight: Positive = 1.0
+    """How often an epoch takes each of its rows: 1 takes all of them once, 0.5 a random half, 2.5
+    each of them twice and a random half once more."""
+
+
+class RewardConfig(_Section):
+    """How a reward model is trained on pairs."""
+
+    centre: NotNegative = 0.0
+    """Weight of (r+ + r-)^2, which draws rewards to a mean of 0; 0.01 is usual."""
+    tokens: Literal["sampled", "rendered"] = "sampled"
+    """Of our own rows. `sampled`: the token ids that were sampled; the reward model has the
+    tokenizer and chat template of the model that made the data. `rendered`: their text through this
+    model's chat template, for a reward model of another family."""
+    own_weight: Positive = 1.0
+    """How often an epoch takes each of our own rows, as in `mix`."""
+    mix: tuple[MixPart, ...] = ()
+    """Other preference sets to train on together with ours."""
