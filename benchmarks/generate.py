@@ -46,6 +46,7 @@ class Measured:
         median = statistics.median(seconds)
         return {
             "seconds": median,
+            "cpu_seconds": statistics.median(timing.cpu_seconds for timing in self.passes),
             "passes": seconds,
             "tokens": self.passes[0].tokens,
             "tokens_per_second": self.passes[0].tokens / median,
@@ -212,7 +213,9 @@ def take_turns(
         for name in names[shift:] + names[:shift]:
             bench.fresh()
             reset_peak()
+            began = time.process_time()
             timing = sides[name]()
+            timing = replace(timing, cpu_seconds=time.process_time() - began)
             peak = timing.peak_mib or peak_mib()
             passes[name].append(timing)
             if peak is not None:
@@ -261,6 +264,10 @@ def ratios_of(sides: Mapping[str, Any], *, start: float) -> dict[str, float]:
     for above, below in (("ours", "raw"), ("child", "ours"), ("authors", "child")):
         if {above, below} <= seconds.keys():
             ratios[f"{above} / {below}"] = seconds[above] / seconds[below]
+    cpu = {name: side["cpu_seconds"] for name, side in sides.items() if name != "child"}
+    for above, below in (("authors", "ours"), ("ours", "raw")):
+        if {above, below} <= cpu.keys():
+            ratios[f"{above} / {below}, CPU seconds"] = cpu[above] / cpu[below]
     return ratios
 
 
@@ -277,13 +284,14 @@ def as_text(report: Mapping[str, Any]) -> str:
         f"{report['model']}, {report['prompts']} prompts, at most {report['max_tokens']} tokens, "
         f"{report['threads']} thread(s), compile {'on' if report['compile'] else 'off'}; "
         f"medians of {report['repeat']}",
-        f"{'side':<9}{'seconds':>9}{'tokens':>9}{'tokens/s':>10}{'peak MiB':>10}  parts",
+        f"{'side':<9}{'seconds':>9}{'cpu s':>8}{'tokens':>9}"
+        f"{'tokens/s':>10}{'peak MiB':>10}  parts",
     ]
     for name, side in report["sides"].items():
         parts = ", ".join(f"{part} {seconds:.2f}" for part, seconds in side["parts"].items())
         peak = f"{side['peak_mib']:.0f}" if side["peak_mib"] else "-"
         lines.append(
-            f"{name:<9}{side['seconds']:>9.2f}{side['tokens']:>9}"
+            f"{name:<9}{side['seconds']:>9.2f}{side['cpu_seconds']:>8.2f}{side['tokens']:>9}"
             f"{side['tokens_per_second']:>10.0f}{peak:>10}  {parts}"
         )
     lines += [f"{label}: {ratio:.2f}" for label, ratio in report["ratios"].items()]

@@ -84,12 +84,14 @@ class Work:
 class Timing:
     """One timed pass: seconds in all and by part, and the sampled tokens.
 
+    `cpu_seconds` are processor seconds of this process, which other programs disturb less;
     `peak_mib` is set where the work was done in another process.
     """
 
     seconds: float
     tokens: int
     parts: Mapping[str, float] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
     peak_mib: float | None = None
 
 

@@ -31,6 +31,7 @@ MISSING = (
 )
 CPU_BLOCK = 32
 CPU_STEP_TOKENS = 4096
+SCORE_WAIT_STEPS = 16
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -69,6 +70,7 @@ class VllmEngine:
         self._flying: dict[str, _Flying] = {}
         self._flying_samples = 0
         self._serial = 0
+        self._waited = 0
 
     @property
     def info(self) -> EngineInfo:
@@ -109,9 +111,22 @@ class VllmEngine:
         del self._engine
 
     def _admit(self) -> None:
-        """Hand waiting requests to vLLM, as many as have a slot."""
-        while self._scores and len(self._flying) - self._flying_samples < self._max_scores:
-            self._launch(self._scores.popleft())
+        """Hand waiting requests to vLLM, as many as have a slot.
+
+        Scores go in together: a step with scores costs vLLM more than one without, however few
+        they are. They wait until half their slots can be filled, or until nothing is sampled, but
+        never for more than `SCORE_WAIT_STEPS`, while their prompts are still in the cache.
+        """
+        self._waited = self._waited + 1 if self._scores else 0
+        sampling = self._flying_samples or self._samples
+        if (
+            len(self._scores) >= self._max_scores // 2
+            or self._waited > SCORE_WAIT_STEPS
+            or not sampling
+        ):
+            self._waited = 0
+            while self._scores and len(self._flying) - self._flying_samples < self._max_scores:
+                self._launch(self._scores.popleft())
         while self._samples and self._flying_samples < self._max_samples:
             self._launch(_Flying(self._samples.popleft()))
 
