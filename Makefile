@@ -54,6 +54,7 @@ format: $(VENV)/.dev  ## Let ruff put the code in order
 bench: $(VENV)/.dev  ## Measure generation and filtering, both sides in one process
 	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/filter.py --rows 200000
+	$(BIN)/python benchmarks/train.py
 
 docs: $(VENV)/.dev  ## Write the generated parts of docs/ anew
 	$(BIN)/python docs/generate.py

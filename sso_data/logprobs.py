@@ -96,7 +96,7 @@ class _TargetLogprobs(Function):
         hidden, weight, targets, bias, norms = ctx.saved_tensors
         needs_hidden, needs_weight, _, needs_bias, _ = ctx.needs_input_grad
         of_hidden = torch.empty_like(hidden) if needs_hidden else None
-        of_weight = torch.zeros_like(weight) if needs_weight else None
+        of_weight = norms.new_zeros(weight.shape) if needs_weight else None
         of_bias = norms.new_zeros(bias.shape) if needs_bias else None
         for start in range(0, len(hidden), ctx.rows):
             part = slice(start, start + ctx.rows)
@@ -107,8 +107,12 @@ class _TargetLogprobs(Function):
             of_logits = of_logits.to(weight.dtype)
             if of_hidden is not None:
                 torch.mm(of_logits, weight, out=of_hidden[part])
-            if of_weight is not None:
+            if of_weight is not None and of_weight.dtype == weight.dtype:
                 of_weight.addmm_(of_logits.T, hidden[part])
+            elif of_weight is not None:  # half precision would lose what later chunks add
+                of_weight += torch.mm(of_logits.T, hidden[part])
+        if of_weight is not None:
+            of_weight = of_weight.to(weight.dtype)
         if of_bias is not None:
             of_bias = of_bias.to(bias.dtype)
         return of_hidden, of_weight, None, of_bias, None

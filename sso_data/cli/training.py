@@ -31,14 +31,14 @@ Objective = Annotated[
     str | None,
     typer.Option(
         "--objective",
-        help="sso, sso-generator, pairs (alias pbaa) or reward [default: sso].",
+        help="sso, sso-generator, pairs (alias pbaa) or reward (default: sso).",
         metavar="NAME",
     ),
 ]
 Base = Annotated[
     str | None,
     typer.Option(
-        "--base", help="ipo, dpo, hinge, robust, simpo or orpo [default: ipo].", metavar="NAME"
+        "--base", help="ipo, dpo, hinge, robust, simpo or orpo (default: ipo).", metavar="NAME"
     ),
 ]
 NoW = Annotated[bool, typer.Option("--no-w", help="Ablation: without the weight W.")]
@@ -46,7 +46,7 @@ NoG = Annotated[bool, typer.Option("--no-g", help="Ablation: without the steered
 Lora = Annotated[bool, typer.Option("--lora", help="Train a LoRA adapter.")]
 References = Annotated[
     str | None,
-    typer.Option("--ref", help="auto, strict or rescore [default: auto].", metavar="NAME"),
+    typer.Option("--ref", help="auto, strict or rescore (default: auto).", metavar="NAME"),
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Delete the training in --out and start anew.")
@@ -59,6 +59,12 @@ TrainSettings = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", help="One config key, e.g. optim.lr=5e-7; repeat for more."),
 ]
+
+
+_SHOWN = (
+    *("loss", "accuracy", "margin", "accuracy_base", "margin_base"),
+    *("logp_chosen", "logp_rejected"),
+)
 
 
 @ends_well
@@ -152,7 +158,7 @@ def _show(summary: "TrainSummary", *, as_json: bool) -> None:
         f"steps {manifest['steps']} of {manifest['max_steps']} on {manifest['data']['training']} "
         f"rows; {manifest['references']['text']}"
     )
-    for name in ("loss", "accuracy_base", "margin_base", "logp_chosen", "logp_rejected"):
+    for name in _SHOWN:
         if name in first and name in last:
             typer.echo(f"{name}: {first[name]:.4g} at the first step, {last[name]:.4g} at the last")
     typer.echo(f"{summary.out} ({duration(summary.seconds)})")

@@ -265,8 +265,8 @@ def _refuse_strangers(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, what: Literal["rows", "pairs"] = "rows") -> Iterator[None]:
-    """Hold the run's rows or its pairs; a crash leaves no lock behind.
+def locked(path: Path, what: Literal["rows", "pairs", "model"] = "rows") -> Iterator[None]:
+    """Hold a run's rows or its pairs, or a training's model; a crash leaves no lock behind.
 
     Raises RunError when another process holds them.
     """

@@ -1,6 +1,9 @@
 """What transformers.Trainer is told: our configuration as its TrainingArguments."""
 
+import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ from sso_data.errors import ConfigError
 from sso_data.train.model import compute_dtype
 from sso_data.train.settings import TrainConfig
 
+_TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
+
 
 def training_arguments(config: TrainConfig, out: Path) -> TrainingArguments:
     """The arguments of a training in `out`, for the processes there are.
@@ -18,6 +23,7 @@ def training_arguments(config: TrainConfig, out: Path) -> TrainingArguments:
     Raises ConfigError when a step's rows cannot be dealt to the processes evenly.
     """
     micro, accumulation = micro_batches(config)
+    _check_reporters(config)
     optim, every = config.optim, config.checkpoints.every
     use_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     checkpointing = optim.gradient_checkpointing
@@ -61,6 +67,19 @@ def training_arguments(config: TrainConfig, out: Path) -> TrainingArguments:
         ) from error
 
 
+@contextmanager
+def tensorboard_in(folder: Path) -> Iterator[None]:
+    """TensorBoard's files go to `folder`, unless the user's environment names another place."""
+    if _TENSORBOARD in os.environ:
+        yield
+        return
+    os.environ[_TENSORBOARD] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[_TENSORBOARD]
+
+
 def micro_batches(config: TrainConfig) -> tuple[int, int]:
     """(rows of a process in one forward pass, how many of those make its share of a step)."""
     optim = config.optim
@@ -73,6 +92,13 @@ def micro_batches(config: TrainConfig) -> tuple[int, int]:
     most = min(optim.micro_batch_rows, share)
     micro = next(size for size in range(most, 0, -1) if share % size == 0)
     return micro, share // micro
+
+
+def _check_reporters(config: TrainConfig) -> None:
+    """ConfigError for a reporter that is not installed, before the model is loaded."""
+    for name in config.log.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"log.report_to: {name} is not installed: pip install {name}")
 
 
 def _schedule(config: TrainConfig) -> Any:

@@ -5,8 +5,8 @@ weights as an uninterrupted training's.
 """
 
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +17,11 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from sso_data import __version__
-from sso_data.errors import ConfigError, RunError
+from sso_data.errors import ConfigError, InputError, RunError
 from sso_data.records import SCHEMA_VERSION
 from sso_data.store.files import make_dir, remove_tree
 from sso_data.store.run import locked
-from sso_data.train.arguments import training_arguments
+from sso_data.train.arguments import tensorboard_in, training_arguments
 from sso_data.train.callbacks import Metrics
 from sso_data.train.card import write_card
 from sso_data.train.checkpoints import WRITE_ERRORS, SafeCheckpoints, unwritten
@@ -101,13 +101,18 @@ def train(
     policy = find_policy(config)
     place.listener.phase("reading the data")
     job: Job = (RewardJob if config.kind == "reward" else PolicyJob)(source, policy, config)
+    if config.data.eval_share and not job.data["held_out"]:
+        raise InputError(
+            f"{source}: data.eval_share {config.data.eval_share} holds out none of "
+            f"{job.data['training']} rows; raise it"
+        )
     for line in job.lines:
         place.listener.note(line)
     for line in job.warnings:
         place.listener.warn(line)
     if first:
         make_dir(out)
-    guard: AbstractContextManager[None] = locked(out) if first else nullcontext()
+    guard: AbstractContextManager[None] = locked(out, "model") if first else nullcontext()
     with guard:
         folder, checkpoint = _opened(out, config, policy, job, overwrite=overwrite)
         if folder.is_finished:
@@ -178,7 +183,8 @@ def _steps(
     started: float,
 ) -> TrainSummary:
     """Train to the end, write the model, and say how it went."""
-    prepared = job.prepare(place)
+    with _memory_named(), tensorboard_in(place.out / "logs"):
+        prepared = job.prepare(place)
     trainer = prepared.trainer
     assert isinstance(trainer, SafeCheckpoints)
     trainer.keep = config.checkpoints.keep
@@ -191,12 +197,8 @@ def _steps(
         folder.note(**prepared.findings)
     place.listener.phase("training")
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except torch.OutOfMemoryError as error:
-        raise TrainError(
-            "out of memory; lower optim.micro_batch_rows or sequence.max_length, or train with "
-            "--lora; the same command continues from the last checkpoint"
-        ) from error
+        with _memory_named():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         metrics.close()
     place.listener.phase("writing the model")
@@ -207,6 +209,18 @@ def _steps(
     done = trainer.state.global_step - (step_of(checkpoint) if checkpoint else 0)
     seconds = time.monotonic() - started
     return TrainSummary(out=place.out, manifest=folder.manifest, new_steps=done, seconds=seconds)
+
+
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """Turn running out of the device's memory into a TrainError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainError(
+            "out of memory; lower optim.micro_batch_rows or sequence.max_length, or train with "
+            "--lora; the same command continues from the last checkpoint"
+        ) from error
 
 
 def _write_model(

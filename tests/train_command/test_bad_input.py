@@ -161,7 +161,9 @@ class TestOptions:
             (("--set", "checkpoints.keep_best=true"), ("keep_best", "data.eval_share")),
             (("--set", "checkpoints.every=2.5"), ("checkpoints.every", "2.5")),
             (("--set", "log.report_to=[nothing]"), ("report_to", "nothing")),
+            (("--set", "log.report_to=[trackio]"), ("trackio", "pip install trackio")),
             (("--set", "data.eval_share=1.0"), ("data.eval_share",)),
+            (("--set", "data.eval_share=0.0001"), ("data.eval_share", "24 rows")),
         ],
     )
     def test_refused(

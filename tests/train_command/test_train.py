@@ -1,16 +1,19 @@
 """`train` end to end on the tiny policy: what it reads, writes, prints and returns."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
+from sso_data.cli import app
 from sso_data.models import model_fingerprint, tokenizer_fingerprint
 from sso_data.world import policy_dir
-from tests.train_command.conftest import Train, lines_of, plain_set, weights, write_rows
+from tests.train_command.conftest import QUICK, Train, lines_of, plain_set, weights, write_rows
 
 
 def test_a_run_becomes_a_model(train: Train, run: Path, tmp_path: Path) -> None:
@@ -35,11 +38,8 @@ def test_a_run_becomes_a_model(train: Train, run: Path, tmp_path: Path) -> None:
     )
 
 
-def test_the_model_is_the_policys_twin_with_other_weights(
-    train: Train, run: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    assert train(run, out).exit_code == 0
+def test_the_model_is_the_policys_twin_with_other_weights(trained: Path) -> None:
+    out = trained
     before, after = weights(policy_dir()), weights(out)
     assert before.keys() == after.keys()
     assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
@@ -91,13 +91,21 @@ def test_objectives(
     assert {key: loss[key] for key in shown} == shown
 
 
+@pytest.fixture(scope="module")
+def trained(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's pairs, trained on once."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    options = ["--model", str(policy_dir()), *QUICK]
+    assert CliRunner().invoke(app, ["train", str(run), "--out", str(out), *options]).exit_code == 0
+    return out
+
+
 @pytest.mark.parametrize("place", ["pairs/train.jsonl", "pairs/train.parquet", "pairs"])
 def test_every_form_of_the_data_gives_the_same_weights(
-    train: Train, run: Path, tmp_path: Path, place: str
+    train: Train, run: Path, trained: Path, tmp_path: Path, place: str
 ) -> None:
-    assert train(run, tmp_path / "a").exit_code == 0
-    assert train(run / place, tmp_path / "b").exit_code == 0
-    same(tmp_path / "a", tmp_path / "b")
+    assert train(run / place, tmp_path / "out").exit_code == 0
+    same(trained, tmp_path / "out")
 
 
 def test_a_plain_preference_set_trains_pairs(
@@ -113,10 +121,11 @@ def test_a_plain_preference_set_trains_pairs(
     assert (tmp_path / "out" / "references.npz").is_file()
 
 
-def test_rescored_and_recorded_references_agree(train: Train, run: Path, tmp_path: Path) -> None:
-    assert train(run, tmp_path / "a", "--ref", "strict").exit_code == 0
+def test_rescored_and_recorded_references_agree(
+    train: Train, run: Path, trained: Path, tmp_path: Path
+) -> None:
     assert train(run, tmp_path / "b", "--ref", "rescore").exit_code == 0
-    for one, two in zip(lines_of(tmp_path / "a"), lines_of(tmp_path / "b"), strict=True):
+    for one, two in zip(lines_of(trained), lines_of(tmp_path / "b"), strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
 
 
@@ -219,3 +228,34 @@ class TestLora:
         before, after = weights(policy_dir()), weights(out)
         assert before.keys() == after.keys()
         assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_saved_dataset(
+    train: Train, run: Path, pairs: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """`datasets` on disk, with a split of another name."""
+    datasets = pytest.importorskip("datasets")
+    saved = datasets.DatasetDict({"prefs": datasets.Dataset.from_list(pairs)})
+    saved.save_to_disk(str(tmp_path / "set"))
+    done = train(tmp_path / "set", tmp_path / "out", "--split", "prefs", "--set=optim.max_steps=1")
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "out" / "train.json").read_text())["data"]["training"] == 24
+
+
+def test_tensorboard(train: Train, run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    out = tmp_path / "out"
+    done = train(run, out, "--set=log.report_to=[tensorboard]", "--set=optim.max_steps=1")
+    assert done.exit_code == 0, done.output
+    assert list((out / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_without_matplotlib_there_is_no_plot_and_a_line_says_so(
+    train: Train, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    out = tmp_path / "out"
+    done = train(run, out, "--set=log.plot=true", "--set=optim.max_steps=1")
+    assert done.exit_code == 0, done.output
+    assert "sso-data[train]" in done.stderr
+    assert not (out / "loss.png").exists()
