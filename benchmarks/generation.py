@@ -357,7 +357,7 @@ class RawEngine:
                 {"prompt_token_ids": [*request.prompt_ids, *request.completion_ids]}
                 for request in scores
             ],
-            [_scoring_params(cache_unread=False) for _ in scores],
+            [_scoring_params(cache_unread=request.was_sampled) for request in scores],
         )
 
     def run(self) -> Timing:

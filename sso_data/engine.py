@@ -23,11 +23,16 @@ class SampleRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """The log-prob of `completion_ids` (at least one) directly after `prompt_ids`."""
+    """The log-prob of `completion_ids` (at least one) directly after `prompt_ids`.
+
+    `was_sampled`: this engine sampled these very ids after this very prompt. It changes no answer;
+    an engine that caches prefixes then knows that its cache is of no use for them.
+    """
 
     key: str
     prompt_ids: Sequence[int]
     completion_ids: Sequence[int]
+    was_sampled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

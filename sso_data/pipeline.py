@@ -266,8 +266,8 @@ class Pipeline:
     def _ask_score(self, row: _InFlight, cell: Cell) -> None:
         seen, drawn = cell
         key = f"{row.drawing.prompt.id}/{seen}/{drawn}"
-        prompt_ids = row.drawing.rendered.ids[seen]
-        self._ask(row, score.request(prompt_ids, row.responses[drawn], key=key))
+        prompt_ids, response = row.drawing.rendered.ids[seen], row.responses[drawn]
+        self._ask(row, score.request(prompt_ids, response, key=key, was_sampled=seen == drawn))
 
     def _complete(self, row: _InFlight) -> None:
         """All answers are there: write the row, or hold it until the log-prob check has decided."""

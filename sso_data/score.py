@@ -19,9 +19,16 @@ def cells_of(drawn: View, *, full: bool, diagonal: bool) -> list[Cell]:
     return [cell for cell in wanted if cell[1] == drawn and (diagonal or cell not in DIAGONAL)]
 
 
-def request(prompt_ids: Sequence[int], response: Response, *, key: str) -> ScoreRequest:
+def request(
+    prompt_ids: Sequence[int], response: Response, *, key: str, was_sampled: bool
+) -> ScoreRequest:
     """The request for one cell: the response's own ids after the seen view's prompt."""
-    return ScoreRequest(key=key, prompt_ids=prompt_ids, completion_ids=response.token_ids)
+    return ScoreRequest(
+        key=key,
+        prompt_ids=prompt_ids,
+        completion_ids=response.token_ids,
+        was_sampled=was_sampled,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

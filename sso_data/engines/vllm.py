@@ -89,7 +89,7 @@ class VllmEngine:
             elif isinstance(request, SampleRequest):
                 self._samples.append(request)
             else:
-                self._scores.append(_Flying(request))
+                self._scores.append(_Flying(request, cache_unread=request.was_sampled))
 
     def step(self) -> list[Result]:
         """One vLLM step: at most one token of every active request."""

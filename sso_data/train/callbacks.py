@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sso_data.store.files import Appender
 from sso_data.store.journal import open_lines, to_line
+from sso_data.train.errors import TrainError
 from sso_data.train.listener import StepLog, TrainListener
 from sso_data.train.settings import StopConfig
 
@@ -71,6 +73,15 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._warned = False
         self.reason: str | None = None
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A training that goes on judges the steps before as well, as if it had never stopped."""
+        earlier = [float(log["logp_chosen"]) for log in state.log_history if "logp_chosen" in log]
+        self._recent.extend(earlier)
+        if self._start is None and earlier:
+            self._start = earlier[0]
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -99,4 +110,23 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self._listener.warn(
                 f"step {state.global_step}: the chosen responses' mean log-prob under the plain "
                 f"view fell by {fall:.2f} nats/token since the start"
+            )
+
+
+class FiniteGradients(TrainerCallback):  # type: ignore[misc]
+    """Stops before an optimizer step whose gradient is not finite: it would spoil every weight."""
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Raises TrainError; the last checkpoint is from before."""
+        norms = [
+            parameter.grad.detach().norm()
+            for parameter in kwargs["model"].parameters()
+            if parameter.grad is not None
+        ]
+        if norms and not bool(torch.stack([norm.float() for norm in norms]).isfinite().all()):
+            raise TrainError(
+                f"step {state.global_step + 1}: the gradient is not finite; lower optim.lr, or "
+                "train in float32"
             )

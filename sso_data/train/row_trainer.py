@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from sso_data.errors import ConfigError
 from sso_data.train.batch import Batch, LengthSortedSampler, PairRows
+from sso_data.train.callbacks import FiniteGradients
 from sso_data.train.errors import TrainError
 from sso_data.train.head import disable_dropout
 
@@ -57,6 +58,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
                 "or set CUDA_VISIBLE_DEVICES to one of them"
             )
         self.model_accepts_loss_kwargs = False  # the model never sees our loss
+        self.add_callback(FiniteGradients())
         self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self._pending: Sums = {}
         self._pending_eval: Sums = {}

@@ -3,18 +3,22 @@
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sso_data.train.backward import BackwardMode
+from sso_data.train.callbacks import FiniteGradients, Watch
 from sso_data.train.config import LossConfig
 from sso_data.train.encode import EncodedRow
 from sso_data.train.errors import TrainError
 from sso_data.train.head import CompletionScorer
+from sso_data.train.listener import TrainListener
 from sso_data.train.loss import sso_loss
+from sso_data.train.settings import StopConfig
 from sso_data.train.trainer import SSOTrainer, join, spread_counts
 from tests.train.models import gpt2, random_rows
 
@@ -311,3 +315,29 @@ def test_joining_contrasts_pads_to_the_widest(tmp_path: Path) -> None:
     columns = ("input_ids", "attention_mask", "labels")
     apart = torch.cat([scorer.totals(model, *(p[c] for c in columns)) for p in parts])
     torch.testing.assert_close(scorer.totals(model, *(whole[c] for c in columns)), apart)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change() -> None:
+    model = torch.nn.Linear(2, 1)
+    model(torch.ones(1, 2)).sum().backward()
+    assert model.weight.grad is not None
+    state = TrainerState(global_step=4)
+    FiniteGradients().on_pre_optimizer_step(None, state, None, model=model)
+    model.weight.grad[0, 1] = float("nan")
+    with pytest.raises(TrainError, match="step 5: the gradient is not finite"):
+        FiniteGradients().on_pre_optimizer_step(None, state, None, model=model)
+
+
+def test_a_continued_training_judges_the_steps_before_as_well() -> None:
+    """Chosen fell by 1 at the last step: alone that would stop, averaged over four it does not."""
+    logs = [{"logp_chosen": -1.0}, {"logp_chosen": -1.0}, {"logp_chosen": -1.0}]
+    found = []
+    for earlier, now in ((logs, []), ([], logs)):
+        watch = Watch(StopConfig(chosen_drop=0.5), -1.0, MagicMock(spec=TrainListener))
+        state, control = TrainerState(log_history=earlier), TrainerControl()
+        watch.on_train_begin(None, state, control)
+        for log in now:
+            watch.on_log(None, state, control, logs=log)
+        watch.on_log(None, state, control, logs={"logp_chosen": -2.0})
+        found.append(control.should_training_stop)
+    assert found == [False, False]
