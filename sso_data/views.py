@@ -130,6 +130,20 @@ class ChatTemplate:
         ids = self._encode(messages)
         return [self.tokenizer.bos_token_id, *ids] if self.facts.bos == "added" else ids
 
+    def holds_control(self, text: str) -> bool:
+        """Whether the text of a control token stands in `text`."""
+        return any(control in text for control in self._control_ids)
+
+    def segment_ids(self, literals: Sequence[str], contents: Sequence[str]) -> list[int]:
+        """Ids of contents between literals; control tokens come from the literals only.
+
+        Raises Unrenderable where control tokens' text cannot be kept as text.
+        """
+        if self._refuse_control or self.facts.control_tokens == "refused":
+            raise Unrenderable("control_tokens", "a message holds the text of a control token")
+        turns = [Message(role="assistant", content=content) for content in contents]
+        return self._segment_ids(_Frame(literals=tuple(literals), controls=[]), turns)
+
     @cached_property
     def kwargs_json(self) -> str:
         """The template arguments as JSON text, as they stand in every row."""
@@ -153,7 +167,7 @@ class ChatTemplate:
         ids = self._plain_ids(text)
         frame = self._frame(tuple(message.role for message in messages))
         if frame is None:
-            forged = any(self._holds_control(message.content) for message in messages)
+            forged = any(self.holds_control(message.content) for message in messages)
         else:
             forged = self._controls(ids) != frame.controls
         return self._encode_as_text(text, messages, frame) if forged else ids
@@ -219,9 +233,6 @@ class ChatTemplate:
 
     def _controls(self, ids: Sequence[int]) -> list[int]:
         return [token for token in ids if token in self._control_id_set]
-
-    def _holds_control(self, text: str) -> bool:
-        return any(control in text for control in self._control_ids)
 
     @cached_property
     def _control_pattern(self) -> re.Pattern[str]:

@@ -9,7 +9,7 @@ import typer
 
 from sso_data.cli.options import Json, Model, Seed, Split
 from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
-from sso_data.errors import SsoDataError
+from sso_data.errors import ConfigError, SsoDataError
 
 if TYPE_CHECKING:
     from sso_data.train.run import TrainSummary
@@ -61,6 +61,7 @@ TrainSettings = Annotated[
 ]
 
 
+_OBJECTIVES = ("sso", "sso-generator", "pairs", "pbaa", "reward")
 _SHOWN = (
     *("loss", "accuracy", "margin", "accuracy_base", "margin_base"),
     *("logp_chosen", "logp_rejected"),
@@ -91,10 +92,11 @@ def train(
     launch --config_file examples/accelerate/ddp.yaml -m sso_data train ...
     """
     rank = int(os.environ.get("RANK", "0"))
+    kind = None if objective is None else "reward" if objective == "reward" else "policy"
     wanted = {
         "model": model,
         "seed": seed,
-        "kind": "reward" if objective == "reward" else None,
+        "kind": kind,
         "loss__objective": None if objective == "reward" else objective,
         "loss__base": base,
         "loss__use_w": False if no_w else None,
@@ -105,6 +107,7 @@ def train(
     }
     hint = f"what {out / 'checkpoints'} holds is safe; run the same command again to continue"
     try:
+        _check_objective(objective)
         with hint_to_continue(hint) if rank == 0 else nullcontext():
             summary = _run(data, out, config, settings, wanted, overwrite=overwrite)
     except SsoDataError as error:
@@ -114,6 +117,14 @@ def train(
         raise typer.Exit(1) from error
     if rank == 0:
         _show(summary, as_json=as_json)
+
+
+def _check_objective(objective: str | None) -> None:
+    """ConfigError that lists the objectives; `reward` is none of the configuration's."""
+    if objective not in (None, *_OBJECTIVES):
+        raise ConfigError(
+            f"--objective {objective}: none of sso, sso-generator, pairs (pbaa), reward"
+        )
 
 
 def _run(

@@ -47,6 +47,11 @@ def _places(source: str, split: str) -> list[str]:
     if not source.strip() or not folder.is_dir():
         return [source]
     if (folder / "run.json").is_file():
+        if split != "train":
+            raise InputError(
+                f"{source}: a run directory has the split 'train' alone, no {split!r}; "
+                "leave out --split"
+            )
         return [str(_pairs_of(folder))]
     lines = folder / f"{split}.jsonl"
     if lines.is_file():

@@ -45,6 +45,15 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def _sync_file(file: Path) -> None:
+    """Make the content of `file`, which others wrote, durable."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _sync_dir(directory: Path) -> None:
     """Make names in `directory` durable."""
     descriptor = os.open(directory, os.O_RDONLY)
@@ -94,6 +103,23 @@ def swap_dir(new: Path, final: Path) -> None:
         os.rename(new, final)
         _sync_dir(final.parent)
         remove_tree(old)
+
+
+def publish_files(new: Path, final: Path) -> None:
+    """Move every file of the finished directory `new` into `final`, in place of what stands there.
+
+    When it returns, the files survive a power failure and `new` is gone.
+    """
+    with _named(final):
+        files = sorted(new.iterdir())
+        for file in files:
+            os.chmod(file, 0o644)  # safetensors writes for its owner alone
+            _sync_file(file)
+        _sync_dir(new)
+        for file in files:
+            os.replace(file, final / file.name)
+        _sync_dir(final)
+        remove_tree(new)
 
 
 def recover_dir(final: Path) -> None:

@@ -20,7 +20,14 @@ def write_card(
         "model_card.j2",
         manifest=manifest,
         base_model=_hub_id(manifest["model"]["name"]),
-        objective=_objective(manifest["config"]),
+        model=shown_name(manifest["model"]["name"]),
+        source=shown_name(manifest["data"]["source"]),
+        made_by=[
+            {**origin, "model": shown_name(origin["model"])}
+            for origin in manifest["data"]["made_by"]
+        ],
+        objective=", ".join(_objective(manifest["config"])),
+        tags=["sso-data", *(part.replace(" ", "-") for part in _objective(manifest["config"]))],
         recipe=recipe(manifest["config"]),
         measured=[(name, f"{logs[0][name]:.4g}", f"{logs[-1][name]:.4g}") for name in shown],
     )
@@ -33,15 +40,42 @@ def recipe(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     sections = (what, "sequence", "optim", "data") + ("lora",) * config["lora"]["enabled"]
     found = [("seed", str(config["seed"]))]
     for section in sections:
-        found += [(f"{section}.{key}", str(value)) for key, value in config[section].items()]
+        found += [(f"{section}.{key}", _shown(value)) for key, value in config[section].items()]
     return found
 
 
-def _objective(config: Mapping[str, Any]) -> str:
+def shown_name(name: str) -> str:
+    """A model's or a dataset's name as a card may print it: of a local path, the last part."""
+    return _last_part(name) if _is_local(name) else name
+
+
+def _shown(value: Any) -> str:
+    """A setting as a card may print it; those of `reward.mix` name data."""
+    if isinstance(value, list):
+        value = [
+            {**part, "data": shown_name(part["data"])}
+            if isinstance(part, dict) and "data" in part
+            else part
+            for part in value
+        ]
+    return str(value)
+
+
+def _objective(config: Mapping[str, Any]) -> list[str]:
     loss = config["loss"]
-    return "reward model" if config["kind"] == "reward" else f"{loss['objective']}, {loss['base']}"
+    return ["reward model"] if config["kind"] == "reward" else [loss["objective"], loss["base"]]
+
+
+def _is_local(name: str) -> bool:
+    """Whether the name is a path: one that exists here, or may have existed elsewhere."""
+    return name.startswith(("/", "~", ".")) or Path(name).exists()
+
+
+def _last_part(name: str) -> str:
+    path = Path(name)
+    return path.name if path.name not in ("", "..") else path.resolve().name
 
 
 def _hub_id(model: str) -> str | None:
     """The model's name where it is one on the Hub; a card must not name a local path."""
-    return None if Path(model).exists() else json.dumps(model)
+    return None if _is_local(model) else json.dumps(model)

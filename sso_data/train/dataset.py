@@ -52,20 +52,19 @@ def load_data(source: str, policy: PolicyFiles, config: TrainConfig) -> Data:
     """
     rows = read_preferences(source, split=config.data.split, limit=config.data.limit)
     first = next(rows)
-    template = template_for(policy.tokenizer, first, config.views)
     context = policy.facts.context
     sequence = config.sequence.model_copy(
         update={"max_length": min(config.sequence.max_length, context)}
     )
-    encoder = Encoder(
-        template=template,
-        config=sequence,
-        contrasts=terms_of(config.loss).contrasts,
-        eos_ids=frozenset(policy.facts.eos_ids),
-        vocab_size=policy.facts.vocab_size,
-    )
     made_by: Counter[tuple[str, str]] = Counter()
     try:
+        encoder = Encoder(
+            template=template_for(policy.tokenizer, first, config.views),
+            config=sequence,
+            contrasts=terms_of(config.loss).contrasts,
+            eos_ids=frozenset(policy.facts.eos_ids),
+            vocab_size=policy.facts.vocab_size,
+        )
         encoded = encoder.encode(_counted(itertools.chain([first], rows), made_by, policy, config))
     except InputError as error:
         message = str(error)
@@ -83,7 +82,7 @@ def load_data(source: str, policy: PolicyFiles, config: TrainConfig) -> Data:
         held_out=held_out,
         report=encoder.report,
         fingerprint=fingerprint_of(encoded),
-        template_fingerprint=template.fingerprint,
+        template_fingerprint=encoder.template.fingerprint,
         made_by=made_by,
         foreign_model=any(fingerprint != policy.fingerprint for _, fingerprint in made_by),
     )

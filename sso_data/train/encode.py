@@ -18,11 +18,10 @@ from sso_data.records import (
     View,
     content_hash,
     hash_ids,
-    messages_from_json,
 )
 from sso_data.train.config import SequenceConfig
 from sso_data.train.contrasts import CONTRASTS, DRAWN, SEEN, Contrast, cells_of
-from sso_data.train.foreign import completion_ids, preference_of
+from sso_data.train.foreign import completion_ids, preference_of, turns_of
 from sso_data.views import ChatTemplate, Unrenderable, today, with_system
 
 Ids = NDArray[np.int32]
@@ -106,22 +105,27 @@ class Encoder:
 
     def _own(self, row: JsonRow, where: str) -> EncodedRow:
         """A row of ours: ids as sampled, each view checked against its `prompt_hash`."""
-        messages = messages_from_json(row["prompt"])
+        if isinstance(row["prompt"], str):
+            raise _wrong(where, "prompt", row["prompt"], "a list of messages")
+        messages = turns_of(row["prompt"], "user", where)
         seen = {SEEN[name] for name in self.contrasts}
         drawn = {view for name in self.contrasts for view in DRAWN[name]}
         return EncodedRow(
-            id=row["id"],
+            id=str(typed(row, "id", (str, int), where)),
             prompts={view: self._prompt(row, view, messages, where) for view in seen},
             completions={
-                view: self._known_ids(row[f"{SIDE_OF[view]}_token_ids"], where) for view in drawn
+                view: self._known_ids(token_ids(row, f"{SIDE_OF[view]}_token_ids", where), where)
+                for view in drawn
             },
             ref_CS=recorded_nats(row, self.contrasts, where),
         )
 
     def _prompt(self, row: JsonRow, view: View, messages: tuple[Message, ...], where: str) -> Ids:
-        turns = messages if view == "plain" else with_system(messages, row[f"system_{view}"])
+        turns = messages
+        if view != "plain":
+            turns = with_system(messages, typed(row, f"system_{view}", (str,), where))
         ids = self.template.ids(turns)
-        if hash_ids(ids) != row[f"prompt_hash_{view}"]:
+        if hash_ids(ids) != typed(row, f"prompt_hash_{view}", (str,), where):
             raise InputError(
                 f"{where}: its prompt under the {view} view renders to other token ids than it was "
                 f"sampled with (template {row.get('template_fingerprint')}, here "
@@ -153,7 +157,7 @@ class Encoder:
             ref_CS=np.full((len(CONTRASTS), 2), np.nan),
         )
 
-    def _known_ids(self, ids: Sequence[int], where: str) -> Ids:
+    def _known_ids(self, ids: Sequence[int] | NDArray[np.int64], where: str) -> Ids:
         if not len(ids):
             raise InputError(f"{where}: a response has no tokens")
         found = np.asarray(ids, np.int64)
@@ -199,17 +203,56 @@ def has_token_ids(row: JsonRow) -> bool:
     return row.get("chosen_token_ids") is not None
 
 
+def typed(row: JsonRow, column: str, kinds: tuple[type, ...], where: str) -> Any:
+    """A column's value, if it is one of `kinds`; KeyError when there is no such column."""
+    value = row[column]
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise _wrong(where, column, value, " or ".join(kind.__name__ for kind in kinds))
+    return value
+
+
+def token_ids(row: JsonRow, column: str, where: str) -> NDArray[np.int64]:
+    """A column of token ids; InputError when it is anything but a flat list of integers."""
+    value = typed(row, column, (list, tuple, np.ndarray), where)
+    try:
+        ids = np.asarray(value)
+    except ValueError as error:  # lists of several lengths
+        raise _wrong(where, column, value, "a list of token ids") from error
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise _wrong(where, column, value, "a list of token ids")
+    return ids.astype(np.int64)
+
+
+def _wrong(where: str, column: str, value: Any, wanted: str) -> InputError:
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    return InputError(f"{where}: column {column!r} must be {wanted}, and is {shown}")
+
+
 def recorded_nats(row: JsonRow, contrasts: Sequence[Contrast], where: str) -> NDArray[np.float64]:
     """The row's `logp_<seen>_<drawn>` in the places of `EncodedRow.ref_CS`; NaN where missing."""
     found = np.full((len(CONTRASTS), 2), np.nan)
     for name in contrasts:
         for side, (seen, drawn) in enumerate(cells_of(name)):
-            value = row.get(f"logp_{seen}_{drawn}")
-            if value is None:
+            column = f"logp_{seen}_{drawn}"
+            if row.get(column) is None:
                 continue
+            value = typed(row, column, (float, int), where)
             if not -np.inf < value <= 0:
-                raise InputError(f"{where}: logp_{seen}_{drawn} is {value}, not a log-probability")
+                raise InputError(f"{where}: {column} is {value}, not a log-probability")
             found[CONTRASTS.index(name), side] = value
+    return found
+
+
+def _template_kwargs(row: JsonRow) -> dict[str, Any]:
+    """The template arguments that a row was made with; none in rows from elsewhere."""
+    value = row.get("template_kwargs") or "{}"
+    try:
+        found = json.loads(value)
+    except (TypeError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise _wrong(f"row {row.get('id') or 1}", "template_kwargs", value, "a JSON object as text")
     return found
 
 
@@ -219,7 +262,7 @@ def template_for(tokenizer: Any, row: JsonRow, config: ViewsConfig) -> ChatTempl
     A template that shows the date is tried with past days until its fingerprint is the row's;
     where none fits, or `config` names a date, the hash of the prompts decides later.
     """
-    kwargs = {**json.loads(row.get("template_kwargs") or "{}"), **config.template_kwargs}
+    kwargs = {**_template_kwargs(row), **config.template_kwargs}
     config = config.model_copy(update={"template_kwargs": kwargs})
     template = ChatTemplate(tokenizer, config, today=today())
     wanted = row.get("template_fingerprint")

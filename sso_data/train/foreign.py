@@ -1,7 +1,9 @@
 """Preference rows from elsewhere: TRL-style prompt, chosen and rejected, rendered to token ids."""
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import takewhile, zip_longest
 from typing import Any
 
 from sso_data.errors import InputError
@@ -14,21 +16,44 @@ Turns = tuple[Message, ...]
 def preference_of(row: JsonRow, where: str) -> tuple[Turns, Turns, Turns]:
     """The turns of a row's prompt, chosen and rejected; KeyError names a missing column.
 
-    The prompt is explicit (messages or text), or missing: then chosen and rejected are whole
-    conversations, and the prompt is all they share before the last turn. Text is taken as one turn.
+    The prompt is explicit (messages or text), or missing, or stands once more at the start of
+    chosen and rejected: these are then whole conversations, and the prompt is all they share before
+    the last turn. Text is taken as one turn.
     """
-    chosen = _turns(row["chosen"], "assistant", where)
-    rejected = _turns(row["rejected"], "assistant", where)
-    if row.get("prompt") is not None:
-        return _turns(row["prompt"], "user", where), chosen, rejected
-    shared = 0
-    for one, other in zip(chosen[:-1], rejected[:-1], strict=False):
-        if one != other:
-            break
-        shared += 1
-    if not shared:
-        raise InputError(f"{where}: has no prompt, and its conversations share no first turn")
-    return chosen[:shared], chosen[shared:], rejected[shared:]
+    chosen = turns_of(row["chosen"], "assistant", where)
+    rejected = turns_of(row["rejected"], "assistant", where)
+    prompt = row.get("prompt")
+    if prompt is None:
+        shared = _shared(chosen, rejected)
+        if not shared:
+            raise InputError(f"{where}: has no prompt, and its conversations share no first turn")
+    elif _begins_with(chosen, prompt, where) and _begins_with(rejected, prompt, where):
+        shared = _shared(chosen, rejected)
+    else:
+        shared = 0
+    messages = chosen[:shared] if shared else turns_of(prompt, "user", where)
+    for name, said in (("chosen", chosen[shared:]), ("rejected", rejected[shared:])):
+        if said[0].role != "assistant":
+            raise InputError(
+                f"{where}: {name} does not go on from the prompt with an assistant turn, but with "
+                f"one of {said[0].role!r}; a whole conversation must begin with the row's prompt"
+            )
+    return messages, chosen[shared:], rejected[shared:]
+
+
+def _shared(chosen: Turns, rejected: Turns) -> int:
+    """How many first turns two conversations share, their last turns apart."""
+    pairs = zip(chosen[:-1], rejected[:-1], strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _begins_with(conversation: Turns, prompt: Any, where: str) -> bool:
+    """Whether a conversation starts with the prompt; text is its first user turn."""
+    if isinstance(prompt, str):
+        asked = next((turn.content for turn in conversation[:-1] if turn.role == "user"), None)
+        return asked == prompt
+    turns = turns_of(prompt, "user", where)
+    return len(conversation) > len(turns) and conversation[: len(turns)] == turns
 
 
 def completion_ids(
@@ -37,15 +62,80 @@ def completion_ids(
     """The ids that the turns `said` add to the prompt, up to and including their last EOS.
 
     What a template writes after that EOS (a newline, in ChatML) no engine samples: it is left off.
+    A control token's text in a turn stays text, as in prompts.
     Raises Unrenderable when the template alters the response.
     """
     before = _render(template, messages, generation=True)
     rest = _rest(_render(template, (*messages, *said), generation=False), before, said)
-    prompt, together = _text_ids(template, before), _text_ids(template, before + rest)
-    apart = together[: len(prompt)] == prompt  # else tokens merge over the border
-    ids = together[len(prompt) :] if apart else _text_ids(template, rest)
+    if any(_forges(template, turn, eos_ids) for turn in said):
+        ids = _ids_as_text(template, messages, said, eos_ids, before, rest)
+    else:
+        prompt, together = _text_ids(template, before), _text_ids(template, before + rest)
+        apart = together[: len(prompt)] == prompt  # else tokens merge over the border
+        ids = together[len(prompt) :] if apart else _text_ids(template, rest)
     last = max((i for i, token in enumerate(ids) if token in eos_ids), default=len(ids) - 1)
     return ids[: last + 1]
+
+
+def _forges(template: ChatTemplate, turn: Message, eos_ids: frozenset[int]) -> bool:
+    """Whether a turn holds the text of a control token that is not its own to write."""
+    if not template.holds_control(turn.content):
+        return False
+    own = _writable(template, eos_ids) if turn.role == "assistant" else ()
+    added = template.tokenizer.added_tokens_decoder.values()
+    return any(str(token) in turn.content for token in added if str(token) not in own)
+
+
+def _writable(template: ChatTemplate, eos_ids: frozenset[int]) -> list[str]:
+    """Added tokens that a model writes inside its response: `<think>` and the like."""
+    added = template.tokenizer.added_tokens_decoder.items()
+    return [str(token) for index, token in added if not token.special and index not in eos_ids]
+
+
+def _ids_as_text(
+    template: ChatTemplate,
+    messages: Turns,
+    said: Turns,
+    eos_ids: frozenset[int],
+    before: str,
+    rest: str,
+) -> list[int]:
+    """Ids of `rest`, which `said` adds to `before`.
+
+    Its control tokens are the template's own and `_writable` ones.
+    """
+    marks = [f"Qz{8000 + index}zQ" for index in range(len(said))]
+    marked = tuple(
+        Message(role=turn.role, content=mark) for turn, mark in zip(said, marks, strict=True)
+    )
+    frame = _rest(_render(template, (*messages, *marked), generation=False), before, marked)
+    literals = re.split("|".join(marks), frame)
+    for contents in ([turn.content for turn in said], [turn.content.strip() for turn in said]):
+        pairs = zip_longest(literals, contents, fillvalue="")
+        if len(literals) == len(said) + 1 and rest == "".join(a + b for a, b in pairs):
+            return template.segment_ids(*_pieces(template, literals, contents, said, eos_ids))
+    raise Unrenderable(
+        "control_tokens",
+        "a response holds the text of a control token, and the template alters responses",
+    )
+
+
+def _pieces(
+    template: ChatTemplate,
+    literals: Sequence[str],
+    contents: Sequence[str],
+    said: Turns,
+    eos_ids: frozenset[int],
+) -> tuple[list[str], list[str]]:
+    """Literals and contents, with the `_writable` tokens of assistants among the literals."""
+    own = "|".join(re.escape(token) for token in _writable(template, eos_ids))
+    all_literals = [literals[0]]
+    all_contents: list[str] = []
+    for turn, content, literal in zip(said, contents, literals[1:], strict=True):
+        split = re.split(f"({own})", content) if own and turn.role == "assistant" else [content]
+        all_contents += split[::2]
+        all_literals += [*split[1::2], literal]
+    return all_literals, all_contents
 
 
 def _rest(whole: str, before: str, said: Turns) -> str:
@@ -60,13 +150,16 @@ def _rest(whole: str, before: str, said: Turns) -> str:
     return content + tail
 
 
-def _turns(value: Any, role: str, where: str) -> Turns:
+def turns_of(value: Any, role: str, where: str) -> Turns:
+    """A column's turns, text being one turn of `role`; InputError when it is neither."""
     if isinstance(value, str):
         return (Message(role=role, content=value),)
     try:
         turns = messages_from_json(list(value))
     except (TypeError, KeyError) as error:
         raise InputError(f"{where}: prompt, chosen, rejected must be text or messages") from error
+    if not all(isinstance(part, str) for turn in turns for part in (turn.role, turn.content)):
+        raise InputError(f"{where}: a message's role and content must be text")
     if not turns:
         raise InputError(f"{where}: prompt, chosen or rejected is empty")
     return turns

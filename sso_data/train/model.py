@@ -47,6 +47,7 @@ def find_policy(config: TrainConfig) -> PolicyFiles:
     if not config.model:
         raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
     directory = resolve_model(config.model, config.revision)
+    _refuse_adapter(config.model, directory)
     tokenizer = load_tokenizer(directory, trust_remote_code=config.trust_remote_code)
     remote = EngineConfig(trust_remote_code=config.trust_remote_code)
     return PolicyFiles(
@@ -58,6 +59,16 @@ def find_policy(config: TrainConfig) -> PolicyFiles:
         facts=read_model_facts(directory, remote),
         dtype=_stored_dtype(directory),
     )
+
+
+def _refuse_adapter(model: str, directory: Path) -> None:
+    """ModelError for a LoRA adapter: it is no whole model."""
+    adapter, whole = (directory / name for name in ("adapter_config.json", "config.json"))
+    if adapter.is_file() and not whole.is_file():
+        raise ModelError(
+            f"{model}: is a LoRA adapter; --model takes a whole model: train with --set "
+            "lora.merge=true, or merge it"
+        )
 
 
 def _stored_dtype(directory: Path) -> torch.dtype:

@@ -128,8 +128,8 @@ class PolicyJob:
             found = d_at_step_0(every, scorer, config)
             findings["references"]["d_at_step_0"] = found
             place.listener.note(
-                f"D at step 0: at most {found:.2g} in what the loss sees "
-                f"(tolerance {config.reference.tolerance})"
+                f"D at step 0: 95 % of {min(_STEP_0_ROWS, len(every))} rows within {found:.2g} "
+                f"in what the loss sees (tolerance {config.reference.tolerance})"
             )
             if found > config.reference.tolerance:
                 place.listener.warn("D at step 0 is over the tolerance; see docs/training.md")

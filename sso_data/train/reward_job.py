@@ -28,9 +28,10 @@ class RewardJob:
         self._policy = policy
         self._config = config
         self._source = source
+        longest = min(config.sequence.max_length, policy.facts.context)
         reader = PairReader(
             tokenizer=policy.tokenizer,
-            sequences=config.sequence,
+            sequences=config.sequence.model_copy(update={"max_length": longest}),
             views=config.views,
             eos_ids=frozenset(policy.facts.eos_ids),
             vocab_size=policy.facts.vocab_size,

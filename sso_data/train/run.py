@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 from sso_data import __version__
 from sso_data.errors import ConfigError, InputError, RunError
 from sso_data.records import SCHEMA_VERSION
-from sso_data.store.files import make_dir, remove_tree
+from sso_data.store.files import make_dir, publish_files, remove_tree
 from sso_data.store.run import locked
 from sso_data.train.arguments import tensorboard_in, training_arguments
 from sso_data.train.callbacks import Metrics
@@ -34,7 +34,13 @@ from sso_data.train.policy_job import PolicyJob
 from sso_data.train.processes import decided_by_first, is_first, wait
 from sso_data.train.reward_job import RewardJob
 from sso_data.train.settings import TrainConfig
-from sso_data.train.state import Manifest, TrainingDir, open_training, publish, step_of
+from sso_data.train.state import (
+    Manifest,
+    TrainingDir,
+    open_training,
+    refuse_strangers,
+    step_of,
+)
 
 _FREE_SECTIONS = ("stop", "log")
 _FREE_KEYS = {
@@ -99,6 +105,9 @@ def train(
     place = Place(out=out, args=args, listener=listener if first else Silence())
     place.listener.phase("checking the model and its chat template")
     policy = find_policy(config)
+    _refuse_inputs_in(out, source, policy, config)
+    if first:
+        refuse_strangers(out)
     place.listener.phase("reading the data")
     job: Job = (RewardJob if config.kind == "reward" else PolicyJob)(source, policy, config)
     if config.data.eval_share and not job.data["held_out"]:
@@ -120,6 +129,28 @@ def train(
             seconds = time.monotonic() - started
             return TrainSummary(out=out, manifest=folder.manifest, new_steps=0, seconds=seconds)
         return _steps(folder, checkpoint, job, policy, config, place, started)
+
+
+def _refuse_inputs_in(out: Path, source: str, policy: PolicyFiles, config: TrainConfig) -> None:
+    """ConfigError where the model or the data lies in `out`: a training clears and replaces it."""
+    mixed = [part.data for part in config.reward.mix] if config.kind == "reward" else []
+    given = [("--model", policy.name, policy.directory)]
+    given += [("DATA", source, Path(source))]
+    given += [("reward.mix", name, Path(name)) for name in mixed]
+    for what, name, path in given:
+        if name.strip() and path.exists() and _lies_in(path, out):
+            raise ConfigError(
+                f"{what} {name}: lies in --out {out}, which the training writes to; "
+                "use another --out"
+            )
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether `path` is `folder` or lies in it, itself or through links."""
+    whole = folder.resolve()
+    return path.resolve().is_relative_to(whole) or (
+        path.parent.resolve() / path.name
+    ).is_relative_to(whole)
 
 
 def _opened(
@@ -244,7 +275,7 @@ def _write_model(
             raise
         remove_tree(new)
         raise RunError(unwritten(out, error)) from error
-    publish(new, out)
+    publish_files(new, out)
 
 
 def _finish(

@@ -138,15 +138,16 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     write_atomic(path / MANIFEST, text.encode())
 
 
-def publish(new: Path, path: Path) -> None:
-    """Move the finished model's files from the folder `new` into `path`."""
+def refuse_strangers(path: Path) -> None:
+    """RunError where `path` is a file, or a directory of something else; changes nothing."""
     try:
-        for file in sorted(new.iterdir()):
-            file.chmod(0o644)  # safetensors writes for its owner alone
-            file.replace(path / file.name)
+        if path.is_dir():
+            if read_training(path) is None:
+                _refuse_strangers(path)
+        elif path.exists():
+            raise RunError(f"{path}: is a file, not a directory; use another --out")
     except OSError as error:
-        raise RunError(f"{path}: cannot write there: {error.strerror}") from error
-    remove_tree(new)
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _refuse_strangers(path: Path) -> None:

@@ -94,6 +94,46 @@ class TestOurRows:
         with pytest.raises(InputError, match=says):
             encoder.encode([journal[0] | change])
 
+    @pytest.mark.parametrize(
+        ("column", "value"),
+        [
+            ("rejected_token_ids", None),
+            ("chosen_token_ids", "abc"),
+            ("chosen_token_ids", [5, "6"]),
+            ("chosen_token_ids", [5, [6]]),
+            ("chosen_token_ids", [5.0, 6.5]),
+            ("logp_plain_good", "x"),
+            ("prompt", "a plain string"),
+            ("id", None),
+            ("system_good", 3),
+            ("prompt_hash_bad", None),
+        ],
+    )
+    def test_wrong_types_name_row_and_column(
+        self, encoder: Encoder, journal: list[JsonRow], column: str, value: Any
+    ) -> None:
+        with pytest.raises(InputError, match=rf"^row .*: column '{column}' must be") as caught:
+            encoder.encode([journal[0] | {column: value}])
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "turns", [3, [3], [{"role": "user"}], [{"role": "user", "content": 3}]]
+    )
+    def test_a_prompt_that_is_no_messages(
+        self, encoder: Encoder, journal: list[JsonRow], turns: Any
+    ) -> None:
+        with pytest.raises(InputError, match=r"^row .* must be text"):
+            encoder.encode([journal[0] | {"prompt": turns}])
+
+    def test_a_number_is_an_id(self, encoder: Encoder, journal: list[JsonRow]) -> None:
+        (encoded,) = encoder.encode([journal[0] | {"id": 7}])
+        assert encoded.id == "7"
+
+    @pytest.mark.parametrize("value", ["{", "[1]", {"a": 1}])
+    def test_template_arguments_must_be_json(self, tokenizer: Any, value: Any) -> None:
+        with pytest.raises(InputError, match="row a: column 'template_kwargs' must be a JSON obj"):
+            template_for(tokenizer, {"id": "a", "template_kwargs": value}, ViewsConfig())
+
     def test_missing_columns(self, encoder: Encoder, journal: list[JsonRow]) -> None:
         for column in ("original_token_ids", "system_good", "prompt_hash_bad"):
             row = {name: value for name, value in journal[0].items() if name != column}

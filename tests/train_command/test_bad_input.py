@@ -30,6 +30,11 @@ def changed_weights(model: Path, factor: float) -> None:
     save_file(changed, model / "model.safetensors", metadata={"format": "pt"})
 
 
+def content(folder: Path) -> dict[Path, bytes]:
+    """Every file of a directory, byte for byte."""
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 class TestModels:
     def test_the_wrong_model_for_the_data(
         self, train: Train, run: Path, tmp_path: Path, model: Path, pairs: Rows
@@ -71,6 +76,11 @@ class TestModels:
 
     def test_no_model(self, train: Train, run: Path, tmp_path: Path) -> None:
         one_line(train(run, tmp_path / "out", "--model", ""), "--model")
+
+    def test_a_lora_adapter(self, train: Train, run: Path, tmp_path: Path, model: Path) -> None:
+        (model / "config.json").rename(model / "adapter_config.json")
+        done = train(run, tmp_path / "out", "--model", model)
+        one_line(done, str(model), "is a LoRA adapter", "--set lora.merge=true")
 
     def test_lora_without_peft(
         self, train: Train, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -129,6 +139,10 @@ class TestData:
         (bare / "pairs" / "train.jsonl").write_text("")
         one_line(train(bare, tmp_path / "out"), "kept nothing", "filter.gap")
 
+    def test_a_run_has_one_split(self, train: Train, tmp_path: Path, run: Path) -> None:
+        done = train(run, tmp_path / "out", "--split", "validation")
+        one_line(done, str(run), "'train' alone", "'validation'")
+
     def test_every_row_is_too_long(self, train: Train, tmp_path: Path, run: Path) -> None:
         done = train(run, tmp_path / "out", "--set=sequence.max_length=20")
         one_line(done, "none of 24 rows", "sequence.max_length", "too_long=truncate")
@@ -152,7 +166,7 @@ class TestOptions:
             (("--set", "optim.learning_rate=1"), ("learning_rate", "train_configuration.md")),
             (("--set", "optim.lr=-1"), ("optim.lr", "greater than 0")),
             (("--set", "nonsense"), ("key=value",)),
-            (("--objective", "kto"), ("loss.objective", "kto")),
+            (("--objective", "kto"), ("kto", "sso, sso-generator, pairs (pbaa), reward")),
             (("--base", "kto"), ("loss.base", "kto")),
             (("--ref", "never"), ("reference.mode", "never")),
             (("--objective", "pairs", "--no-w"), ("use_w", "sso")),
@@ -185,7 +199,39 @@ class TestWriting:
     def test_a_directory_of_something_else(self, train: Train, run: Path, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").write_text("")
         one_line(train(run, tmp_path, "--overwrite"), "not a training", "thesis.tex")
-        assert (tmp_path / "thesis.tex").exists()
+        assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"], "nothing is left there"
+
+    def test_a_file(self, train: Train, run: Path, tmp_path: Path) -> None:
+        (tmp_path / "out").write_text("")
+        one_line(train(run, tmp_path / "out"), "is a file, not a directory")
+
+    @pytest.mark.parametrize("inside", ["", "checkpoints/checkpoint-3"])
+    def test_the_model_in_out_is_not_deleted(
+        self, train: Train, run: Path, tmp_path: Path, inside: str
+    ) -> None:
+        out = tmp_path / "out"
+        model = Path(shutil.copytree(policy_dir(), out / inside))
+        (out / "train.json").write_text('{"identity": {}}')
+        before = content(out)
+        done = train(run, out, "--model", model, "--overwrite")
+        one_line(done, f"--model {model}", f"--out {out}")
+        assert content(out) == before
+
+    def test_the_data_in_out_is_not_deleted(
+        self, train: Train, run: Path, tmp_path: Path, pairs: Rows
+    ) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "train.json").write_text('{"identity": {}}')
+        data = write_rows(out / "metrics.jsonl", plain_set(pairs))
+        before = content(out)
+        (tmp_path / "link").symlink_to(out)
+        for source in (data, out, tmp_path / "link" / "metrics.jsonl"):
+            one_line(train(source, out, "--overwrite"), f"DATA {source}", f"--out {out}")
+        mix = f"--set=reward.mix=[{{data: {data}}}]"
+        done = train(run, out, "--overwrite", "--objective", "reward", mix)
+        one_line(done, f"reward.mix {data}")
+        assert content(out) == before
 
     def test_no_space_for_checkpoints(self, train: Train, run: Path, tmp_path: Path) -> None:
         """A file-size limit stands in for the full disk; afterwards the training goes on."""

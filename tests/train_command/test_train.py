@@ -64,8 +64,11 @@ def test_train_json_and_card_name_data_and_recipe(train: Train, run: Path, tmp_p
     assert manifest["versions"].keys() >= {"torch", "transformers"}
     assert manifest["identity"]["optim.lr"] == 5e-4
     card = (out / "README.md").read_text()
-    for part in (str(run), manifest["data"]["fingerprint"], "`loss.base` | `dpo`", "| loss |"):
+    for part in (run.name, manifest["data"]["fingerprint"], "`loss.base` | `dpo`", "| loss |"):
         assert part in card
+    assert "tags:\n- sso-data\n- sso\n- dpo\n---" in card
+    for path in (run, policy_dir(), tmp_path):
+        assert str(path) not in card
     assert "license" not in card
     assert "base_model" not in card, "a local path is no name on the Hub"
 
@@ -259,3 +262,12 @@ def test_without_matplotlib_there_is_no_plot_and_a_line_says_so(
     assert done.exit_code == 0, done.output
     assert "sso-data[train]" in done.stderr
     assert not (out / "loss.png").exists()
+
+
+def test_an_objective_overrides_the_files_kind(train: Train, run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text("kind: reward\n")
+    done = train(run, tmp_path / "out", "--config", file, "--objective", "sso")
+    assert done.exit_code == 0, done.output
+    config = json.loads((tmp_path / "out" / "train.json").read_text())["config"]
+    assert (config["kind"], config["loss"]["objective"]) == ("policy", "sso")
