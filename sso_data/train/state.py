@@ -112,8 +112,9 @@ def open_training(
     if overwrite and manifest is not None:
         clear(path)
         manifest = None
-    if manifest is None:
+    elif manifest is None:
         _refuse_strangers(path)
+    if manifest is None:
         manifest = {"identity": dict(identity), **details}
         write_manifest(path, manifest)
     elif changed := differences(manifest["identity"], identity):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sso_data.train.state import open_training
 from sso_data.world import policy_dir
 from tests.cli.test_bad_input import one_line
 from tests.train_command.conftest import Train, plain_set, write_rows
@@ -269,3 +270,13 @@ def test_a_loss_that_is_no_number_stops_with_the_rows(
     done = train(run, tmp_path / "out")
     one_line(done, "step 1: the loss is not finite for rows", "-0", "learning rate")
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_overwrite_leaves_a_strangers_file_and_starts_anew(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text(json.dumps({"identity": {"seed": 1}}))
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "notes.txt").write_text("mine")
+    opened = open_training(tmp_path, identity={"seed": 2}, details={}, overwrite=True)
+    assert opened.manifest["identity"] == {"seed": 2}
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "metrics.jsonl").exists()
