@@ -141,11 +141,12 @@ def _run(
     from sso_data.engines.environment import prepare_environment
 
     prepare_environment(EngineConfig())  # before torch and transformers are imported
+    from sso_data.train.processes import leaving_the_group
     from sso_data.train.run import train as run_training
     from sso_data.train.settings import load_train_config
 
     resolved = load_train_config(config, settings, **wanted)
-    with listening() as listener:
+    with leaving_the_group(), listening() as listener:
         return run_training(data, out, resolved, listener, overwrite=overwrite)
 
 

@@ -1,9 +1,12 @@
 """Several processes as one: who speaks, what the first one decided, scoring shared among all."""
 
+import gc
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
+import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
@@ -31,6 +34,22 @@ def decided_by_first(value: _T) -> _T:
 def wait() -> None:
     """Go on when every process has come here."""
     PartialState().wait_for_everyone()
+
+
+@contextmanager
+def leaving_the_group() -> Iterator[None]:
+    """Leave the process group, where there is one, when the work inside is over.
+
+    A gloo thread that drops a tensor while the interpreter ends aborts the process (SIGABRT), after
+    all its work was done. The threads end with the last reference to the group, and the trainer's
+    model, which holds one, lies in reference cycles.
+    """
+    try:
+        yield
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+            gc.collect()
 
 
 def shared_scorer(scorer: Scorer) -> Scorer:

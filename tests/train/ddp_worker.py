@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from sso_data.train.processes import leaving_the_group
 from tests.train.models import gpt2, random_rows
 from tests.train.test_trainer import make_trainer
 
@@ -38,5 +39,13 @@ def _syncs(trainer: object) -> bool:
     return bool(getattr(trainer.model_wrapped, "require_backward_grad_sync", True))  # type: ignore[attr-defined]
 
 
+def gloo_threads() -> list[str]:
+    """The threads of this process that a process group started."""
+    names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    return [name for name in names if "gloo" in name]
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    with leaving_the_group():
+        main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    assert not gloo_threads(), "they abort the process when it ends in a bad moment"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from sso_data.train.processes import leaving_the_group
 from sso_data.train.reward import RewardTrainer
 from sso_data.train.reward_config import RewardConfig
 from tests.train.models import random_rows
@@ -36,4 +37,5 @@ def main(out: Path, size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    with leaving_the_group():
+        main(Path(sys.argv[1]), int(sys.argv[2]))
