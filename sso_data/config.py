@@ -27,6 +27,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 NatsPerToken = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Quantile = Annotated[str, StringConstraints(pattern=r"^q(0(\.\d+)?|1(\.0+)?)$")]
 Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Config = TypeVar("_Config", bound=BaseModel)
 
 
@@ -189,6 +190,13 @@ class EngineConfig(_Section):
     """Run Python code that comes with the model. Off unless you trust its author."""
     threads: Count | None = None
     """CPU threads of the engine; by default the libraries' own choice."""
+    score_slots: Count | None = None
+    """Scores vLLM works on at once, beside the samples; by default a quarter of max_num_seqs, at
+    least 8. Halved when vLLM runs out of memory."""
+    heartbeat_timeout: Seconds = 120.0
+    """Seconds without a sign of life after which the engine's process is replaced."""
+    step_timeout: Seconds = 1800.0
+    """Seconds one step of the engine may take before its process counts as hanging."""
     vllm: Annotated[dict[str, Any], AfterValidator(_json_able)] = {}
     """Further arguments for vLLM's engine, passed as they are."""
 

@@ -58,10 +58,19 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A request that the engine could not do; the others go on."""
+    """A request that the engine could not do; the others go on.
+
+    `reason` is the failed row's: the engine said no, or died of it.
+    """
 
     key: str
     detail: str
+    reason: Literal["engine_refused", "engine_died"] = "engine_refused"
+
+
+def row_of(key: str) -> str:
+    """What a request belongs to: the part of its key before the first slash."""
+    return key.partition("/")[0]
 
 
 Request = SampleRequest | ScoreRequest
@@ -97,7 +106,7 @@ class Engine(Protocol):
     def step(self) -> list[Result]:
         """Work for a moment and return what finished (perhaps nothing).
 
-        Raises EngineError when the engine died. With nothing submitted it returns [] at once.
+        Raises EngineDeadError when the engine died. With nothing submitted it returns [] at once.
         """
         ...
 

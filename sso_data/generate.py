@@ -52,6 +52,10 @@ class Listener(Protocol):
         """The engine is ready."""
         ...
 
+    def warn(self, text: str) -> None:
+        """Something went wrong, and the work goes on."""
+        ...
+
     def written(self, done: int, total: int) -> None:
         """So many of the kept pairs are written."""
         ...
@@ -168,7 +172,7 @@ def engine_on_demand(
         def start() -> Engine:
             listener.phase(f"loading {setup.config.model}")
             engine = stack.enter_context(
-                closing(start_engine(setup.model_dir, setup.config.engine))
+                closing(start_engine(setup.model_dir, setup.config.engine, tell=listener.warn))
             )
             on_start(engine.info)
             listener.engine(engine.info)

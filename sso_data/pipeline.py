@@ -241,7 +241,7 @@ class Pipeline:
         match result:
             case Refused():
                 stage = "score" if "/" in cell else "sample"
-                self._drop(row, stage, "engine_refused", result.detail)
+                self._drop(row, stage, result.reason, result.detail)
                 return
             case Sampled():
                 self._take_response(row, _view(cell), result)

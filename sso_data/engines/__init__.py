@@ -1,6 +1,7 @@
 """The engines' front door: which one a configuration means, started here or in a child."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -18,16 +19,24 @@ def resolve_name(config: EngineConfig) -> Literal["vllm", "transformers"]:
     return "vllm" if importlib.util.find_spec("vllm") else "transformers"
 
 
-def start_engine(model_path: Path, config: EngineConfig) -> Engine:
+def start_engine(
+    model_path: Path, config: EngineConfig, tell: Callable[[str], None] = lambda line: None
+) -> Engine:
     """A started engine for the model in the directory `model_path`.
 
-    Takes seconds to minutes. Raises EngineError or ModelError, one line each.
+    One in a child process is started again when it dies; `tell` is given one line then. Takes
+    seconds to minutes. Raises EngineError or ModelError, one line each.
     """
-    if config.process == "child":
-        from sso_data.engines.child import ChildEngine
+    if config.process == "inline":
+        return start_inline(model_path, config)
+    from sso_data.engines.child import ChildEngine
+    from sso_data.engines.watchdog import WatchedEngine
 
-        return ChildEngine(model_path, config)
-    return start_inline(model_path, config)
+    return WatchedEngine(
+        lambda resolved: ChildEngine(model_path, resolved),
+        config,
+        tell=tell,
+    )
 
 
 def start_inline(model_path: Path, config: EngineConfig) -> Engine:

@@ -17,21 +17,19 @@ from sso_data.config import EngineConfig
 from sso_data.engine import EngineInfo, Request, Result
 from sso_data.engines import start_inline, worker
 from sso_data.engines.requests import take_keys
-from sso_data.errors import EngineError, SsoDataError
+from sso_data.errors import EngineDeadError, EngineError, SsoDataError
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0
-CONTINUE = "run the same command again to continue"
 
 
 class ChildEngine:
     """The same engine, in one child process; this process imports neither torch nor vLLM.
 
     Start it in the main thread: on Linux the child is killed when the thread that started it ends.
-    `start` makes the engine, there. In seconds, `heartbeat_timeout` is how long the child may give
-    no sign of life while it is waited for, `step_timeout` how long one step of the engine may take
-    and `start_timeout` how long loading may. With `verbose` the child's stderr is this process's;
-    else it is kept for error messages.
+    `start` makes the engine, there, and may take `start_timeout` seconds; the other limits are the
+    configuration's. With `verbose` the child's stderr is this process's; else it is kept for error
+    messages. Once the engine is ready, its own failures are EngineDeadError.
     """
 
     def __init__(
@@ -40,12 +38,10 @@ class ChildEngine:
         config: EngineConfig,
         *,
         start: worker.Start = start_inline,
-        heartbeat_timeout: float = 120.0,
-        step_timeout: float = 1800.0,
         start_timeout: float = 3600.0,
         verbose: bool = False,
     ) -> None:
-        self._heartbeat_timeout = heartbeat_timeout
+        self._heartbeat_timeout = config.heartbeat_timeout
         self._silence = 0.0
         self._open: set[str] = set()
         self._closed = False
@@ -55,7 +51,7 @@ class ChildEngine:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
             target=worker.serve,
-            args=(theirs, model_path, config, start, os.getpid(), stderr_path, step_timeout),
+            args=(theirs, model_path, config, start, os.getpid(), stderr_path),
             name="sso-data engine",
         )
         atexit.register(self.close)
@@ -93,7 +89,7 @@ class ChildEngine:
             if message[0] == "results":
                 results += message[1]
             elif message[0] == "failed":
-                raise self._failed(message)
+                raise self._failed(message, EngineDeadError)
         self._open.difference_update(result.key for result in results)
         if not results and self._open and self._silence > self._heartbeat_timeout:
             raise self._hung()
@@ -136,16 +132,17 @@ class ChildEngine:
                     info: EngineInfo = message[1]
                     return info
                 if message[0] == "failed":
-                    raise self._failed(message)
-        raise EngineError(f"the engine was not ready after {timeout:.0f} s; {self._last_words()}")
+                    raise self._failed(message, EngineError)
+        raise EngineError(f"the engine was not ready after {timeout:.0f} s{self._last_words()}")
 
-    def _failed(self, message: tuple[Any, ...]) -> SsoDataError:
-        """The child's own error, under its own name."""
+    def _failed(self, message: tuple[Any, ...], least: type[EngineError]) -> SsoDataError:
+        """The child's own error, under its own name; an engine's error is at `least` that."""
         _, name, text = message
         kind = getattr(errors, name, EngineError)
-        return kind(text) if issubclass(kind, SsoDataError) else EngineError(text)
+        is_ours = issubclass(kind, SsoDataError) and not issubclass(least, kind)
+        return kind(text) if is_ours else least(text)
 
-    def _died(self) -> EngineError:
+    def _died(self) -> EngineDeadError:
         self._process.join(GRACE_SECONDS)
         code = self._process.exitcode
         if code is None:
@@ -154,27 +151,27 @@ class ChildEngine:
             how = f"was ended by {_signal_name(-code)}"
         else:
             how = f"ended with exit code {code}"
-        return EngineError(
-            f"the engine's process {how} with {len(self._open)} requests under way; "
-            f"{self._last_words()}{CONTINUE}"
+        return EngineDeadError(
+            f"the engine's process {how} with {len(self._open)} requests under way"
+            f"{self._last_words()}"
         )
 
-    def _hung(self) -> EngineError:
+    def _hung(self) -> EngineDeadError:
         self._end(grace=0.0)
-        return EngineError(
+        return EngineDeadError(
             f"the engine's process gave no sign of life for {self._silence:.0f} s and was ended, "
-            f"with {len(self._open)} requests under way; {self._last_words()}{CONTINUE}"
+            f"with {len(self._open)} requests under way{self._last_words()}"
         )
 
     def _last_words(self) -> str:
-        """The last line of the child's stderr, as a part of an error message."""
+        """The last line of the child's stderr, as the end of an error message."""
         if self._stderr is None:
             return ""
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, size - 4096))
         tail = self._stderr.read().decode(errors="replace")
         lines = [" ".join(line.split()) for line in tail.splitlines() if line.strip()]
-        return f"its last line: {lines[-1][:200]!r}; " if lines else ""
+        return f"; its last line: {lines[-1][:200]!r}" if lines else ""
 
     def _end(self, grace: float) -> None:
         if self._closed:

@@ -22,7 +22,7 @@ from sso_data.engines.decoding import DecodeBatch
 from sso_data.engines.hf_model import LoadedModel
 from sso_data.engines.model_facts import read_model_facts
 from sso_data.engines.requests import checked_total, refusal, take_keys, total_ids
-from sso_data.errors import EngineError, described
+from sso_data.errors import EngineDeadError, described
 
 SCORE_AT_LEAST_EVERY = 32
 """Decode steps after which waiting scores are done even if they do not fill a micro-batch."""
@@ -178,7 +178,9 @@ class TransformersEngine:
                 results = work()
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
-                raise EngineError(f"the transformers engine failed: {described(error)}") from error
+                raise EngineDeadError(
+                    f"the transformers engine failed: {described(error)}"
+                ) from error
         else:
             self._working = []
             return results

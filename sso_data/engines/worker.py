@@ -35,14 +35,13 @@ def serve(
     start: Start,
     parent_pid: int,
     stderr_file: str | None,
-    step_timeout: float,
 ) -> None:
     """The child process from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     _die_with(parent_pid)
     _redirect(stderr_file)
     prepare_environment(config)
-    link = _Link(connection, step_timeout)
+    link = _Link(connection, config.step_timeout)
     try:
         _work(link, start(model_path, config))
     except SsoDataError as error:

@@ -12,7 +12,7 @@ from sso_data.errors import ModelError
 
 
 class FakeEngine:
-    """Answers one request per step; the keys `die`, `fail`, `hang` and `noise` do what they say."""
+    """Answers one request per step; keys that end in `die`, `fail`, `hang` or `noise` do so."""
 
     def __init__(self) -> None:
         self._waiting: list[Request] = []
@@ -35,7 +35,7 @@ class FakeEngine:
         if not self._waiting:
             return []
         request = self._waiting.pop(0)
-        match request.key:
+        match request.key.rpartition("/")[2]:
             case "die":
                 print("the last\twords", file=sys.stderr, flush=True)
                 os._exit(3)

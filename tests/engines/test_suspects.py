@@ -1,0 +1,83 @@
+"""The row that kills an engine is found by halves; nobody else is ever accused."""
+
+import math
+from collections.abc import Collection
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sso_data.engines.suspects import Suspects
+
+
+def play(rows: list[str], poison: Collection[str], *, limit: int = 10_000) -> tuple[set[str], int]:
+    """Run rows until all are answered or refused; the engine dies when a poisonous one may run.
+
+    Returns the refused rows and the number of deaths.
+    """
+    suspects, open_rows, refused, deaths = Suspects(), list(rows), set[str](), 0
+    for _ in range(limit):
+        if not open_rows:
+            return refused, deaths
+        running = [row for row in open_rows if suspects.allows(row)]
+        assert running, "rows are open and none may run"
+        if any(row in poison for row in running):
+            deaths += 1
+            guilty = suspects.died_with(running)
+            if guilty is not None:
+                refused.add(guilty)
+                open_rows.remove(guilty)
+        else:
+            open_rows = [row for row in open_rows if row not in running]
+        suspects.forget_answered(open_rows)
+    raise AssertionError("it does not end")
+
+
+@given(
+    count=st.integers(1, 200), poison=st.sets(st.integers(0, 199), max_size=6), alone=st.booleans()
+)
+def test_exactly_the_poisonous_rows_are_refused(count: int, poison: set[int], alone: bool) -> None:
+    rows = [f"r{number}" for number in range(count)]
+    bad = {f"r{number}" for number in poison if number < count}
+    refused, deaths = play(rows, bad)
+    assert refused == bad
+    assert deaths <= len(bad) * (math.ceil(math.log2(count or 1)) + 5) + 2
+
+
+def test_by_hand() -> None:
+    """Four rows, c kills: all, all, then ab | cd, then c alone twice."""
+    suspects = Suspects()
+    assert suspects.died_with("abcd") is None
+    assert all(map(suspects.allows, "abcd")), "one death accuses nobody"
+    assert suspects.died_with("abcd") is None
+    assert [row for row in "abcd" if suspects.allows(row)] == ["a", "b"]
+    suspects.forget_answered({"c", "d"})
+    assert [row for row in "abcd" if suspects.allows(row)] == ["c", "d"]
+    assert suspects.died_with("cd") is None
+    assert suspects.died_with("c") is None
+    assert suspects.died_with("c") == "c"
+    assert suspects.allows("d") and not suspects.allows("e")
+    suspects.forget_answered(set())
+    assert suspects.allows("e") and not suspects.narrowing
+
+
+def test_other_rows_of_two_deaths_are_not_suspect() -> None:
+    suspects = Suspects()
+    suspects.died_with("abcd")
+    suspects.died_with("efgh")
+    assert not suspects.narrowing
+
+
+def test_a_death_with_nothing_under_way_accuses_nobody() -> None:
+    suspects = Suspects()
+    suspects.died_with("ab")
+    suspects.died_with("ab")
+    assert suspects.died_with(()) is None
+    assert suspects.allows("a") and not suspects.allows("b")
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_an_engine_that_dies_of_everything_accuses_every_row(count: int) -> None:
+    rows = [f"r{number}" for number in range(count)]
+    refused, _ = play(rows, rows)
+    assert refused == set(rows)
