@@ -25,7 +25,7 @@ from sso_data.engine import Engine, EngineInfo, Request, Result, SampleRequest, 
 from sso_data.generate import Setup, make_rows
 from sso_data.records import SIDE_OF, VIEWS, Cell, Message, Prompt, View, content_hash, row_id
 from sso_data.sample import Drawing
-from sso_data.sources import count_prompts
+from sso_data.sources import count_prompts, read_prompts
 from sso_data.steer import steer, system_text
 from sso_data.store.run import open_run
 from sso_data.views import with_system
@@ -324,7 +324,8 @@ def run_ours(work: Work, engine: Metered, *, bench: Bench | None) -> Timing:
             listener.total(count_prompts(str(work.source), work.setup.config.source))
             identity, details = work.setup.identity, work.setup.details
             with open_run(Path(folder) / "run", identity=identity, details=details) as run:
-                progress = make_rows(str(work.source), work.setup, run, run, listener)
+                prompts = read_prompts(str(work.source), work.setup.config.source)
+                progress = make_rows(prompts, work.setup, run, run, listener)
                 account = run.account()
                 account.check()
             seconds = time.perf_counter() - began

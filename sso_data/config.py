@@ -6,6 +6,7 @@ The docstring under each field is its documentation (`docs/configuration.md` is 
 import copy
 import json
 import math
+import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -73,6 +74,22 @@ def _real_date(text: str) -> str:
     return text
 
 
+def shard_of(text: str) -> tuple[int, int]:
+    """(which, of how many) of a shard such as 2/4; the first is 1."""
+    which, _, count = text.partition("/")
+    return int(which), int(count)
+
+
+def _real_shard(text: str) -> str:
+    """ValueError unless `text` is I/N with 1 <= I <= N."""
+    if (
+        not re.fullmatch(r"[1-9]\d{0,8}/[1-9]\d{0,8}", text)
+        or (which := shard_of(text))[0] > which[1]
+    ):
+        raise ValueError("write a shard as I/N, from 1/N to N/N")
+    return text
+
+
 def _json_able(value: dict[str, Any]) -> dict[str, Any]:
     """ValueError unless every value can be written to the rows."""
     try:
@@ -99,6 +116,9 @@ class SourceConfig(_Section):
     """Column kept as `source_id`, where present."""
     limit: Count | None = None
     """Take only this many prompts from the start of the file."""
+    shard: Annotated[str, AfterValidator(_real_shard)] | None = None
+    """`I/N`: only the I-th of N shares of the prompts; by content, so that duplicates stay together
+    and the shares are the same in any order. `merge` joins the runs."""
     skip_bad_rows: bool = False
     """Send malformed rows to failed.jsonl instead of stopping."""
 

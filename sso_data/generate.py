@@ -1,7 +1,7 @@
 """`generate`: everything checked before the engine starts, then rows until the prompts are done."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from sso_data.principles import Catalogue, load_catalogue
 from sso_data.records import Row
 from sso_data.refilter import refilter
 from sso_data.score import CheckResult, LogprobCheck
-from sso_data.sources import count_prompts, read_prompts
+from sso_data.sources import BadRow, Candidate, count_prompts, read_prompts
 from sso_data.steer import check_features
 from sso_data.store.run import Account, open_run, read_manifest
 from sso_data.templates import fingerprint as templates_fingerprint
@@ -150,7 +150,9 @@ def generate(
     listener.total(total)
     with open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite) as run:
         run.note("prompts", total)
-        progress = make_rows(source, setup, run, run, listener)
+        run.note("sources", list(dict.fromkeys([*(run.get("sources") or []), source])))
+        prompts = read_prompts(source, config.source)
+        progress = make_rows(prompts, setup, run, run, listener)
         account = run.account()
         account.check()
     listener.phase("filtering")
@@ -182,9 +184,13 @@ def engine_on_demand(
 
 
 def make_rows(
-    source: str, setup: Setup, sink: Sink, notebook: Notebook, listener: Listener
+    candidates: Iterable[Candidate | BadRow],
+    setup: Setup,
+    sink: Sink,
+    notebook: Notebook,
+    listener: Listener,
 ) -> Progress:
-    """Run the pipeline over a source's prompts; findings about the engine go to the notebook."""
+    """Run the pipeline over prompts; findings about the engine go to the notebook."""
     kept = 0
 
     def count_kept(row: Row) -> None:
@@ -211,7 +217,7 @@ def make_rows(
             on_check=note_check,
             on_row=count_kept,
         )
-        for progress in pipeline.run(read_prompts(source, setup.config.source)):
+        for progress in pipeline.run(candidates):
             listener.progress(progress, kept)
         return pipeline.progress
 

@@ -177,10 +177,9 @@ class Pipeline:
 
     def _admit_bad(self, bad: BadRow) -> None:
         """A row of the file that is no prompt: it is named in failed.jsonl."""
-        raw = (Message(role="malformed", content=bad.raw),)
-        identity, is_open = self._sink.admit(content_hash(raw))
+        identity, is_open = self._sink.admit(content_hash(bad.messages))
         if is_open:
-            prompt = Prompt(id=identity, messages=raw)
+            prompt = Prompt(id=identity, messages=bad.messages)
             detail = f"{bad.where}: {bad.detail}"
             self._fail(sample.failure(prompt, stage="source", reason="malformed", detail=detail))
         else:

@@ -8,7 +8,7 @@ from sso_data.config import RunConfig
 from sso_data.filters import decide_row
 from sso_data.generate import Listener, make_rows, prepare
 from sso_data.records import Failure, Row, row_id
-from sso_data.sources import count_prompts
+from sso_data.sources import count_prompts, read_prompts
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ def preview(source: str, config: RunConfig, listener: Listener) -> Preview:
     setup = prepare(config)
     listener.total(count_prompts(source, config.source))
     memory = _Memory()
-    make_rows(source, setup, memory, memory, listener)
+    make_rows(read_prompts(source, config.source), setup, memory, memory, listener)
     rows = sorted(memory.rows, key=lambda row: memory.order[row.id])
     judged = tuple((row, decide_row(row, config.filter)) for row in rows)
     return Preview(rows=judged, failures=tuple(memory.failures))

@@ -1,11 +1,13 @@
 """The commands: each one reads its options, calls one function, and shows what came back."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from sso_data import __version__
+from sso_data.cli.again import MERGE_EXAMPLE, RETRY_EXAMPLE, merge, retry
+from sso_data.cli.books import books, end, nothing_kept, show_decision
 from sso_data.cli.options import (
     Column,
     ConfigFile,
@@ -21,10 +23,6 @@ from sso_data.cli.options import (
 )
 from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print_json, say
 from sso_data.cli.training import TRAIN_EXAMPLE, train
-
-if TYPE_CHECKING:
-    from sso_data.filters import Decision
-    from sso_data.store.run import Account
 
 app = typer.Typer(
     name="sso-data",
@@ -68,6 +66,10 @@ def generate(
     seed: Seed = None,
     split: Split = None,
     column: Column = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", help="Only share I of N, for several machines.", metavar="I/N"),
+    ] = None,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Malformed rows go to failed.jsonl.")
     ] = False,
@@ -96,6 +98,7 @@ def generate(
         source__limit=limit,
         source__split=split,
         source__column=column,
+        source__shard=shard,
         source__skip_bad_rows=skip_bad_rows or None,
     )
     hint = f"every finished row is safe in {out}; run the same command again to continue"
@@ -103,7 +106,7 @@ def generate(
         summary = run_generate(prompts, out, resolved, listener, overwrite=overwrite)
     if as_json:
         print_json(
-            _books(out, summary.decision, summary.account)
+            books(out, summary.decision, summary.account)
             | {
                 "seconds": round(summary.seconds, 2),
                 "new_rows": summary.progress.rows,
@@ -112,9 +115,9 @@ def generate(
             }
         )
     else:
-        _show_decision(summary.decision, summary.account)
+        show_decision(summary.decision, summary.account)
         typer.echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(summary.seconds)})")
-    _end(summary.account, summary.decision, out)
+    end(summary.account, summary.decision, out)
 
 
 @app.command("filter", epilog="Example: sso-data filter runs/first --set filter.gap=0.1 --dry-run")
@@ -141,17 +144,19 @@ def filter_(
         done = refilter(run, resolved, dry_run=dry_run, on_progress=listener.written)
     decision, account = done.decision, done.account
     if as_json:
-        print_json(_books(run, decision, account) | {"dry_run": dry_run})
+        print_json(books(run, decision, account) | {"dry_run": dry_run})
     else:
-        _show_decision(decision, account)
+        show_decision(decision, account)
         if not dry_run:
             typer.echo(str(run / "pairs" / "train.jsonl"))
     if done.unfinished:
         say(f"the run is unfinished: {account.prompts} of {done.expected} prompts are done")
     if not len(decision.kept):
-        say(_nothing_kept(run, decision))
+        say(nothing_kept(run, decision))
 
 
+app.command("retry", epilog=RETRY_EXAMPLE)(retry)
+app.command("merge", epilog=MERGE_EXAMPLE)(merge)
 app.command("train", epilog=TRAIN_EXAMPLE)(train)
 
 
@@ -227,7 +232,7 @@ def demo(
     console = tables.console()
     for row in result.examples:
         console.print(tables.pair(row, None))
-    _show_decision(result.summary.decision, result.summary.account)
+    show_decision(result.summary.decision, result.summary.account)
     typer.echo(result.verdict)
 
 
@@ -296,48 +301,3 @@ def principles_check(
 
     found = load_catalogue(directory)
     typer.echo(f"{directory}: {len(found.principles)} principles: {', '.join(found.principles)}")
-
-
-def _show_decision(decision: "Decision", account: "Account") -> None:
-    from sso_data.cli import tables
-
-    console = tables.console()
-    console.print(tables.funnel(decision))
-    if decision.thresholds:
-        console.print(tables.thresholds(decision))
-    console.print(tables.account_line(account, decision), highlight=False)
-
-
-def _books(run: Path, decision: "Decision", account: "Account") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {
-        "run": str(run),
-        **asdict(account),
-        "kept": len(decision.kept),
-        "dropped": decision.dropped,
-        "thresholds": dict(decision.thresholds),
-        "funnel": [asdict(stage) for stage in decision.funnel],
-    }
-
-
-def _nothing_kept(run: Path, decision: "Decision") -> str:
-    """What to do, by the reason that dropped most rows."""
-    worst = max(decision.dropped, key=decision.dropped.__getitem__, default="")
-    remedy = {
-        "truncated": "raise sampling.max_tokens in a new run, or --set filter.drop_truncated=false",
-        "not_steered": "the policy does not follow these principles; see `sso-data preview`",
-        "leak": "--set filter.drop_leaks=false keeps rows that speak of their guidelines",
-        "off_policy": f"loosen it: sso-data filter {run} --set filter.closeness=q0.8 --dry-run",
-        "gap": f"loosen it: sso-data filter {run} --set filter.gap=q0.2 --dry-run",
-    }.get(worst, "docs/filter.md explains every reason")
-    return f"warning: the filter kept nothing, most rows are {worst}; {remedy}"
-
-
-def _end(account: "Account", decision: "Decision", run: Path) -> None:
-    """The last lines of `generate`, and exit code 3 when prompts failed."""
-    if account.rows and not len(decision.kept):
-        say(_nothing_kept(run, decision))
-    if account.failed:
-        say(f"{account.failed} prompts failed; see {run / 'failed.jsonl'}")
-        raise typer.Exit(SOME_FAILED)

@@ -13,14 +13,20 @@ import typer
 
 from sso_data.errors import SsoDataError
 
-SOME_FAILED, INTERRUPTED, TERMINATED = 3, 130, 143
+SOME_FAILED, INTERRUPTED = 3, 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SHOW_CURSOR = b"\x1b[?25h"
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
 class Terminated(BaseException):
-    """The process was asked to end (SIGTERM)."""
+    """The process was asked to end by the signal `number`: SIGTERM, or SIGHUP of a terminal."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def say(text: str) -> None:
@@ -34,13 +40,17 @@ def print_json(content: object) -> None:
 
 
 def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A command whose user mistakes end in one line and exit code 1, signals in 130 or 143."""
+    """A command whose user mistakes end in one line and exit code 1, signals in 128 + number.
+
+    Ctrl-C (130), SIGTERM (143) and a lost terminal (129) end the work in order; a second one ends
+    the process at once.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        signal.signal(signal.SIGTERM, _on_sigterm)
         try:
-            return command(*args, **kwargs)
+            with _signals_as_exceptions():
+                return command(*args, **kwargs)
         except SsoDataError as error:
             say(f"error: {error}")
             raise typer.Exit(1) from error
@@ -49,7 +59,7 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
             raise typer.Exit(INTERRUPTED) from error
         except Terminated as error:
             say("terminated")
-            raise typer.Exit(TERMINATED) from error
+            raise typer.Exit(128 + error.number) from error
         except BrokenPipeError:
             sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
             raise typer.Exit(0) from None
@@ -67,5 +77,24 @@ def hint_to_continue(hint: str) -> Iterator[None]:
         raise
 
 
-def _on_sigterm(_signal: int, _frame: object) -> None:
-    raise Terminated
+@contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """KeyboardInterrupt or Terminated at the first signal; no process at the second."""
+    asked = False
+
+    def on_signal(number: int, _frame: object) -> None:
+        nonlocal asked
+        if asked:
+            if sys.stderr.isatty():
+                os.write(2, _SHOW_CURSOR)  # a progress bar hid it
+            os._exit(128 + number)
+        asked = True
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+
+    caught = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, on_signal) for number in caught}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

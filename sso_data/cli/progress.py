@@ -117,11 +117,11 @@ class PlainListener:
         state = _state(progress, kept, tokens_per_second)
         say(", ".join(part for part in (f"{done}/{self._total} rows", state, left) if part))
 
-    def written(self, done: int, total: int) -> None:
+    def written(self, done: int, total: int, what: str = "pairs") -> None:
         now = time.monotonic()
         if done == total or now >= self._next:
             self._next = now + _LINE_SECONDS
-            say(f"{done}/{total} pairs written")
+            say(f"{done}/{total} {what} written")
 
     def note(self, text: str) -> None:
         say(text)
@@ -153,6 +153,7 @@ class BarListener:
         self._rates = _Rates()
         self._next = 0.0
         self._counting = False
+        self._writing = ""
 
     def phase(self, text: str) -> None:
         self._bar.update(self._task, description=text, state="", refresh=True)
@@ -176,11 +177,11 @@ class BarListener:
             self._bar.reset(self._task, completed=_done(progress), state=state)
         self._bar.update(self._task, completed=_done(progress), state=state)
 
-    def written(self, done: int, total: int) -> None:
-        if self._counting:
-            self._counting = False
-            self._bar.reset(self._task, description="pairs", total=total, state="")
-        self._bar.update(self._task, description="pairs", completed=done, total=total, state="")
+    def written(self, done: int, total: int, what: str = "pairs") -> None:
+        if self._writing != what:
+            self._counting, self._writing = False, what
+            self._bar.reset(self._task, description=what, total=total, state="")
+        self._bar.update(self._task, description=what, completed=done, total=total, state="")
 
     def note(self, text: str) -> None:
         self._bar.console.print(text, style="dim", highlight=False, soft_wrap=True)

@@ -9,8 +9,9 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from sso_data.config import SourceConfig
+from sso_data.config import SourceConfig, shard_of
 from sso_data.errors import InputError, one_line
+from sso_data.records import content_hash
 from sso_data.sources.hub import is_hub_id, read_directory, read_hub
 from sso_data.sources.rows import BadRow, Candidate, RawRow, judged
 from sso_data.sources.tables import read_parquet
@@ -26,7 +27,8 @@ def read_prompts(source: str, config: SourceConfig) -> Iterator[Candidate | BadR
     """The prompts of a file, a directory or a Hub dataset, in their order.
 
     A malformed row raises InputError, or is yielded as a BadRow with `config.skip_bad_rows`. Both
-    kinds of row count toward `config.limit`, so that it means a prefix of the source. Raises
+    kinds of row count toward `config.limit`, so that it means a prefix of the source, of which
+    `config.shard` takes its share. Raises
     InputError, of one line, for a source that is missing, unreadable, malformed or without prompts.
     """
     found = False
@@ -39,9 +41,16 @@ def read_prompts(source: str, config: SourceConfig) -> Iterator[Candidate | BadR
                 f"{row.where}: {row.detail}; {remedy}, or leave such rows out with --skip-bad-rows"
             )
         found = True
-        yield row
+        if config.shard is None or _is_in(config.shard, row):
+            yield row
     if not found:
         raise InputError(f"{source}: holds no prompts")
+
+
+def _is_in(shard: str, row: Candidate | BadRow) -> bool:
+    """Whether a row belongs to the shard: by content, so that equal prompts stay together."""
+    which, count = shard_of(shard)
+    return int(content_hash(row.messages), 16) % count == which - 1
 
 
 def count_prompts(source: str, config: SourceConfig) -> int:

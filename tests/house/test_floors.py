@@ -11,13 +11,13 @@ FLOORS: dict[str, int] = {
     room: floor
     for floor, rooms in enumerate(
         (
-            ("", "records", "errors", "paths"),
+            ("", "records", "errors", "paths", "naming"),
             ("config", "principles", "templates", "engine", "logprobs"),
             ("views", "columns"),
             ("steer", "sample", "score", "filters", "engines", "sources", "store", "models"),
-            ("pipeline", "refilter", "train"),
-            ("generate", "doctor", "world"),
-            ("preview", "demo"),
+            ("pipeline", "refilter", "train", "card"),
+            ("generate", "merge", "export", "doctor", "world"),
+            ("preview", "retry", "demo"),
             ("cli",),
             ("__main__",),
         )
@@ -33,13 +33,13 @@ HOMES = {
     "pyarrow": {"store", "sources"},
     "jsonlines": {"store", "sources"},
     "datasets": {"sources"},
-    "huggingface_hub": {"models", "sources"},
+    "huggingface_hub": {"card", "models", "sources"},
     "typer": {"cli"},
     "rich": {"cli"},
     "jinja2": {"templates"},
     "peft": {"engines", "train"},
     "accelerate": {"train"},
-    "matplotlib": {"train"},
+    "matplotlib": {"card", "train"},
 }
 """Where each heavy library may be imported."""
 

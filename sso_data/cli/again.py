@@ -1,0 +1,86 @@
+"""`retry` and `merge`: what goes on from finished runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sso_data.cli.books import books, end, show_decision
+from sso_data.cli.options import Json, RunPath, Settings
+from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
+
+RETRY_EXAMPLE = "Example: sso-data retry runs/first --set engine.max_num_seqs=64"
+MERGE_EXAMPLE = "Example: sso-data merge runs/part1 runs/part2 --out runs/whole"
+
+
+@ends_well
+def retry(
+    run: RunPath,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The same model, where it has moved.")
+    ] = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Run the prompts of failed.jsonl once more, and nothing else; then filter again.
+
+    Sampling settings are the run's own; settings of speed (engine.max_num_seqs and the like) may
+    be given.
+    """
+    from sso_data.cli.progress import duration, listening
+    from sso_data.config import load_config
+    from sso_data.retry import retry as run_retry
+    from sso_data.store.run import require_manifest
+
+    resolved = load_config(None, settings, base=require_manifest(run)["config"], model=model)
+    hint = f"every finished row is safe in {run}; run the same command again to continue"
+    with hint_to_continue(hint), listening() as listener:
+        summary = run_retry(run, resolved, listener)
+    tried, done = summary.progress.taken, summary.progress.rows
+    if as_json:
+        counts = {"tried": tried, "new_rows": done, "failed_again": summary.progress.failed}
+        print_json(books(run, summary.decision, summary.account) | counts)
+    else:
+        show_decision(summary.decision, summary.account)
+        typer.echo(f"{done} of {tried} failed prompts are rows now ({duration(summary.seconds)})")
+    end(summary.account, summary.decision, run)
+
+
+@ends_well
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories of the same kind.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory that becomes of them.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the run in --out and start anew.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Join runs that differ only in their prompts, such as the shards of several machines.
+
+    A row or failure that stands in two of them is taken once; the runs stay as they are.
+    """
+    from sso_data.cli.progress import listening
+    from sso_data.merge import merge as run_merge
+
+    hint = f"what was copied is safe in {out}; run the same command again to continue"
+    with hint_to_continue(hint), listening() as listener:
+        listener.phase(f"merging {len(runs)} runs")
+        merged = run_merge(
+            runs,
+            out,
+            overwrite=overwrite,
+            on_rows=lambda done, total: listener.written(done, total, "rows"),
+            on_pairs=listener.written,
+        )
+    decision, account = merged.refiltered.decision, merged.refiltered.account
+    if as_json:
+        print_json(books(out, decision, account) | {"repeated": merged.repeated})
+    else:
+        show_decision(decision, account)
+        typer.echo(str(out / "pairs" / "train.jsonl"))
+    if merged.repeated:
+        say(f"{merged.repeated} rows stood in more than one of the runs; the first was taken")
+    if merged.refiltered.unfinished:
+        expected = merged.refiltered.expected
+        say(f"the runs are unfinished: {account.prompts} of {expected} prompts are done")
+    end(account, decision, out)

@@ -1,0 +1,86 @@
+"""The engine's process is killed or stopped again and again: the run goes on to the same content.
+
+Three deaths an engine in the suite; `make chaos` asks for twenty by SSO_DATA_ENGINE_DEATHS.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from sso_data.world import queries
+from tests.reliability.test_kill import command, is_same, journal_size, rows_of, start
+
+DEATHS = int(os.environ.get("SSO_DATA_ENGINE_DEATHS", "3"))
+PROMPTS = max(40, 6 * DEATHS)
+ENGINES = ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)]
+
+
+def write_prompts(file: Path, count: int) -> Path:
+    file.write_text("".join(json.dumps({"prompt": q}) + "\n" for q in queries(count, seed=3)))
+    return file
+
+
+def engine_of(pid: int) -> int | None:
+    """The engine's process, a child of the command's."""
+    listing = Path(f"/proc/{pid}/task/{pid}/children")
+    for child in listing.read_text().split() if listing.exists() else []:
+        try:
+            words = Path(f"/proc/{child}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"spawn_main" in words:
+            return int(child)
+    return None
+
+
+def end_engines(process: subprocess.Popen[bytes], run: Path, rng: random.Random) -> list[str]:
+    """Kill and stop the engine in turn, each time a moment after the journal grew."""
+    done: list[str] = []
+    deadline = time.monotonic() + 60 * (DEATHS + 1)
+    grown = journal_size(run)
+    while process.poll() is None and len(done) < DEATHS and time.monotonic() < deadline:
+        if journal_size(run) == grown:
+            time.sleep(0.005)
+            continue
+        time.sleep(rng.uniform(0, 0.2))
+        engine = engine_of(process.pid)
+        if engine is not None:
+            number = (signal.SIGKILL, signal.SIGSTOP)[len(done) % 2]
+            os.kill(engine, number)
+            done.append(number.name)
+        grown = journal_size(run)
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_outlives_its_engines(engine: str, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl", PROMPTS)
+    whole, wounded = tmp_path / "whole", tmp_path / "wounded"
+    patient = ["--set", "engine.heartbeat_timeout=3", "--set", "engine.max_num_seqs=8"]
+    assert start(command(engine, prompts, whole)).wait() == 0
+    process = subprocess.Popen(
+        [*command(engine, prompts, wounded), *patient],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    done = end_engines(process, wounded, random.Random(engine))
+    _, errors = process.communicate(timeout=60 * (DEATHS + 2))
+    told = errors.decode()
+    assert process.returncode == 0, told[-2000:]
+    assert len(done) == DEATHS, f"only {len(done)} engines were ended: {told[-2000:]}"
+    assert told.count("starting it again") == DEATHS
+    assert "SIGKILL" in told and "no sign of life" in told
+    expected, found = rows_of(whole), rows_of(wounded)
+    assert found.keys() == expected.keys() and len(found) == PROMPTS
+    assert not (wounded / "failed.jsonl").read_bytes()
+    same = [name for name, row in expected.items() if is_same(found[name], row)]
+    different = PROMPTS - len(same)
+    print(f"{engine}: {len(done)} engine deaths, {different} of {PROMPTS} rows differ")
+    assert different <= (PROMPTS // 10 if engine == "transformers" else 0)
