@@ -11,9 +11,9 @@ FLOORS: dict[str, int] = {
     room: floor
     for floor, rooms in enumerate(
         (
-            ("", "records", "errors", "paths", "naming"),
+            ("", "records", "errors", "paths", "plainyaml", "naming"),
             ("config", "principles", "templates", "engine", "logprobs"),
-            ("views", "columns"),
+            ("views", "columns", "completions"),
             ("steer", "sample", "score", "filters", "engines", "sources", "store", "models"),
             ("pipeline", "refilter", "train", "card"),
             ("generate", "merge", "export", "doctor", "world"),
