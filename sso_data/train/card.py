@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sso_data.naming import is_local, shown_name
 from sso_data.store.files import write_atomic
 from sso_data.templates import render
 
@@ -22,6 +23,7 @@ def write_card(
         base_model=_hub_id(manifest["model"]["name"]),
         model=shown_name(manifest["model"]["name"]),
         source=shown_name(manifest["data"]["source"]),
+        datasets=_datasets(manifest),
         made_by=[
             {**origin, "model": shown_name(origin["model"])}
             for origin in manifest["data"]["made_by"]
@@ -44,11 +46,6 @@ def recipe(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def shown_name(name: str) -> str:
-    """A model's or a dataset's name as a card may print it: of a local path, the last part."""
-    return _last_part(name) if _is_local(name) else name
-
-
 def _shown(value: Any) -> str:
     """A setting as a card may print it; those of `reward.mix` name data."""
     if isinstance(value, list):
@@ -66,16 +63,15 @@ def _objective(config: Mapping[str, Any]) -> list[str]:
     return ["reward model"] if config["kind"] == "reward" else [loss["objective"], loss["base"]]
 
 
-def _is_local(name: str) -> bool:
-    """Whether the name is a path: one that exists here, or may have existed elsewhere."""
-    return name.startswith(("/", "~", ".")) or Path(name).exists()
-
-
-def _last_part(name: str) -> str:
-    path = Path(name)
-    return path.name if path.name not in ("", "..") else path.resolve().name
+def _datasets(manifest: Mapping[str, Any]) -> list[str]:
+    """The Hub datasets that were trained on, as YAML texts, without their configurations."""
+    config = manifest["config"]
+    mixed = config["reward"]["mix"] if config["kind"] == "reward" else []
+    names = [manifest["data"]["source"], *(part["data"] for part in mixed)]
+    found = [name.partition(":")[0] for name in names if not is_local(name)]
+    return [json.dumps(name) for name in dict.fromkeys(found)]
 
 
 def _hub_id(model: str) -> str | None:
     """The model's name where it is one on the Hub; a card must not name a local path."""
-    return None if _is_local(model) else json.dumps(model)
+    return None if is_local(model) else json.dumps(model)
