@@ -9,9 +9,11 @@ import typer
 
 from sso_data.cli.options import Json, Model, Seed, Split
 from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
+from sso_data.cli.push import Public, show_published
 from sso_data.errors import ConfigError, SsoDataError
 
 if TYPE_CHECKING:
+    from sso_data.hub.publish import Published, Target
     from sso_data.train.run import TrainSummary
 
 TRAIN_EXAMPLE = "Example: sso-data train runs/first -m Qwen/Qwen3-8B --out models/second --base dpo"
@@ -49,7 +51,17 @@ References = Annotated[
     typer.Option("--ref", help="auto, strict or rescore (default: auto).", metavar="NAME"),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Delete the training in --out and start anew.")
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Delete the training in --out and start anew; with --push, replace what is there.",
+    ),
+]
+Push = Annotated[
+    str | None,
+    typer.Option(
+        "--push", help="Publish the model in this repository, too.", metavar="NAMESPACE/NAME"
+    ),
 ]
 TrainFile = Annotated[
     Path | None,
@@ -82,6 +94,8 @@ def train(
     split: Split = None,
     seed: Seed = None,
     overwrite: Overwrite = False,
+    push: Push = None,
+    public: Public = None,
     config: TrainFile = None,
     settings: TrainSettings = None,
     as_json: Json = False,
@@ -109,14 +123,16 @@ def train(
     try:
         _check_objective(objective)
         with hint_to_continue(hint) if rank == 0 else nullcontext():
+            target = _target(push, public, overwrite=overwrite) if rank == 0 else None
             summary = _run(data, out, config, settings, wanted, overwrite=overwrite)
+            published = _pushed(out, target) if target else None
     except SsoDataError as error:
         if rank == 0:
             raise
         _say_alone(error, rank)
         raise typer.Exit(1) from error
     if rank == 0:
-        _show(summary, as_json=as_json)
+        _show(summary, published, as_json=as_json)
 
 
 def _check_objective(objective: str | None) -> None:
@@ -150,6 +166,31 @@ def _run(
         return run_training(data, out, resolved, listener, overwrite=overwrite)
 
 
+def _target(repo: str | None, public: bool | None, *, overwrite: bool) -> "Target | None":
+    """Where the model is to go; what is wrong there is found before hours of training."""
+    if repo is None:
+        if public is not None:
+            raise ConfigError("--public and --private are about --push, which names the repository")
+        return None
+    from sso_data.cli.transfer import transferring
+    from sso_data.hub.publish import Target
+    from sso_data.push.model import check_model_target
+
+    private = None if public is None else not public
+    target = Target(repo=repo, private=private, overwrite=overwrite)
+    with transferring() as listener:
+        check_model_target(target, listener)
+    return target
+
+
+def _pushed(out: Path, target: "Target") -> "Published":
+    from sso_data.cli.transfer import transferring
+    from sso_data.push.model import push_model
+
+    with transferring() as listener:
+        return push_model(out, target, listener)
+
+
 def _say_alone(error: SsoDataError, rank: int) -> None:
     """What only this process knows; the other failures are the first process's, too."""
     from sso_data.train.errors import TrainError
@@ -158,9 +199,10 @@ def _say_alone(error: SsoDataError, rank: int) -> None:
         say(f"error: process {rank}: {error}")
 
 
-def _show(summary: "TrainSummary", *, as_json: bool) -> None:
+def _show(summary: "TrainSummary", published: "Published | None", *, as_json: bool) -> None:
     if as_json:
-        print_json(summary.to_json())
+        pushed = {"push": published.to_json()} if published else {}
+        print_json(summary.to_json() | pushed)
         return
     from sso_data.cli.progress import duration
 
@@ -174,3 +216,5 @@ def _show(summary: "TrainSummary", *, as_json: bool) -> None:
         if name in first and name in last:
             typer.echo(f"{name}: {first[name]:.4g} at the first step, {last[name]:.4g} at the last")
     typer.echo(f"{summary.out} ({duration(summary.seconds)})")
+    if published:
+        show_published(published, as_json=False)

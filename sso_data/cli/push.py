@@ -1,0 +1,93 @@
+"""`push`: a run to a dataset repository on the Hub."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sso_data.cli.options import Json, RunPath
+from sso_data.cli.outcome import ends_well, hint_to_continue, print_json
+
+if TYPE_CHECKING:
+    from sso_data.hub.publish import Published
+
+PUSH_EXAMPLE = "Example: sso-data push runs/first alice/pairs --license apache-2.0 --language en"
+
+INTERRUPTED = "{repo} is as it was, or private, or complete; run the same command again to go on"
+
+Public = Annotated[
+    bool | None,
+    typer.Option(
+        "--public/--private",
+        help="Who may see the repository; a new one is private unless you say --public.",
+        show_default=False,
+    ),
+]
+
+
+@ends_well
+def push(
+    run: RunPath,
+    repo: Annotated[str, typer.Argument(help="Dataset repository: namespace/name.")],
+    public: Public = None,
+    what: Annotated[
+        str,
+        typer.Option(
+            "--what",
+            help="all (pairs and every scored row) or pairs.",
+            metavar="NAME",
+        ),
+    ] = "all",
+    revision: Annotated[
+        str, typer.Option("--revision", help="Branch of the repository; it must be there.")
+    ] = "main",
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", help="Address of the Hub; by default HF_ENDPOINT, or the Hub."),
+    ] = None,
+    language: Annotated[
+        list[str] | None,
+        typer.Option("--language", help="Language of the data for the card, e.g. en; repeatable."),
+    ] = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="Licence for the card, e.g. apache-2.0.")
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace what another run put into the repository."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Publish a run on the Hub: pairs, every scored row, a card. Private unless you say --public.
+
+    Everything goes in one commit. Run the same command again after any failure: it goes on.
+    """
+    from sso_data.cli.transfer import transferring
+    from sso_data.hub.publish import Target
+    from sso_data.push.dataset import push_run
+    from sso_data.push.staging import Wording
+
+    target = Target(
+        repo=repo,
+        revision=revision,
+        private=None if public is None else not public,
+        overwrite=overwrite,
+    )
+    wording = Wording(language=tuple(language or ()), license=license_)
+    with hint_to_continue(INTERRUPTED.format(repo=repo)), transferring() as listener:
+        done = push_run(run, target, listener, what=what, endpoint=endpoint, wording=wording)
+    show_published(done, as_json=as_json)
+
+
+def show_published(done: "Published", *, as_json: bool) -> None:
+    """What the repository is now, on stdout."""
+    if as_json:
+        print_json(done.to_json())
+        return
+    from sso_data.cli.transfer import size
+
+    who = "private" if done.private else "public"
+    if done.new_files:
+        typer.echo(f"{done.new_files} files, {size(done.new_bytes)}, commit {done.commit}")
+    else:
+        typer.echo(f"nothing to do: it holds all of this since commit {done.commit}")
+    typer.echo(f"{done.url} ({who})")

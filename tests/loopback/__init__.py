@@ -1,0 +1,1 @@
+"""The parts of the Hub on the loopback; `tests.hub_server.HubServer` puts them together."""
