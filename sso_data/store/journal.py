@@ -5,17 +5,21 @@ A line is written with one call and either stands whole or is cut when the journ
 
 import io
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import jsonlines
 import orjson
 
 from sso_data.records import JsonRow, Row
-from sso_data.store.files import Appender, make_dir
+from sso_data.store.files import Appender, closing_on_error, make_dir, reading, replace_by
 from sso_data.store.scores import ScoresWriter, parts
 
 PART_BYTES = 1 << 28
 _TAIL_BYTES = 1 << 16
+_SCAN_BYTES = 1 << 20
+_HOLE = b"\0"
+"""No line that was written holds this byte; a power failure may leave it where nothing arrived."""
 
 
 def to_line(row: JsonRow) -> bytes:
@@ -27,11 +31,17 @@ def to_line(row: JsonRow) -> bytes:
 
 
 def open_lines(path: Path) -> Appender:
-    """A line file opened for appending, its torn last line (if any) cut off."""
-    appender = Appender(path)
+    """A line file opened for appending, without what a crash or a power failure left.
+
+    A torn last line is cut off. Lines with holes are taken out; those after them stay.
+    """
+    if _has_holes(path):
+        replace_by(path, (line for _, line in read_lines(path) if _HOLE not in line))
     whole = whole_lines_size(path)
+    appender = Appender(path)
     if whole < appender.size:
-        appender.cut(whole)
+        with closing_on_error(appender):
+            appender.cut(whole)
     return appender
 
 
@@ -39,7 +49,7 @@ def whole_lines_size(path: Path) -> int:
     """Bytes up to and including the last newline; 0 for a missing file."""
     if not path.exists():
         return 0
-    with path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
         end = stream.seek(0, io.SEEK_END)
         while end > 0:
             start = max(0, end - _TAIL_BYTES)
@@ -51,10 +61,23 @@ def whole_lines_size(path: Path) -> int:
     return 0
 
 
+def _has_holes(path: Path) -> bool:
+    """Whether there is a zero byte before the last newline of a file, if there is a file."""
+    if not path.exists():
+        return False
+    with reading(path), path.open("rb") as stream:
+        left = whole_lines_size(path)
+        while left and (block := stream.read(min(left, _SCAN_BYTES))):
+            if _HOLE in block:
+                return True
+            left -= len(block)
+    return False
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(offset in bytes, line with its newline) of every whole line of a line file."""
     offset = 0
-    with path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
         for line in stream:
             if not line.endswith(b"\n"):
                 return
@@ -93,13 +116,15 @@ class Journal:
 
     def close(self) -> None:
         """Sync and close."""
-        self._lines.close()
-        self._scores.close()
+        with closing(self._scores):
+            self._lines.close()
 
     def _open(self, part: Path) -> None:
         self._part = part
-        self._lines = open_lines(part)
-        self._scores = ScoresWriter(part)
+        with ExitStack() as opened:
+            self._lines = opened.enter_context(closing(open_lines(part)))
+            self._scores = ScoresWriter(part)
+            opened.pop_all()
 
     def _next_part(self) -> None:
         self.close()

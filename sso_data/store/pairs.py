@@ -5,7 +5,7 @@ Everything is written beside and swapped in whole; memory does not grow with the
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -52,8 +52,8 @@ def write_pairs(
     final, new = run / "pairs", run / ".pairs.new"
     recover_dir(final)
     remove_tree(new)
-    make_dir(new)
     try:
+        make_dir(new)
         _write_rows(new, scores, kept, parquet=parquet, on_progress=on_progress)
         files = tuple(sorted(path.name for path in new.iterdir()))
         content = {"schema_version": SCHEMA_VERSION, **summary, "files": list(files)}
@@ -102,10 +102,8 @@ def _table(directory: Path, scores: Scores, kept: NDArray[np.intp]) -> Any:
     from sso_data.store.parquet import ParquetWriter
 
     seen, drawn = (VIEWS.index(view) for view in SPARE_CELL)
-    return closing(
-        ParquetWriter(
-            directory,
-            int(scores.rows["length"][kept].sum(dtype=np.uint64)),
-            spare_cell=bool(np.isfinite(scores.rows["logp"][kept, seen, drawn]).any()),
-        )
+    return ParquetWriter(
+        directory,
+        int(scores.rows["length"][kept].sum(dtype=np.uint64)),
+        spare_cell=bool(np.isfinite(scores.rows["logp"][kept, seen, drawn]).any()),
     )

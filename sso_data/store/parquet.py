@@ -34,6 +34,9 @@ def schema(cells: Sequence[Cell] = ALL_CELLS) -> pa.Schema:
     fields += [(side, pa.list_(message)) for side in SIDE_OF.values()]
     fields += [("principles", texts), ("chosen_by", pa.string())]
     fields += [(f"principles_{view}", texts) for view in ("good", "bad")]
+    fields += [("written_by", texts)]
+    fields += [(f"paraphrase_{view}", pa.list_(pa.int64())) for view in ("good", "bad")]
+    fields += [("system_template", pa.string())]
     fields += [(f"system_{view}", pa.string()) for view in ("good", "bad")]
     fields += [(f"logp_{seen}_{drawn}", pa.float64()) for seen, drawn in cells]
     for side in SIDE_OF.values():
@@ -59,7 +62,10 @@ def part_names(total_bytes: int) -> list[str]:
 
 
 class ParquetWriter:
-    """Rows to Parquet files in `directory`; `total_bytes` of JSON lines are to come."""
+    """Rows to Parquet files in `directory`; `total_bytes` of JSON lines are to come.
+
+    Leaving its `with` block finishes the files, or leaves them as they are after an error.
+    """
 
     def __init__(self, directory: Path, total_bytes: int, *, spare_cell: bool) -> None:
         cells = [cell for cell in ALL_CELLS if spare_cell or cell != SPARE_CELL]
@@ -75,7 +81,7 @@ class ParquetWriter:
         """Take one row, whose JSON line has `line_bytes`."""
         last = self._part == len(self._paths) - 1
         if not last and self._done_bytes >= self._share * (self._part + 1):
-            self.close()
+            self._finish()
             self._open(self._part + 1)
         self._batch.append(row)
         self._batch_bytes += line_bytes
@@ -83,17 +89,38 @@ class ParquetWriter:
         if len(self._batch) >= _BATCH_ROWS or self._batch_bytes >= _BATCH_BYTES:
             self._write_batch()
 
-    def close(self) -> None:
-        """Finish the file that is being written."""
-        self._write_batch()
-        with _named(self._file.path):
-            self._writer.close()
-        self._file.close()
+    def __enter__(self) -> "ParquetWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            self._finish()
+        else:
+            self._abandon()
 
     def _open(self, part: int) -> None:
         self._part = part
         self._file = NewFile(self._paths[part])
-        self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
+        try:
+            self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
+        except BaseException:
+            self._file.abandon()
+            raise
+
+    def _finish(self) -> None:
+        """End the file that is being written."""
+        try:
+            self._write_batch()
+            with _named(self._file.path):
+                self._writer.close()
+            self._file.close()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        self._writer.is_open = False  # else it would write its footer when it is collected
+        self._file.abandon()
 
     def _write_batch(self) -> None:
         if not self._batch:
@@ -109,7 +136,7 @@ def _named(path: Path) -> Iterator[None]:
     """Turn a value that does not fit its column into a RunError."""
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         reason = one_line(error)
         raise RunError(
             f"{path}: a row does not fit the columns ({reason}); "

@@ -1,13 +1,11 @@
 """A run directory: run.json, the journal of rows, the failures; one writer at a time."""
 
-import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,16 +13,28 @@ import orjson
 
 from sso_data import __version__
 from sso_data.columns import row_key
-from sso_data.errors import RunError
+from sso_data.errors import RunError, one_line
 from sso_data.records import SCHEMA_VERSION, Failure, Row, row_id
-from sso_data.store.files import make_dir, recover_dir, remove_tree, write_atomic
+from sso_data.store.files import (
+    locked_file,
+    make_dir,
+    recover_dir,
+    remove_tree,
+    write_atomic,
+)
 from sso_data.store.journal import Journal, open_lines, read_lines, to_line
 from sso_data.store.ledger import DONE, FAILED, SEEN, Ledger
 from sso_data.store.scores import Scores, load_scores
 
 _SYNC_SECONDS = 2.0
-_OURS = ("run.json", "rows", "failed.jsonl", "pairs", "report.html")
+_OURS = (
+    *("pairs", ".pairs.old", ".pairs.new", "report.html"),
+    *("rows", "failed.jsonl", "steering.jsonl", "run.json"),
+)
+"""What --overwrite deletes, run.json last: until then the directory is known for a run."""
+_ROWS_OF_OURS = ("run.json", "rows", "failed.jsonl")
 
+_MANIFEST_REMEDY = "put it back from a copy, or use another --out (the rows are untouched)"
 _PROMISED = {"schema_version", "identity", "config", "date"}
 
 Manifest = dict[str, Any]
@@ -50,16 +60,29 @@ def read_manifest(run: Path) -> Manifest | None:
     """run.json, or None where there is none; RunError when it is not readable."""
     file = run / "run.json"
     try:
-        content = json.loads(file.read_bytes())
+        content: Manifest = json.loads(file.read_bytes())
     except FileNotFoundError:
         return None
     except NotADirectoryError as error:
         raise RunError(f"{run}: is a file, not a run directory") from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: not readable: {error}") from error
-    if not isinstance(content, dict) or not content.keys() >= _PROMISED:
-        raise RunError(f"{file}: not the run.json of a run of sso-data")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = one_line(error)
+        raise RunError(f"{file}: not readable: {reason}; {_MANIFEST_REMEDY}") from error
+    if not _is_manifest(content):
+        raise RunError(f"{file}: not the run.json of a run of sso-data; {_MANIFEST_REMEDY}")
     return content
+
+
+def _is_manifest(content: object) -> bool:
+    """Whether the content of a run.json is what the commands take it for."""
+    if not isinstance(content, dict) or not content.keys() >= _PROMISED:
+        return False
+    try:
+        date.fromisoformat(content["date"])
+    except (TypeError, ValueError):
+        return False
+    sections = isinstance(content["identity"], dict) and isinstance(content["config"], dict)
+    return sections and isinstance(content.get("prompts"), int | None)
 
 
 def require_manifest(run: Path) -> Manifest:
@@ -113,17 +136,33 @@ def open_run(
     """
     make_dir(path)
     with locked(path):
-        if overwrite and any((path / name).exists() for name in ("run.json", "rows")):
-            for name in _OURS:
-                remove_tree(path / name)
+        if overwrite and any((path / name).exists() for name in _ROWS_OF_OURS):
+            _clear(path)
         else:
             _refuse_strangers(path)
-        recover_dir(path / "pairs")
+            _recover_pairs(path)
         run = Run(path, _agreed_manifest(path, identity, details))
         try:
             yield run
-        finally:
-            run.close()
+        except BaseException:
+            with suppress(RunError):  # what went wrong first is what the user should read
+                run.close()
+            raise
+        run.close()
+
+
+def _clear(path: Path) -> None:
+    """Delete the run in `path`, unless another process writes its pairs."""
+    with locked(path, "pairs"):
+        for name in _OURS:
+            remove_tree(path / name)
+
+
+def _recover_pairs(path: Path) -> None:
+    """Undo a swap of the pairs that died half-way; one that is being made is let be."""
+    with locked_file(path / ".pairs.lock") as is_ours:
+        if is_ours:
+            recover_dir(path / "pairs")
 
 
 def run_account(run: Path, scores: Scores) -> Account:
@@ -153,14 +192,15 @@ class Run:
         self.path = path
         self.manifest = manifest
         self._synced = time.monotonic()
-        self._journal = Journal(path)
-        self._failed = open_lines(path / "failed.jsonl")
-        self.ledger = _ledger_of(path)
+        with ExitStack() as opened:
+            self._journal = opened.enter_context(closing(Journal(path)))
+            self._failed = opened.enter_context(closing(open_lines(path / "failed.jsonl")))
+            self.ledger = _ledger_of(path)
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
         """Make everything durable and close the files."""
-        self._journal.close()
-        self._failed.close()
+        self._opened.close()
 
     def get(self, key: str) -> Any:
         """A finding from run.json, or None."""
@@ -184,14 +224,13 @@ class Run:
         """Append a finished row to the journal."""
         self._journal.append(row)
         self.ledger.mark(row_key(row.id), DONE)
-        if time.monotonic() - self._synced > _SYNC_SECONDS:
-            self._journal.sync()
-            self._synced = time.monotonic()
+        self._sync_now_and_then()
 
     def write_failure(self, failure: Failure) -> None:
         """Append a failed prompt to failed.jsonl."""
         self._failed.append(to_line(failure.to_json()))
         self.ledger.mark(row_key(failure.id), FAILED)
+        self._sync_now_and_then()
 
     def account(self) -> Account:
         """The books of the prompts that were admitted."""
@@ -200,6 +239,12 @@ class Run:
             rows=self.ledger.count(SEEN | DONE),
             failed=self.ledger.count(SEEN | FAILED, without=DONE),
         )
+
+    def _sync_now_and_then(self) -> None:
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            self._journal.sync()
+            self._failed.sync()
+            self._synced = time.monotonic()
 
     def _next_occurrence(self, content: str) -> int:
         """How many prompts with this content were admitted: seen occurrences are 0, 1, ... n-1."""
@@ -270,16 +315,7 @@ def locked(path: Path, what: Literal["rows", "pairs", "model"] = "rows") -> Iter
 
     Raises RunError when another process holds them.
     """
-    try:
-        descriptor = os.open(path / f".{what}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise RunError(f"{path}: cannot write there: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with locked_file(path / f".{what}.lock") as is_ours:
+        if not is_ours:
+            raise RunError(f"{path}: another process is writing its {what}; wait for it or end it")
         yield
-    except BlockingIOError as error:
-        raise RunError(
-            f"{path}: another process is writing its {what}; wait for it or end it"
-        ) from error
-    finally:
-        os.close(descriptor)

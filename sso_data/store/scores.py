@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sso_data.columns import CHECKED_BYTES, SCORES, Rows, encode, leak_fingerprint
 from sso_data.errors import RunError
 from sso_data.records import SCHEMA_VERSION, Row
-from sso_data.store.files import Appender
+from sso_data.store.files import Appender, closing_on_error, reading
 
 _HEADER = struct.Struct("<8sII16s")
 _MAGIC = b"SSOSCORE"
@@ -105,13 +105,14 @@ def _load_part(part: Path, *, dry: bool) -> Rows:
 def _continue_side(part: Path, trusted: int, missing: bytes) -> Appender:
     """The side file, opened for appending, with `missing` after its first `trusted` records."""
     side = Appender(side_file(part))
-    if trusted:
-        side.cut(_HEADER.size + trusted * SCORES.itemsize)
-    else:
-        side.cut(0)
-        side.append(_header())
-    if missing:
-        side.append(missing)
+    with closing_on_error(side):
+        if trusted:
+            side.cut(_HEADER.size + trusted * SCORES.itemsize)
+        else:
+            side.cut(0)
+            side.append(_header())
+        if missing:
+            side.append(missing)
     return side
 
 
@@ -163,18 +164,13 @@ def _missing(part: Path, trusted: Rows) -> bytes:
     """
     offset = int(trusted["offset"][-1] + trusted["length"][-1]) if len(trusted) else 0
     records = bytearray()
-    try:
-        with part.open("rb") as stream:
-            stream.seek(offset)
-            for number, line in enumerate(stream, start=len(trusted) + 1):
-                if not line.endswith(b"\n"):
-                    break
-                records += _record(part, number, line, offset)
-                offset += len(line)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise RunError(f"{part}: not readable: {error.strerror}; check the disk") from error
+    with reading(part), suppress(FileNotFoundError), part.open("rb") as stream:
+        stream.seek(offset)
+        for number, line in enumerate(stream, start=len(trusted) + 1):
+            if not line.endswith(b"\n"):
+                break
+            records += _record(part, number, line, offset)
+            offset += len(line)
     return bytes(records)
 
 
@@ -191,17 +187,14 @@ def _record(part: Path, number: int, line: bytes, offset: int) -> bytes:
 
 def _read_lines(part: Path, rows: Rows) -> Iterator[bytes]:
     """The journal lines of ascending `rows`; RunError when the journal holds something else."""
-    try:
-        with part.open("rb") as stream:
-            for record in rows:
-                offset, length = int(record["offset"]), int(record["length"])
-                stream.seek(offset)
-                line = stream.read(length)
-                if zlib.crc32(line) != record["crc"] or line[-1:] != b"\n":
-                    raise RunError(
-                        f"{part}: the line at byte {offset} is not the one that its side file "
-                        f"describes; delete {side_file(part)} and run the same command again"
-                    )
-                yield line
-    except OSError as error:
-        raise RunError(f"{part}: not readable: {error.strerror}; check the disk") from error
+    with reading(part), part.open("rb") as stream:
+        for record in rows:
+            offset, length = int(record["offset"]), int(record["length"])
+            stream.seek(offset)
+            line = stream.read(length)
+            if zlib.crc32(line) != record["crc"] or line[-1:] != b"\n":
+                raise RunError(
+                    f"{part}: the line at byte {offset} is not the one that its side file "
+                    f"describes; delete {side_file(part)} and run the same command again"
+                )
+            yield line

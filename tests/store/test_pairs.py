@@ -191,7 +191,7 @@ def test_changed_journal_is_refused_and_old_pairs_stay(tmp_path: Path) -> None:
     assert not (tmp_path / ".pairs.new").exists()
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "rename"])
+@pytest.mark.parametrize("call", ["write", "fsync", "replace", "unlink", "rmdir"])
 @pytest.mark.parametrize("nth", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("buffer", [1, 1 << 20])
 def test_disk_full_at_every_call(
@@ -224,7 +224,7 @@ def test_disk_full_at_every_call(
 
 def test_a_value_that_fits_no_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"does not fit the columns .* output\.parquet=false"):
-        make_pairs(tmp_path, [make_row(0, seed={"plain": 1, "good": 2, "bad": "many"})])
+        make_pairs(tmp_path, [make_row(0, seed={"plain": 1, "good": 2, "bad": 2**63})])
 
 
 def test_outside_row_leaves_its_argument_alone() -> None:

@@ -1,0 +1,153 @@
+"""The run of `flow.py` in forked children that die for real: by SIGKILL, or under `strace`.
+
+    python -m tests.reliability.children killed FOLDER K...
+    python -m tests.reliability.children traced FOLDER SYSCALL:WHAT:when=K...
+
+Forking is safe here, as this process has no threads; that of pytest may have some. After each death
+or failure the same command goes on in this process, and the run must be whole. Prints JSON.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sso_data.errors import SsoDataError
+from tests.reliability.flow import Flow, check_whole, content, scripted, write_prompts
+from tests.reliability.injector import Os, in_place_of_os, line_of
+
+DONE, REFUSED, UNEXPECTED = 0, 1, 99
+
+
+class Killer(Os):
+    """SIGKILLs its own process after the k-th call."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self._k = k
+
+    def around(self, name: str, real: Callable[..., Any], *args: Any) -> Any:
+        result = real(*args)
+        if self.count == self._k:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+
+def forked(body: Callable[[], None]) -> int:
+    """The wait status of a child that ran `body`."""
+    child = os.fork()
+    if not child:
+        _leave(body)
+    return os.waitpid(child, 0)[1]
+
+
+def _leave(body: Callable[[], None]) -> None:
+    """Run `body` in a forked child, and end it at once with a code that says how it went."""
+    code = UNEXPECTED
+    try:
+        body()
+        code = DONE
+    except SsoDataError as error:
+        line_of(error)
+        code = REFUSED
+    finally:
+        os._exit(code)
+
+
+def killed(flow: Flow, folder: Path, numbers: Sequence[str]) -> dict[str, Any]:
+    """A real SIGKILL after each of these calls."""
+    counter = Os()
+    with in_place_of_os(counter):
+        flow(folder / "whole")
+    expected = content(folder / "whole")
+    deaths = 0
+    for k in map(int, numbers or map(str, range(1, counter.count + 1))):
+        run = folder / f"killed-{k}"
+
+        def body(run: Path = run, k: int = k) -> None:
+            with in_place_of_os(Killer(k)):
+                flow(run)
+
+        status = forked(body)
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
+        deaths += 1
+        flow(run)
+        check_whole(run, expected)
+        shutil.rmtree(run)
+    return {"calls": counter.count, "deaths": deaths}
+
+
+def traced(flow: Flow, folder: Path, injections: Sequence[str]) -> dict[str, Any]:
+    """The kernel's own calls fail, or kill: `strace` attaches to a child and injects."""
+    flow(folder / "whole")
+    expected = content(folder / "whole")
+    ends: Counter[str] = Counter()
+    for number, injection in enumerate(injections):
+        run = folder / f"traced-{number}"
+        status, hits = _under_strace(lambda run=run: flow(run), injection, folder / "strace.txt")
+        assert hits == 1, (injection, hits)
+        how = _how(status)
+        assert how in ("killed", "refused", "done"), (injection, how)
+        assert (how == "killed") == ("SIGKILL" in injection), (injection, how)
+        ends[how] += 1
+        flow(run)
+        check_whole(run, expected)
+        shutil.rmtree(run)
+    return {"injections": len(injections), **ends}
+
+
+def _under_strace(body: Callable[[], Any], injection: str, log: Path) -> tuple[int, int]:
+    """The wait status of a traced child, and how often the injection happened."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(theirs)
+        os.read(ours, 1)  # until strace is attached
+        _leave(body)
+    os.close(ours)
+    tracer = subprocess.Popen(
+        ["strace", "-o", str(log), "-p", str(child), "-e", f"inject={injection}"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert tracer.stderr is not None
+    said = tracer.stderr.readline()
+    if "attached" not in said:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise SystemExit(f"strace cannot attach: {said.strip()}")
+    os.write(theirs, b"x")
+    os.close(theirs)
+    status = os.waitpid(child, 0)[1]
+    tracer.communicate(timeout=30)
+    text = log.read_text()
+    return status, text.count("(INJECTED)") + ("SIGKILL" in injection and "+++ killed" in text)
+
+
+def _how(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return "killed" if os.WTERMSIG(status) == signal.SIGKILL else str(status)
+    return {DONE: "done", REFUSED: "refused"}.get(os.WEXITSTATUS(status), str(status))
+
+
+def main() -> None:
+    mode, folder, *words = sys.argv[1:]
+    with pytest.MonkeyPatch.context() as patch:
+        scripted(patch)
+        flow = Flow(prompts=write_prompts(Path(folder) / "prompts.jsonl"))
+        flow(Path(folder) / "warm")  # whatever is imported late is imported now
+        shutil.rmtree(Path(folder) / "warm")
+        work = {"killed": killed, "traced": traced}[mode]
+        print(json.dumps(work(flow, Path(folder), words)))
+
+
+if __name__ == "__main__":
+    main()
