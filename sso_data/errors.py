@@ -7,19 +7,24 @@
     ├── EngineError       the engine could not start, or died for good
     │   └── EngineDeadError          a running engine died or hangs; another one may go on
     │       └── EngineMemoryError    its memory did not suffice
+    ├── HubError          the Hub cannot be reached, or does not take or give what is asked
     └── RunError          a run directory belongs to another run, or cannot be written
 
 A failure of one row is no exception: it is a `records.Failure`, and the run goes on.
 """
 
+import os
 import re
 
 _SECRETS = re.compile(
-    r"\b(?:hf|api_org)_\w{4,}|\bsk-[\w-]{16,}|(?<=[Bb]earer )\S{4,}|(?<=://)[^\s/@]+:[^\s/@]*(?=@)",
+    r"\b(?:hf_|api_org_)[A-Za-z0-9]{20,}|\bsk-(?:\w+-)?\w{20,}|(?<=[Bb]earer )\S{4,}"
+    r"|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)",
     re.ASCII,
 )
-"""Tokens of the Hub and of language-model services, and a user's password in an address."""
-_MOST = 1200
+"""Tokens of the Hub and of language-model services, and the password in an address."""
+_SECRET_NAMES = re.compile(r".*(?:TOKEN|KEY|SECRET|PASSWORD)", re.IGNORECASE)
+_SHORTEST_SECRET = 8
+_MOST, _HEAD, _TAIL = 1200, 700, 495
 
 
 class SsoDataError(Exception):
@@ -31,7 +36,7 @@ class SsoDataError(Exception):
 
     def __str__(self) -> str:
         text = shown(without_secrets(super().__str__()))
-        return text if len(text) <= _MOST else f"{text[: _MOST - 4]} ..."
+        return text if len(text) <= _MOST else f"{text[:_HEAD]} ... {text[-_TAIL:]}"
 
 
 class InputError(SsoDataError):
@@ -56,6 +61,10 @@ class EngineDeadError(EngineError):
 
 class EngineMemoryError(EngineDeadError):
     """A running engine died because its memory did not suffice."""
+
+
+class HubError(SsoDataError):
+    """The Hub cannot be reached, refuses, or holds something else than is asked for."""
 
 
 class RunError(SsoDataError):
@@ -84,11 +93,22 @@ def _shown(char: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """`text` with "<token>" in the place of tokens, and of the password in an address."""
+    """`text` with "<token>" in the place of what looks like one, or stands in the environment.
+
+    There, variables such as HF_TOKEN and OPENAI_API_KEY hold secrets.
+    """
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_SECRET and value in text and _SECRET_NAMES.fullmatch(name):
+            text = text.replace(value, "<token>")
     return _SECRETS.sub("<token>", text)
 
 
 def described(error: BaseException, most: int = 300) -> str:
     """An exception of a library as one short line: its type and the start of its text."""
+    if "trust_remote_code" in str(error):
+        return (
+            "it comes with Python code of its own, which is not run; if you trust its author, set "
+            "engine.trust_remote_code=true (train: trust_remote_code=true)"
+        )
     text = one_line(error, most)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

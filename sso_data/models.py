@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sso_data.errors import ModelError, one_line
@@ -24,10 +26,15 @@ def resolve_model(model: str, revision: str | None = None) -> Path:
 
     Raises ModelError when it is neither.
     """
-    local = Path(model).expanduser()
-    if local.is_dir():
-        return local.resolve()
-    if local.exists():
+    try:
+        local = Path(model).expanduser()
+        if local.is_dir():
+            _refuse_devices(local)
+            return local.resolve()
+        is_there = local.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, no permission, no such user
+        raise ModelError(f"{model}: cannot be read: {one_line(error, 200)}") from error
+    if is_there:
         raise ModelError(f"{model}: is a file; --model takes a model directory or a Hub id")
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise ModelError(f"{model}: no such model directory, and not a Hub id (namespace/name)")
@@ -43,6 +50,22 @@ def resolve_model(model: str, revision: str | None = None) -> Path:
     return Path(folder)
 
 
+def _refuse_devices(directory: Path) -> None:
+    """ModelError for a FIFO or a device among a model's files: reading it might never end."""
+    for file in directory.iterdir():
+        if not file.is_file() and not file.is_dir():
+            raise ModelError(f"{file}: neither a file nor a directory; remove it from the model")
+
+
+@contextmanager
+def _readable(directory: Path) -> Iterator[None]:
+    """Turn an OSError into a ModelError."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"{directory}: cannot be read: {error.strerror or error}") from error
+
+
 def model_fingerprint(directory: Path) -> str:
     """16 hexadecimal digits over config.json, the end-of-sequence ids and the weights.
 
@@ -50,25 +73,30 @@ def model_fingerprint(directory: Path) -> str:
     spread over it. Training moves every weight, so this tells any two checkpoints apart without
     reading hundreds of gigabytes.
     """
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights:
-        raise ModelError(f"{directory}: no *.safetensors here; only safetensors weights are loaded")
-    digest = hashlib.sha256((directory / "config.json").read_bytes())
-    digest.update(_stop_ids(directory))
-    _add_weights(digest, weights)
+    with _readable(directory):
+        weights = sorted(directory.glob("*.safetensors"))
+        if not weights:
+            raise ModelError(
+                f"{directory}: no *.safetensors here; only safetensors weights are loaded"
+            )
+        digest = hashlib.sha256((directory / "config.json").read_bytes())
+        digest.update(_stop_ids(directory))
+        _add_weights(digest, weights)
     return digest.hexdigest()[:16]
 
 
 def adapter_fingerprint(directory: Path) -> str:
     """The same of a LoRA adapter (PEFT directory)."""
-    config = directory / "adapter_config.json"
-    weights = sorted(directory.glob("*.safetensors"))
-    if not config.is_file() or not weights:
-        raise ModelError(
-            f"{directory}: not a LoRA adapter: needs adapter_config.json and *.safetensors"
-        )
-    digest = hashlib.sha256(config.read_bytes())
-    _add_weights(digest, weights)
+    with _readable(directory):
+        config = directory / "adapter_config.json"
+        weights = directory / "adapter_model.safetensors"
+        if not config.is_file() or not weights.is_file():
+            raise ModelError(
+                f"{directory}: not a LoRA adapter: needs adapter_config.json and {weights.name}"
+            )
+        _refuse_devices(directory)
+        digest = hashlib.sha256(config.read_bytes())
+        _add_weights(digest, [weights])
     return digest.hexdigest()[:16]
 
 
@@ -109,8 +137,9 @@ def _check_whole(file: Path) -> None:
 def tokenizer_fingerprint(directory: Path) -> str:
     """16 hexadecimal digits over the tokenizer's files."""
     digest = hashlib.sha256()
-    for name in _TOKENIZER_FILES:
-        file = directory / name
-        if file.is_file():
-            digest.update(name.encode() + file.read_bytes())
+    with _readable(directory):
+        for name in _TOKENIZER_FILES:
+            file = directory / name
+            if file.is_file():
+                digest.update(name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]

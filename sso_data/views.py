@@ -7,6 +7,7 @@ holds the text of a control token, only the template's own control tokens become
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
@@ -16,10 +17,37 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sso_data.config import ViewsConfig
-from sso_data.errors import ModelError, one_line
+from sso_data.errors import ConfigError, ModelError, described, one_line
 from sso_data.records import Message, View
 
 _PROBE_SYSTEM, _PROBE_USER = "Qz7001zQ", "Qz7002zQ"
+_FIRST_MARK = 9000
+_MARK = re.compile(r"Qz(\d+)zQ")
+_OURS = frozenset(
+    (
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "strftime_now",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    )
+)
+"""Arguments of `apply_chat_template` that are no template's own, or that we set."""
+_ROLE = re.compile(r"[A-Za-z][\w-]{0,31}", re.ASCII)
+_MOST_FRAMES, _MOST_KEPT_TURNS = 512, 256
+_MOST_CHARS = 2**26
+"""A longer rendering is a template gone mad; 2 ** 26 characters are 16 million tokens or so."""
 
 
 class Unrenderable(Exception):  # noqa: N818 - an answer about one row, not a fault
@@ -73,11 +101,14 @@ def load_tokenizer(model: Path, *, trust_remote_code: bool = False) -> Any:
     if not (model / "config.json").is_file():
         raise ModelError(f"{model}: not a model directory (no config.json in it)")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            model, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+        has_template = bool(tokenizer.chat_template and tokenizer.get_chat_template())
     except Exception as error:
-        reason = one_line(error, 300)
+        reason = described(error)
         raise ModelError(f"{model}: its tokenizer cannot be loaded: {reason}") from error
-    if not tokenizer.chat_template:
+    if not has_template:
         raise ModelError(
             f"{model}: its tokenizer has no chat template; use an instruction-tuned model, "
             "or put a chat_template.jinja into the directory"
@@ -85,10 +116,20 @@ def load_tokenizer(model: Path, *, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
+def reserved(template_kwargs: Mapping[str, Any]) -> str | None:
+    """The first of some template arguments that may not be set, if there is one."""
+    return min(_OURS & template_kwargs.keys(), default=None)
+
+
 class ChatTemplate:
     """A tokenizer's chat template, with everything pinned that differs between views or days."""
 
     def __init__(self, tokenizer: Any, config: ViewsConfig, *, today: str) -> None:
+        """Raises ModelError where the template cannot be used, ConfigError for its arguments."""
+        if name := reserved(config.template_kwargs):
+            raise ConfigError(
+                f"views.template_kwargs.{name} cannot be set; name the template's own"
+            )
         self.tokenizer = tokenizer
         self._refuse_control = config.control_tokens == "refuse"
         self._source = str(tokenizer.get_chat_template())
@@ -134,6 +175,16 @@ class ChatTemplate:
         """Whether the text of a control token stands in `text`."""
         return any(control in text for control in self._control_ids)
 
+    def forges(self, text: str, ids: Sequence[int]) -> bool:
+        """Whether `ids`, into which the tokenizer turned `text`, hold more than its control tokens.
+
+        A tokenizer that normalises may find one in letters that only look like it.
+        """
+        if not self._control_ids:
+            return False
+        written = [self._control_ids[control] for control in self._control_pattern.findall(text)]
+        return Counter(self._controls(ids)) - Counter(written) != Counter()
+
     def segment_ids(self, literals: Sequence[str], contents: Sequence[str]) -> list[int]:
         """Ids of contents between literals; control tokens come from the literals only.
 
@@ -167,7 +218,8 @@ class ChatTemplate:
         ids = self._plain_ids(text)
         frame = self._frame(tuple(message.role for message in messages))
         if frame is None:
-            forged = any(self.holds_control(message.content) for message in messages)
+            held = any(self.holds_control(message.content) for message in messages)
+            forged = held or self.forges(text, ids)
         else:
             forged = self._controls(ids) != frame.controls
         return self._encode_as_text(text, messages, frame) if forged else ids
@@ -197,30 +249,41 @@ class ChatTemplate:
         except Exception as error:
             reason = one_line(error, 300)
             raise Unrenderable("template_refused", f"the chat template says: {reason}") from error
+        if len(rendered) > _MOST_CHARS:
+            detail = f"the chat template writes {len(rendered)} characters"
+            raise Unrenderable("template_refused", detail)
+        if not is_encodable(rendered):
+            raise Unrenderable("half_character", "a text holds half a character (lone surrogate)")
         return str(rendered)
 
     def _frame(self, roles: tuple[str, ...]) -> "_Frame | None":
         """The template's own text around turns of these roles; None where it cannot be told."""
-        if roles not in self._frames:
-            self._frames[roles] = self._new_frame(roles)
-        return self._frames[roles]
+        if roles in self._frames:
+            return self._frames[roles]
+        for role in set(roles):
+            if not _ROLE.fullmatch(role) or self.holds_control(role):
+                raise Unrenderable("unknown_role", f"a turn has the role {one_line(role, 80)!r}")
+        frame = self._new_frame(roles)
+        if len(self._frames) < _MOST_FRAMES and len(roles) <= _MOST_KEPT_TURNS:
+            self._frames[roles] = frame
+        return frame
 
     def _new_frame(self, roles: tuple[str, ...]) -> "_Frame | None":
-        marks = [f"Qz{9000 + index}zQ" for index in range(len(roles))]
-        turns = [Message(role=role, content=mark) for role, mark in zip(roles, marks, strict=True)]
-        rest = self._try_render(turns)
-        literals: list[str] = []
-        for mark in marks:
-            before, found, rest = rest.partition(mark)
-            if not found or mark in rest:
-                return None
-            literals.append(before)
-        literals.append(rest)
+        numbers = [str(_FIRST_MARK + index) for index in range(len(roles))]
+        turns = [
+            Message(role=role, content=f"Qz{number}zQ")
+            for role, number in zip(roles, numbers, strict=True)
+        ]
+        split = _MARK.split(self._try_render(turns))
+        literals, found = split[::2], split[1::2]
+        if found != numbers:
+            return None
         controls = self._controls(self._plain_ids(" ".join(literals)))
         return _Frame(literals=tuple(literals), controls=controls)
 
     def _plain_ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """The tokenizer's own ids; long texts are judged later, so it need not warn of them."""
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     @cached_property
     def _control_ids(self) -> dict[str, int]:
@@ -285,6 +348,8 @@ class ChatTemplate:
             raise ModelError(f"the chat template cannot render one user turn: {error}") from error
         if plain.count(_PROBE_USER) != 1:
             raise ModelError("the chat template does not show the user's turn exactly once")
+        if not self._plain_ids(_PROBE_USER):
+            raise ModelError("the tokenizer makes no tokens of a text; download the model again")
         steered = self._try_render([system, user])
         native = (
             steered.count(_PROBE_SYSTEM) == 1
@@ -354,6 +419,15 @@ class _Frame:
         contents = [message.content for message in messages]
         pairs = zip_longest(self.literals, contents, fillvalue="")
         return "".join(part for pair in pairs for part in pair)
+
+
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can hold `text`: a JSON escape such as \\ud800 makes half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def today() -> str:

@@ -1,19 +1,19 @@
 """Prompts through the `datasets` library: a saved dataset, a directory of data files, a Hub id."""
 
+import os.path
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sso_data.config import SourceConfig
-from sso_data.errors import InputError, one_line
+from sso_data.errors import InputError, one_line, without_secrets
 from sso_data.sources.rows import BadRow, RawRow, check_header, excerpt, listed
 from sso_data.sources.tables import BATCH_ROWS, batch_rows
 
 _HUB_ID = re.compile(
     r"(?:[A-Za-z0-9][\w-]*|[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::[\w.-]+)?", re.ASCII
 )
-_SECRETS = re.compile(r"\b(?:hf|api_org)_\w+|\bBearer\s+\S+", re.ASCII)
 _UNREACHABLE = {"ConnectError", "ConnectTimeout", "ReadTimeout", "OfflineModeIsEnabled"}
 
 
@@ -29,18 +29,48 @@ def read_directory(directory: Path, config: SourceConfig) -> Iterator[RawRow | B
     """A `save_to_disk` directory (memory-mapped), or data files as `datasets` finds them there."""
     place = str(directory.resolve())  # a bare name such as `json` would mean a format to `datasets`
     if any((directory / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return _rows(str(directory), config, lambda library: library.load_from_disk(place))
-    return _rows(str(directory), config, lambda library: _streamed(library, place, None))
+        return _rows(str(directory), config, lambda library: _saved(library, place))
+    return _rows(str(directory), config, lambda library: _streamed(library, place, None, place))
 
 
 def read_hub(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
     """A dataset on the Hub, streamed: nothing is downloaded ahead of the rows."""
     name, _, configuration = source.partition(":")
-    return _rows(source, config, lambda library: _streamed(library, name, configuration or None))
+    return _rows(
+        source,
+        config,
+        lambda library: _streamed(library, name, configuration or None, "hf://datasets"),
+    )
 
 
-def _streamed(library: Any, path: str, configuration: str | None) -> Any:
-    return library.load_dataset(path, configuration, streaming=True)
+def _streamed(library: Any, path: str, configuration: str | None, home: str) -> Any:
+    """The dataset as a stream, where its files lie in `home`.
+
+    Its card (README.md) may name other ones: any file of this machine, any address.
+    """
+    builder = library.load_dataset_builder(path, configuration)
+    for files in (builder.config.data_files or {}).values():
+        _refuse_elsewhere(path, files, home, "README.md (data_files)")
+    return builder.as_streaming_dataset()
+
+
+def _saved(library: Any, place: str) -> Any:
+    """The dataset of `save_to_disk`, where its files lie in `place`: state.json may say others."""
+    loaded = library.load_from_disk(place)
+    for dataset in loaded.values() if isinstance(loaded, dict) else [loaded]:
+        files = [file["filename"] for file in dataset.cache_files]
+        _refuse_elsewhere(place, files, place, "state.json (_data_files)")
+    return loaded
+
+
+def _refuse_elsewhere(source: str, files: Iterable[str], home: str, who: str) -> None:
+    """InputError for a data file outside of `home`, a directory or the Hub."""
+    for file in files:
+        if not os.path.normpath(file).startswith(f"{os.path.normpath(home)}{os.sep}"):
+            raise InputError(
+                f"{source}: its {who} names data that lie elsewhere ({file}); give that file or "
+                "dataset itself as the source"
+            )
 
 
 def _rows(
@@ -77,11 +107,11 @@ def _one_split(loaded: Any, source: str, split: str) -> tuple[Any, str]:
 
 
 def _explained(error: Exception) -> str:
-    """Why `datasets` could not read a source, and what to do, without a token."""
+    """Why `datasets` could not read a source, and what to do."""
     from datasets.data_files import EmptyDatasetError
     from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
 
-    text = _SECRETS.sub("<token>", str(error))
+    text = without_secrets(str(error))
     what = f"`datasets` cannot read it: {type(error).__name__}: {excerpt(text)}"
     if "gated dataset" in text:
         what = "a gated dataset; ask for access on its page on the Hub, then `hf auth login`"

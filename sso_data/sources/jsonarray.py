@@ -7,7 +7,7 @@ crashes on very long integers, its Python backend keeps the text of the whole fi
 import codecs
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ _SPACE = " \t\r\n"
 
 
 def array_items(
-    file: io.BufferedReader, path: Path, parse_constant: Callable[[str], object]
+    file: io.BufferedReader, path: Path, decoder: json.JSONDecoder
 ) -> Iterator[tuple[int, Any]]:
     """The line each item starts on, and the item; InputError names the line that breaks."""
-    window = _Window(file, path, json.JSONDecoder(parse_constant=parse_constant))
+    window = _Window(file, path, decoder)
     window.take("[")
     if window.next_char() != "]":
         yield window.value()

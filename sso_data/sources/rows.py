@@ -53,6 +53,11 @@ class BadRow:
     raw: str
     detail: str
 
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What stands in for the prompt that it is not; its identity comes from it."""
+        return (Message(role="malformed", content=self.raw),)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawRow:

@@ -24,6 +24,15 @@ MAX_LINE_BYTES = 64 * 2**20
 """A longer line is taken for a file that has no lines (and a longer CSV field for a lost quote)."""
 _UTF8_MARK = b"\xef\xbb\xbf"
 _OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_OTHER_FORMATS = {
+    b"\x1f\x8b": "is compressed with gzip; rename it to end in .gz",
+    b"\x28\xb5\x2f\xfd": "is compressed with Zstandard; unpack it",
+    b"\xfd7zXZ": "is compressed with xz; unpack it",
+    b"BZh91AY": "is compressed with bzip2; unpack it",
+    b"PK\x03\x04": "is a zip archive; unpack it",
+    b"PAR1": "is Parquet; rename it to end in .parquet",
+}
+"""How files begin that are no text, and what to do with them."""
 
 
 def read_jsonl(path: Path) -> Iterator[RawRow | BadRow]:
@@ -55,7 +64,7 @@ def read_json_array(path: Path) -> Iterator[RawRow | BadRow]:
             raise InputError(f"{path}: a .json file must hold an array of rows{hint}")
         if not first:
             return
-        for line, value in array_items(file, path, no_constant):
+        for line, value in array_items(file, path, STRICT):
             yield _object(value, f"{path}:{line}")
 
 
@@ -105,9 +114,12 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
     try:
         with path.open("rb") as raw:
             file = _unzipped(raw) if path.suffix == ".gz" else raw
-            head = file.peek(4)
-            if head.startswith(_OTHER_MARKS):
+            head = file.peek(8)[:8]
+            if head.startswith(_OTHER_MARKS) or head[:4].count(0) > 1:
                 raise InputError(f"{path}:1: not UTF-8 (it is UTF-16 or UTF-32); save it as UTF-8")
+            for start, remedy in _OTHER_FORMATS.items():
+                if head.startswith(start):
+                    raise InputError(f"{path}: {remedy}")
             if head.startswith(_UTF8_MARK):
                 file.read(len(_UTF8_MARK))
             yield file
@@ -175,15 +187,30 @@ def _object(value: object, where: str) -> RawRow | BadRow:
 
 
 def _strict_loads(text: str | bytes) -> Any:
-    """json.loads that refuses NaN and Infinity and never fails with anything but ValueError."""
+    """A line of JSON by the `STRICT` decoder, which never fails with anything but ValueError."""
     try:
-        return json.loads(text.rstrip(), parse_constant=no_constant)
+        line = text if isinstance(text, str) else text.decode()
+        return STRICT.decode(line.rstrip())
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
 
-def no_constant(name: str) -> NoReturn:
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON; use null")
+
+
+def _object_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError where it names a key twice: readers differ in which one counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{excerpt(twice)!r} stands twice in an object")
+    return found
+
+
+STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object_once)
+"""JSON as it is defined: without NaN and Infinity, and with every key of an object once."""
 
 
 def _json_problem(error: jsonlines.InvalidLineError) -> str:

@@ -1,16 +1,18 @@
 """Checkpoints that are whole or not there: a mark at the end, old ones removed after it."""
 
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer
 
-from sso_data.errors import RunError
-from sso_data.store.files import remove_tree, write_atomic
+from sso_data.errors import RunError, described
+from sso_data.store.files import remove_tree, sync_tree, write_atomic
 from sso_data.train.state import COMPLETE, checkpoints
 from sso_data.train.trainer import SSOTrainer
 
@@ -30,7 +32,7 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
-            _sync(folder)
+            sync_tree(folder)
         except WRITE_ERRORS as error:
             remove_tree(folder)
             raise RunError(unwritten(folder, error)) from error
@@ -39,6 +41,18 @@ class SafeCheckpoints(Trainer):  # type: ignore[misc]
             mark = json.dumps({"step": self.state.global_step}) + "\n"
             write_atomic(folder / COMPLETE, mark.encode())
             self._remove_old(folder.parent)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with _readable(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _remove_old(self, folder: Path) -> None:
         best = self.state.best_model_checkpoint
@@ -51,6 +65,20 @@ class PolicyTrainer(SafeCheckpoints, SSOTrainer):
     """The SSO trainer with checkpoints that survive being killed."""
 
 
+@contextmanager
+def _readable(checkpoint: str | None) -> Iterator[None]:
+    """RunError for a checkpoint that cannot be read, or holds pickles of anything but tensors."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise RunError(
+            f"{checkpoint}: cannot be read: {described(error, 200)}; remove that directory to go "
+            "on from an earlier checkpoint or from the start"
+        ) from error
+
+
 def unwritten(path: Path, error: BaseException) -> str:
     """One line for a model that could not be written."""
     reason = " ".join(str(error).split())[:200]
@@ -58,14 +86,3 @@ def unwritten(path: Path, error: BaseException) -> str:
         f"{path}: cannot write: {reason}; free some space (a checkpoint holds weights and "
         "optimizer) and run the same command again to continue"
     )
-
-
-def _sync(folder: Path) -> None:
-    """Make a checkpoint's files survive a power failure."""
-    for file in folder.iterdir():
-        if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)

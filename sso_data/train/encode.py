@@ -22,7 +22,7 @@ from sso_data.records import (
 from sso_data.train.config import SequenceConfig
 from sso_data.train.contrasts import CONTRASTS, DRAWN, SEEN, Contrast, cells_of
 from sso_data.train.foreign import completion_ids, preference_of, turns_of
-from sso_data.views import ChatTemplate, Unrenderable, today, with_system
+from sso_data.views import ChatTemplate, Unrenderable, reserved, today, with_system
 
 Ids = NDArray[np.int32]
 _DAYS_BACK = 3650
@@ -245,14 +245,20 @@ def recorded_nats(row: JsonRow, contrasts: Sequence[Contrast], where: str) -> ND
 
 
 def _template_kwargs(row: JsonRow) -> dict[str, Any]:
-    """The template arguments that a row was made with; none in rows from elsewhere."""
+    """The template arguments that a row was made with; none in rows from elsewhere.
+
+    Raises InputError for those with which data could choose the template.
+    """
     value = row.get("template_kwargs") or "{}"
+    where = f"row {row.get('id') or 1}"
     try:
         found = json.loads(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise _wrong(f"row {row.get('id') or 1}", "template_kwargs", value, "a JSON object as text")
+        raise _wrong(where, "template_kwargs", value, "a JSON object as text")
+    if name := reserved(found):
+        raise InputError(f"{where}: column 'template_kwargs' sets {name!r}, which no data may set")
     return found
 
 
@@ -265,6 +271,10 @@ def template_for(tokenizer: Any, row: JsonRow, config: ViewsConfig) -> ChatTempl
     kwargs = {**_template_kwargs(row), **config.template_kwargs}
     config = config.model_copy(update={"template_kwargs": kwargs})
     template = ChatTemplate(tokenizer, config, today=today())
+    if template.holds_control(str(row.get("template_kwargs") or "")):
+        raise InputError(
+            f"row {row.get('id') or 1}: column 'template_kwargs' holds the text of a control token"
+        )
     wanted = row.get("template_fingerprint")
     if template.facts.date is None or config.date or wanted in (None, template.fingerprint):
         return template

@@ -6,9 +6,12 @@ from datetime import datetime
 from itertools import takewhile, zip_longest
 from typing import Any
 
-from sso_data.errors import InputError
+from sso_data.errors import InputError, one_line
 from sso_data.records import JsonRow, Message, messages_from_json
-from sso_data.views import ChatTemplate, Unrenderable, fold_system
+from sso_data.views import ChatTemplate, Unrenderable, fold_system, is_encodable
+
+_ROLE = re.compile(r"[A-Za-z][\w-]{0,31}", re.ASCII)
+"""A role is a plain word: templates write it between control tokens."""
 
 Turns = tuple[Message, ...]
 
@@ -67,12 +70,15 @@ def completion_ids(
     """
     before = _render(template, messages, generation=True)
     rest = _rest(_render(template, (*messages, *said), generation=False), before, said)
-    if any(_forges(template, turn, eos_ids) for turn in said):
-        ids = _ids_as_text(template, messages, said, eos_ids, before, rest)
-    else:
+    if not any(_forges(template, turn, eos_ids) for turn in said):
         prompt, together = _text_ids(template, before), _text_ids(template, before + rest)
         apart = together[: len(prompt)] == prompt  # else tokens merge over the border
         ids = together[len(prompt) :] if apart else _text_ids(template, rest)
+        as_text = template.forges(rest, ids)
+    else:
+        ids, as_text = [], True
+    if as_text:
+        ids = _ids_as_text(template, messages, said, eos_ids, before, rest)
     last = max((i for i, token in enumerate(ids) if token in eos_ids), default=len(ids) - 1)
     return ids[: last + 1]
 
@@ -155,13 +161,19 @@ def turns_of(value: Any, role: str, where: str) -> Turns:
     if isinstance(value, str):
         return (Message(role=role, content=value),)
     try:
-        turns = messages_from_json(list(value))
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{where}: prompt, chosen, rejected must be text or messages") from error
-    if not all(isinstance(part, str) for turn in turns for part in (turn.role, turn.content)):
-        raise InputError(f"{where}: a message's role and content must be text")
+        turns = messages_from_json([dict(turn) for turn in value])
+    except (TypeError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{where}: prompt, chosen, rejected must be text or messages, and these have a role "
+            "and content that are text"
+        ) from error
     if not turns:
         raise InputError(f"{where}: prompt, chosen or rejected is empty")
+    for turn in turns:
+        if not _ROLE.fullmatch(turn.role):
+            raise InputError(f"{where}: a turn has the role {one_line(turn.role, 80)!r}")
+        if not is_encodable(turn.content):
+            raise InputError(f"{where}: a turn holds half a character (lone surrogate)")
     return turns
 
 

@@ -88,7 +88,7 @@ def test_no_mapping(tmp_path: Path, content: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"a: [b", b"a: b: c", b"\tx", b"a: \xff", b"d: 2026-99-99", b"n: !!int x", b"[" * 100_000],
+    [b"a: [b", b"a: b: c", b"\tx", b"a: \xff", b"n: !!int x", b"[" * 100_000],
     ids=lambda content: content[:12].decode(errors="replace"),
 )
 def test_no_yaml(tmp_path: Path, content: bytes) -> None:
@@ -144,8 +144,8 @@ def _pairs(principle: Principle) -> list[tuple[str, str]]:
 @each_shipped
 def test_shipped_sides_are_distinct_and_of_like_length(principle: Principle) -> None:
     pairs = _pairs(principle)
-    assert len(pairs) == 3
-    assert len({text for pair in pairs for text in pair}) == 6
+    assert len(pairs) >= 4
+    assert len({text for pair in pairs for text in pair}) == 2 * len(pairs)
     for pair in pairs:
         shorter, longer = sorted(len(text.split()) for text in pair)
         assert longer <= 1.25 * shorter, pair
