@@ -1,0 +1,176 @@
+"""`augment`: new queries from seed queries."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sso_data.cli.options import (
+    Column,
+    EngineName,
+    Json,
+    Model,
+    Prompts,
+    Seed,
+    Split,
+)
+from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print_json, say
+
+if TYPE_CHECKING:
+    from sso_data.augment import Augmented
+    from sso_data.augment.tally import Tally
+    from sso_data.cli.progress import BarListener, PlainListener
+
+AUGMENT_EXAMPLE = (
+    "Example: sso-data augment prompts.jsonl -m Qwen/Qwen3-8B --out more.jsonl --n 1000"
+)
+_LINE_SECONDS = 10.0
+_LEAST_SECONDS = 1.0
+
+
+@ends_well
+def augment(
+    prompts: Prompts,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="New .jsonl file of queries; continued if there.")
+    ],
+    number: Annotated[int, typer.Option("--n", "-n", min=1, help="How many new queries.")],
+    model: Model = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", help="OpenAI-compatible server with --model.", metavar="URL"),
+    ] = None,
+    decontaminate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--decontaminate", help="Benchmark file whose texts must not come back; repeatable."
+        ),
+    ] = None,
+    templates: Annotated[
+        Path | None,
+        typer.Option("--templates", help="Directory with an augment.j2 of your own."),
+    ] = None,
+    engine: EngineName = None,
+    seed: Seed = None,
+    split: Split = None,
+    column: Column = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave malformed rows out of the seeds.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the queries in --out and start anew.")
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="YAML file; see docs/augment.md.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", help="One config key, e.g. answers.top_p=1; repeat for more."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make new queries from seed queries with the policy, checked and without duplicates.
+
+    Run the same command again to continue after an interruption, or with a larger --n for more.
+    """
+    from sso_data.augment import augment as run_augment
+    from sso_data.augment.settings import load_augment_config
+    from sso_data.cli.progress import listening
+
+    resolved = load_augment_config(
+        config,
+        settings,
+        model=model,
+        seed=seed,
+        endpoint=endpoint,
+        templates=templates,
+        decontaminate__files=tuple(decontaminate) if decontaminate else None,
+        engine__name=engine,
+        source__split=split,
+        source__column=column,
+        source__skip_bad_rows=skip_bad_rows or None,
+    )
+    hint = f"every new query is safe in {out}; run the same command again to continue"
+    with hint_to_continue(hint), listening() as listener:
+        done = run_augment(prompts, out, number, resolved, _Progress(listener), overwrite=overwrite)
+    _show(done, as_json=as_json)
+
+
+class _Progress:
+    """Passes on what happens; counts go to the bar, or become a line every ten seconds."""
+
+    def __init__(self, listener: "PlainListener | BarListener") -> None:
+        self._listener = listener
+        self._start: float | None = None
+        self._before = 0
+        self._next = 0.0
+
+    def phase(self, text: str) -> None:
+        self._listener.phase(text)
+
+    def warn(self, text: str) -> None:
+        self._listener.warn(text)
+
+    def progress(self, tally: "Tally", wanted: int) -> None:
+        from sso_data.cli.progress import BarListener, duration
+
+        if isinstance(self._listener, BarListener):
+            self._listener.written(tally.num_accepted, wanted, "queries")
+            return
+        now = time.monotonic()
+        if self._start is None:
+            self._start, self._before = now, tally.num_accepted
+        if now < self._next and tally.num_accepted < wanted:
+            return
+        self._next = now + _LINE_SECONDS
+        fresh, seconds = tally.num_accepted - self._before, now - self._start
+        missing = wanted - tally.num_accepted
+        left = ""
+        if fresh > 0 and missing > 0 and seconds > _LEAST_SECONDS:
+            left = f", {duration(seconds / fresh * missing)} left"
+        say(f"{tally.num_accepted}/{wanted} queries, {tally.num_attempts} attempts{left}")
+
+
+def _show(done: "Augmented", *, as_json: bool) -> None:
+    """The report on stdout; what is missing on stderr, with exit code 3."""
+    if as_json:
+        print_json(
+            {
+                "out": str(done.paths.queries),
+                "rejected_file": str(done.paths.rejected),
+                "report_file": str(done.paths.report),
+                **{key: value for key, value in done.report.items() if key != "config"},
+                "new_attempts": done.new_attempts,
+                "seconds": round(done.seconds, 2),
+            }
+        )
+    else:
+        for line in _lines(done):
+            typer.echo(line)
+    if done.shortfall:
+        say(f"warning: {done.shortfall}")
+        raise typer.Exit(SOME_FAILED)
+
+
+def _lines(done: "Augmented") -> list[str]:
+    """The report for a person."""
+    from sso_data.cli.progress import duration
+
+    tally, report = done.tally, done.report
+    lines = [
+        f"{tally.num_accepted} new queries of {tally.num_attempts} attempts, from "
+        f"{report['seeds']['used']} seeds"
+    ]
+    for operation, counts in report["operations"].items():
+        rejected = ", ".join(f"{reason} {n}" for reason, n in counts["rejected"].items())
+        lines.append(f"  {operation:<10}{counts['accepted']:>8} accepted; {rejected or 'none'}")
+    found = report["duplicates"]
+    lines.append(
+        f"duplicates (from similarity {found['threshold']:g}): of seeds "
+        f"{found['duplicate_of_seed']} same, {found['near_duplicate_of_seed']} near; of new "
+        f"queries {found['duplicate']} same, {found['near_duplicate']} near"
+    )
+    for file, count in report["contaminated"].items():
+        lines.append(f"overlap with {file}: {count}")
+    return [*lines, f"{done.paths.queries} ({duration(done.seconds)})"]
