@@ -16,7 +16,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode
 
-.PHONY: help install demo test test-fast lint format bench docs policy clean
+.PHONY: help install demo test test-fast chaos soak test-llama-factory fuzz audit lint format bench docs policy clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,33 @@ test: $(VENV)/.dev  ## Run every test, those with real vLLM included
 
 test-fast: $(VENV)/.dev  ## Run the tests that need neither vLLM nor half a minute
 	$(BIN)/python -m pytest -m 'not vllm and not slow'
+
+chaos: $(VENV)/.dev  ## Kill, starve and break runs in earnest (an hour or more; see docs/reliability.md)
+	SSO_DATA_CHAOS=1 SSO_DATA_ENGINE_DEATHS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -v --timeout=7200 tests/reliability
+
+soak: $(VENV)/.dev  ## One run of more than an hour over a growing prompt file; draws docs/soak.png
+	OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/soak.py --minutes 65 --plot docs/soak.png
+
+LLAMA_FACTORY := $(VENV)/llama-factory
+
+$(LLAMA_FACTORY)/.made: $(VENV)/.dev .ci/llama-factory-overrides.txt
+	$(PYTHON) -m venv $(LLAMA_FACTORY)
+	$(BIN)/uv pip install --quiet --python $(LLAMA_FACTORY)/bin/python \
+	  --override .ci/llama-factory-overrides.txt \
+	  'llamafactory==0.9.5' 'trl==0.19.1' 'transformers==4.57.3' 'torch==2.13.0'
+	touch $@
+
+test-llama-factory: $(LLAMA_FACTORY)/.made  ## Check exports with LLaMA-Factory, in an environment of its own
+	SSO_DATA_LLAMA_FACTORY=$(LLAMA_FACTORY)/bin/python $(BIN)/python -m pytest tests/export/test_llama_factory.py
+
+MINUTES ?= 25
+
+fuzz: $(VENV)/.dev  ## Fuzz everything that reads bytes from others, for MINUTES (25); again goes on
+	-$(INSTALL) --editable '.[fuzz]'
+	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
+
+audit: $(VENV)/.dev  ## Known vulnerabilities of what is installed (asks PyPI, so not part of CI)
+	$(BIN)/uv tool run --from 'pip-audit>=2.10' pip-audit --path $(wildcard $(VENV)/lib/python*/site-packages)
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -26,7 +26,6 @@ from sso_data.generate import Setup, make_rows
 from sso_data.records import SIDE_OF, VIEWS, Cell, Message, Prompt, View, content_hash, row_id
 from sso_data.sample import Drawing
 from sso_data.sources import count_prompts, read_prompts
-from sso_data.steer import steer, system_text
 from sso_data.store.run import open_run
 from sso_data.views import with_system
 
@@ -60,16 +59,15 @@ class Work:
 
     def drawings(self) -> Iterator[Drawing]:
         """The same plans that the pipeline makes: views, seeds, token budget."""
-        config, catalogue = self.setup.config, self.setup.catalogue
+        config, rules = self.setup.config, self.setup.rules
         for messages in self.prompts:
             prompt = Prompt(id=row_id(content_hash(messages), 0), messages=messages)
-            steering = steer(prompt, config.steering, catalogue, seed=config.seed)
-            rendered = self.setup.policy.template.views(
-                messages, system_text(steering.good), system_text(steering.bad)
-            )
+            steered = rules.by_rule(prompt.id)
+            template = self.setup.policy.template
+            rendered = template.views(messages, steered.good, steered.bad)
             planned = sample.plan(
                 prompt,
-                steering,
+                steered.steering,
                 rendered,
                 config.sampling,
                 run_seed=config.seed,

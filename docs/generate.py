@@ -5,13 +5,14 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from typer.main import get_command
 
+from sso_data.augment.settings import AugmentConfig
 from sso_data.cli import app
 from sso_data.config import RunConfig
 from sso_data.train.settings import TrainConfig
@@ -19,6 +20,7 @@ from sso_data.train.settings import TrainConfig
 DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "sso_data"
 TREE_START, TREE_END = "<!-- tree: made by `make docs` -->", "<!-- end of tree -->"
+KEYS_START, KEYS_END = "<!-- keys: made by `make docs` -->", "<!-- end of keys -->"
 
 
 def configuration() -> str:
@@ -47,11 +49,15 @@ def train_configuration() -> str:
     return head + _sections(TrainConfig, "Training", "A whole training.")
 
 
-def _sections(config: type[BaseModel], title: str, about: str) -> str:
+def _sections(
+    config: type[BaseModel], title: str, about: str, *, without: Collection[str] = ()
+) -> str:
     """A table of a configuration's own keys, and one of each of its sections."""
     own = [row for row in _rows(config, "") if "." not in row[0]]
     sections = [_table(title, about, own)]
     for name, field in config.model_fields.items():
+        if name in without:
+            continue
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             about = " ".join((field.annotation.__doc__ or "").split())
             sections.append(_table(f"`{name}`", about, list(_rows(field.annotation, f"{name}."))))
@@ -118,10 +124,22 @@ def _parameters(command: Any) -> Iterator[tuple[str, str]]:
 
 def architecture() -> str:
     """The architecture page, its tree of modules made anew from their docstrings."""
-    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
-    before, _, rest = page.partition(TREE_START)
-    _, _, after = rest.partition(TREE_END)
-    return before + TREE_START + "\n" + _tree() + TREE_END + after
+    return _with_part("architecture.md", TREE_START, _tree(), TREE_END)
+
+
+def augment() -> str:
+    """The page of `augment`, its tables of keys made anew; those of a run are on their own page."""
+    shared = RunConfig.model_fields.keys() & AugmentConfig.model_fields.keys()
+    keys = _sections(AugmentConfig, "Augmentation", "A whole augmentation.", without=shared)
+    return _with_part("augment.md", KEYS_START, keys, KEYS_END)
+
+
+def _with_part(name: str, start: str, part: str, end: str) -> str:
+    """A page with the part between two marks replaced."""
+    page = (DOCS / name).read_text(encoding="utf-8")
+    before, _, rest = page.partition(start)
+    _, _, after = rest.partition(end)
+    return before + start + "\n" + part + end + after
 
 
 def _tree() -> str:
@@ -139,6 +157,7 @@ def _tree() -> str:
 
 PAGES = {
     "architecture.md": architecture,
+    "augment.md": augment,
     "configuration.md": configuration,
     "train_configuration.md": train_configuration,
     "commands.md": commands,

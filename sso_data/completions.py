@@ -1,8 +1,8 @@
 """What a chat model must answer: messages in, text out, to a JSON schema where one is given.
 
 Principle writing, query augmentation and judging need no token ids and no log-probs, so a chat API
-serves as well as an engine of ours. Requests stream like those of `engine.Engine`: any number may be
-under way, and answers come back as they finish.
+serves as well as an engine of ours. Requests stream like those of `engine.Engine`: any number may
+be under way, and answers come back as they finish.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ from sso_data.records import Message
 class CompletionRequest:
     """Answer `messages`, whose last turn is the user's, with at most `max_tokens` tokens.
 
-    `schema` is a JSON schema that the answer's text must obey, where the backend can enforce it;
-    who asks parses the text as if it could not.
+    `schema` is a JSON schema that the answer's text must obey, keys in the schema's order, where the
+    backend can enforce it; who asks parses the text as if it could not.
     """
 
     key: str
@@ -66,3 +66,11 @@ class Completions(Protocol):
     def close(self) -> None:
         """Free what was opened; it is not used afterwards."""
         ...
+
+
+def answer(completions: Completions, request: CompletionRequest) -> Completion | Refused:
+    """The answer to one request; nothing else may be under way."""
+    completions.submit([request])
+    while True:
+        for result in completions.step():
+            return result

@@ -7,11 +7,12 @@ import copy
 import json
 import math
 import re
+import reprlib
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,7 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-from sso_data.errors import ConfigError, one_line
+from sso_data.errors import ConfigError, one_line, without_secrets
+from sso_data.plainyaml import parse_yaml, read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NatsPerToken = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -67,6 +69,18 @@ _VLLM_OURS = frozenset(
 """Arguments of vLLM that are set by other keys, or must not be changed."""
 
 
+def plain_url(text: str) -> str:
+    """ValueError unless `text` is http(s)://host, perhaps with a port and a path, and no more."""
+    try:
+        parts = urlsplit(text)
+        is_plain = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_plain = False
+    if not is_plain or parts.username or parts.query or parts.fragment or not text.isprintable():
+        raise ValueError("write an address such as http://host:8000/v1, without a key in it")
+    return text.rstrip("/")
+
+
 def _real_date(text: str) -> str:
     """ValueError unless `text` is a day, as YYYY-MM-DD."""
     if date.fromisoformat(text).isoformat() != text:
@@ -94,8 +108,8 @@ def _json_able(value: dict[str, Any]) -> dict[str, Any]:
     """ValueError unless every value can be written to the rows."""
     try:
         json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"every value must be JSON: {error}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"every value must be JSON: {one_line(error, 200)}") from error
     return value
 
 
@@ -124,24 +138,60 @@ class SourceConfig(_Section):
 
 
 class SteeringConfig(_Section):
-    """Which features steer a prompt."""
+    """Which features steer a prompt, and who words its principles."""
 
-    choose: Literal["random", "fixed", "all"] = "random"
+    choose: Literal["random", "fixed", "all", "policy", "none"] = "random"
     """`random`: `count` features, drawn per row by `weights`; `fixed`: those of `features`;
-    `all`: every feature of the catalogue, the heaviest first."""
+    `all`: every feature of the catalogue, the heaviest first; `policy`: the policy reads the prompt
+    and names `count` features; `none`: no feature, one free pair is written per prompt."""
     features: tuple[str, ...] = ()
-    """The features of `fixed`; for `random` and `all` the ones to choose from (none: all)."""
+    """The features of `fixed`; otherwise the ones to choose from (none: all)."""
     count: Count = 2
-    """How many features `random` draws per prompt."""
+    """How many features `random` draws, and the policy names, per prompt."""
     weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
     """Weight per feature (1 where not named, 0 leaves it out)."""
     concision_probability: Share = 0.2
     """Chance that Concision is added to a row's features, against length growth (the paper)."""
+    paraphrase: bool = True
+    """Draw each row's wording of its principles and of the system message from all there are; off:
+    always the main one."""
+    principles: Literal["catalogue", "written"] = "catalogue"
+    """`catalogue`: the texts of the principle files; `written`: a model writes a good and a bad
+    text for each prompt and feature, checked, and the catalogue's stand in where it fails."""
+    principle_model: str | None = None
+    """The model that writes: a directory or Hub id, or its name at `endpoint`; by default the
+    policy."""
+    endpoint: Annotated[str, AfterValidator(plain_url)] | None = None
+    """Base URL of an OpenAI-compatible server with `principle_model`, e.g. http://host:8000/v1."""
+    api_key_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = (
+        "OPENAI_API_KEY"
+    )
+    """Environment variable that holds the endpoint's key; the key itself is never written."""
+    endpoint_in_flight: Count = 32
+    """Requests that the endpoint works on at once."""
+    endpoint_timeout: Seconds = 300.0
+    """Seconds after which a request to the endpoint is given up and made again."""
+    structured: bool = True
+    """Hold answers to a JSON schema where the engine or endpoint can; read as if it could not."""
+    temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
+    """Sampling temperature of choices and of written principles."""
+    max_tokens: Count = 512
+    """Most tokens of such an answer."""
+    max_length_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+    """How many times as long as the other one a written principle may be."""
+    max_fallback_share: Share = 0.2
+    """Share of choices or of written principles that had to be replaced above which a run warns."""
 
     @model_validator(mode="after")
-    def _fixed_needs_features(self) -> "SteeringConfig":
+    def _has_what_it_needs(self) -> "SteeringConfig":
         if self.choose == "fixed" and not self.features:
             raise ValueError("steering.choose is fixed: name the features in steering.features")
+        if self.choose == "none" and self.principles != "written":
+            raise ValueError("steering.choose is none: set steering.principles=written")
+        if self.endpoint and not self.principle_model:
+            raise ValueError("steering.endpoint: name its model in steering.principle_model")
+        if self.principle_model and self.principles != "written":
+            raise ValueError("steering.principle_model: set steering.principles=written")
         return self
 
 
@@ -267,6 +317,9 @@ class RunConfig(_Section):
     """Seed of the run; a row's seeds come from it, the row's id and the view."""
     principles: Path | None = None
     """Directory of principle files; by default the shipped catalogue."""
+    templates: Path | None = None
+    """Directory of templates that stand in for the shipped ones of their names
+    (docs/principles.md)."""
     source: SourceConfig = SourceConfig()
     steering: SteeringConfig = SteeringConfig()
     views: ViewsConfig = ViewsConfig()
@@ -275,16 +328,6 @@ class RunConfig(_Section):
     engine: EngineConfig = EngineConfig()
     filter: FilterConfig = FilterConfig()
     output: OutputConfig = OutputConfig()
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without dates: what a person writes as 2024-07-01 is the text of that date."""
-
-
-_PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 def quantile_of(value: str) -> float:
@@ -335,9 +378,24 @@ def validated(tree: dict[str, Any], *, origin: str) -> RunConfig:
 def validated_as(kind: type[_Config], tree: dict[str, Any], *, origin: str, page: str) -> _Config:
     """A configuration of the given `kind`; `page` documents its keys."""
     try:
-        return kind.model_validate(tree)
+        made = kind.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(f"{origin}: {_first_problem(error, page)}") from error
+    _refuse_secrets(made, origin)
+    return made
+
+
+def _refuse_secrets(config: BaseModel, origin: str) -> None:
+    """ConfigError where a value is a secret: run.json would keep it."""
+    try:
+        text = config.model_dump_json()
+    except ValueError as error:  # a path that is not UTF-8
+        raise ConfigError(f"{origin}: {one_line(error, 200)}; use names in UTF-8") from error
+    if without_secrets(text) != text:
+        raise ConfigError(
+            f"{origin}: holds what looks like an access token, and run.json would keep it; put it "
+            "into the environment (HF_TOKEN)"
+        )
 
 
 def _first_problem(error: ValidationError, page: str) -> str:
@@ -350,7 +408,17 @@ def _first_problem(error: ValidationError, page: str) -> str:
         message = "must be a number of at least 0, or a quantile from q0 to q1 such as q0.8"
     elif first["type"] == "tuple_type":
         message = "must be a list, such as [Safety, Accuracy]"
-    return f"{key}: {message} (got {first['input']!r})" if key else message
+    return f"{key}: {message} (got {_excerpt(first['input'])})" if key else message
+
+
+def _excerpt(value: object) -> str:
+    """The start of a value, however large or deep it is."""
+    short = reprlib.Repr()
+    short.maxstring, short.maxother = 120, 80
+    try:
+        return short.repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        return f"a {type(value).__name__}"
 
 
 _THRESHOLDS = ("filter.closeness", "filter.gap")
@@ -363,10 +431,10 @@ def _is_branch(part: str) -> bool:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
+        content = read_yaml(file)
     except FileNotFoundError as error:
         raise ConfigError(f"{file}: no such file") from error
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: not readable as YAML: {one_line(error)}") from error
     if content is None:
         return {}
@@ -377,9 +445,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _parse_value(setting: str, text: str) -> object:
     try:
-        value = yaml.load(text, _PlainLoader)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"--set {one_line(setting, 200)}: the value is not valid YAML") from error
     return _number(value) if isinstance(value, str) else value
 
 

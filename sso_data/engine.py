@@ -11,7 +11,11 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:
-    """Continue `prompt_ids` by at most `max_tokens` ids; equal requests continue equally."""
+    """Continue `prompt_ids` by at most `max_tokens` ids; equal requests continue equally.
+
+    `schema` is the text of a JSON schema that the continuation must obey, where the engine can
+    enforce one; the log-probs are then those of what the schema allowed.
+    """
 
     key: str
     prompt_ids: Sequence[int]
@@ -19,6 +23,7 @@ class SampleRequest:
     seed: int
     temperature: float
     top_p: float
+    schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from sso_data.asking import Guide, Tally, prompts_of
+from sso_data.columns import row_key
 from sso_data.config import VLLM_SPEED_KEYS, EngineConfig, RunConfig
 from sso_data.engine import Engine, EngineInfo
 from sso_data.engines import resolve_name, start_engine
 from sso_data.errors import ConfigError, RunError
 from sso_data.filters import Decision, decide_row
+from sso_data.guided import OnDemand, identity_of, steered
 from sso_data.models import (
     adapter_fingerprint,
     model_fingerprint,
@@ -20,16 +23,18 @@ from sso_data.models import (
 )
 from sso_data.pipeline import Pipeline, Policy, Progress, Sink
 from sso_data.principles import Catalogue, load_catalogue
-from sso_data.records import Row
+from sso_data.records import Prompt, Row
 from sso_data.refilter import refilter
 from sso_data.score import CheckResult, LogprobCheck
 from sso_data.sources import BadRow, Candidate, count_prompts, read_prompts
-from sso_data.steer import check_features
-from sso_data.store.run import Account, open_run, read_manifest
-from sso_data.templates import fingerprint as templates_fingerprint
+from sso_data.steer import Rules, check_features
+from sso_data.store.ledger import DONE, FAILED
+from sso_data.store.run import Account, Run, open_run, read_manifest
+from sso_data.store.steering import Occurrences, SteeringBook
+from sso_data.templates import SHIPPED, Templates
 from sso_data.views import ChatTemplate, load_tokenizer, today
 
-_IDENTITY_SECTIONS = ("steering", "sampling", "scoring")
+_IDENTITY_SECTIONS = ("sampling", "scoring")
 _IDENTITY_ENGINE_KEYS = ("dtype", "max_model_len")
 
 
@@ -42,6 +47,10 @@ class Listener(Protocol):
 
     def total(self, prompts: int) -> None:
         """How many prompts there are."""
+        ...
+
+    def steered(self, done: int, tally: Tally) -> None:
+        """So many prompts are steered; `tally` says how, those of earlier calls included."""
         ...
 
     def progress(self, progress: Progress, kept: int) -> None:
@@ -78,6 +87,17 @@ class Setup:
     policy: Policy
     catalogue: Catalogue
     identity: Mapping[str, Any]
+    templates: Templates = SHIPPED
+
+    @property
+    def rules(self) -> Rules:
+        """What steers the prompts."""
+        return Rules(
+            config=self.config.steering,
+            catalogue=self.catalogue,
+            seed=self.config.seed,
+            templates=self.templates,
+        )
 
     @property
     def details(self) -> dict[str, Any]:
@@ -91,12 +111,13 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """How a run ended."""
+    """How a run ended; `steering` tells of models that were asked about its prompts."""
 
     account: Account
     progress: Progress
     seconds: float
     decision: Decision
+    steering: Tally | None = None
 
 
 def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
@@ -113,6 +134,11 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
     template = ChatTemplate(tokenizer, config.views, today=date or today())
     catalogue = load_catalogue(config.principles)
     check_features(config.steering, catalogue)
+    templates = Templates(directory=config.templates)
+    templates.check()
+    rules = Rules(
+        config=config.steering, catalogue=catalogue, seed=config.seed, templates=templates
+    )
     fingerprint = model_fingerprint(model_dir)
     if config.engine.adapter is not None:
         fingerprint = f"{fingerprint}+{adapter_fingerprint(config.engine.adapter)}"
@@ -124,13 +150,18 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
         "tokenizer": tokenizer_fingerprint(model_dir),
         "chat_template": template.fingerprint,
         "principles": catalogue.fingerprint,
-        "templates": templates_fingerprint("system.j2"),
         "views.date": config.views.date or date or today(),
         "views.control_tokens": config.views.control_tokens,
+        **identity_of(rules),
         **_flat(config),
     }
     return Setup(
-        config=config, model_dir=model_dir, policy=policy, catalogue=catalogue, identity=identity
+        config=config,
+        model_dir=model_dir,
+        policy=policy,
+        catalogue=catalogue,
+        identity=identity,
+        templates=templates,
     )
 
 
@@ -151,8 +182,9 @@ def generate(
     with open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite) as run:
         run.note("prompts", total)
         run.note("sources", list(dict.fromkeys([*(run.get("sources") or []), source])))
-        prompts = read_prompts(source, config.source)
-        progress = make_rows(prompts, setup, run, run, listener)
+        with run_guide(setup, run, lambda: _prompts_left(source, config, run)) as guide:
+            prompts = read_prompts(source, config.source)
+            progress = make_rows(prompts, setup, run, run, listener, guide=guide)
         account = run.account()
         account.check()
     listener.phase("filtering")
@@ -161,26 +193,51 @@ def generate(
         progress=progress,
         seconds=time.monotonic() - started,
         decision=refilter(out, config, on_progress=listener.written).decision,
+        steering=guide.tally if guide else None,
     )
+
+
+@contextmanager
+def run_guide(
+    setup: Setup, run: Run, prompts: Callable[[], Iterable[Prompt]]
+) -> Iterator[Guide | None]:
+    """What a run's steering by models needs, where models are asked; `prompts` are those left."""
+    if not setup.rules.asks_a_model:
+        yield None
+        return
+    tally = Tally()
+    with closing(SteeringBook(run.path, on_line=tally.add)) as book:
+        yield Guide(prompts=prompts, book=book, tally=tally)
+
+
+def _prompts_left(source: str, config: RunConfig, run: Run) -> Iterator[Prompt]:
+    """The prompts of a source that are neither done nor failed, with their ids in the run."""
+
+    def is_open(identity: str) -> bool:
+        key = row_key(identity)
+        return not (run.ledger.has(key, DONE) or run.ledger.has(key, FAILED))
+
+    return prompts_of(read_prompts(source, config.source), Occurrences().next, is_open)
 
 
 @contextmanager
 def engine_on_demand(
     setup: Setup, listener: Listener, on_start: Callable[[EngineInfo], None]
-) -> Iterator[Callable[[], Engine]]:
-    """A function that starts the setup's engine; it is closed with the context."""
-    with ExitStack() as stack:
+) -> Iterator[OnDemand]:
+    """The setup's engine, started when it is asked for; it is closed with the context."""
 
-        def start() -> Engine:
-            listener.phase(f"loading {setup.config.model}")
-            engine = stack.enter_context(
-                closing(start_engine(setup.model_dir, setup.config.engine, tell=listener.warn))
-            )
+    def start() -> Engine:
+        listener.phase(f"loading {setup.config.model}")
+        with ExitStack() as failing:
+            engine = start_engine(setup.model_dir, setup.config.engine, tell=listener.warn)
+            failing.callback(engine.close)
             on_start(engine.info)
             listener.engine(engine.info)
-            return engine
+            failing.pop_all()
+        return engine
 
-        yield start
+    with closing(OnDemand(start)) as engine:
+        yield engine
 
 
 def make_rows(
@@ -189,8 +246,13 @@ def make_rows(
     sink: Sink,
     notebook: Notebook,
     listener: Listener,
+    *,
+    guide: Guide | None = None,
 ) -> Progress:
-    """Run the pipeline over prompts; findings about the engine go to the notebook."""
+    """Steer the prompts and run the pipeline over them; findings go to the notebook.
+
+    `guide` is what models that steer are asked about, where any are.
+    """
     kept = 0
 
     def count_kept(row: Row) -> None:
@@ -206,11 +268,15 @@ def make_rows(
         notebook.note("logprob_check", result.to_json())
 
     check = LogprobCheck(setup.config.scoring, notebook.get("logprob_check"))
-    with engine_on_demand(setup, listener, note_engine) as start:
+    with engine_on_demand(setup, listener, note_engine) as engine:
+        steer = steered(setup.rules, setup.config, setup.policy, engine, guide, listener)
+        if guide:
+            notebook.note("steering", guide.tally.to_json())
+            listener.phase("making rows")
         pipeline = Pipeline(
-            start,
+            engine,
             setup.policy,
-            setup.catalogue,
+            steer,
             setup.config,
             sink,
             check=check,

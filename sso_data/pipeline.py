@@ -13,7 +13,6 @@ from typing import Protocol
 from sso_data import sample, score
 from sso_data.config import RunConfig
 from sso_data.engine import Engine, Refused, Request, Result, Sampled, Scored
-from sso_data.principles import Catalogue
 from sso_data.records import (
     DIAGONAL,
     VIEWS,
@@ -30,7 +29,7 @@ from sso_data.records import (
 from sso_data.sample import Drawing
 from sso_data.score import CheckResult, LogprobCheck
 from sso_data.sources import BadRow, Candidate
-from sso_data.steer import steer, system_text
+from sso_data.steer import Steered
 from sso_data.views import ChatTemplate, Unrenderable
 
 _WINDOW = 2
@@ -85,14 +84,14 @@ class Pipeline:
     """Makes rows of candidates with one engine and hands them to a sink.
 
     The engine is started by `start_engine` when the first prompt needs it, so that a run with
-    nothing left to do costs no GPU.
+    nothing left to do costs no GPU. `steer` is asked once about each prompt.
     """
 
     def __init__(
         self,
         start_engine: Callable[[], Engine],
         policy: Policy,
-        catalogue: Catalogue,
+        steer: Callable[[Prompt], Steered],
         config: RunConfig,
         sink: Sink,
         *,
@@ -102,7 +101,7 @@ class Pipeline:
     ) -> None:
         self._start_engine = start_engine
         self._policy = policy
-        self._catalogue = catalogue
+        self._steer = steer
         self._config = config
         self._sink = sink
         self._check = check
@@ -190,16 +189,14 @@ class Pipeline:
         if problem:
             reason, detail = problem
             return sample.failure(prompt, stage="source", reason=reason, detail=detail)
-        steering = steer(prompt, self._config.steering, self._catalogue, seed=self._config.seed)
+        steered = self._steer(prompt)
         try:
-            rendered = self._policy.template.views(
-                prompt.messages, system_text(steering.good), system_text(steering.bad)
-            )
+            rendered = self._policy.template.views(prompt.messages, steered.good, steered.bad)
         except Unrenderable as error:
             return sample.failure(prompt, stage="views", reason=error.reason, detail=str(error))
         return sample.plan(
             prompt,
-            steering,
+            steered.steering,
             rendered,
             self._config.sampling,
             run_seed=self._config.seed,

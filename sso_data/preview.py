@@ -4,11 +4,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from sso_data.asking import Guide, MemoryBook, Tally, prompts_of
 from sso_data.config import RunConfig
 from sso_data.filters import decide_row
 from sso_data.generate import Listener, make_rows, prepare
 from sso_data.records import Failure, Row, row_id
 from sso_data.sources import count_prompts, read_prompts
+from sso_data.store.steering import Occurrences
 
 
 @dataclass(slots=True)
@@ -54,7 +56,22 @@ def preview(source: str, config: RunConfig, listener: Listener) -> Preview:
     setup = prepare(config)
     listener.total(count_prompts(source, config.source))
     memory = _Memory()
-    make_rows(read_prompts(source, config.source), setup, memory, memory, listener)
+    guide = Guide(
+        prompts=lambda: prompts_of(
+            read_prompts(source, config.source), Occurrences().next, lambda identity: True
+        ),
+        book=MemoryBook(),
+        tally=Tally(),
+    )
+    prompts = read_prompts(source, config.source)
+    make_rows(
+        prompts,
+        setup,
+        memory,
+        memory,
+        listener,
+        guide=guide if setup.rules.asks_a_model else None,
+    )
     rows = sorted(memory.rows, key=lambda row: memory.order[row.id])
     judged = tuple((row, decide_row(row, config.filter)) for row in rows)
     return Preview(rows=judged, failures=tuple(memory.failures))

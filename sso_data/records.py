@@ -8,9 +8,10 @@ over the response's token ids, end-of-sequence included when it was sampled; a m
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 SCHEMA_VERSION = 1
 
@@ -61,12 +62,52 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steering:
-    """The principles chosen for a prompt: one good and one bad text per feature."""
+    """The principles chosen for a prompt: one good and one bad text per feature.
+
+    `written_by` names per feature who wrote its texts: `catalogue`, `policy` or another model. Of a
+    catalogue's text, `paraphrase_*` says which wording it is: 0 the main one, n the n-th other one.
+    `system_template` is the file that made the system messages of the texts. These are empty in
+    rows that do not tell.
+    """
 
     features: tuple[str, ...]
     good: tuple[str, ...]
     bad: tuple[str, ...]
     chosen_by: str
+    written_by: tuple[str, ...] = ()
+    paraphrase_good: tuple[int, ...] = ()
+    paraphrase_bad: tuple[int, ...] = ()
+    system_template: str = ""
+
+    def to_json(self) -> JsonRow:
+        """Its part of a row, under the names that it has there; what is empty is left out."""
+        told = {
+            "written_by": list(self.written_by),
+            "paraphrase_good": list(self.paraphrase_good),
+            "paraphrase_bad": list(self.paraphrase_bad),
+            "system_template": self.system_template,
+        }
+        return {
+            "principles": list(self.features),
+            "chosen_by": self.chosen_by,
+            "principles_good": list(self.good),
+            "principles_bad": list(self.bad),
+            **{name: value for name, value in told.items() if value},
+        }
+
+    @classmethod
+    def from_json(cls, row: JsonRow) -> "Steering":
+        """The steering of a row; KeyError and TypeError as for a row."""
+        return cls(
+            features=_texts(row, "principles"),
+            good=_texts(row, "principles_good"),
+            bad=_texts(row, "principles_bad"),
+            chosen_by=_text(row, "chosen_by"),
+            written_by=_texts(row, "written_by") if row.get("written_by") else (),
+            paraphrase_good=_integers(row, "paraphrase_good"),
+            paraphrase_bad=_integers(row, "paraphrase_bad"),
+            system_template=_text(row, "system_template") if row.get("system_template") else "",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,10 +160,7 @@ class Row:
         }
         for view, side in SIDE_OF.items():
             row[side] = [{"role": "assistant", "content": self.responses[view].text}]
-        row["principles"] = list(self.steering.features)
-        row["chosen_by"] = self.steering.chosen_by
-        row["principles_good"] = list(self.steering.good)
-        row["principles_bad"] = list(self.steering.bad)
+        row |= self.steering.to_json()
         row["system_good"] = self.system["good"]
         row["system_bad"] = self.system["bad"]
         for seen, drawn in ALL_CELLS:
@@ -144,39 +182,29 @@ class Row:
 
     @classmethod
     def from_json(cls, row: JsonRow) -> "Row":
-        """The row of a journal line or of an outside row; KeyError names what is missing."""
-        responses = {
-            view: Response(
-                token_ids=tuple(row[f"{side}_token_ids"]),
-                text=row[side][0]["content"],
-                finish_reason=row[f"{side}_finish_reason"],
-            )
-            for view, side in SIDE_OF.items()
-        }
+        """The row of a journal line or of an outside row.
+
+        KeyError names what is missing, TypeError what is of the wrong kind.
+        """
         return cls(
-            id=row["id"],
-            source_id=row["source_id"],
+            id=_text(row, "id"),
+            source_id=None if row["source_id"] is None else _text(row, "source_id"),
             messages=messages_from_json(row["prompt"]),
-            steering=Steering(
-                features=tuple(row["principles"]),
-                good=tuple(row["principles_good"]),
-                bad=tuple(row["principles_bad"]),
-                chosen_by=row["chosen_by"],
-            ),
-            system={"good": row["system_good"], "bad": row["system_bad"]},
-            responses=responses,
+            steering=Steering.from_json(row),
+            system={"good": _text(row, "system_good"), "bad": _text(row, "system_bad")},
+            responses={view: _response(row, side) for view, side in SIDE_OF.items()},
             logp={
-                (seen, drawn): row[f"logp_{seen}_{drawn}"]
+                (seen, drawn): _nats(row, f"logp_{seen}_{drawn}")
                 for seen, drawn in ALL_CELLS
                 if row.get(f"logp_{seen}_{drawn}") is not None
             },
-            seed={view: row[f"seed_{view}"] for view in VIEWS},
-            prompt_hash={view: row[f"prompt_hash_{view}"] for view in VIEWS},
-            model=row["model"],
-            model_fingerprint=row["model_fingerprint"],
-            template_fingerprint=row["template_fingerprint"],
-            template_kwargs=row["template_kwargs"],
-            metadata=row["metadata"],
+            seed={view: _integer(row, f"seed_{view}") for view in VIEWS},
+            prompt_hash={view: _text(row, f"prompt_hash_{view}") for view in VIEWS},
+            model=_text(row, "model"),
+            model_fingerprint=_text(row, "model_fingerprint"),
+            template_fingerprint=_text(row, "template_fingerprint"),
+            template_kwargs=_text(row, "template_kwargs"),
+            metadata=_text(row, "metadata"),
         )
 
 
@@ -208,22 +236,77 @@ class Failure:
 
     @classmethod
     def from_json(cls, row: JsonRow) -> "Failure":
-        """The failure of one line of failed.jsonl; KeyError names what is missing."""
+        """The failure of one line of failed.jsonl; KeyError or TypeError as for a row."""
         return cls(
-            id=row["id"],
-            source_id=row["source_id"],
-            stage=row["stage"],
-            reason=row["reason"],
-            detail=row["detail"],
-            attempts=row["attempts"],
+            id=_text(row, "id"),
+            source_id=None if row["source_id"] is None else _text(row, "source_id"),
+            stage=_text(row, "stage"),
+            reason=_text(row, "reason"),
+            detail=_text(row, "detail"),
+            attempts=_integer(row, "attempts"),
             messages=messages_from_json(row["prompt"]),
-            metadata=row["metadata"],
+            metadata=_text(row, "metadata"),
         )
 
 
 def messages_from_json(turns: list[dict[str, str]]) -> tuple[Message, ...]:
-    """Chat turns as they stand in a file, as records."""
-    return tuple(Message(role=turn["role"], content=turn["content"]) for turn in turns)
+    """Chat turns as they stand in a file, as records; TypeError when they are something else."""
+    if type(turns) is not list:
+        raise TypeError("messages that are no list")
+    return tuple(
+        Message(role=_text(turn, "role"), content=_text(turn, "content")) for turn in turns
+    )
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = row[name]
+    if type(value) is not str:
+        raise TypeError(f"{name} is no text")
+    return value
+
+
+def _texts(row: JsonRow, name: str) -> tuple[str, ...]:
+    value = row[name]
+    if type(value) is not list or not set(map(type, value)) <= {str}:
+        raise TypeError(f"{name} is no list of texts")
+    return tuple(value)
+
+
+def _integer(row: JsonRow, name: str) -> int:
+    value = row[name]
+    if type(value) is not int:
+        raise TypeError(f"{name} is no integer")
+    return value
+
+
+def _integers(row: JsonRow, name: str) -> tuple[int, ...]:
+    """A list of integers; empty where there is none."""
+    value = row.get(name) or []
+    if type(value) is not list or not set(map(type, value)) <= {int}:
+        raise TypeError(f"{name} is no list of integers")
+    return tuple(value)
+
+
+def _nats(row: JsonRow, name: str) -> float:
+    value = row[name]
+    if type(value) not in (float, int) or not -math.inf < value < math.inf:
+        raise TypeError(f"{name} is no finite number")
+    return float(value)
+
+
+def _response(row: JsonRow, side: str) -> Response:
+    """The response of one side: its ids are 32-bit numbers, its text stands in one message."""
+    ids, finish = row[f"{side}_token_ids"], row[f"{side}_finish_reason"]
+    if type(ids) is not list or not set(map(type, ids)) <= {int}:
+        raise TypeError(f"{side}_token_ids is no list of integers")
+    if ids and not 0 <= min(ids) <= max(ids) < 2**32:
+        raise TypeError(f"{side}_token_ids are no token ids")
+    if finish not in get_args(FinishReason):
+        raise TypeError(f"{side}_finish_reason is none of {', '.join(get_args(FinishReason))}")
+    said = messages_from_json(row[side])
+    if len(said) != 1:
+        raise TypeError(f"{side} is not one message")
+    return Response(token_ids=tuple(ids), text=said[0].content, finish_reason=finish)
 
 
 def content_hash(messages: tuple[Message, ...]) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from sso_data.columns import row_key
 from sso_data.config import RunConfig
-from sso_data.generate import Listener, Summary, make_rows, prepare
-from sso_data.records import Failure, Row, content_hash
+from sso_data.generate import Listener, Summary, make_rows, prepare, run_guide
+from sso_data.pipeline import unanswerable
+from sso_data.records import Failure, Prompt, Row, content_hash
 from sso_data.refilter import refilter
 from sso_data.sources import Candidate
 from sso_data.store.ledger import DONE
@@ -48,6 +49,12 @@ class _FailedPrompts:
                 where=f"{self._run.path / 'failed.jsonl'}: {identity}",
             )
 
+    def prompts(self) -> Iterator[Prompt]:
+        """Those that can be steered, under the ids that they have."""
+        for identity, failure in self._failures.items():
+            if unanswerable(failure.messages) is None:
+                yield Prompt(id=identity, messages=failure.messages)
+
     def admit(self, content: str) -> tuple[str, bool]:
         return self._ids[content].popleft(), True
 
@@ -73,7 +80,9 @@ def retry(out: Path, config: RunConfig, listener: Listener) -> Summary:
     with open_run(out, identity=setup.identity, details=details) as run:
         failed = _FailedPrompts(run)
         listener.total(len(failed))
-        progress = make_rows(failed.candidates(), setup, failed, run, listener)
+        with run_guide(setup, run, failed.prompts) as guide:
+            prompts = failed.candidates()
+            progress = make_rows(prompts, setup, failed, run, listener, guide=guide)
     listener.phase("filtering")
     refiltered = refilter(out, config, on_progress=listener.written)
     return Summary(
@@ -81,4 +90,5 @@ def retry(out: Path, config: RunConfig, listener: Listener) -> Summary:
         progress=progress,
         seconds=time.monotonic() - started,
         decision=refiltered.decision,
+        steering=guide.tally if guide else None,
     )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sso_data.cli.books import books, end, show_decision
+from sso_data.cli.books import books, end, show_decision, show_steering
 from sso_data.cli.options import Json, RunPath, Settings
 from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
 
@@ -42,6 +42,7 @@ def retry(
         print_json(books(run, summary.decision, summary.account) | counts)
     else:
         show_decision(summary.decision, summary.account)
+        show_steering(summary.steering)
         typer.echo(f"{done} of {tried} failed prompts are rows now ({duration(summary.seconds)})")
     end(summary.account, summary.decision, run)
 

@@ -7,7 +7,9 @@ import typer
 
 from sso_data import __version__
 from sso_data.cli.again import MERGE_EXAMPLE, RETRY_EXAMPLE, merge, retry
-from sso_data.cli.books import books, end, nothing_kept, show_decision
+from sso_data.cli.augment import AUGMENT_EXAMPLE, augment
+from sso_data.cli.books import books, end, nothing_kept, show_decision, show_steering
+from sso_data.cli.export import EXPORT_EXAMPLE, export
 from sso_data.cli.options import (
     Column,
     ConfigFile,
@@ -16,12 +18,15 @@ from sso_data.cli.options import (
     Model,
     PrinciplesDir,
     Prompts,
-    RunPath,
+    RunOrHubId,
     Seed,
     Settings,
     Split,
+    TemplatesDir,
 )
 from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print_json, say
+from sso_data.cli.principles import principles_app
+from sso_data.cli.push import PUSH_EXAMPLE, push
 from sso_data.cli.training import TRAIN_EXAMPLE, train
 
 app = typer.Typer(
@@ -32,7 +37,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="Start with `sso-data demo` (no GPU needed), then `sso-data doctor --model M`.",
 )
-principles_app = typer.Typer(no_args_is_help=True, help="List, show and check principle files.")
 app.add_typer(principles_app, name="principles")
 
 
@@ -62,6 +66,11 @@ def generate(
     model: Model = None,
     engine: EngineName = None,
     principles: PrinciplesDir = None,
+    templates: TemplatesDir = None,
+    principle_model: Annotated[
+        str | None,
+        typer.Option("--principle-model", help="A model that writes principles for each prompt."),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first N prompts.")] = None,
     seed: Seed = None,
     split: Split = None,
@@ -94,6 +103,9 @@ def generate(
         model=model,
         seed=seed,
         principles=principles,
+        templates=templates,
+        steering__principle_model=principle_model,
+        steering__principles="written" if principle_model else None,
         engine__name=engine,
         source__limit=limit,
         source__split=split,
@@ -112,10 +124,12 @@ def generate(
                 "new_rows": summary.progress.rows,
                 "new_failures": summary.progress.failed,
                 "sampled_tokens": summary.progress.tokens,
+                "steering": summary.steering.to_json() if summary.steering else None,
             }
         )
     else:
         show_decision(summary.decision, summary.account)
+        show_steering(summary.steering)
         typer.echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(summary.seconds)})")
     end(summary.account, summary.decision, out)
 
@@ -123,7 +137,10 @@ def generate(
 @app.command("filter", epilog="Example: sso-data filter runs/first --set filter.gap=0.1 --dry-run")
 @ends_well
 def filter_(
-    run: RunPath,
+    run: RunOrHubId,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="New run directory for a run on the Hub.")
+    ] = None,
     preset: Annotated[
         str | None, typer.Option("--preset", help="closeness or reference.", metavar="NAME")
     ] = None,
@@ -135,11 +152,13 @@ def filter_(
 ) -> None:
     """Decide again which rows become pairs, from the journal: no GPU, as often as you like."""
     from sso_data.cli.progress import listening
+    from sso_data.pushed import run_directory
     from sso_data.refilter import refilter, run_config
 
-    resolved = run_config(run, settings, preset=preset)
-    hint = f"{run / 'pairs'} is as it was before"
+    hint = f"{(out or run) / 'pairs'} is as it was before"
     with hint_to_continue(hint), listening() as listener:
+        run = run_directory(str(run), out, dry_run=dry_run, note=listener.note)
+        resolved = run_config(run, settings, preset=preset)
         listener.phase("filtering")
         done = refilter(run, resolved, dry_run=dry_run, on_progress=listener.written)
     decision, account = done.decision, done.account
@@ -157,6 +176,9 @@ def filter_(
 
 app.command("retry", epilog=RETRY_EXAMPLE)(retry)
 app.command("merge", epilog=MERGE_EXAMPLE)(merge)
+app.command("augment", epilog=AUGMENT_EXAMPLE)(augment)
+app.command("export", epilog=EXPORT_EXAMPLE)(export)
+app.command("push", epilog=PUSH_EXAMPLE)(push)
 app.command("train", epilog=TRAIN_EXAMPLE)(train)
 
 
@@ -168,6 +190,7 @@ def preview(
     number: Annotated[int, typer.Option("-n", min=1, help="How many prompts.")] = 5,
     engine: EngineName = None,
     principles: PrinciplesDir = None,
+    templates: TemplatesDir = None,
     seed: Seed = None,
     split: Split = None,
     column: Column = None,
@@ -186,6 +209,7 @@ def preview(
         model=model,
         seed=seed,
         principles=principles,
+        templates=templates,
         engine__name=engine,
         source__limit=number,
         source__split=split,
@@ -254,50 +278,3 @@ def doctor(model: Model = None, as_json: Json = False) -> None:
         tables.console().print(tables.findings(found))
     if any(finding.state == "fail" for finding in found):
         raise typer.Exit(1)
-
-
-@principles_app.command("list", epilog="Example: sso-data principles list")
-@ends_well
-def principles_list(principles: PrinciplesDir = None, as_json: Json = False) -> None:
-    """The features of a catalogue."""
-    from sso_data.principles import load_catalogue
-
-    found = load_catalogue(principles)
-    if as_json:
-        print_json([principle.model_dump() for principle in found.principles.values()])
-        return
-    from sso_data.cli import tables
-
-    tables.console().print(tables.catalogue(found))
-
-
-@principles_app.command("show", epilog="Example: sso-data principles show Helpfulness")
-@ends_well
-def principles_show(
-    feature: Annotated[str, typer.Argument(help="Name of the feature.")],
-    principles: PrinciplesDir = None,
-) -> None:
-    """One principle in full: what the model is told for its good and its bad side."""
-    from sso_data.errors import InputError
-    from sso_data.principles import load_catalogue
-
-    found = load_catalogue(principles)
-    by_name = {name.lower(): principle for name, principle in found.principles.items()}
-    if feature.lower() not in by_name:
-        known = ", ".join(found.principles)
-        raise InputError(f"no principle {feature!r} in {found.directory}; there are {known}")
-    from sso_data.cli import tables
-
-    typer.echo(tables.principle_text(by_name[feature.lower()]))
-
-
-@principles_app.command("check", epilog="Example: sso-data principles check my-principles/")
-@ends_well
-def principles_check(
-    directory: Annotated[Path, typer.Argument(help="Directory of principle files.")],
-) -> None:
-    """Check that every principle file of a directory can be used."""
-    from sso_data.principles import load_catalogue
-
-    found = load_catalogue(directory)
-    typer.echo(f"{directory}: {len(found.principles)} principles: {', '.join(found.principles)}")

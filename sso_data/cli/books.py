@@ -8,6 +8,7 @@ import typer
 from sso_data.cli.outcome import SOME_FAILED, say
 
 if TYPE_CHECKING:
+    from sso_data.asking import Tally
     from sso_data.filters import Decision
     from sso_data.store.run import Account
 
@@ -20,6 +21,14 @@ def show_decision(decision: "Decision", account: "Account") -> None:
     if decision.thresholds:
         console.print(tables.thresholds(decision))
     console.print(tables.account_line(account, decision), highlight=False)
+
+
+def show_steering(tally: "Tally | None") -> None:
+    """What models that were asked about the prompts said, in a line or two."""
+    from sso_data.guided import summary_of
+
+    for text in summary_of(tally) if tally else []:
+        typer.echo(text)
 
 
 def books(run: Path, decision: "Decision", account: "Account") -> dict[str, Any]:

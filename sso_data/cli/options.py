@@ -12,6 +12,9 @@ Prompts = Annotated[
     ),
 ]
 RunPath = Annotated[Path, typer.Argument(help="Run directory, made by `sso-data generate`.")]
+RunOrHubId = Annotated[
+    Path, typer.Argument(help="Run directory, or the Hub id of a pushed run (with --out).")
+]
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Model directory or Hub id of the policy.")
 ]
@@ -21,6 +24,12 @@ EngineName = Annotated[
 PrinciplesDir = Annotated[
     Path | None,
     typer.Option("--principles", help="Directory of principle files; by default the shipped ones."),
+]
+TemplatesDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--templates", help="Directory of templates in the place of shipped ones of their names."
+    ),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file; see docs/configuration.md.")

@@ -1,7 +1,9 @@
 """How a command ends: one line for a user's mistake, the right exit code, a hint to continue."""
 
 import functools
+import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -11,7 +13,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
-from sso_data.errors import SsoDataError
+from sso_data.errors import SsoDataError, shown, without_secrets
 
 SOME_FAILED, INTERRUPTED = 3, 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -30,8 +32,9 @@ class Terminated(BaseException):
 
 
 def say(text: str) -> None:
-    """A line for a person, on stderr."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    """A line or more for a person, on stderr; what steers terminals is taken out of it."""
+    lines = [shown(line) for line in text.split("\n")]
+    print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def print_json(content: object) -> None:
@@ -48,6 +51,8 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(command)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        _print_anything()
+        logging.setLogRecordFactory(_CleanRecord)
         try:
             with _signals_as_exceptions():
                 return command(*args, **kwargs)
@@ -65,6 +70,19 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
             raise typer.Exit(0) from None
 
     return wrapped
+
+
+class _CleanRecord(logging.LogRecord):
+    """What a library logs, without secrets: an address that is tried again holds its password."""
+
+    def getMessage(self) -> str:  # noqa: N802 - logging's name
+        return without_secrets(super().getMessage())
+
+
+def _print_anything() -> None:
+    """Let stdout escape what it cannot encode, a path that is not UTF-8 for instance."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
+from sso_data.asking import Tally
 from sso_data.cli.outcome import say
 from sso_data.engine import EngineInfo
 from sso_data.pipeline import Progress
@@ -85,15 +86,59 @@ class _Left:
         return (log.total - log.step) * (time.monotonic() - self._start) / steps
 
 
+class _Pace:
+    """Time left of a count, from the moment it was first heard of."""
+
+    def __init__(self, what: str, done: int) -> None:
+        self.what = what
+        self._done = done
+        self._start = time.monotonic()
+
+    def left(self, done: int, total: int) -> str:
+        """`, 0:01:10 left`; nothing at the end, or before there is something to measure."""
+        elapsed = time.monotonic() - self._start
+        if done in (self._done, total) or elapsed < _LEAST_SECONDS:
+            return ""
+        return f", {duration((total - done) * elapsed / (done - self._done))} left"
+
+
+class _Steering:
+    """Prompts steered per second by this process, and how many of them by rule or catalogue."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, int] | None = None
+
+    def left(self, done: int, total: int) -> float | None:
+        """Seconds; None until there is something to measure."""
+        now = time.monotonic()
+        if self._start is None or done < self._start[1]:
+            self._start = now, done
+        since, before = self._start
+        if now - since < _LEAST_SECONDS or done == before:
+            return None
+        return (total - done) * (now - since) / (done - before)
+
+
+def _stand_ins(tally: Tally) -> str:
+    """The shares of choices and of texts that were of no use, where there are any."""
+    parts = [
+        f"{tally.fallback_share:.0%} of choices by rule" if tally.fallbacks else "",
+        f"{tally.replaced_share:.0%} of texts from the catalogue" if tally.replaced else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
 class PlainListener:
     """One line per phase, and one every ten seconds of progress."""
 
     def __init__(self) -> None:
         self._total = 0
         self._rates = _Rates()
+        self._steering = _Steering()
         self._left = _Left(0)
         self._next = 0.0
         self._said = -1
+        self._pace: _Pace | None = None
 
     def phase(self, text: str) -> None:
         say(text)
@@ -104,6 +149,16 @@ class PlainListener:
 
     def engine(self, info: EngineInfo) -> None:
         say(describe_engine(info))
+
+    def steered(self, done: int, tally: Tally) -> None:
+        eta = self._steering.left(done, self._total)
+        now = time.monotonic()
+        if now < self._next and (done < self._total or done == self._said):
+            return
+        self._next, self._said = now + _LINE_SECONDS, done
+        left = f"{duration(eta)} left" if eta else ""
+        parts = (f"{done}/{self._total} prompts steered", _stand_ins(tally), left)
+        say(", ".join(part for part in parts if part))
 
     def progress(self, progress: Progress, kept: int) -> None:
         tokens_per_second, rows_per_second = self._rates.of(progress)
@@ -119,9 +174,11 @@ class PlainListener:
 
     def written(self, done: int, total: int, what: str = "pairs") -> None:
         now = time.monotonic()
+        if self._pace is None or self._pace.what != what:
+            self._pace = _Pace(what, done)
         if done == total or now >= self._next:
             self._next = now + _LINE_SECONDS
-            say(f"{done}/{total} {what} written")
+            say(f"{done}/{total} {what} written{self._pace.left(done, total)}")
 
     def note(self, text: str) -> None:
         say(text)
@@ -164,6 +221,17 @@ class BarListener:
     def engine(self, info: EngineInfo) -> None:
         self._bar.console.print(describe_engine(info), style="dim", highlight=False)
         self._bar.update(self._task, description="rows")
+
+    def steered(self, done: int, tally: Tally) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _DRAW_SECONDS
+        state = _stand_ins(tally)
+        if self._writing != "steering":
+            self._writing = "steering"  # lines of an earlier process are no work of this one
+            self._bar.reset(self._task, completed=done, state=state)
+        self._bar.update(self._task, completed=done, state=state)
 
     def progress(self, progress: Progress, kept: int) -> None:
         tokens_per_second, _ = self._rates.of(progress)

@@ -1,6 +1,7 @@
 """What a person sees on stdout: the funnel, pairs side by side, the catalogue, findings."""
 
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 
 from rich.console import Console, Group
@@ -8,6 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from sso_data.catalogues.stats import PrincipleStats
 from sso_data.doctor import Finding
 from sso_data.filters import Decision
 from sso_data.principles import Catalogue, Principle
@@ -105,7 +107,9 @@ def pair(row: Row, verdict: str | None) -> Panel:
 
 
 def _shortened(content: str) -> Text:
-    return Text(textwrap.shorten(content, _SHOWN_CHARACTERS, placeholder=" ..."))
+    """The start of a text; control characters, which could steer the terminal, as "?"."""
+    start = textwrap.shorten(content, _SHOWN_CHARACTERS, placeholder=" ...")
+    return Text("".join("?" if unicodedata.category(char) == "Cc" else char for char in start))
 
 
 def catalogue(found: Catalogue) -> Table:
@@ -131,6 +135,31 @@ def principle_text(found: Principle) -> str:
     lines += [f"good, other words: {text}" for text in found.paraphrases.good]
     lines += [f"bad, other words: {text}" for text in found.paraphrases.bad]
     return "\n".join(lines)
+
+
+def principle_stats(found: Sequence[PrincipleStats]) -> Table:
+    """Principles and their wordings, the most kept first."""
+    table = Table()
+    table.add_column("principle")
+    for name in (
+        "rows",
+        "kept",
+        "kept share",
+        "gap (nats/token)\ngood / bad",
+        "below the policy's own answer\nchosen / rejected (nats/token)",
+    ):
+        table.add_column(name, justify="right")
+    for one in found:
+        name = one.principle if one.wording is None else f"  {one.wording}"
+        table.add_row(
+            Text(name),
+            str(one.rows),
+            str(one.kept),
+            f"{one.kept_share:.0%}",
+            f"{_number(one.gap_good, 3)} / {_number(one.gap_bad, 3)}",
+            f"{_number(one.below_chosen, 3)} / {_number(one.below_rejected, 3)}",
+        )
+    return table
 
 
 def findings(found: Sequence[Finding]) -> Table:

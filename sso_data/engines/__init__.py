@@ -8,6 +8,7 @@ from typing import Literal
 from sso_data.config import EngineConfig
 from sso_data.engine import Engine
 from sso_data.engines.environment import prepare_environment
+from sso_data.errors import EngineError, SsoDataError, described
 
 __all__ = ["resolve_name", "start_engine"]
 
@@ -42,6 +43,15 @@ def start_engine(
 def start_inline(model_path: Path, config: EngineConfig) -> Engine:
     """The engine in this process; only here are torch, transformers or vLLM imported."""
     prepare_environment(config)
+    try:
+        return _started(model_path, config)
+    except SsoDataError:
+        raise
+    except Exception as error:  # whatever a library raises on a broken model
+        raise EngineError(f"{model_path}: the engine cannot start: {described(error)}") from error
+
+
+def _started(model_path: Path, config: EngineConfig) -> Engine:
     if resolve_name(config) == "vllm":
         from sso_data.engines.vllm import VllmEngine
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.config import EngineConfig
-from sso_data.errors import EngineError, ModelError, described
+from sso_data.errors import EngineError, ModelError, SsoDataError, described
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,16 +26,25 @@ class ModelFacts:
 
 def read_model_facts(model_path: Path, config: EngineConfig) -> ModelFacts:
     """The facts of the model in `model_path`; ModelError or EngineError where they do not hold."""
-    from transformers import AutoConfig, AutoTokenizer
-
     if not (model_path / "config.json").is_file():
         raise ModelError(f"{model_path}: not a model directory (no config.json in it)")
-    options = {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
     try:
-        model_config = AutoConfig.from_pretrained(str(model_path), **options)
-        tokenizer = AutoTokenizer.from_pretrained(str(model_path), **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        facts = _facts(model_path, config)
+    except SsoDataError:
+        raise
+    except Exception as error:  # whatever transformers raises on a broken file
         raise ModelError(f"{model_path}: cannot be loaded: {described(error)}") from error
+    if min(facts.context, facts.vocab_size, facts.kv_numbers) < 1:
+        raise ModelError(f"{model_path}: config.json states a size below 1; download it again")
+    return facts
+
+
+def _facts(model_path: Path, config: EngineConfig) -> ModelFacts:
+    from transformers import AutoConfig, AutoTokenizer
+
+    options = {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
+    model_config = AutoConfig.from_pretrained(str(model_path), **options)
+    tokenizer = AutoTokenizer.from_pretrained(str(model_path), **options)
     text_config = model_config.get_text_config(decoder=True)
     return ModelFacts(
         context=_context(model_path, text_config, config.max_model_len),
@@ -91,6 +100,10 @@ def _eos_ids(model_path: Path, text_config: Any, tokenizer: Any) -> tuple[int, .
     ids: set[int] = set()
     for value in found:
         ids.update(value if isinstance(value, list) else [] if value is None else [value])
+    if not all(isinstance(token, int) for token in ids):
+        raise ModelError(
+            f"{model_path}: eos_token_id must be token ids, and is {sorted(map(str, ids))}"
+        )
     return tuple(sorted(ids))
 
 

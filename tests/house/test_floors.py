@@ -11,13 +11,15 @@ FLOORS: dict[str, int] = {
     room: floor
     for floor, rooms in enumerate(
         (
-            ("", "records", "errors", "paths", "plainyaml", "naming"),
-            ("config", "principles", "templates", "engine", "logprobs"),
+            ("", "records", "errors", "paths", "plainyaml"),
+            ("config", "naming", "principles", "templates", "engine", "language", "logprobs"),
             ("views", "columns", "completions"),
-            ("steer", "sample", "score", "filters", "engines", "sources", "store", "models"),
-            ("pipeline", "refilter", "train", "card"),
-            ("generate", "merge", "export", "doctor", "world"),
-            ("preview", "retry", "demo"),
+            ("steer", "sample", "score", "filters", "engines", "sources", "store", "models", "hub"),
+            ("pipeline", "refilter", "pushed", "train", "card", "completing"),
+            ("asking",),
+            ("guided",),
+            ("generate", "merge", "export", "augment", "catalogues", "doctor", "world"),
+            ("preview", "retry", "push", "demo"),
             ("cli",),
             ("__main__",),
         )
@@ -33,11 +35,14 @@ HOMES = {
     "pyarrow": {"store", "sources"},
     "jsonlines": {"store", "sources"},
     "datasets": {"sources"},
-    "huggingface_hub": {"card", "models", "sources"},
+    "huggingface_hub": {"card", "hub", "models", "sources"},
     "typer": {"cli"},
     "rich": {"cli"},
     "jinja2": {"templates"},
+    "openai": {"completing"},
+    "py3langid": {"language"},
     "peft": {"engines", "train"},
+    "rensa": {"augment"},
     "accelerate": {"train"},
     "matplotlib": {"card", "train"},
 }

@@ -16,6 +16,7 @@ from sso_data.principles import load_catalogue
 from sso_data.records import Failure, Message, Row, row_id
 from sso_data.score import CheckResult, LogprobCheck
 from sso_data.sources import BadRow, Candidate
+from sso_data.steer import Rules
 from sso_data.views import ChatTemplate
 from tests import tokenizers_of_the_field as field_tokenizers
 
@@ -142,10 +143,11 @@ def run(
     """All candidates through the pipeline; returns what came out."""
     engine, config, memory = engine or ScriptedEngine(), config or RunConfig(), memory or Memory()
     found = checks if checks is not None else []
+    rules = Rules(config=config.steering, catalogue=load_catalogue(), seed=config.seed)
     pipeline = Pipeline(
         lambda: engine,
         POLICY,
-        load_catalogue(),
+        lambda prompt: rules.by_rule(prompt.id),
         config,
         memory,
         check=LogprobCheck(config.scoring, earlier),

@@ -67,13 +67,19 @@ def test_weights_are_draw_probabilities() -> None:
 
 def test_fixed_takes_the_list_as_it_is() -> None:
     config = SteeringConfig(
-        choose="fixed", features=("Safety", "Accuracy"), concision_probability=0
+        choose="fixed",
+        features=("Safety", "Accuracy"),
+        concision_probability=0,
+        paraphrase=False,
     )
     steering = steer(prompt(0), config, CATALOGUE, seed=0)
     assert steering.features == ("Safety", "Accuracy")
     assert steering.good == (CATALOGUE["Safety"].good, CATALOGUE["Accuracy"].good)
     assert steering.bad == (CATALOGUE["Safety"].bad, CATALOGUE["Accuracy"].bad)
     assert steering.chosen_by == "fixed"
+    assert steering.written_by == ("catalogue", "catalogue")
+    assert steering.paraphrase_good == steering.paraphrase_bad == (0, 0)
+    assert steering.system_template == "system.j2"
 
 
 def test_all_takes_every_feature_the_heaviest_first() -> None:

@@ -1,0 +1,225 @@
+"""`principles`: list, show, check and make principle files, and see which of them work."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sso_data.cli.options import (
+    Column,
+    ConfigFile,
+    EngineName,
+    Json,
+    PrinciplesDir,
+    Prompts,
+    RunPath,
+    Seed,
+    Settings,
+    Split,
+    TemplatesDir,
+)
+from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
+
+if TYPE_CHECKING:
+    from sso_data.config import RunConfig
+
+principles_app = typer.Typer(
+    no_args_is_help=True, help="List, show, check and make principle files; see which work."
+)
+
+Asked = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Model directory or Hub id; its name at --endpoint."),
+]
+EndpointUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        help="OpenAI-compatible server, e.g. http://host:8000/v1; its key in OPENAI_API_KEY.",
+        metavar="URL",
+    ),
+]
+
+
+@principles_app.command("list", epilog="Example: sso-data principles list")
+@ends_well
+def principles_list(principles: PrinciplesDir = None, as_json: Json = False) -> None:
+    """The features of a catalogue."""
+    from sso_data.principles import load_catalogue
+
+    found = load_catalogue(principles)
+    if as_json:
+        print_json([principle.model_dump() for principle in found.principles.values()])
+        return
+    from sso_data.cli import tables
+
+    tables.console().print(tables.catalogue(found))
+
+
+@principles_app.command("show", epilog="Example: sso-data principles show Helpfulness")
+@ends_well
+def principles_show(
+    feature: Annotated[str, typer.Argument(help="Name of the feature.")],
+    principles: PrinciplesDir = None,
+) -> None:
+    """One principle in full: what the model is told for its good and its bad side."""
+    from sso_data.errors import InputError
+    from sso_data.principles import load_catalogue
+
+    found = load_catalogue(principles)
+    by_name = {name.lower(): principle for name, principle in found.principles.items()}
+    if feature.lower() not in by_name:
+        known = ", ".join(found.principles)
+        raise InputError(f"no principle {feature!r} in {found.directory}; there are {known}")
+    from sso_data.cli import tables
+
+    typer.echo(tables.principle_text(by_name[feature.lower()]))
+
+
+@principles_app.command("check", epilog="Example: sso-data principles check my-principles/")
+@ends_well
+def principles_check(
+    directory: Annotated[Path, typer.Argument(help="Directory of principle files.")],
+    as_json: Json = False,
+) -> None:
+    """Check principle files: both sides, their lengths, leaks, wordings that are too alike.
+
+    Exit code 1 where one has an error; warnings are for you to judge.
+    """
+    from dataclasses import asdict
+
+    from sso_data.principles import load_catalogue
+    from sso_data.steer.review import review
+
+    found = load_catalogue(directory)
+    findings = review(list(found.principles.values()))
+    errors = sum(finding.severity == "error" for finding in findings)
+    if as_json:
+        print_json(
+            {"principles": list(found.principles), "findings": [asdict(one) for one in findings]}
+        )
+    else:
+        for one in findings:
+            typer.echo(f"{one.severity}: {one.feature}: {one.text}")
+        counts = f"{errors} errors, {len(findings) - errors} warnings"
+        names = ", ".join(found.principles)
+        typer.echo(f"{directory}: {len(found.principles)} principles, {counts}: {names}")
+    if errors:
+        raise typer.Exit(1)
+
+
+@principles_app.command(
+    "new",
+    epilog='Example: sso-data principles new "legal assistant: careful, cites sources" '
+    "-m Qwen/Qwen3-8B --out legal",
+)
+@ends_well
+def principles_new(
+    description: Annotated[str, typer.Argument(help="What the model will do, in plain words.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to make.")],
+    number: Annotated[int, typer.Option("-n", min=1, max=50, help="How many principles.")] = 6,
+    model: Asked = None,
+    endpoint: EndpointUrl = None,
+    engine: EngineName = None,
+    seed: Seed = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Make a catalogue from a plain description with a model; read it before you use it."""
+    from sso_data.catalogues.making import new_catalogue
+    from sso_data.cli import tables
+    from sso_data.cli.progress import listening
+
+    resolved = _asking(config, settings, model, endpoint, seed=seed, engine__name=engine)
+    with listening() as listener:
+        listener.phase(f"asking for {number} principles")
+        made = new_catalogue(description, number, out, resolved, listener.warn)
+    tables.console().print(tables.catalogue(made))
+    typer.echo(f"{out} ({len(made.principles)} principles); next: sso-data principles check {out}")
+
+
+@principles_app.command(
+    "write", epilog="Example: sso-data principles write prompts.jsonl -m Qwen/Qwen3-8B -n 10"
+)
+@ends_well
+def principles_write(
+    prompts: Prompts,
+    model: Asked = None,
+    endpoint: EndpointUrl = None,
+    number: Annotated[int | None, typer.Option("-n", min=1, help="Only the first N.")] = None,
+    engine: EngineName = None,
+    principles: PrinciplesDir = None,
+    templates: TemplatesDir = None,
+    seed: Seed = None,
+    split: Split = None,
+    column: Column = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Show the principles that a model writes for each query, as JSON lines; keep nothing."""
+    from sso_data.asking import Tally
+    from sso_data.catalogues.writing import write_principles
+    from sso_data.cli.progress import listening
+    from sso_data.guided import summary_of
+
+    resolved = _asking(
+        config,
+        settings,
+        model,
+        endpoint,
+        seed=seed,
+        principles=principles,
+        templates=templates,
+        engine__name=engine,
+        source__limit=number,
+        source__split=split,
+        source__column=column,
+    )
+    tally = Tally()
+    with hint_to_continue("nothing is kept of it"), listening() as listener:
+        for line in write_principles(prompts, resolved, listener.warn, tally):
+            typer.echo(json.dumps(line, ensure_ascii=False))
+    for text in summary_of(tally):
+        say(text)
+
+
+@principles_app.command("stats", epilog="Example: sso-data principles stats runs/first")
+@ends_well
+def principles_stats(
+    run: RunPath,
+    wordings: Annotated[
+        bool, typer.Option("--wordings", help="Also each wording of a principle.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Which principles of a run give pairs: kept share, gap and closeness of each."""
+    from dataclasses import asdict
+
+    from sso_data.catalogues.stats import principle_stats
+
+    found = principle_stats(run, wordings=wordings)
+    if as_json:
+        print_json([asdict(one) | {"kept_share": one.kept_share} for one in found])
+        return
+    from sso_data.cli import tables
+
+    tables.console().print(tables.principle_stats(found))
+
+
+def _asking(
+    config: Path | None,
+    settings: list[str] | None,
+    model: str | None,
+    endpoint: str | None,
+    **overrides: Any,
+) -> "RunConfig":
+    """The configuration for asking one model; at an endpoint `model` is its name there."""
+    from sso_data.config import load_config
+
+    overrides["steering__principles"] = "written"
+    if endpoint:
+        overrides |= {"steering__endpoint": endpoint, "steering__principle_model": model}
+    else:
+        overrides["model"] = model
+    return load_config(config, settings, base=None, **overrides)

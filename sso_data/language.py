@@ -1,0 +1,56 @@
+"""Which language a text is in, where that can be told; offline, with py3langid."""
+
+from functools import cache
+from typing import Any
+
+CONFIDENT = 0.9
+"""Probability from which on a guess counts; py3langid's are calibrated over text lengths."""
+
+_LEAST_LETTERS = 12
+_MOST_CHARS = 4000
+_CLOSE = (
+    frozenset(("bs", "hr", "sr", "sh", "me")),
+    frozenset(("da", "nb", "nn", "no", "sv")),
+    frozenset(("en", "pcm")),
+    frozenset(("id", "jv", "ms", "su")),
+    frozenset(("cs", "sk")),
+    frozenset(("gl", "pt", "es", "ca", "ext")),
+    frozenset(("ar", "ary", "arz")),
+    frozenset(("fr", "gcf", "gcr", "ht")),
+    frozenset(("hi", "ne", "mr")),
+    frozenset(("zh", "yue", "wuu")),
+    frozenset(("be", "ru", "uk")),
+    frozenset(("fa", "ps", "ur")),
+    frozenset(("af", "nl", "fy")),
+    frozenset(("az", "tr", "tk", "crh")),
+    frozenset(("kk", "ky", "tt", "ba")),
+)
+"""Languages that short texts are easily mistaken for."""
+
+
+def language_of(text: str) -> str | None:
+    """The ISO 639 code of the language of `text`, or None where that is uncertain.
+
+    Code, numbers and texts of fewer than a dozen letters have none.
+    """
+    part = text[:_MOST_CHARS]
+    if sum(map(str.isalpha, part)) < _LEAST_LETTERS:
+        return None
+    found, probability = _identifier().classify(part)
+    return None if found == "zxx" or probability < CONFIDENT else str(found)
+
+
+def is_another_language(text: str, than: str) -> bool:
+    """Whether `text` is surely in another language than `than`; close relatives count as one."""
+    here, there = language_of(text), language_of(than)
+    if here is None or there is None or here == there:
+        return False
+    return not any(here in group and there in group for group in _CLOSE)
+
+
+@cache
+def _identifier() -> Any:
+    """The identifier; loading it takes about a second and 130 MB."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

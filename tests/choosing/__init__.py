@@ -1,0 +1,1 @@
+"""Steering by a model: choices, written principles, the stage before sampling."""

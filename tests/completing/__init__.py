@@ -1,0 +1,1 @@
+"""Completions: engines and endpoints that answer messages with text."""
