@@ -1,5 +1,6 @@
 """YAML as people write it: plain values, dates as text, every key once, aliases that stay small."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,18 @@ import yaml
 MOST_BYTES = 2**18
 MOST_VALUES = 50_000
 """So many values a text may stand for once its aliases are written out."""
-
-
 _TAGS = ("map", "seq", "str", "int", "float", "bool", "null")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without dates, sets and bytes: what a person writes as 2024-07-01 is the text of that date."""
+    """Safe YAML without dates, sets and bytes: 2024-07-01 is the text of that date."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            line = node.start_mark.line + 1
-            raise ValueError(f"{min(twice)!r} stands twice in the mapping of line {line}")
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for name, count in names.most_common(1):
+            if count > 1:
+                line = node.start_mark.line + 1
+                raise ValueError(f"{name!r} stands twice in the mapping of line {line}")
         return super().construct_mapping(node, deep)
 
 

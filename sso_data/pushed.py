@@ -1,5 +1,6 @@
 """A run that was pushed to the Hub, made a run directory again: the same rows, byte for byte."""
 
+import glob
 import json
 from collections.abc import Callable
 from fnmatch import fnmatch
@@ -12,7 +13,7 @@ from sso_data.hub.parcel import Local
 from sso_data.sources.hub import is_hub_id
 from sso_data.store.files import make_dir, remove_tree, swap_dir, write_atomic
 from sso_data.store.identity import difference
-from sso_data.store.run import read_manifest
+from sso_data.store.run import read_manifest, require_manifest
 
 _FILES = ("run.json", "failed.jsonl", "rows/*.jsonl")
 
@@ -88,15 +89,6 @@ def _is_there(hub: Hub, repo: str, state: State, out: Path) -> bool:
     return True
 
 
-def _disarm(file: Path) -> None:
-    """Take from a run.json of others what would run code of theirs when the run is continued."""
-    manifest = json.loads(file.read_bytes())
-    engine = (manifest.get("config") or {}).get("engine") or {}
-    if engine.get("trust_remote_code") or engine.get("vllm"):
-        engine |= {"trust_remote_code": False, "vllm": {}}
-        write_atomic(file, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
-
-
 def _downloaded(hub: Hub, repo: str, state: State, folder: Path | None) -> Path:
     """The run's files, each compared with what the Hub says it is.
 
@@ -114,9 +106,22 @@ def _downloaded(hub: Hub, repo: str, state: State, folder: Path | None) -> Path:
 
 def _make(hub: Hub, repo: str, state: State, out: Path, note: Callable[[str], None]) -> None:
     """Download beside `out`, then put the whole directory in its place; an earlier try goes on."""
-    new = out.with_name(f".{out.name}.download")
+    final = out.absolute()
+    new = final.with_name(f".{final.name}.{str(state.commit)[:12]}.download")
+    for other in set(final.parent.glob(f".{glob.escape(final.name)}.*.download")) - {new}:
+        remove_tree(other)
     make_dir(new)
     patiently(lambda: _downloaded(hub, repo, state, new), note)
     remove_tree(new / ".cache")  # the client's notes on what it downloaded
-    _disarm(new / "run.json")
-    swap_dir(new, out)
+    _disarm(new)
+    swap_dir(new, final)
+
+
+def _disarm(run: Path) -> None:
+    """Take from a run.json of others what would run code of theirs when the run is continued."""
+    manifest = require_manifest(run)
+    engine = manifest["config"].get("engine") if isinstance(manifest["config"], dict) else None
+    if isinstance(engine, dict) and (engine.get("trust_remote_code") or engine.get("vllm")):
+        engine |= {"trust_remote_code": False, "vllm": {}}
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        write_atomic(run / "run.json", text.encode())

@@ -142,8 +142,9 @@ def _xet_reports(meter: Meter) -> Iterator[bool]:
             """There is nothing to close."""
 
     place: Any = reporting
-    place.XetUploadProgressReporter = Reporter if _uses_xet() else original
+    is_used = _uses_xet()
+    place.XetUploadProgressReporter = Reporter if is_used else original
     try:
-        yield _uses_xet()
+        yield is_used
     finally:
         place.XetUploadProgressReporter = original

@@ -18,8 +18,8 @@ _NAMES = {
 """Keys whose values are names of models, of data or of places."""
 
 _AS_IT_IS = {"identity", "template_kwargs"}
-_PATH = re.compile(r"(?:~|\.{1,2}|[A-Za-z]:)?[/\\][^\s/\\]+[/\\]\S*")
-_DIRECTORIES = re.compile(r"(?<![\w.:/\\-])(?:~|\.{1,2})?/(?:[^\s/:]+/)+")
+_PATH = re.compile(r"(?:~|\.{1,2})?/[^\s/]+/\S*")
+_DIRECTORIES = re.compile(r"(?<![\w.:/-])(?:~|\.{1,2})?/(?:[^\s/:]+/)+")
 
 
 def public_json(content: Mapping[str, Any]) -> bytes:

@@ -25,8 +25,6 @@ STAGE = ".push"
 PAIRS = "train.jsonl"
 """In the root of the repository: LLaMA-Factory, and people, find it there."""
 
-_BLOCK_BYTES = 1 << 20
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wording:

@@ -2,6 +2,7 @@
 
 import math
 import reprlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -149,9 +150,9 @@ def _encodable(text: str, name: str) -> str:
 def check_header(where: str, names: Iterable[str], config: SourceConfig) -> None:
     """Refuse a table that names a column twice, or lacks the prompt column (where it has one)."""
     columns = list(names)
-    twice = sorted({name for name in columns if columns.count(name) > 1})
-    if twice:
-        raise InputError(one_line(f"{where}: the column {twice[0]!r} is there twice; rename one"))
+    twice = min((name for name, count in Counter(columns).items() if count > 1), default=None)
+    if twice is not None:
+        raise InputError(one_line(f"{where}: the column {twice!r} is there twice; rename one"))
     if config.column and config.column not in columns:
         detail = missing_column(config.column, columns)
         raise InputError(one_line(f"{where}: {detail}; name the prompts' column with --column"))

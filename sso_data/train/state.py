@@ -65,7 +65,10 @@ class TrainingDir:
         file = self.path / "metrics.jsonl"
         if not file.exists():
             return
-        lines = [line for _, line in read_lines(file) if orjson.loads(line)["step"] <= step]
+        try:
+            lines = [line for _, line in read_lines(file) if orjson.loads(line)["step"] <= step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file}: holds a line that is no metric; remove the file") from error
         write_atomic(file, b"".join(lines))
 
 
@@ -93,9 +96,9 @@ def read_training(path: Path) -> Manifest | None:
         return None
     except NotADirectoryError as error:
         raise RunError(f"{path}: is a file, not a directory") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file}: not readable: {error}") from error
-    if not isinstance(content, dict) or "identity" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
         raise RunError(f"{file}: not the train.json of a training of sso-data")
     return content
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from sso_data.world.oracle import Score, score
 from sso_data.world.queries import queries
 
-__all__ = ["Score", "catalogue_dir", "policy_dir", "queries", "score"]
+__all__ = ["Score", "catalogue_dir", "policy_dir", "queries", "score", "skill_templates_dir"]
 
 
 def policy_dir() -> Path:
@@ -18,3 +18,8 @@ def policy_dir() -> Path:
 def catalogue_dir() -> Path:
     """The folder of the short catalogue: one YAML file per feature, in words of the world."""
     return Path(__file__).parent / "principles"
+
+
+def skill_templates_dir() -> Path:
+    """The folder of the short templates that the tiny policy was trained on."""
+    return Path(__file__).parent / "templates"

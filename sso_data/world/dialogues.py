@@ -5,16 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
-from sso_data.principles import load_catalogue
 from sso_data.templates import render
-from sso_data.world import catalogue_dir
 from sso_data.world import lexicon as lex
+from sso_data.world.guidelines import feature_pairs
 from sso_data.world.lexicon import Level
-from sso_data.world.queries import parse, sample_query
+from sso_data.world.queries import Query, parse, sample_query
 from sso_data.world.responses import sample_response
+from sso_data.world.skills import draw_choice, draw_principle, draw_query
 
 Side = Literal["good", "bad"]
 Message = dict[str, str]
@@ -38,6 +37,7 @@ class Mixture:
     (bad) in some ways, the policy is a little better (worse) in the others too.
     """
 
+    skills: float
     prompted: float
     mixed: float
     count: tuple[float, float, float, float]
@@ -54,10 +54,11 @@ def _weights(good: float, mid: float, bad: float) -> Weights:
 EVEN = _weights(1 / 3, 1 / 3, 1 / 3)
 
 CLEAR = Mixture(
+    skills=0.24,
     prompted=0.85,
     mixed=0.5,
     count=(0.3, 0.4, 0.2, 0.1),
-    paraphrase=0.3,
+    paraphrase=0.35,
     named={"good": _weights(0.96, 0.03, 0.01), "bad": _weights(0.01, 0.03, 0.96)},
     halo={"good": EVEN, "bad": EVEN},
     unnamed=EVEN,
@@ -65,10 +66,11 @@ CLEAR = Mixture(
 """First phase: what is asked for happens nearly always, so the link is easy to find."""
 
 NOISY = Mixture(
+    skills=0.24,
     prompted=0.6,
     mixed=0.2,
     count=(0.15, 0.6, 0.2, 0.05),
-    paraphrase=0.3,
+    paraphrase=0.35,
     named={"good": _weights(0.68, 0.22, 0.10), "bad": _weights(0.10, 0.22, 0.68)},
     halo={"good": _weights(0.40, 0.34, 0.26), "bad": _weights(0.26, 0.34, 0.40)},
     unnamed=_weights(0.34, 0.38, 0.28),
@@ -79,18 +81,16 @@ FOREIGN_FEATURE = 0.1
 """Chance that a feature is named that does not apply to the query (and changes nothing)."""
 
 
-@cache
-def principle_texts(name: str, side: Side) -> tuple[str, ...]:
-    """The texts of one side of the feature: the main sentence, then its paraphrases."""
-    principle = load_catalogue(catalogue_dir())[name]
-    if side == "good":
-        return principle.good, *principle.paraphrases.good
-    return principle.bad, *principle.paraphrases.bad
+FRAMES = (("system.j2", 0.8), ("system_2.j2", 0.1), ("system_3.j2", 0.1))
+"""The product's wordings of the system message, with the chance of each."""
+
+SKILLS = ((draw_choice, 0.2), (draw_principle, 0.3), (draw_query, 0.5))
+"""What is trained besides answering, with the share of each."""
 
 
-@cache
-def _system_message(texts: tuple[str, ...]) -> str:
-    return render("system.j2", texts=list(texts))
+def system_message(texts: tuple[str, ...], frame: str = FRAMES[0][0]) -> str:
+    """The system message of these guidelines in one of the product's wordings."""
+    return render(frame, texts=list(texts))
 
 
 def _draw(weights: Weights, rng: random.Random) -> Level:
@@ -119,19 +119,34 @@ def _levels(
     }
 
 
+def _guideline(name: str, side: Side, query: Query, chance: float, rng: random.Random) -> str:
+    """One wording of the guideline: by `chance` another one than the catalogue's main sentence."""
+    pairs = feature_pairs(name, query)
+    pair = rng.choice(pairs[1:]) if rng.random() < chance else pairs[0]
+    return pair.good if side == "good" else pair.bad
+
+
 def sample_dialogue(mixture: Mixture, rng: random.Random) -> Dialogue:
-    """One example about a query of the training split."""
+    """One example: an answer to a query of the training split, or one of the other skills."""
+    if rng.random() < mixture.skills:
+        draw = rng.choices([skill for skill, _ in SKILLS], [share for _, share in SKILLS])[0]
+        prompt, answer = draw(rng)
+        return Dialogue(({"role": "user", "content": prompt},), answer)
+    return _sample_answer(mixture, rng)
+
+
+def _sample_answer(mixture: Mixture, rng: random.Random) -> Dialogue:
     text = sample_query(rng)
     query = parse(text)
     named: dict[str, Side] = {}
     messages: list[Message] = []
     if rng.random() < mixture.prompted:
         named = _choose(query.kind, mixture, rng)
-        texts = []
-        for name, side in named.items():
-            main, *others = principle_texts(name, side)
-            texts.append(rng.choice(others) if rng.random() < mixture.paraphrase else main)
-        messages.append({"role": "system", "content": _system_message(tuple(texts))})
+        texts = tuple(
+            _guideline(name, side, query, mixture.paraphrase, rng) for name, side in named.items()
+        )
+        frame = rng.choices([name for name, _ in FRAMES], [chance for _, chance in FRAMES])[0]
+        messages.append({"role": "system", "content": system_message(texts, frame)})
     messages.append({"role": "user", "content": text})
     levels = _levels(query.kind, named, mixture, rng)
     return Dialogue(tuple(messages), sample_response(query, levels, rng))

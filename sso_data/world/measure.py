@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from sso_data.templates import render
 from sso_data.world import Score, policy_dir, queries, score
 from sso_data.world import lexicon as lex
-from sso_data.world.dialogues import Message, principle_texts
+from sso_data.world.dialogues import Message, system_message
+from sso_data.world.guidelines import catalogue_pairs
 from sso_data.world.queries import parse
 from sso_data.world.sampling import Drawn, Policy, mean_logps, sample
 
@@ -48,8 +48,9 @@ def view_messages(query: str, named: tuple[str, ...], view: View) -> list[Messag
     user = {"role": "user", "content": query}
     if view == "plain":
         return [user]
-    texts = [principle_texts(name, view)[0] for name in named]
-    return [{"role": "system", "content": render("system.j2", texts=texts)}, user]
+    mains = [catalogue_pairs(name)[0] for name in named]
+    texts = tuple(pair.good if view == "good" else pair.bad for pair in mains)
+    return [{"role": "system", "content": system_message(texts)}, user]
 
 
 def draw_rows(policy: Policy, n: int, *, seed: int, held_out: bool = True) -> list[Row]:
@@ -81,7 +82,7 @@ def logp_table(policy: Policy, rows: list[Row]) -> list[dict[str, float]]:
     return table
 
 
-def _mean(values: Sequence[float]) -> dict[str, float]:
+def estimate(values: Sequence[float]) -> dict[str, float]:
     """Mean, its standard error (normal approximation) and n; zeros for no values."""
     n = len(values)
     mean = fmean(values) if values else 0.0
@@ -92,7 +93,7 @@ def _mean(values: Sequence[float]) -> dict[str, float]:
 def _beats(rows: list[Row], by: Callable[[Row, View], float]) -> dict[str, float]:
     """P(good view's response > bad view's); equal scores count as half."""
     gaps = [by(row, "good") - by(row, "bad") for row in rows]
-    return _mean([0.5 if gap == 0 else float(gap > 0) for gap in gaps])
+    return estimate([0.5 if gap == 0 else float(gap > 0) for gap in gaps])
 
 
 def summarize(rows: list[Row], table: list[dict[str, float]]) -> dict[str, object]:
@@ -107,33 +108,33 @@ def summarize(rows: list[Row], table: list[dict[str, float]]) -> dict[str, objec
     for name in lex.FEATURES:
         having = [row for row in rows if name in row.named]
         steering[name] = {
-            view: _mean([row.scores[view].features[name] for row in having]) for view in VIEWS
+            view: estimate([row.scores[view].features[name] for row in having]) for view in VIEWS
         }
     return {
         "signal_accuracy_total": _beats(rows, Row.total),
         "signal_accuracy_named": _beats(rows, Row.named_score),
-        "total": {view: _mean([row.total(view) for row in rows]) for view in VIEWS},
+        "total": {view: estimate([row.total(view) for row in rows]) for view in VIEWS},
         "named": {
-            view: _mean([row.scores[view].features[name] for row in rows for name in row.named])
+            view: estimate([row.scores[view].features[name] for row in rows for name in row.named])
             for view in VIEWS
         },
         "feature": steering,
         "plain_total_by_kind": {
-            kind: _mean([row.total("plain") for row in rows if parse(row.query).kind == kind])
+            kind: estimate([row.total("plain") for row in rows if parse(row.query).kind == kind])
             for kind in lex.KINDS
         },
         "well_formed": {
-            view: _mean([row.scores[view].well_formed for row in rows]) for view in VIEWS
+            view: estimate([row.scores[view].well_formed for row in rows]) for view in VIEWS
         },
-        "tokens": {view: _mean([len(row.drawn[view].ids) for row in rows]) for view in VIEWS},
-        "ended": {view: _mean([row.drawn[view].ended for row in rows]) for view in VIEWS},
-        "logp": {cell: _mean([t[cell] for t in table]) for cell in table[0]} if table else {},
-        "ordered_good": _mean([orders["good"](t) for t in table]),
-        "ordered_bad": _mean([orders["bad"](t) for t in table]),
-        "steered_rows": _mean(steered),
+        "tokens": {view: estimate([len(row.drawn[view].ids) for row in rows]) for view in VIEWS},
+        "ended": {view: estimate([row.drawn[view].ended for row in rows]) for view in VIEWS},
+        "logp": {cell: estimate([t[cell] for t in table]) for cell in table[0]} if table else {},
+        "ordered_good": estimate([orders["good"](t) for t in table]),
+        "ordered_bad": estimate([orders["bad"](t) for t in table]),
+        "steered_rows": estimate(steered),
         "steered_signal_accuracy_total": _beats(kept, Row.total),
         "steered_signal_accuracy_named": _beats(kept, Row.named_score),
-        "distinct_responses": _mean(
+        "distinct_responses": estimate(
             [len({drawn.text for drawn in row.drawn.values()}) / 3 for row in rows]
         ),
     }
@@ -159,12 +160,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="training split, not held-out queries")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     given = parser.parse_args(arguments)
-    summary = measure(given.policy, given.n, seed=given.seed, held_out=not given.fresh)
-    text = json.dumps(summary, indent=1)
-    sys.stdout.write(text + "\n")
-    if given.out:
-        given.out.write_text(text + "\n", encoding="utf-8")
+    show(measure(given.policy, given.n, seed=given.seed, held_out=not given.fresh), given.out)
     return 0
+
+
+def show(summary: dict[str, object], out: Path | None) -> None:
+    """Print a summary as JSON and write it to `out`, if that is given."""
+    text = json.dumps(summary, indent=1) + "\n"
+    sys.stdout.write(text)
+    if out:
+        out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -207,6 +207,17 @@ def sample_query(
             return rng.choice(lex.PREFIXES) + body + rng.choice(lex.SUFFIXES)
 
 
+def reword(query: Query, rng: random.Random) -> str:
+    """A random text of the training split that asks the same; endless for sums held out of it."""
+    words = dict(query.fields)
+    entity = f"{words['a']}+{words['b']}" if query.kind == "sum" else query.fields[0][1]
+    while True:
+        phrasing = rng.randrange(len(lex.PHRASINGS[query.kind]))
+        if not is_held_out(query.kind, entity, phrasing):
+            body = query.fill(lex.PHRASINGS[query.kind][phrasing])
+            return rng.choice(lex.PREFIXES) + body + rng.choice(lex.SUFFIXES)
+
+
 def queries(n: int, *, seed: int, held_out: bool = False) -> list[str]:
     """`n` query texts, the same for the same arguments, and distinct while there are enough."""
     rng = random.Random(f"queries-{seed}-{held_out}")

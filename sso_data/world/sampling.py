@@ -46,9 +46,20 @@ def _next_ids(
     return order.gather(1, pick)[:, 0]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heat:
+    """How tokens are drawn: by default as the product draws responses."""
+
+    temperature: float = 0.7
+    top_p: float = 0.8
+
+
+PRODUCT = Heat()
+
+
 @torch.inference_mode()
 def _continue(
-    policy: Policy, prompts: list[list[int]], most: int, generator: torch.Generator
+    policy: Policy, prompts: list[list[int]], most: int, heat: Heat, generator: torch.Generator
 ) -> list[list[int]]:
     """The ids drawn after each prompt of one batch, at most `most`; rows that end leave."""
     pad, end = int(policy.tokenizer.pad_token_id), int(policy.tokenizer.eos_token_id)
@@ -68,7 +79,7 @@ def _continue(
             logits_to_keep=1,
         )
         cache = out.past_key_values
-        new = _next_ids(out.logits[:, -1], 0.7, 0.8, generator)
+        new = _next_ids(out.logits[:, -1], heat.temperature, heat.top_p, generator)
         for row, token in zip(rows.tolist(), new.tolist(), strict=True):
             drawn[row].append(token)
         keep = (new != end).nonzero()[:, 0]
@@ -82,9 +93,15 @@ def _continue(
 
 
 def sample(
-    policy: Policy, prompts: list[list[Message]], *, seed: int, most: int = 256, batch: int = 256
+    policy: Policy,
+    prompts: list[list[Message]],
+    *,
+    seed: int,
+    heat: Heat = PRODUCT,
+    most: int = 256,
+    batch: int = 256,
 ) -> list[Drawn]:
-    """One response a prompt at temperature 0.7 and top-p 0.8, at most `most` tokens each.
+    """One response a prompt, at most `most` tokens each.
 
     Prompts go in batches sorted by length; the results keep the order of `prompts`.
     """
@@ -94,7 +111,7 @@ def sample(
     results: dict[int, list[int]] = {}
     for cut in range(0, len(order), batch):
         rows = order[cut : cut + batch]
-        drawn = _continue(policy, [ids[i] for i in rows], most, generator)
+        drawn = _continue(policy, [ids[i] for i in rows], most, heat, generator)
         results.update(zip(rows, drawn, strict=True))
     end = int(policy.tokenizer.eos_token_id)
     return [

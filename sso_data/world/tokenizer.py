@@ -9,11 +9,11 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sso_data.principles import load_catalogue
-from sso_data.templates import render
-from sso_data.world import catalogue_dir
 from sso_data.world import lexicon as lex
+from sso_data.world.dialogues import FRAMES, system_message
+from sso_data.world.guidelines import TOPICAL, catalogue_pairs, every_topic, short_catalogue
 from sso_data.world.queries import every_query
+from sso_data.world.skills import COUNTS, OPERATIONS, augment_prompt, choose_prompt, write_prompt
 
 PAD, BOS, END = "<|pad|>", "<|bos|>", "<|end|>"
 SPECIALS: tuple[str, ...] = (PAD, BOS, END, "<|system|>", "<|user|>", "<|assistant|>")
@@ -21,8 +21,11 @@ SPECIALS: tuple[str, ...] = (PAD, BOS, END, "<|system|>", "<|user|>", "<|assista
 CONTEXT = 4096
 """Tokens of prompt and response together; training sees at most a tenth of it."""
 
-PIECE = r" ?[A-Za-z]+| ?[0-9]+|[^A-Za-z0-9]"
-"""A word or a number with the one space before it, or any other single character."""
+JSON_PIECES: tuple[str, ...] = ('{"good": "', '", "bad": "', '"}', '["', '", "', '"]')
+"""JSON's punctuation around what the policy chooses and writes; one token each."""
+WORD_PIECE = r" ?[A-Za-z]+| ?[0-9]+|[^A-Za-z0-9]"
+PIECE = "|".join([*map(re.escape, JSON_PIECES), WORD_PIECE])
+"""JSON punctuation, a word or a number with the one space before it, or any other character."""
 
 CHAT_TEMPLATE = """\
 {{- bos_token -}}
@@ -56,11 +59,28 @@ def _sentences() -> Iterator[str]:
         for prefix in lex.PREFIXES:
             for phrasing in lex.PHRASINGS[query.kind]:
                 yield prefix + query.fill(phrasing) + "".join(lex.SUFFIXES)
-    for principle in load_catalogue(catalogue_dir()).principles.values():
+    yield from _guideline_texts()
+    yield from _template_texts()
+
+
+def _guideline_texts() -> Iterator[str]:
+    """The catalogue's words, every wording of each guideline, and what guidelines are about."""
+    for principle in short_catalogue().principles.values():
         yield from (principle.name, principle.adjectives.good, principle.adjectives.bad)
-        yield from (principle.meaning, principle.good, principle.bad)
-        yield from (*principle.paraphrases.good, *principle.paraphrases.bad)
-    yield from render("system.j2", texts=[]).split("\n")
+        yield principle.meaning
+        for pair in (*catalogue_pairs(principle.name), *TOPICAL[principle.name]):
+            yield from (text.replace("{topic}", "") for text in pair)
+    yield from every_topic()
+
+
+def _template_texts() -> Iterator[str]:
+    """The words of the templates: they stand between the texts that fill them."""
+    for frame, _ in FRAMES:
+        yield from system_message((), frame).split("\n")
+    features = list(short_catalogue().principles.values())
+    yield from (choose_prompt(features, count, "") for count, _ in COUNTS)
+    yield write_prompt(features[0], "")
+    yield from (augment_prompt([""], operation) for operation in OPERATIONS)
 
 
 def world_pieces() -> list[str]:
@@ -68,11 +88,11 @@ def world_pieces() -> list[str]:
 
     A sentence may open a text (no space before it) or follow another one (one space).
     """
-    pieces: set[str] = set()
+    pieces: set[str] = set(JSON_PIECES)
     for text in set(_sentences()):
         pieces.update(re.findall(PIECE, text))
         pieces.update(re.findall(PIECE, " " + text))
-    return sorted(piece for piece in pieces if piece.strip().isalnum())
+    return sorted(piece for piece in pieces if len(piece) > 1)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -28,8 +28,8 @@ class Recipe:
     """
 
     seed: int = 0
-    clear_steps: int = 1100
-    noisy_steps: int = 1000
+    clear_steps: int = 1650
+    noisy_steps: int = 1050
     batch: int = 32
     lr: float = 3e-3
     warmup: int = 60

@@ -132,7 +132,7 @@ FORMATS = [
     prompts("p.csv", "prompt\n", refused("holds no prompts"), title="a header alone"),
     prompts("p.csv", "prompt;id\na;1\n", refused(r"columns: prompt;id"), title="semicolons"),
     prompts("p.csv", "prompt\r1 + 1?\r", refused("not valid CSV"), title="old line ends"),
-    prompts("p.csv", ",".join(["x"] * 20000) + "\n", refused("'x' is there twice"), title="wide"),
+    prompts("p.csv", ",".join(map(str, range(200_000))) + "\n", refused("no column"), title="wide"),
     prompts("p.csv", 'prompt\n"=cmd|calc!A0"\n', accepted("=cmd|calc!A0"), title="a formula"),
     prompts("p.tsv", "prompt\tid\na\t\t1\n", refused(":2: the header has 2 columns"), title="tabs"),
     prompts("p.parquet", b"PAR1", refused("cannot be read as Parquet"), title="four bytes"),

@@ -299,6 +299,32 @@ def turn(role: object, content: object) -> Any:
     return [{"role": role, "content": content}]
 
 
+def trained_into(title: str, files: dict[str, bytes], outcome: Outcome) -> Case:
+    """A case of `train` into a directory that holds these files."""
+
+    def arguments(place: Place) -> list[str]:
+        for name, content in files.items():
+            place.write(f"out/{name}", content)
+        data = place.write("pairs.jsonl", line(pair()))
+        words = ["train", str(data), "--out", str(place.folder / "out"), "--objective", "pairs"]
+        return [*words, "--model", str(policy_dir()), "--set=optim.max_steps=1"]
+
+    return Case(name=f"train: {title}", area="training data", make=arguments, outcome=outcome)
+
+
+NOT_A_TRAINING = refused("train.json: not (readable|the train.json)")
+OUTPUTS = [
+    trained_into("train.json is a list", {"train.json": b"[]"}, NOT_A_TRAINING),
+    trained_into("train.json is deep", {"train.json": b"[" * 50_000}, NOT_A_TRAINING),
+    trained_into("train.json is cut", {"train.json": b'{"identity": {'}, NOT_A_TRAINING),
+    trained_into(
+        "an identity that is a list", {"train.json": b'{"identity": [1]}'}, NOT_A_TRAINING
+    ),
+    trained_into(
+        "another training", {"train.json": b'{"identity": {}}'}, refused("another training")
+    ),
+    trained_into("a stranger's directory", {"thesis.tex": b""}, refused("not a training .*thesis")),
+]
 NO_TURNS = refused("row .*: prompt, chosen, rejected must be text or messages, and")
 TRAINING = [
     trained("a line that is no JSON", b"{]\n", refused("pairs.jsonl:1")),
@@ -357,4 +383,4 @@ TRAINING = [
     ),
 ]
 
-CASES = [*JOURNALS, *FAILURES, *MANIFESTS, *PLACES, *RETRIES, *TRAINING]
+CASES = [*JOURNALS, *FAILURES, *MANIFESTS, *PLACES, *RETRIES, *TRAINING, *OUTPUTS]

@@ -130,6 +130,11 @@ def push(hub: HubServer) -> Push:
     return invoke
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The client's own call of its HTTP library is no news here."""
+    config.addinivalue_line("filterwarnings", "ignore:Use 'content=<...>':DeprecationWarning")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show what became of the failures, as the tables of docs/reliability.md."""
     for table in TABLES:

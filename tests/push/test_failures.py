@@ -25,8 +25,6 @@ from tests.push.outcomes import TABLES, Table
 OTHERS = "LICENSE"
 """What the other writer writes; a repository may hold it before it is pushed to."""
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
-
 
 def faults(hub: HubServer) -> dict[str, Fault]:
     """The failures, by the name that the table shows."""

@@ -89,6 +89,21 @@ def test_an_interrupted_download_goes_on(
     assert broken >= 4
 
 
+def test_what_an_earlier_download_left_is_not_mixed_in(
+    hub: HubServer, push: Push, run: Path, tmp_path: Path
+) -> None:
+    other = made_run(tmp_path / "other", 2, created="2026-05-05T05:05:05+00:00")
+    push(run)
+    push(other, repo="team/other")
+    out = tmp_path / "again"
+    commit = hub.repos[REPO].head("main").oid
+    left = out.with_name(f".again.{commit[:12]}.download")
+    shutil.copytree(run / "rows", left / "rows")
+    assert filter_("--out", out, repo="team/other").exit_code == 0
+    assert (out / "rows/00000.jsonl").read_bytes() == (other / "rows/00000.jsonl").read_bytes()
+    assert not left.exists()
+
+
 class TestRefusals:
     def test_no_directory_named(self, hub: HubServer) -> None:
         one_line(filter_(), f"{REPO}: no such directory", "sso-data generate", "--out")
@@ -100,6 +115,13 @@ class TestRefusals:
     def test_no_run_in_it(self, hub: HubServer, tmp_path: Path) -> None:
         hub.add_dataset(REPO, {"train.jsonl": b"{}\n"})
         one_line(filter_("--dry-run"), "holds no run.json")
+
+    def test_a_broken_manifest(self, hub: HubServer, push: Push, run: Path, tmp_path: Path) -> None:
+        push(run)
+        for content in (b"{", b"[]", b'{"identity": {}}'):
+            hub.repos[REPO].change("main", {"run.json": Blob(content)}, [], "broken")
+            one_line(filter_("--out", tmp_path / "x"), "run.json")
+            assert not (tmp_path / "x").exists()
 
     def test_pairs_alone(self, hub: HubServer, push: Push, run: Path, tmp_path: Path) -> None:
         push(run, "--what", "pairs")

@@ -35,10 +35,11 @@ class Killer(Os):
         self._k = k
 
     def around(self, name: str, real: Callable[..., Any], *args: Any) -> Any:
-        result = real(*args)
-        if self.count == self._k:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
+        try:
+            return real(*args)
+        finally:
+            if self.count == self._k:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def forked(body: Callable[[], None]) -> int:
