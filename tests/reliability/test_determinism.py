@@ -7,6 +7,7 @@ is measured here and stands in docs/reliability.md.
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def test_every_way_gives_the_same_content(
     assert comparable(tmp_path / "merged" if shards > 1 else runs[0]) == expected
 
 
+SIDES = {"chosen": "good", "rejected": "bad", "original": "plain"}
 PROMPTS = 200 if CHAOS else 24
 BATCHES = (4, 24, 24) if CHAOS else (12,)
 """max_num_seqs of the runs that are compared with one of 12 whose input is in order."""
@@ -133,13 +135,13 @@ def measure(engine: str, folder: Path) -> dict[str, Any]:
             before = first[name]
             for key in ("prompt_hash_good", "prompt_hash_bad", "seed_plain", "system_good"):
                 assert row[key] == before[key]
-            for side in ("chosen", "rejected", "original"):
+            for side, drawn in SIDES.items():
                 responses += 1
-                other_tokens += row[f"{side}_token_ids"] != before[f"{side}_token_ids"]
-            if all(
-                row[f"{s}_token_ids"] == before[f"{s}_token_ids"] for s in ("chosen", "rejected")
-            ):
-                worst = max(worst, abs(row["logp_plain_good"] - before["logp_plain_good"]))
+                if row[f"{side}_token_ids"] != before[f"{side}_token_ids"]:
+                    other_tokens += 1
+                    continue
+                keys = [key for key in row if re.fullmatch(f"logp_[a-z]+_{drawn}", key)]
+                worst = max(worst, *(abs(row[key] - before[key]) for key in keys))
     return {
         "engine": engine,
         "responses": responses,
