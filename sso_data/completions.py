@@ -17,8 +17,8 @@ from sso_data.records import Message
 class CompletionRequest:
     """Answer `messages`, whose last turn is the user's, with at most `max_tokens` tokens.
 
-    `schema` is a JSON schema that the answer's text must obey, keys in the schema's order, where the
-    backend can enforce it; who asks parses the text as if it could not.
+    `schema` is a JSON schema that the answer's text must obey, keys in the schema's order, where
+    the backend can enforce it; who asks parses the text as if it could not.
     """
 
     key: str

@@ -8,7 +8,7 @@ import typer
 from sso_data import __version__
 from sso_data.cli.again import MERGE_EXAMPLE, RETRY_EXAMPLE, merge, retry
 from sso_data.cli.augment import AUGMENT_EXAMPLE, augment
-from sso_data.cli.books import books, end, nothing_kept, show_decision, show_steering
+from sso_data.cli.books import books, end, nothing_kept, show_decision, show_steering, work_done
 from sso_data.cli.export import EXPORT_EXAMPLE, export
 from sso_data.cli.options import (
     Column,
@@ -16,11 +16,14 @@ from sso_data.cli.options import (
     EngineName,
     Json,
     Model,
+    PrincipleModel,
     PrinciplesDir,
     Prompts,
     RunOrHubId,
     Seed,
     Settings,
+    Shard,
+    SkipBadRows,
     Split,
     TemplatesDir,
 )
@@ -67,21 +70,13 @@ def generate(
     engine: EngineName = None,
     principles: PrinciplesDir = None,
     templates: TemplatesDir = None,
-    principle_model: Annotated[
-        str | None,
-        typer.Option("--principle-model", help="A model that writes principles for each prompt."),
-    ] = None,
+    principle_model: PrincipleModel = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first N prompts.")] = None,
     seed: Seed = None,
     split: Split = None,
     column: Column = None,
-    shard: Annotated[
-        str | None,
-        typer.Option("--shard", help="Only share I of N, for several machines.", metavar="I/N"),
-    ] = None,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Malformed rows go to failed.jsonl.")
-    ] = False,
+    shard: Shard = None,
+    skip_bad_rows: SkipBadRows = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the run in --out and start anew.")
     ] = False,
@@ -117,16 +112,7 @@ def generate(
     with hint_to_continue(hint), listening() as listener:
         summary = run_generate(prompts, out, resolved, listener, overwrite=overwrite)
     if as_json:
-        print_json(
-            books(out, summary.decision, summary.account)
-            | {
-                "seconds": round(summary.seconds, 2),
-                "new_rows": summary.progress.rows,
-                "new_failures": summary.progress.failed,
-                "sampled_tokens": summary.progress.tokens,
-                "steering": summary.steering.to_json() if summary.steering else None,
-            }
-        )
+        print_json(books(out, summary.decision, summary.account) | work_done(summary))
     else:
         show_decision(summary.decision, summary.account)
         show_steering(summary.steering)

@@ -10,6 +10,7 @@ from sso_data.cli.outcome import SOME_FAILED, say
 if TYPE_CHECKING:
     from sso_data.asking import Tally
     from sso_data.filters import Decision
+    from sso_data.generate import Summary
     from sso_data.store.run import Account
 
 
@@ -41,6 +42,17 @@ def books(run: Path, decision: "Decision", account: "Account") -> dict[str, Any]
         "dropped": decision.dropped,
         "thresholds": dict(decision.thresholds),
         "funnel": [asdict(stage) for stage in decision.funnel],
+    }
+
+
+def work_done(summary: "Summary") -> dict[str, Any]:
+    """What this process did, for scripts."""
+    return {
+        "seconds": round(summary.seconds, 2),
+        "new_rows": summary.progress.rows,
+        "new_failures": summary.progress.failed,
+        "sampled_tokens": summary.progress.tokens,
+        "steering": summary.steering.to_json() if summary.steering else None,
     }
 
 

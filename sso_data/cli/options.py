@@ -44,3 +44,14 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the run.")]
 Split = Annotated[str | None, typer.Option("--split", help="Split of a dataset.")]
 Column = Annotated[str | None, typer.Option("--column", help="Column that holds the prompt.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON summary on stdout.")]
+PrincipleModel = Annotated[
+    str | None,
+    typer.Option("--principle-model", help="A model that writes principles for each prompt."),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", help="Only share I of N, for several machines.", metavar="I/N"),
+]
+SkipBadRows = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Malformed rows go to failed.jsonl.")
+]
