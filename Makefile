@@ -37,13 +37,13 @@ demo: $(VENV)/.core  ## Run the whole job on the embedded tiny policy (no vLLM, 
 	$(BIN)/sso-data demo
 
 test: $(VENV)/.dev  ## Run every test, those with real vLLM included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-fast: $(VENV)/.dev  ## Run the tests that need neither vLLM nor half a minute
 	$(BIN)/python -m pytest -m 'not vllm and not slow'
 
 chaos: $(VENV)/.dev  ## Kill, starve and break runs in earnest (an hour or more; see docs/reliability.md)
-	SSO_DATA_CHAOS=1 SSO_DATA_ENGINE_DEATHS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -v --timeout=7200 tests/reliability
+	SSO_DATA_CHAOS=1 SSO_DATA_ENGINE_DEATHS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -v --timeout=7200 tests/reliability tests/hostile/test_corpus.py
 
 soak: $(VENV)/.dev  ## One run of more than an hour over a growing prompt file; draws docs/soak.png
 	OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/soak.py --minutes 65 --plot docs/soak.png

@@ -150,9 +150,9 @@ def open_writer_of(
 ) -> AbstractContextManager[Completions]:
     """The model on this machine that writes, loaded with the engine settings of the policy.
 
-    Its context length is its own, and the policy's adapter and revision are not its.
+    The policy's adapter and revision are not its.
     """
-    own = {"adapter": None, "revision": None, "max_model_len": None}
+    own = {"adapter": None, "revision": None}
     engine = config.engine.model_copy(update=own)
     return open_model(str(config.steering.principle_model), engine, ViewsConfig(), tell=tell)
 

@@ -52,7 +52,7 @@ def merge(
     first = manifests[0]
     config = _joined_config(first)
     details = {**first, "config": config.model_dump(mode="json")}
-    for key in ("identity", "schema_version", "created", "sso_data", "prompts"):
+    for key in ("identity", "schema_version", "created", "sso_data", "prompts", "steering"):
         details.pop(key, None)
     scores = [load_scores(run, dry=True) for run in runs]
     total = sum(map(len, scores))

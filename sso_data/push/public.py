@@ -13,11 +13,13 @@ from sso_data.naming import is_local, shown_name
 
 _NAMES = {
     *("model", "principles", "adapter", "sources", "source", "data", "name"),
-    "base_model_name_or_path",
+    *("base_model_name_or_path", "principle_model", "templates"),
 }
 """Keys whose values are names of models, of data or of places."""
 
 _AS_IT_IS = {"identity", "template_kwargs"}
+_LEFT_OUT = {"endpoint"}
+"""Keys whose values are addresses of machines."""
 _PATH = re.compile(r"(?:~|\.{1,2})?/[^\s/]+/\S*")
 _DIRECTORIES = re.compile(r"(?<![\w.:/-])(?:~|\.{1,2})?/(?:[^\s/:]+/)+")
 
@@ -35,6 +37,8 @@ def public_text(text: str) -> str:
 def _public(value: Any, key: str = "") -> Any:
     if key in _AS_IT_IS:
         return value
+    if key in _LEFT_OUT:
+        return None
     if isinstance(value, dict):
         return {name: _public(inner, name) for name, inner in value.items()}
     if isinstance(value, list):

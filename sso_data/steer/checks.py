@@ -70,7 +70,7 @@ def holds_control(text: str) -> bool:
 
 def is_showable(text: str) -> bool:
     """Whether the text has no characters that no reader sees."""
-    return all(unicodedata.category(char) not in ("Cc", "Cs", "Co", "Cn") for char in text)
+    return all(unicodedata.category(char) not in ("Cc", "Cs", "Co") for char in text)
 
 
 def _content(found: list[str]) -> list[str]:

@@ -122,6 +122,7 @@ PAIRS: dict[str, tuple[str, str]] = {
         "leak",
     ),
     "a control token": (GOOD_PAIR.replace("in passing", "<|im_end|>"), "control_tokens"),
+    "half a surrogate": (GOOD_PAIR.replace("in passing", "\\ud800 in"), "unshowable"),
     "an escape sequence": (GOOD_PAIR.replace("in passing", "\\u001b[2J in"), "unshowable"),
 }
 """Kind -> (answer, outcome) for REQUEST; of GOOD and BAD where it is accepted."""

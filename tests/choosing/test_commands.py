@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from sso_data.cli import app
 from sso_data.principles import load_catalogue
+from sso_data.push.public import public_json
 from sso_data.world import catalogue_dir, policy_dir, queries
 from tests.choosing.scripted import GOOD_PAIR
 from tests.completing.server import Reply, ScriptedServer, failed, said, serving
@@ -93,6 +94,7 @@ def test_an_endpoint_writes_the_principles_of_a_run(
     manifest = json.loads((out / "run.json").read_text())
     assert manifest["steering"] == summary["steering"]
     assert manifest["identity"]["steering.writer"] == "endpoint:team/big"
+    assert server.url not in public_json(manifest).decode()
     for file in out.rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes()
     assert KEY not in result.stderr

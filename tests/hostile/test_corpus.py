@@ -8,6 +8,7 @@ from _pytest.mark import ParameterSet
 from tests.hostile import catalogues, configurations, model_dirs, prompt_files, rows, runs
 from tests.hostile.cases import Case
 from tests.hostile.conftest import Run
+from tests.reliability.chaos import CHAOS
 
 MARKERS = {"a pickle was loaded", "code ran", "ran"}
 CASES: list[Case] = [
@@ -21,9 +22,8 @@ CASES: list[Case] = [
 
 
 def _parameter(case: Case) -> ParameterSet:
-    return pytest.param(
-        case, id=f"{case.area}: {case.name}", marks=[pytest.mark.slow] if case.slow else []
-    )
+    marks = [pytest.mark.skipif(not CHAOS, reason="minutes and gigabytes: make chaos")]
+    return pytest.param(case, id=f"{case.area}: {case.name}", marks=marks if case.slow else [])
 
 
 @pytest.mark.parametrize("case", [_parameter(case) for case in CASES])

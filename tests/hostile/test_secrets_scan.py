@@ -11,6 +11,8 @@ from detect_secrets.settings import transient_settings
 ROOT = Path(__file__).parents[2]
 NOISY = ("Base64HighEntropyString", "HexHighEntropyString", "KeywordDetector")
 """Plugins that guess: they take fingerprints and words such as `password` for secrets."""
+MADE_UP = "Basic Auth Credentials"
+"""Tests make up addresses with passwords, to see that they are hidden."""
 _BINARY = (".safetensors", ".png", ".parquet", ".gz", ".npz")
 
 
@@ -41,7 +43,11 @@ def scanned(files: list[Path]) -> dict[str, list[str]]:
 def test_nothing_that_detect_secrets_knows() -> None:
     files = tracked()
     assert len(files) > 200
-    assert not scanned(files)
+    found = {
+        name: [kind for kind in kinds if kind != MADE_UP or "tests" not in Path(name).parts]
+        for name, kinds in scanned(files).items()
+    }
+    assert not {name: kinds for name, kinds in found.items() if kinds}
 
 
 def test_the_scan_finds_one(tmp_path: Path) -> None:
