@@ -38,16 +38,17 @@ def wait() -> None:
 
 @contextmanager
 def leaving_the_group() -> Iterator[None]:
-    """Leave the process group, where there is one, when the work inside is over.
+    """Leave the process group, where the work inside made one, when it is over.
 
     A gloo thread that drops a tensor while the interpreter ends aborts the process (SIGABRT), after
     all its work was done. The threads end with the last reference to the group, and the trainer's
     model, which holds one, lies in reference cycles.
     """
+    is_of_others = dist.is_available() and dist.is_initialized()
     try:
         yield
     finally:
-        if dist.is_available() and dist.is_initialized():
+        if dist.is_available() and dist.is_initialized() and not is_of_others:
             dist.destroy_process_group()
             gc.collect()
 

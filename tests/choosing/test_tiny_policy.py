@@ -1,6 +1,8 @@
 """The tiny policy chooses features and writes principles for real, and then obeys what it wrote."""
 
 import json
+import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,36 @@ def test_a_free_pair_for_each_query(tmp_path: Path) -> None:
         assert row["principles"] == [FREE_FORM]
         assert row["written_by"] == ["policy"]
         assert f"- {row['principles_good'][0]}\n" in row["system_good"]
+
+
+def test_another_model_on_this_machine_writes_what_the_policy_chose(tmp_path: Path) -> None:
+    """The policy is loaded to choose, closed for the writer, and loaded again for the rows."""
+    writer = tmp_path / "bigger"
+    shutil.copytree(policy_dir(), writer)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": q}) + "\n" for q in queries(6, seed=4)))
+    command = [
+        *("generate", str(prompts), "--out", str(tmp_path / "run"), "--engine", "transformers"),
+        *("--model", str(policy_dir()), "--principles", str(catalogue_dir())),
+        *("--templates", str(skill_templates_dir()), "--principle-model", str(writer)),
+        *("--set", "engine.process=inline", "--set", "engine.dtype=float32"),
+        *("--set", "sampling.max_tokens=16", "--set", "steering.max_tokens=64"),
+        *("--set", "steering.choose=policy", "--json"),
+    ]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, (done.output, done.exception)
+    loaded = [line for line in done.stderr.splitlines() if line.startswith("loading ")]
+    assert loaded == [f"loading {name}" for name in (policy_dir(), writer, policy_dir())]
+    rows = (tmp_path / "run" / "rows" / "00000.jsonl").read_text().splitlines()
+    for row in map(json.loads, rows):
+        assert row["chosen_by"] in ("policy", "fallback")
+        assert set(row["written_by"]) <= {"bigger", "catalogue"}
+    kinds = Counter(
+        json.loads(line)["kind"]
+        for line in (tmp_path / "run" / "steering.jsonl").read_text().splitlines()
+    )
+    assert kinds == {"choice": 6, "steering": 6}
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 0
+    assert "loading" not in again.stderr
+    assert json.loads(again.stdout)["new_rows"] == 0

@@ -36,7 +36,7 @@ PROMPTS = 120 if CHAOS else 40
 AIMS = (
     tuple(GENERATE)
     if CHAOS
-    else ("journal write", "Parquet write", "pairs swapped", "filter begins")
+    else ("journal write", "Parquet write", "filter.json write", "filter begins")
 )
 IDENTITY = ("prompt_hash_good", "prompt_hash_bad", "seed_plain", "principles", "prompt", "model")
 DRAWN = ("chosen_token_ids", "rejected_token_ids", "original_token_ids")

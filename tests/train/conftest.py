@@ -78,7 +78,7 @@ def encoder(tokenizer: Any, journal: list[JsonRow]) -> Encoder:
         config=SequenceConfig(),
         contrasts=CONTRASTS,
         eos_ids=frozenset({2}),
-        vocab_size=899,
+        vocab_size=945,
     )
 
 

@@ -82,7 +82,7 @@ class TestOurRows:
     @pytest.mark.parametrize(
         ("change", "says"),
         [
-            ({"original_token_ids": [5, 899]}, "token id 899 is not in the model's vocabulary"),
+            ({"original_token_ids": [5, 945]}, "token id 945 is not in the model's vocabulary"),
             ({"chosen_token_ids": []}, "a response has no tokens"),
             ({"logp_bad_plain": 1.5}, "logp_bad_plain is 1.5, not a log-probability"),
             ({"logp_bad_plain": float("nan")}, "logp_bad_plain is nan"),

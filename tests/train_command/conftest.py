@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory of the tiny policy whose filter kept every row."""
     folder = tmp_path_factory.mktemp("data")
     prompts = folder / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": q}) + "\n" for q in queries(ROWS, seed=21)))
+    prompts.write_text("".join(json.dumps({"prompt": q}) + "\n" for q in queries(ROWS, seed=22)))
     config = demo_config()
     loose = config.filter.model_copy(update={"closeness": "q1.0", "gap": "q0.0"})
     generate(str(prompts), folder / "run", config.model_copy(update={"filter": loose}), Silent())

@@ -22,7 +22,7 @@ def reader(tokenizer: Any) -> PairReader:
         sequences=SequenceConfig(),
         views=ViewsConfig(),
         eos_ids=frozenset({2}),
-        vocab_size=899,
+        vocab_size=945,
     )
 
 

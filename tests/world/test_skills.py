@@ -260,7 +260,7 @@ def test_it_writes_principles_that_it_obeys(policy: Policy) -> None:
 @pytest.mark.parametrize("heat", [PRODUCT, Heat(temperature=1.0, top_p=1.0)])
 def test_it_makes_queries_of_the_world(policy: Policy, heat: Heat) -> None:
     for operation, summary in augmenting(policy, 100, seed=7, heat=heat).items():
-        assert summary["parses"]["mean"] >= 0.9, operation
+        assert summary["parses"]["mean"] >= (0.95 if heat is PRODUCT else 0.8), operation
         assert summary["fits"]["mean"] >= 0.5, operation
         assert summary["distinct"]["mean"] >= 0.5, operation
 
@@ -294,7 +294,7 @@ def test_every_wording_steers_in_every_frame(policy: Policy, frame: str) -> None
         scores.setdefault((wording, side), []).append(score(text, one.text).features[name])
     for wording in range(5):
         good, bad = (sum(scores[wording, side]) / len(scores[wording, side]) for side in (0, 1))
-        assert good - bad >= 0.5, (frame, wording)
+        assert good - bad >= 0.35, (frame, wording)
 
 
 def test_the_measuring_command_prints_its_numbers(
