@@ -1,6 +1,8 @@
 """The surroundings of every test: no network, one CPU thread, quiet libraries."""
 
 import os
+import signal
+import threading
 
 SURROUNDINGS = {
     "HF_HUB_OFFLINE": "1",
@@ -15,3 +17,8 @@ SURROUNDINGS = {
 }
 for _name, _value in SURROUNDINGS.items():
     os.environ.setdefault(_name, _value)
+
+if threading.current_thread() is threading.main_thread():
+    # A suite started in the background ignores them, and so would every command it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
