@@ -109,7 +109,7 @@ class ChildEngine:
         as silence, so a parent that was away or suspended does not take its child for dead.
         """
         began = time.monotonic()
-        wait([self._connection, self._process.sentinel], timeout)
+        ready = wait([self._connection, self._process.sentinel], timeout)
         messages = []
         try:
             while self._connection.poll():
@@ -117,7 +117,7 @@ class ChildEngine:
         except (EOFError, OSError):
             if not messages:
                 raise self._died() from None
-        if not messages and not self._process.is_alive():
+        if not messages and self._process.sentinel in ready:  # it may not be reaped yet
             raise self._died()
         self._silence += min(time.monotonic() - began, timeout)
         if messages:
