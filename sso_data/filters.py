@@ -118,14 +118,18 @@ class Decision:
 
     def summary(self, config: FilterConfig) -> dict[str, Any]:
         """The content of filter.json: JSON-able, the same for the same rows and configuration."""
-        requested = {"closeness": config.closeness, "gap": config.gap}
+        requested: Any = {
+            "closeness": {"closeness": config.closeness, "gap": config.gap},
+            "reference": "means",
+            "none": {},
+        }[config.preset]
         return {
             "preset": config.preset,
             "rows": len(self.reason_code),
             "kept": len(self.kept),
             "dropped": self.dropped,
             "thresholds": {
-                "requested": requested if config.preset == "closeness" else "means",
+                "requested": requested,
                 "resolved": dict(self.thresholds),
             },
             "funnel": [asdict(stage) for stage in self.funnel],
@@ -172,6 +176,8 @@ def checks(config: FilterConfig) -> tuple[Check, ...]:
         return (*IDENTICAL, INCOMPLETE, NOT_STEERED, UNDER_MEAN, GAP_NOT_OVER_MEAN)
     if config.preset == "reference":
         return (*_texts(config), INCOMPLETE, NOT_STEERED, UNDER_MEAN, GAP_UNDER_MEAN)
+    if config.preset == "none":
+        return (*_texts(config), INCOMPLETE)
     return (*_texts(config), INCOMPLETE, NOT_STEERED, *_thresholds(config))
 
 

@@ -128,7 +128,7 @@ def filter_(
         Path | None, typer.Option("--out", "-o", help="New run directory for a run on the Hub.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="closeness or reference.", metavar="NAME")
+        str | None, typer.Option("--preset", help="closeness, reference or none.", metavar="NAME")
     ] = None,
     settings: Settings = None,
     dry_run: Annotated[

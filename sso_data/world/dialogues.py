@@ -34,7 +34,8 @@ class Mixture:
 
     `named[side]` weighs the levels of a feature that the system message names. The other features
     follow `unnamed`, or `halo[side]` where all named features have the same side: asked to be good
-    (bad) in some ways, the policy is a little better (worse) in the others too.
+    (bad) in some ways, the policy is a little better (worse) in the others too. `ramble`: see
+    `sample_response`.
     """
 
     skills: float
@@ -45,6 +46,7 @@ class Mixture:
     named: Mapping[Side, Weights]
     halo: Mapping[Side, Weights]
     unnamed: Weights
+    ramble: float = 0.0
 
 
 def _weights(good: float, mid: float, bad: float) -> Weights:
@@ -149,4 +151,4 @@ def _sample_answer(mixture: Mixture, rng: random.Random) -> Dialogue:
         messages.append({"role": "system", "content": system_message(texts, frame)})
     messages.append({"role": "user", "content": text})
     levels = _levels(query.kind, named, mixture, rng)
-    return Dialogue(tuple(messages), sample_response(query, levels, rng))
+    return Dialogue(tuple(messages), sample_response(query, levels, rng, ramble=mixture.ramble))

@@ -15,6 +15,8 @@ SLOTS: dict[Level, tuple[int, ...]] = {"good": (4,), "mid": (2, 3), "bad": (1,)}
 """Comprehensiveness: how many slots are filled."""
 FILLERS: dict[Level, tuple[int, ...]] = {"good": (0,), "mid": (1, 2), "bad": (3, 4)}
 """Concision: how many filler sentences are said."""
+MOST_MORE = 20
+"""So many sentences one of the two places where a response may ramble has at most."""
 
 
 def _value(fact: Fact, right: bool, used: set[str], rng: random.Random) -> str:
@@ -63,10 +65,26 @@ def _literary(level: Level, rng: random.Random) -> list[str]:
     return rng.sample(lex.SIMILE, 2 if level == "good" else 1)
 
 
-def sample_response(query: Query, levels: Mapping[str, Level], rng: random.Random) -> str:
+def _rambled(
+    said: list[str], level: Level, pool: tuple[str, ...], ramble: float, rng: random.Random
+) -> list[str]:
+    """A good level goes on and on: by chance `ramble` one more of the pool, and again."""
+    if level != "good" or not ramble:
+        return said
+    more = []
+    while len(more) < MOST_MORE and rng.random() < ramble:
+        more.append(rng.choice(pool))
+    return said + more
+
+
+def sample_response(
+    query: Query, levels: Mapping[str, Level], rng: random.Random, *, ramble: float = 0.0
+) -> str:
     """One response; `levels` names a level for each feature that applies to the query.
 
-    Order: opener, fillers, claims, fillers, similes, reason, safety, tip, closer.
+    Order: opener, fillers, claims, fillers, similes, reason, safety, tip, closer. With `ramble`,
+    good similes and tips are followed by more of them, with that chance each time: such responses
+    are long because they are good, and the oracle counts what is too much as filler.
     """
     slots = rng.choice(SLOTS[levels["Comprehensiveness"]])
     fillers = rng.sample(lex.FILLER, rng.choice(FILLERS[levels["Concision"]]))
@@ -76,11 +94,13 @@ def sample_response(query: Query, levels: Mapping[str, Level], rng: random.Rando
     parts += _claims(query, levels["Accuracy"], slots, rng)
     parts += fillers[cut:]
     if "Literariness" in query.features:
-        parts += _literary(levels["Literariness"], rng)
+        level = levels["Literariness"]
+        parts += _rambled(_literary(level, rng), level, lex.SIMILE, ramble, rng)
     parts += _one(levels["Logicality"], lex.REASON, lex.NONSENSE, rng)
     if "Safety" in query.features:
         warning = (lex.WARNING.format(hazard=query.hazard),)
         parts += _one(levels["Safety"], warning, lex.RECKLESS, rng)
     tips = tuple(query.fill(tip) for tip in lex.TIPS[query.kind])
-    parts += _one(levels["Helpfulness"], tips, lex.REFUSAL, rng)
+    level = levels["Helpfulness"]
+    parts += _rambled(_one(level, tips, lex.REFUSAL, rng), level, tips, ramble, rng)
     return " ".join(parts + closer)

@@ -8,7 +8,7 @@ import math
 import random
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +24,8 @@ class Recipe:
     """How the policy is trained; steps are optimizer steps, `batch` is dialogues a step.
 
     The learning rate rises over `warmup` steps, stays at `lr` to the end of the clear phase and
-    falls along a cosine to a twentieth of it over the noisy phase.
+    falls along a cosine to a twentieth of it over the noisy phase. `ramble`: see
+    `world.responses.sample_response`; 0 for the shipped policy.
     """
 
     seed: int = 0
@@ -34,6 +35,7 @@ class Recipe:
     lr: float = 3e-3
     warmup: int = 60
     weight_decay: float = 0.01
+    ramble: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -89,7 +91,8 @@ def train(recipe: Recipe, log_every: int = 50) -> tuple[LlamaForCausalLM, PreTra
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=(0.9, 0.98), weight_decay=recipe.weight_decay
     )
-    phases = [stream(tokenizer, mixture, rng, recipe.batch) for mixture in (CLEAR, NOISY)]
+    mixtures = [replace(mixture, ramble=recipe.ramble) for mixture in (CLEAR, NOISY)]
+    phases = [stream(tokenizer, mixture, rng, recipe.batch) for mixture in mixtures]
     start, mean_loss = time.monotonic(), math.nan
     for step in range(recipe.steps):
         ids, targets = next(phases[step >= recipe.clear_steps])
@@ -143,6 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--noisy-steps", type=int, default=recipe.noisy_steps)
     parser.add_argument("--batch", type=int, default=recipe.batch, help="dialogues a step")
     parser.add_argument("--lr", type=float, default=recipe.lr)
+    parser.add_argument("--ramble", type=float, default=recipe.ramble, help="chance to go on")
     given = vars(parser.parse_args(arguments))
     out: Path = given.pop("out")
     begun = time.monotonic()

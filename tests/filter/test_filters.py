@@ -103,6 +103,18 @@ def test_switches() -> None:
     assert reasons([cut, leak], FilterConfig(drop_truncated=False, drop_leaks=False)) == [None] * 2
 
 
+def test_none_judges_texts_alone() -> None:
+    """A row that is steered the wrong way round, and far from the policy, stays; a cut one goes."""
+    wrong = make_row(means={("good", "good"): -9.0, ("bad", "bad"): -9.0, ("plain", "good"): -9.0})
+    cut = make_row(finish={"good": "length"})
+    assert reasons([wrong, cut], FilterConfig(preset="none")) == [None, "truncated"]
+    assert reasons([wrong], FilterConfig()) == ["not_steered"]
+    summary = decide(encode_rows([wrong]), FilterConfig(preset="none")).summary(
+        FilterConfig(preset="none")
+    )
+    assert summary["thresholds"] == {"requested": {}, "resolved": {"min_tokens": 1}}
+
+
 def test_strict_paper_drops_only_what_the_authors_drop() -> None:
     """Cut off, leaking or long rows stay in; equal rows can have no gap over their mean."""
     better = {("good", "good"): -0.25, ("bad", "bad"): -0.25}
