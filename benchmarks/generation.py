@@ -315,7 +315,7 @@ def run_ours(work: Work, engine: Metered, *, bench: Bench | None) -> Timing:
     engine.watch.seconds.clear()
     engine.requests.clear()
     with tempfile.TemporaryDirectory(prefix="sso-data-bench-") as folder:
-        patched = mock.patch("sso_data.generate.start_engine", lambda *_: engine)
+        patched = mock.patch("sso_data.generate.start_engine", lambda *_, **__: engine)
         with patched, redirect_stderr(io.StringIO()):
             began = time.perf_counter()
             listener = PlainListener()
