@@ -129,8 +129,9 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
     if not config.model:
         raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
     engine_name = resolve_name(config.engine)
-    model_dir = resolve_model(config.model, config.engine.revision)
-    tokenizer = load_tokenizer(model_dir, trust_remote_code=config.engine.trust_remote_code)
+    trusted = config.engine.trust_remote_code
+    model_dir = resolve_model(config.model, config.engine.revision, trust_remote_code=trusted)
+    tokenizer = load_tokenizer(model_dir, trust_remote_code=trusted)
     template = ChatTemplate(tokenizer, config.views, today=date or today())
     catalogue = load_catalogue(config.principles)
     check_features(config.steering, catalogue)

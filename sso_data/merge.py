@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ def merge(
     repeated = 0
     with open_run(out, identity=first["identity"], details=details, overwrite=overwrite) as run:
         run.note("prompts", sum(manifest.get("prompts", 0) for manifest in manifests))
+        sources = chain.from_iterable(manifest.get("sources") or [] for manifest in manifests)
+        run.note("sources", list(dict.fromkeys(sources)))
         run.note("logprob_checks", [manifest.get("logprob_check") for manifest in manifests])
         earlier = run.ledger.count(DONE)
         for rows, row in enumerate(_rows(scores), start=1):

@@ -21,10 +21,13 @@ _TOKENIZER_FILES = (
 _SAMPLED_BLOCKS, _BLOCK_BYTES = 64, 1 << 16
 
 
-def resolve_model(model: str, revision: str | None = None) -> Path:
+def resolve_model(
+    model: str, revision: str | None = None, *, trust_remote_code: bool = False
+) -> Path:
     """The local directory of a model: `model` itself, or the Hub snapshot of that id, downloaded.
 
-    Raises ModelError when it is neither.
+    Python files are downloaded with `trust_remote_code` alone. Raises ModelError when `model` is
+    neither.
     """
     try:
         local = Path(model).expanduser()
@@ -41,7 +44,8 @@ def resolve_model(model: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = snapshot_download(model, revision=revision, allow_patterns=list(_MODEL_FILES))
+        wanted = [*_MODEL_FILES, *(["*.py"] if trust_remote_code else [])]
+        folder = snapshot_download(model, revision=revision, allow_patterns=wanted)
     except Exception as error:
         reason = one_line(error, 200)
         raise ModelError(

@@ -24,8 +24,9 @@ def open_model(
 
     Takes seconds to minutes. Raises ModelError or EngineError.
     """
-    directory = resolve_model(model, config.revision)
-    tokenizer = load_tokenizer(directory, trust_remote_code=config.trust_remote_code)
+    trusted = config.trust_remote_code
+    directory = resolve_model(model, config.revision, trust_remote_code=trusted)
+    tokenizer = load_tokenizer(directory, trust_remote_code=trusted)
     template = ChatTemplate(tokenizer, views, today=today())
     name = f"{model}@{model_fingerprint(directory)}"
     with closing(start_engine(directory, config, tell=tell)) as engine:

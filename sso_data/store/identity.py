@@ -15,7 +15,7 @@ def difference(there: bytes, here: Mapping[str, Any], *keys: str) -> str | None:
     try:
         content = json.loads(there)
         identity = dict(content["identity"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "its manifest is not readable"
     changed = differences(identity, here["identity"])
     changed += differences(

@@ -5,6 +5,9 @@ At most 64 bytes a prompt, growing included; a dict of ids would take four times
 
 from array import array
 
+from sso_data.columns import row_key
+from sso_data.records import row_id
+
 SEEN, DONE, FAILED = 1, 2, 4
 _FREE = 0
 _SMALLEST = 1 << 10
@@ -63,3 +66,23 @@ class Ledger:
             if flag != _FREE:
                 slot = self._slot(key)
                 self._keys[slot], self._flags[slot] = key, flag
+
+
+def next_id(seen: Ledger, content: str) -> str:
+    """The id of the next prompt with this content hash, which is marked as seen.
+
+    Of equal prompts the occurrences 0, 1, ... n-1 are seen; n is found by doubling and halving.
+    """
+
+    def is_seen(occurrence: int) -> bool:
+        return seen.has(row_key(row_id(content, occurrence)), SEEN)
+
+    low, high = -1, 0
+    while is_seen(high):
+        low, high = high, 2 * high + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if is_seen(middle) else (low, middle)
+    identity = row_id(content, high)
+    seen.mark(row_key(identity), SEEN)
+    return identity

@@ -14,7 +14,7 @@ import orjson
 from sso_data import __version__
 from sso_data.columns import row_key
 from sso_data.errors import RunError, one_line
-from sso_data.records import SCHEMA_VERSION, Failure, Row, row_id
+from sso_data.records import SCHEMA_VERSION, Failure, Row
 from sso_data.store.files import (
     locked_file,
     make_dir,
@@ -23,7 +23,7 @@ from sso_data.store.files import (
     write_atomic,
 )
 from sso_data.store.journal import Journal, open_lines, read_lines, to_line
-from sso_data.store.ledger import DONE, FAILED, SEEN, Ledger
+from sso_data.store.ledger import DONE, FAILED, SEEN, Ledger, next_id
 from sso_data.store.scores import Scores, load_scores
 
 _SYNC_SECONDS = 2.0
@@ -214,10 +214,8 @@ class Run:
 
     def admit(self, content: str) -> tuple[str, bool]:
         """The id of the next prompt with this content hash, and whether it still has to be done."""
-        occurrence = self._next_occurrence(content)
-        identity = row_id(content, occurrence)
+        identity = next_id(self.ledger, content)
         key = row_key(identity)
-        self.ledger.mark(key, SEEN)
         return identity, not (self.ledger.has(key, DONE) or self.ledger.has(key, FAILED))
 
     def write_row(self, row: Row) -> None:
@@ -245,22 +243,6 @@ class Run:
             self._journal.sync()
             self._failed.sync()
             self._synced = time.monotonic()
-
-    def _next_occurrence(self, content: str) -> int:
-        """How many prompts with this content were admitted: seen occurrences are 0, 1, ... n-1."""
-
-        def seen(occurrence: int) -> bool:
-            return self.ledger.has(row_key(row_id(content, occurrence)), SEEN)
-
-        if not seen(0):
-            return 0
-        low, high = 0, 1
-        while seen(high):
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if seen(middle) else (low, middle)
-        return high
 
 
 def _agreed_manifest(

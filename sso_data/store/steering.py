@@ -17,7 +17,7 @@ from sso_data.errors import RunError
 from sso_data.records import JsonRow, row_id
 from sso_data.store.files import reading
 from sso_data.store.journal import open_lines, read_lines, to_line
-from sso_data.store.ledger import SEEN, Ledger
+from sso_data.store.ledger import Ledger, next_id
 
 FILE = "steering.jsonl"
 
@@ -145,19 +145,7 @@ class Occurrences:
 
     def next(self, content: str) -> str:
         """The id of the next prompt with this content hash."""
-
-        def is_seen(occurrence: int) -> bool:
-            return self._seen.has(row_key(row_id(content, occurrence)), SEEN)
-
-        low, high = -1, 0
-        while is_seen(high):
-            low, high = high, 2 * high + 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if is_seen(middle) else (low, middle)
-        identity = row_id(content, high)
-        self._seen.mark(row_key(identity), SEEN)
-        return identity
+        return next_id(self._seen, content)
 
 
 def read_steering(run: Path) -> Iterator[tuple[int, JsonRow]]:

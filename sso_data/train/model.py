@@ -46,10 +46,11 @@ def find_policy(config: TrainConfig) -> PolicyFiles:
     """The policy that `config` names; ModelError where it cannot be used."""
     if not config.model:
         raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
-    directory = resolve_model(config.model, config.revision)
+    trusted = config.trust_remote_code
+    directory = resolve_model(config.model, config.revision, trust_remote_code=trusted)
     _refuse_adapter(config.model, directory)
-    tokenizer = load_tokenizer(directory, trust_remote_code=config.trust_remote_code)
-    remote = EngineConfig(trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(directory, trust_remote_code=trusted)
+    remote = EngineConfig(trust_remote_code=trusted)
     return PolicyFiles(
         name=config.model,
         directory=directory,

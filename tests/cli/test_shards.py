@@ -108,10 +108,14 @@ def test_a_shard_without_prompts_is_an_empty_run(cli: Cli, tmp_path: Path) -> No
 def test_rows_of_two_runs_are_taken_once(cli: Cli, tmp_path: Path, prompts: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     cli("generate", prompts, "--out", first, "--limit=8", *INLINE)
-    cli("generate", prompts, "--out", second, *INLINE)
+    copied = tmp_path / "copied.jsonl"
+    copied.write_bytes(prompts.read_bytes())
+    cli("generate", copied, "--out", second, *INLINE)
     done = cli("merge", first, second, "--out", tmp_path / "out", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["repeated"] == 8
+    sources = json.loads((tmp_path / "out" / "run.json").read_text())["sources"]
+    assert sources == [str(prompts), str(copied)]
     assert len(rows_of(tmp_path / "out")) == 12
     assert "8 rows stood in more than one" in done.stderr
 
