@@ -15,7 +15,7 @@ PROMPTS, HELD_OUT = 192, 250
 """Fresh prompts of a round, and held-out ones that judge before the first and after the last."""
 STEPS, STEP_ROWS = 12, 16
 """Optimizer steps of a round, and rows of a step."""
-PRIMARY_SEEDS, SECONDARY_SEEDS = tuple(range(1, 9)), (1, 2, 3)
+PRIMARY_SEEDS, SECONDARY_SEEDS = (1, 2, 3, 4), (1, 2, 3)
 
 CHECKPOINTS: dict[str, dict[str, Any] | None] = {
     "shipped": None,
