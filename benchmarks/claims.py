@@ -55,6 +55,7 @@ def run(half: int, work: Path, study: str | None = None) -> None:
     prepare_environment(EngineConfig(threads=1))
     import torch
 
+    from benchmarks.claims_reward import Rewarding
     from benchmarks.claims_rounds import Rounds
 
     torch.set_num_threads(1)
@@ -62,12 +63,13 @@ def run(half: int, work: Path, study: str | None = None) -> None:
     done = {line["chain"] for line in results(work)}
     todo = [chain for chain in wanted if chain.key not in done]
     policies = {chain.checkpoint for chain in todo}
-    if any(chain.arm.pairs == "labelled" for chain in todo):
-        policies.add("second")
+    if any(chain.arm.pairs == "labelled" or chain.study == "reward" for chain in todo):
+        policies |= {"second", "rambling"}
     places = {name: checkpoint(name, work) for name in sorted(policies)}
     began = time.monotonic()
     for number, chain in enumerate(todo, start=1):
-        note(work / f"results-{half}.jsonl", chain, Rounds(chain, work, places).run())
+        kind = Rewarding if chain.study == "reward" else Rounds
+        note(work / f"results-{half}.jsonl", chain, kind(chain, work, places).run())
         seconds = time.monotonic() - began
         left = seconds / number * (len(todo) - number)
         print(f"{number}/{len(todo)} {chain.key}: {seconds:.0f} s, {left:.0f} s left", flush=True)

@@ -37,7 +37,7 @@ class Arm:
     """
 
     name: str
-    loss: dict[str, Any] = field(hash=False)
+    loss: dict[str, Any] = field(default_factory=dict, hash=False)
     lr: float = 3e-4
     pairs: Literal["own", "generator", "labelled"] = "own"
     keeps: Literal["steered", "all"] = "steered"
@@ -81,17 +81,25 @@ HOT = tuple(
     for keeps in ("steered", "all")
 )
 PRIMARY = (PBAA, SSO, SSO_1, NO_W, NO_G)
+REWARD = (
+    Arm(name="reward: base"),
+    Arm(name="reward: base and ours", pairs="own"),
+    Arm(name="reward: base and labelled", pairs="labelled"),
+)
+"""Reward models, trained once: on labelled pairs of the checkpoint `second`, alone or together with
+the shipped policy's own steered pairs, or with labelled ones of `rambling`."""
 
 STUDIES: dict[str, tuple[tuple[str, ...], tuple[int, ...], tuple[Arm, ...]]] = {
     "primary": (("shipped", "second"), PRIMARY_SEEDS, PRIMARY),
     "secondary": (("shipped",), SECONDARY_SEEDS, (SSO_3, *IPO, GENERATOR, LABELLED, *HOT)),
     "length": (("rambling",), SECONDARY_SEEDS, (PBAA, SSO, SSO_1, NO_W, *IPO[:2])),
+    "reward": (("shipped",), SECONDARY_SEEDS, REWARD),
 }
 """Study -> checkpoints, seeds, arms."""
 
 HALVES: dict[int, tuple[tuple[str, str], ...]] = {
     1: (("primary", "shipped"), ("secondary", "shipped")),
-    2: (("primary", "second"), ("length", "rambling")),
+    2: (("primary", "second"), ("length", "rambling"), ("reward", "shipped")),
 }
 """What each half of the study runs, as (study, checkpoint)."""
 

@@ -117,7 +117,7 @@ def write_page(lines: Sequence[Line], page: Path) -> None:
         steps=STEPS,
         step_rows=STEP_ROWS,
         verdicts={study: _verdicts(study, lines) for study in STUDIES},
-        tables={study: _table(study, lines) for study in STUDIES},
+        tables={study: _table(study, lines) for study in STUDIES if study != "reward"},
         plots=[(name, plots[name][1]) for name in drawn],
         shown=SHOWN,
     )

@@ -61,6 +61,11 @@ class Rounds:
         shutil.rmtree(self.here)
         return found
 
+    def first_run(self) -> Path:
+        """The rows of the chain's first policy, which its arms share."""
+        self._generate(self.policies[self.chain.checkpoint], self.shared / "run", 1)
+        return self.shared / "run"
+
     def _round(self, number: int, policy: Path, run: Path, place: Path) -> Path:
         """Rows of the policy (whatever it is trained on, they are measured), then the training."""
         arm, model = self.chain.arm, place / "model"

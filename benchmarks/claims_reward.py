@@ -1,0 +1,94 @@
+"""Do our pairs help a reward model (the paper's table 4)? Trained once, asked labelled pairs."""
+
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.claims_grid import Chain
+from benchmarks.claims_rounds import QUIET, Rounds, write_labelled
+from sso_data.judges import Answered, Comparison, JudgeConfig, Verdict, open_judge
+from sso_data.records import Message
+from sso_data.train.settings import load_train_config
+from sso_data.world import queries
+
+BASE, ADDED, JUDGED = 64, 192, 400
+"""Prompts of the labelled pairs that every reward model sees, of those that are added, and of those
+it is judged on; prompts whose two answers tie give no pair."""
+EPOCHS, STEP_ROWS, LEARNING_RATE = 3.0, 16, 3e-4
+
+
+class Rewarding:
+    """One reward model of the study, in `work`."""
+
+    def __init__(self, chain: Chain, work: Path, policies: dict[str, Path]) -> None:
+        self.chain, self.work, self.policies = chain, work, policies
+        name = chain.arm.name.replace(" ", "_").replace(":", "")
+        self.here = work / "reward" / f"{name}-{chain.seed}"
+
+    def run(self) -> list[dict[str, Any]]:
+        """The share of held-out labelled pairs that the reward model ranks as the oracle does."""
+        seed = self.chain.seed
+        base = self.here / "base.jsonl"
+        write_labelled(base, self.policies["second"], queries(BASE, seed=7000 + seed), seed)
+        self._train(base, self._added())
+        asked = self.here / "asked.jsonl"
+        texts = queries(JUDGED, seed=8000 + seed, held_out=True)
+        write_labelled(asked, self.policies["shipped"], texts, 100 + seed)
+        verdicts = self._judged(asked)
+        accuracy = fmean(verdict.preference for verdict in verdicts)
+        found = {"rows": len(verdicts), "reward_accuracy": accuracy}
+        return [{"on": "held-out", "trained": 1, **found}]
+
+    def _added(self) -> Path | None:
+        """The pairs that this arm adds to the base."""
+        if self.chain.arm.name == "reward: base":
+            return None
+        if self.chain.arm.pairs == "own":
+            return Rounds(self.chain, self.work, self.policies).first_run()
+        file = self.here / "added.jsonl"
+        texts = queries(ADDED, seed=1000 * self.chain.seed + 1)
+        write_labelled(file, self.policies["rambling"], texts, 200 + self.chain.seed)
+        return file
+
+    def _train(self, base: Path, added: Path | None) -> None:
+        from sso_data.train.run import train
+
+        config = load_train_config(
+            None,
+            None,
+            model=str(self.policies["shipped"]),
+            seed=self.chain.seed,
+            kind="reward",
+            reward={"mix": [{"data": str(added)}] if added else []},
+            optim={
+                "lr": LEARNING_RATE,
+                "epochs": EPOCHS,
+                "batch_rows": STEP_ROWS,
+                "micro_batch_rows": STEP_ROWS,
+            },
+            log={"plot": False},
+        )
+        train(str(base), self.here / "model", config, QUIET)
+
+    def _judged(self, pairs: Path) -> list[Verdict]:
+        judge = open_judge(JudgeConfig(kind="reward", model=str(self.here / "model")))
+        try:
+            lines = pairs.read_text(encoding="utf-8").splitlines()
+            found = judge.compare([_comparison(at, line) for at, line in enumerate(lines)])
+        finally:
+            judge.close()
+        verdicts = [one for one in found if isinstance(one, Verdict)]
+        assert len(verdicts) == len(lines)
+        return verdicts
+
+
+def _comparison(at: int, line: str) -> Comparison:
+    """The better answer as `a`."""
+    pair = json.loads(line)
+    better, worse = (
+        Answered(text=pair[side][0]["content"], num_tokens=len(pair[side][0]["content"].split()))
+        for side in ("chosen", "rejected")
+    )
+    messages = tuple(Message(**turn) for turn in pair["prompt"])
+    return Comparison(key=str(at), messages=messages, a=better, b=worse)
