@@ -92,7 +92,7 @@ the shipped policy's own steered pairs, or with labelled ones of `rambling`."""
 STUDIES: dict[str, tuple[tuple[str, ...], tuple[int, ...], tuple[Arm, ...]]] = {
     "primary": (("shipped", "second"), PRIMARY_SEEDS, PRIMARY),
     "secondary": (("shipped",), SECONDARY_SEEDS, (SSO_3, *IPO, GENERATOR, LABELLED, *HOT)),
-    "length": (("rambling",), SECONDARY_SEEDS, (PBAA, SSO, SSO_1, NO_W, *IPO[:2])),
+    "length": (("rambling",), SECONDARY_SEEDS, (PBAA, SSO, NO_W, *IPO[:2])),
     "reward": (("shipped",), SECONDARY_SEEDS, REWARD),
 }
 """Study -> checkpoints, seeds, arms."""

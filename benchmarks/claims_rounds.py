@@ -101,6 +101,7 @@ class Rounds:
         changed = {
             "model": str(policy),
             "seed": seed,
+            "engine": config.engine.model_copy(update={"batch_tokens": 2048}),  # a core's cache
             "filter": config.filter.model_copy(update=keeping(arm)),
             "sampling": config.sampling.model_copy(update=sampling),
         }
@@ -119,7 +120,7 @@ class Rounds:
                 "lr": self.chain.arm.lr,
                 "max_steps": STEPS,
                 "batch_rows": STEP_ROWS,
-                "micro_batch_rows": STEP_ROWS,
+                "micro_batch_rows": 8,
                 "schedule": "constant",
                 "warmup": 0.0,
             },
