@@ -17,7 +17,7 @@ from sso_data.records import Message
 SYSTEM = "system.j2"
 """The system message of the good and the bad view; `system_2.j2` and so on word it otherwise."""
 
-REPLACEABLE = (SYSTEM, "choose.j2", "write.j2", "new_principles.j2", "augment.j2")
+REPLACEABLE = (SYSTEM, "choose.j2", "write.j2", "new_principles.j2", "augment.j2", "judge.j2")
 """What a directory of one's own may hold, beside other wordings of the system message."""
 
 _RENDER_ERRORS = (

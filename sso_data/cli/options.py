@@ -55,3 +55,18 @@ Shard = Annotated[
 SkipBadRows = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Malformed rows go to failed.jsonl.")
 ]
+JudgeName = Annotated[
+    str | None,
+    typer.Option(
+        "--judge",
+        help="Who judges: oracle (tiny world), reward:MODEL, llm:MODEL, python:MODULE:FUNCTION or "
+        "none.",
+        metavar="JUDGE",
+    ),
+]
+JudgeEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--judge-endpoint", help="OpenAI-compatible server of an llm judge.", metavar="URL"
+    ),
+]

@@ -19,8 +19,8 @@ class LoadedModel:
     """The forward passes that sampling and scoring need."""
 
     def __init__(self, model_path: Path, config: EngineConfig, facts: ModelFacts) -> None:
-        self.device = _pick_device(config.device)
-        self.dtype = _pick_dtype(config.dtype, self.device)
+        self.device = pick_device(config.device)
+        self.dtype = pick_dtype(config.dtype, self.device)
         self.eos_ids = frozenset(facts.eos_ids)
         self._model = _load(model_path, config, self.dtype, self.device)
         self.config = self._model.config
@@ -156,7 +156,8 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
         raise ModelError(f"{adapter}: not a usable LoRA adapter: {described(error)}") from error
 
 
-def _pick_device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
+    """The device that `engine.device` means here; EngineError where it is not there."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -168,7 +169,8 @@ def _pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format that `engine.dtype` means on a device."""
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     dtype: torch.dtype = getattr(torch, name)

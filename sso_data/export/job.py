@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sso_data.config import RunConfig, validated
+from sso_data.config import validated
 from sso_data.errors import ConfigError, one_line
 from sso_data.export.formats import Format, Job
 from sso_data.export.recipes import Recipe
@@ -44,7 +44,7 @@ def job_of(
             mean_tokens=_mean_tokens(decided) if decided else 0.0,
         ),
         drawn=view,
-        name=_checked_name(name) if name else _model_name(config, view),
+        name=_checked_name(name) if name else model_name(config.model, view),
         folded=template.get("system_role") == "folded",
         made=_seconds(manifest.get("created")),
     )
@@ -67,9 +67,9 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _model_name(config: RunConfig, drawn: View) -> str:
+def model_name(model: str, drawn: View = "plain") -> str:
     """The last part of the model's name, in characters that a file name can have."""
-    last = shown_name(config.model).rpartition("/")[2].partition(":")[0]
+    last = shown_name(model).rpartition("/")[2].partition(":")[0]
     safe = re.sub(r"[^\w.+-]+", "-", last).strip("-.")[:_LONGEST_NAME] or "model"
     return safe if drawn == "plain" else f"{safe}-{drawn}"
 

@@ -71,7 +71,7 @@ def _rambled(
     """A good level goes on and on: by chance `ramble` one more of the pool, and again."""
     if level != "good" or not ramble:
         return said
-    more = []
+    more: list[str] = []
     while len(more) < MOST_MORE and rng.random() < ramble:
         more.append(rng.choice(pool))
     return said + more

@@ -1,0 +1,29 @@
+"""Judges: which of two answers to the same messages is better, and what many verdicts say."""
+
+from sso_data.judges.errors import JudgeError
+from sso_data.judges.opening import judge_identity, open_judge
+from sso_data.judges.pairs import JudgedPairs, judged_pairs
+from sso_data.judges.settings import FORMS, JudgeConfig, judge_tree
+from sso_data.judges.statistics import Rate, agreement, length_controlled, rate_of, tied
+from sso_data.judges.verdicts import Answered, Comparison, Judge, Refused, Verdict
+
+__all__ = [
+    "FORMS",
+    "Answered",
+    "Comparison",
+    "Judge",
+    "JudgeConfig",
+    "JudgeError",
+    "JudgedPairs",
+    "Rate",
+    "Refused",
+    "Verdict",
+    "agreement",
+    "judge_identity",
+    "judge_tree",
+    "judged_pairs",
+    "length_controlled",
+    "open_judge",
+    "rate_of",
+    "tied",
+]

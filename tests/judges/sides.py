@@ -1,0 +1,17 @@
+"""Comparisons for tests of judges."""
+
+from sso_data.judges import Answered, Comparison
+from sso_data.records import Message
+
+
+def compared(
+    a: str, b: str, question: str = "What is a kite?", *, key: str = "", system: str = ""
+) -> Comparison:
+    """`a` against `b`; tokens are counted as words."""
+    turns = [Message(role="system", content=system)] if system else []
+    return Comparison(
+        key=key or f"{a}|{b}",
+        messages=(*turns, Message(role="user", content=question)),
+        a=Answered(text=a, num_tokens=len(a.split())),
+        b=Answered(text=b, num_tokens=len(b.split())),
+    )

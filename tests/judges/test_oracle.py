@@ -1,0 +1,138 @@
+"""The oracle, the judge's settings, and the pairs of a run before a judge."""
+
+from dataclasses import replace
+
+import pytest
+from pydantic import ValidationError
+
+from sso_data.errors import ConfigError, ModelError
+from sso_data.judges import (
+    JudgeConfig,
+    Refused,
+    Verdict,
+    judge_identity,
+    judge_tree,
+    judged_pairs,
+    open_judge,
+)
+from sso_data.records import Message, Row
+from sso_data.world import lexicon, queries, score
+from tests.factories import make_row
+from tests.judges.sides import compared
+
+ORACLE = JudgeConfig(kind="oracle")
+QUERY = queries(1, seed=3)[0]
+
+
+def world_row(index: int, good: str, bad: str, plain: str = "") -> Row:
+    row = make_row(index, texts={"good": good, "bad": bad, "plain": plain})
+    return replace(row, messages=(Message(role="user", content=QUERY),))
+
+
+def best_and_worst() -> tuple[str, str]:
+    """A warm sentence and a refusal: the first is better in Engagement and in Helpfulness."""
+    return lexicon.WARM[0], lexicon.REFUSAL[0]
+
+
+def test_the_oracle_scores_the_last_user_turn() -> None:
+    good, bad = best_and_worst()
+    better, worse = score(QUERY, good).total, score(QUERY, bad).total
+    asked = [compared(good, bad, QUERY), compared(bad, good, QUERY), compared(good, good, QUERY)]
+    heard: list[str] = []
+    progress: list[tuple[int, int]] = []
+    found = open_judge(ORACLE).compare(
+        asked,
+        on_verdict=lambda one: heard.append(one.key),
+        on_progress=lambda *at: progress.append(at),
+    )
+    assert better > worse
+    assert [one.preference for one in found] == [1, 0, 0.5]
+    assert found[0].scores == (better, worse)
+    assert heard == [one.key for one in asked]
+    assert progress == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_foreign_prompts_are_refused_with_a_reason() -> None:
+    ours, foreign = compared("a", "b", QUERY), compared("a", "b", "Why is the sky blue?")
+    first, second = open_judge(ORACLE).compare([ours, foreign])
+    assert isinstance(first, Verdict)
+    assert isinstance(second, Refused)
+    assert second.reason == "foreign_prompt"
+    assert "choose another judge" in second.detail
+
+
+def test_the_signal_of_pairs() -> None:
+    good, bad = best_and_worst()
+    rows = [
+        world_row(0, good, bad, plain=good),
+        world_row(1, bad, good, plain=good),
+        world_row(2, good, good, plain=bad),
+        world_row(3, good, bad, plain=good),
+        make_row(4),
+    ]
+    found = judged_pairs(rows, open_judge(ORACLE), originals=True)
+    high, low = score(QUERY, good).total, score(QUERY, bad).total
+    assert (found.pairs, found.judged, dict(found.failed)) == (5, 4, {"foreign_prompt": 1})
+    assert found.signal.value == pytest.approx(2.5 / 4)
+    assert found.ties == 1
+    assert found.score_chosen == pytest.approx((3 * high + low) / 4)
+    assert found.score_rejected == pytest.approx((2 * high + 2 * low) / 4)
+    assert found.score_original == pytest.approx((3 * high + low) / 4)
+    assert found.to_json()["signal_accuracy"]["n"] == 4
+    assert judged_pairs(rows, open_judge(ORACLE)).score_original is None
+
+
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        ("oracle", {"kind": "oracle"}),
+        ("none", {"kind": "none"}),
+        ("reward:org/rm", {"kind": "reward", "model": "org/rm"}),
+        ("llm:org/big:free", {"kind": "llm", "model": "org/big:free"}),
+        ("python:a.b:judge", {"kind": "python", "callable": "a.b:judge"}),
+        ("python:dir/file.py:judge", {"kind": "python", "callable": "dir/file.py:judge"}),
+    ],
+)
+def test_the_short_form(text: str, tree: dict[str, str]) -> None:
+    assert judge_tree(text) == tree
+    assert JudgeConfig.model_validate(judge_tree(text)).kind == tree["kind"]
+
+
+@pytest.mark.parametrize("text", ["", "oracel", "oracle:x", "reward", "reward:", "llm", "python:a"])
+def test_another_form_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="write it as oracle, reward:MODEL"):
+        judge_tree(text)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "reward"},
+        {"kind": "llm"},
+        {"kind": "python"},
+        {"kind": "reward", "model": "m", "endpoint": "http://host/v1"},
+        {"kind": "llm", "model": "m", "endpoint": "http://user:key@host/v1"},
+        {"kind": "llm", "model": "m", "temprature": 0},
+    ],
+    ids=str,
+)
+def test_settings_that_have_no_meaning(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        JudgeConfig.model_validate(wrong)
+
+
+def test_an_identity_is_what_decides_verdicts() -> None:
+    here = {"kind": "llm", "model": "big", "endpoint": "http://host:1/v1"}
+    one = judge_identity(JudgeConfig.model_validate(here))
+    assert one["model"] == "big@http://host:1/v1"
+    assert one == judge_identity(JudgeConfig.model_validate(here | {"endpoint_in_flight": 2}))
+    for other in ({"temperature": 1.0}, {"model": "small"}, {"structured": False}):
+        assert one != judge_identity(JudgeConfig.model_validate(here | other))
+    assert judge_identity(ORACLE) == {"kind": "oracle"}
+
+
+def test_a_judge_that_is_not_there() -> None:
+    with pytest.raises(ModelError, match="no such model directory"):
+        judge_identity(JudgeConfig(kind="reward", model="/nowhere/at/all"))
+    with pytest.raises(ConfigError, match="no judge given: add --judge oracle"):
+        open_judge(JudgeConfig())

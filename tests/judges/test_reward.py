@@ -1,0 +1,235 @@
+"""A reward model as judge: one that `train --objective reward` made of the tiny policy's rows."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from sso_data.config import EngineConfig, ViewsConfig
+from sso_data.demo import demo_config
+from sso_data.engines.reward_model import RewardModel
+from sso_data.errors import EngineError, ModelError
+from sso_data.generate import generate
+from sso_data.judges import (
+    JudgeConfig,
+    Refused,
+    Verdict,
+    judge_identity,
+    judged_pairs,
+    open_judge,
+)
+from sso_data.judges.pairs import signal_comparison
+from sso_data.records import Message, Row
+from sso_data.store.journal import read_rows
+from sso_data.train.run import train
+from sso_data.train.settings import load_train_config
+from sso_data.views import ChatTemplate, load_tokenizer
+from sso_data.world import policy_dir, queries
+from tests.judges.sides import compared
+from tests.train.conftest import Silent
+
+ROWS = 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the tiny policy whose filter kept nearly every row."""
+    folder = tmp_path_factory.mktemp("reward")
+    prompts = folder / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": q}) + "\n" for q in queries(ROWS, seed=11)))
+    config = demo_config()
+    loose = config.filter.model_copy(update={"closeness": "q1.0", "gap": "q0.0"})
+    short = config.sampling.model_copy(update={"max_tokens": 128})
+    config = config.model_copy(update={"filter": loose, "sampling": short})
+    generate(str(prompts), folder / "run", config, Silent())
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def rows(run: Path) -> list[Row]:
+    return list(read_rows(run))
+
+
+@pytest.fixture(scope="module")
+def reward(run: Path) -> Path:
+    """A reward model trained on its pairs."""
+    out = run.parent / "model"
+    settings = ["optim.max_steps=20", "optim.batch_rows=8", "optim.micro_batch_rows=8"]
+    settings += ["optim.lr=1e-3", "optim.warmup=0", "log.plot=false"]
+    config = load_train_config(None, settings, model=str(policy_dir()), kind="reward")
+    train(str(run), out, config, Silent())
+    return out
+
+
+def config_of(model: Path, **options: Any) -> JudgeConfig:
+    return JudgeConfig.model_validate(
+        {"kind": "reward", "model": str(model), "engine": {"dtype": "float32"}, **options}
+    )
+
+
+def test_it_finds_what_it_was_trained_for(reward: Path, rows: list[Row]) -> None:
+    judge = open_judge(config_of(reward))
+    assert judge.name == "reward model model"
+    assert judge.scores_answers
+    found = judged_pairs(rows, judge, originals=True)
+    judge.close()
+    assert found.judged == len(rows)
+    assert found.signal.value is not None
+    assert found.signal.value > 0.75
+    assert found.score_chosen > found.score_original > found.score_rejected
+    identity = judge_identity(config_of(reward))
+    assert identity["model"].startswith("model@")
+    assert str(reward) not in json.dumps(identity)
+
+
+def by_hand(model: Path, row: Row, side: Any) -> float:
+    """The reward of the ids that were sampled, one sequence in one forward pass."""
+    loaded = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32)
+    template = ChatTemplate(load_tokenizer(model), ViewsConfig(), today="2026-01-01")
+    ids = [*template.ids(row.messages), *row.responses[side].token_ids]
+    with torch.no_grad():
+        hidden = loaded.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
+        return float(loaded.score(hidden)[0])
+
+
+def test_rewards_are_those_of_the_sampled_ids_whatever_the_batch(
+    reward: Path, rows: list[Row]
+) -> None:
+    """Padding, sorting and rendering the answer's text again change nothing."""
+    few = [row for row in rows if row.responses["good"].finish_reason == "stop"][:6]
+    for batch_tokens in (256, 16384):
+        judge = open_judge(config_of(reward, batch_tokens=batch_tokens))
+        found = judge.compare([signal_comparison(row) for row in few])
+        judge.close()
+        for row, verdict in zip(few, found, strict=True):
+            assert isinstance(verdict, Verdict)
+            assert verdict.scores is not None
+            wanted = (by_hand(reward, row, "good"), by_hand(reward, row, "bad"))
+            assert verdict.scores == pytest.approx(wanted, abs=1e-4)
+            assert verdict.preference == float(wanted[0] > wanted[1])
+
+
+def test_a_text_is_scored_once_and_equal_answers_tie(
+    reward: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    forward = RewardModel._forward
+
+    def counted(self: RewardModel, batch: list[list[int]]) -> list[float]:
+        seen.append(len(batch))
+        return forward(self, batch)
+
+    monkeypatch.setattr(RewardModel, "_forward", counted)
+    text = rows[0].responses["good"].text
+    question = rows[0].messages[-1].content
+    asked = [compared(text, "No.", question), compared("No.", text, question)]
+    asked.append(compared(text, text, question))
+    judge = open_judge(config_of(reward))
+    heard: list[str] = []
+    progress: list[tuple[int, int]] = []
+    results = judge.compare(
+        asked,
+        on_verdict=lambda one: heard.append(one.key),
+        on_progress=lambda *at: progress.append(at),
+    )
+    judge.close()
+    assert sum(seen) == 2
+    assert results[0].preference == 1 - results[1].preference
+    assert results[2].preference == 0.5
+    assert sorted(heard) == sorted(one.key for one in asked)
+    assert progress[-1] == (3, 3)
+
+
+def test_what_does_not_fit_is_refused(reward: Path) -> None:
+    judge = open_judge(config_of(reward, engine={"dtype": "float32", "max_model_len": 64}))
+    long, fine = judge.compare([compared("word " * 80, "No."), compared("No.", "Yes.")])
+    judge.close()
+    assert isinstance(long, Refused)
+    assert long.reason == "too_long"
+    assert isinstance(fine, Verdict)
+
+
+def test_bfloat16_keeps_the_head_apart(reward: Path, rows: list[Row]) -> None:
+    """Rewards of a bf16 model differ a little from the fp32 model's, and not in steps of bf16."""
+    asked = [signal_comparison(row) for row in rows[:24]]
+    wide, narrow = (
+        open_judge(config_of(reward, engine={"dtype": name})) for name in ("float32", "bfloat16")
+    )
+    exact = [one.scores[0] for one in wide.compare(asked)]
+    rough = [one.scores[0] for one in narrow.compare(asked)]
+    assert rough == pytest.approx(exact, abs=0.1)
+    in_steps = [float(torch.tensor(one).bfloat16()) for one in rough]
+    assert in_steps != rough
+
+
+def copy_of(model: Path, folder: Path) -> Path:
+    target = folder / "copy"
+    shutil.copytree(model, target, ignore=shutil.ignore_patterns("checkpoints"))
+    return target
+
+
+def test_a_policy_is_no_reward_model(reward: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"not a reward model: its files have no score\.weight"):
+        open_judge(config_of(policy_dir()))
+    several = copy_of(reward, tmp_path)
+    content = json.loads((several / "config.json").read_text())
+    content["id2label"] = {"0": "a", "1": "b"}
+    content["label2id"] = {"a": 0, "b": 1}
+    (several / "config.json").write_text(json.dumps(content))
+    weights = load_file(several / "model.safetensors")
+    weights["score.weight"] = weights["score.weight"].repeat(2, 1)
+    save_file(weights, several / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="it has 2 labels"):
+        open_judge(config_of(several))
+
+
+def test_a_broken_model_gives_no_verdicts(reward: Path, tmp_path: Path) -> None:
+    broken = copy_of(reward, tmp_path)
+    weights = load_file(broken / "model.safetensors")
+    weights["score.weight"][:] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    judge = open_judge(config_of(broken))
+    with pytest.raises(EngineError, match=r"not finite; try engine\.dtype=float32"):
+        judge.compare([compared("a", "b")])
+
+
+def test_a_batch_that_does_not_fit_is_halved(reward: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    forward = RewardModel._forward
+
+    def small(self: RewardModel, batch: list[list[int]]) -> list[float]:
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise torch.cuda.OutOfMemoryError("no more")
+        return forward(self, batch)
+
+    model = RewardModel(reward, EngineConfig(dtype="float32"), pad_id=0, batch_tokens=4096)
+    sequences = [[5 + i] * (10 + i) for i in range(9)]
+    plain = dict(model.rewards(sequences))
+    monkeypatch.setattr(RewardModel, "_forward", small)
+    assert dict(model.rewards(sequences)) == pytest.approx(plain, abs=1e-5)
+    assert sizes[:3] == [9, 4, 2]
+    assert max(sizes[2:]) <= 3
+
+
+def test_a_message_that_cannot_be_rendered_fails_alone(reward: Path) -> None:
+    odd = compared("a", "b")
+    turn = (Message(role="tool", content="x"), *odd.messages)
+    judge = open_judge(config_of(reward))
+    first, second = judge.compare(
+        [type(odd)(key="odd", messages=turn, a=odd.a, b=odd.b), compared("a", "b", key="fine")]
+    )
+    judge.close()
+    assert isinstance(second, Verdict)
+    assert isinstance(first, Refused)
+    assert first.key == "odd"
