@@ -15,12 +15,18 @@ from typer.main import get_command
 from sso_data.augment.settings import AugmentConfig
 from sso_data.cli import app
 from sso_data.config import RunConfig
+from sso_data.evaluate.settings import EvalConfig
+from sso_data.iterate.settings import IterateConfig
+from sso_data.paper import LOSSES, RUN, TRAINING
+from sso_data.recipes import load_recipe, recipe_names
 from sso_data.train.settings import TrainConfig
 
 DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "sso_data"
 TREE_START, TREE_END = "<!-- tree: made by `make docs` -->", "<!-- end of tree -->"
 KEYS_START, KEYS_END = "<!-- keys: made by `make docs` -->", "<!-- end of keys -->"
+RECIPES_START, RECIPES_END = "<!-- recipes: made by `make docs` -->", "<!-- end of recipes -->"
+PAPER_START, PAPER_END = "<!-- paper: made by `make docs` -->", "<!-- end of paper -->"
 
 
 def configuration() -> str:
@@ -134,9 +140,80 @@ def augment() -> str:
     return _with_part("augment.md", KEYS_START, keys, KEYS_END)
 
 
+def evaluation() -> str:
+    """The page of `eval`, its tables of keys made anew; those of a run are on their own page."""
+    about = "A whole evaluation, for `--config` and `--set`."
+    keys = _sections(EvalConfig, "Configuration", about, without=("source", "generate"))
+    return _with_part("evaluation.md", KEYS_START, keys, KEYS_END)
+
+
+def recipes() -> str:
+    """The page of the recipes: which command reproduces what, and the paper's values."""
+    page = _with_part("recipes.md", RECIPES_START, _places(), RECIPES_END)
+    return _replaced(page, PAPER_START, _paper_values(), PAPER_END)
+
+
+def _places() -> str:
+    """A table of the paper's tables and figures, with a command for each of their experiments."""
+    trees = {name: load_recipe(name) for name in recipe_names()}
+    places = {place for tree in trees.values() for place in tree["reproduces"]}
+    lines = [
+        "\n## Which command reproduces what\n",
+        "| of the paper | what | `sso-data iterate --out DIR` ... |",
+        "|---|---|---|",
+    ]
+    for place in sorted(places, key=_by_number):
+        lines += [
+            f"| {place} | {tree['title']} | `--recipe {name}` |"
+            for name, tree in trees.items()
+            if place in tree["reproduces"]
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _by_number(place: str) -> tuple[int, int, str]:
+    """Tables before figures before what has no number."""
+    kind, _, number = place.partition(" ")
+    if not number.isdigit():
+        return 2, 0, place
+    return ("Table", "Figure").index(kind), int(number), ""
+
+
+def _paper_values() -> str:
+    """Tables of what `recipe: paper` means for a run, a training and each objective."""
+    parts = {
+        "Run": RUN,
+        "Training": TRAINING,
+        "Training with objective `sso`": LOSSES["sso"],
+        "Training with objective `pairs`": LOSSES["pairs"],
+        "Training with objective `sso-generator` (second version)": LOSSES["sso-generator"],
+    }
+    lines: list[str] = []
+    for title, tree in parts.items():
+        values = [
+            f"`{section}.{key}: {str(value).lower() if isinstance(value, bool) else value}`"
+            for section, keys in tree.items()
+            for key, value in keys.items()
+        ]
+        lines.append(f"| {title} | {', '.join(values)} |")
+    return "\n".join(["\n| | |", "|---|---|", *lines]) + "\n"
+
+
+def iterate() -> str:
+    """The page of `iterate`, its tables of keys made anew."""
+    keys = _sections(
+        IterateConfig, "Iteration", "A whole iteration.", without=("generate", "train")
+    )
+    return _with_part("iterate.md", KEYS_START, keys, KEYS_END)
+
+
 def _with_part(name: str, start: str, part: str, end: str) -> str:
     """A page with the part between two marks replaced."""
-    page = (DOCS / name).read_text(encoding="utf-8")
+    return _replaced((DOCS / name).read_text(encoding="utf-8"), start, part, end)
+
+
+def _replaced(page: str, start: str, part: str, end: str) -> str:
+    """`page` with the part between two marks replaced."""
     before, _, rest = page.partition(start)
     _, _, after = rest.partition(end)
     return before + start + "\n" + part + end + after
@@ -158,9 +235,12 @@ def _tree() -> str:
 PAGES = {
     "architecture.md": architecture,
     "augment.md": augment,
+    "evaluation.md": evaluation,
     "configuration.md": configuration,
+    "iterate.md": iterate,
     "train_configuration.md": train_configuration,
     "commands.md": commands,
+    "recipes.md": recipes,
 }
 
 

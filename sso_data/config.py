@@ -8,6 +8,7 @@ import json
 import math
 import re
 import reprlib
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -24,6 +25,8 @@ from pydantic import (
 )
 
 from sso_data.errors import ConfigError, one_line, without_secrets
+from sso_data.layers import layered
+from sso_data.paper import RUN, Recipe
 from sso_data.plainyaml import parse_yaml, read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -281,8 +284,9 @@ class EngineConfig(_Section):
 class FilterConfig(_Section):
     """Which rows become pairs."""
 
-    preset: Literal["closeness", "reference"] = "closeness"
-    """`closeness`: row-local thresholds; `reference`: the paper's three relative stages."""
+    preset: Literal["closeness", "reference", "none"] = "closeness"
+    """`closeness`: row-local thresholds; `reference`: the paper's three relative stages; `none`: no
+    test of log-probs, for comparison."""
     closeness: NatsPerToken | Quantile = 0.3
     """closeness preset: most that a drawn response may lie below the policy's own answer, as means
     under the plain view, nats/token; or a quantile such as q0.8 of the rows left."""
@@ -313,6 +317,9 @@ class RunConfig(_Section):
 
     model: str = ""
     """Model directory or Hub id of the policy."""
+    recipe: Annotated[Recipe, Field(exclude=True)] = "default"
+    """`paper`: keys that are not given take the paper's values in place of our defaults; run.json
+    records the values, not this word (docs/recipes.md)."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the run; a row's seeds come from it, the row's id and the view."""
     principles: Path | None = None
@@ -328,6 +335,22 @@ class RunConfig(_Section):
     engine: EngineConfig = EngineConfig()
     filter: FilterConfig = FilterConfig()
     output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paper_below(cls, values: Any) -> Any:
+        return over_paper(values, RUN)
+
+
+def over_paper(values: Any, paper: Mapping[str, Any]) -> Any:
+    """What is given, over the values of `paper` where `recipe: paper` asks for them."""
+    if not isinstance(values, dict) or values.get("recipe") != "paper":
+        return values
+    given = {
+        name: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+        for name, value in values.items()
+    }
+    return layered(paper, given)
 
 
 def quantile_of(value: str) -> float:

@@ -1,4 +1,4 @@
-"""Where the shipped principles and templates lie: in a checkout or inside an installed wheel."""
+"""Where the shipped files lie, in a checkout or inside an installed wheel."""
 
 from pathlib import Path
 
@@ -19,3 +19,13 @@ def principles_dir() -> Path:
 def templates_dir() -> Path:
     """The folder of the shipped Jinja templates."""
     return _shipped("templates")
+
+
+def examples_dir() -> Path:
+    """The folder of the shipped examples: `recipes`, and `accelerate` with its launch files."""
+    return _shipped("examples")
+
+
+def world_dir() -> Path:
+    """The folder of the tiny world: its `policy`, `principles`, `templates` and `data`."""
+    return _PACKAGE / "world"

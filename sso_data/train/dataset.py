@@ -74,6 +74,8 @@ def load_data(source: str, policy: PolicyFiles, config: TrainConfig) -> Data:
             f"{source}: none of {encoder.report.rows} rows fits sequence.max_length "
             f"{sequence.max_length} tokens; raise it, or --set sequence.too_long=truncate"
         )
+    if config.data.order == "id":
+        encoded.sort(key=lambda row: row.id)
     train, held_out = _split(encoded, config.data.eval_share)
     if not train:
         raise InputError(f"{source}: every row is held out; lower data.eval_share")

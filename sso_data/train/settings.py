@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sso_data.config import ViewsConfig, config_tree, validated_as
+from sso_data.config import ViewsConfig, config_tree, over_paper, validated_as
+from sso_data.paper import Recipe, training_of
 from sso_data.train.config import (
     LossConfig,
     NotNegative,
@@ -37,6 +38,9 @@ class DataConfig(_Section):
     """Split of a Hub or `datasets` dataset, or of an exported directory."""
     limit: Count | None = None
     """Take only this many rows from the start."""
+    order: Literal["file", "id"] = "file"
+    """`id`: by the rows' ids before they are shuffled by the seed, so that the order in which a run
+    finished its rows does not matter (policies only)."""
     eval_share: PartOf = 0.0
     """Share of the prompts that is held out and evaluated at every checkpoint; chosen by a hash of
     the prompt, so that the order of the rows does not matter."""
@@ -140,6 +144,10 @@ class TrainConfig(_Section):
     """Model revision on the Hub: a branch, tag or commit."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you trust its author."""
+    recipe: Annotated[Recipe, Field(exclude=True)] = "default"
+    """`paper`: keys that are not given take the paper's values in place of our defaults; train.json
+    records the values, not this word (docs/recipes.md). Not to be confused with `loss.recipe`,
+    which says how an ablation is read."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides the order of the rows, and the weights of a new adapter or reward head."""
     kind: Literal["policy", "reward"] = "policy"
@@ -156,6 +164,11 @@ class TrainConfig(_Section):
     log: LogConfig = LogConfig()
     views: ViewsConfig = ViewsConfig()
     reward: RewardConfig = RewardConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paper_below(cls, values: Any) -> Any:
+        return over_paper(values, training_of(values)) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainConfig":

@@ -35,12 +35,23 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_carries_what_is_read_at_run_time(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("principles", "templates"):
+    for folder in ("principles", "templates", "examples/recipes", "examples/accelerate"):
         for file in (ROOT / folder).iterdir():
             assert f"sso_data/_shipped/{folder}/{file.name}" in names
     assert "sso_data/world/policy/model.safetensors" in names
+    assert "sso_data/world/data/prompts.jsonl" in names
     assert "sso_data/py.typed" in names
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
+
+
+_RECIPES = """
+from pathlib import Path
+from sso_data.recipes import load_recipe, recipe_names
+print("llama3.1-8b-sft-sso" in recipe_names())
+whole, tiny = load_recipe("llama3.1-8b-sft-sso"), load_recipe("llama3.1-8b-sft-sso", tiny=True)
+print(Path(whole["launcher"][-1]).is_file(), Path(tiny["model"]).is_dir())
+print("_shipped" in whole["launcher"][-1])
+"""
 
 
 @pytest.mark.slow
@@ -52,6 +63,7 @@ def test_installed_into_an_empty_venv_it_runs_from_the_root(wheel: Path, tmp_pat
     call(uv, "pip", "install", "--quiet", "--python", python, wheel, "torch==2.13.0")
     command = venv / "bin" / "sso-data"
     assert "Helpfulness" in call(command, "principles", "list")
+    assert call(python, "-c", _RECIPES).split() == ["True"] * 4
     assert call(python, "-c", "import sso_data; print(sso_data.__file__)").startswith(str(venv))
     result = json.loads(call(command, "demo", "-n", "16", "--json"))
     assert result["account"] == {"prompts": 16, "rows": 16, "failed": 0}

@@ -27,7 +27,7 @@ class Silent:
     """A listener that hears nothing."""
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *arguments: None
+        return lambda *arguments, **named: None
 
 
 @pytest.fixture(scope="session", autouse=True)
