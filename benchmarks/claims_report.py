@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks.claims_grid import PROMPTS, ROUNDS, STEP_ROWS, STEPS, STUDIES, Claim, declared
+from benchmarks.claims_grid import ROUNDS, SIZES, STEPS, STUDIES, Claim, declared
 
 Line = Mapping[str, Any]
 START, END = "<!-- measured: made by benchmarks/claims.py -->", "<!-- end of measured -->"
@@ -72,9 +72,9 @@ def differences(claim: Claim, lines: Iterable[Line]) -> list[float]:
 
 
 def _belongs(line: Line, claim: Claim) -> bool:
-    """Whether a line is of the claim's study; the secondary one is paired with primary chains."""
+    """Whether a line is of the claim's study; the secondary one is paired with small chains."""
     checkpoints, seeds, _ = STUDIES[claim.study]
-    studies = {claim.study, "primary"} if claim.study == "secondary" else {claim.study}
+    studies = {claim.study, "small"} if claim.study == "secondary" else {claim.study}
     return line["study"] in studies and line["checkpoint"] in checkpoints and line["seed"] in seeds
 
 
@@ -112,10 +112,9 @@ def write_page(lines: Sequence[Line], page: Path) -> None:
         loader=FileSystemLoader(here), undefined=StrictUndefined, trim_blocks=True
     )
     part = templates.get_template("claims_page.md.j2").render(
-        rows=PROMPTS,
         rounds=ROUNDS,
         steps=STEPS,
-        step_rows=STEP_ROWS,
+        sizes=SIZES,
         verdicts={study: _verdicts(study, lines) for study in STUDIES},
         tables={study: _table(study, lines) for study in STUDIES if study != "reward"},
         plots=[(name, plots[name][1]) for name in drawn],

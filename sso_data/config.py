@@ -431,7 +431,9 @@ def _first_problem(error: ValidationError, page: str) -> str:
         message = "must be a number of at least 0, or a quantile from q0 to q1 such as q0.8"
     elif first["type"] == "tuple_type":
         message = "must be a list, such as [Safety, Accuracy]"
-    return f"{key}: {message} (got {_excerpt(first['input'])})" if key else message
+    if not key or message.startswith((f"{key}:", f"{key}.")):  # it names its key by itself
+        return message
+    return f"{key}: {message} (got {_excerpt(first['input'])})"
 
 
 def _excerpt(value: object) -> str:

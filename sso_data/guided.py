@@ -101,7 +101,7 @@ def steered(
     for _ in steer_all(guide, rules, models, on_pass=on_pass, on_line=on_line):
         listener.steered(done, tally)
     listener.steered(done, tally)
-    for warning in _warnings(tally, config.steering):
+    for warning in warnings_of(tally, config.steering):
         listener.warn(warning)
     return look_up(guide.book, rules)
 
@@ -172,18 +172,21 @@ def summary_of(tally: Tally) -> list[str]:
     """How the steering by models went, a line for choices and one for texts."""
     found = []
     if tally.choices:
+        by_policy = tally.choices - tally.fallbacks
         found.append(
-            f"{tally.choices} choices by the policy, {tally.fallback_share:.1%} by rule instead"
+            f"{tally.choices} choices: {by_policy} by the policy, {tally.fallbacks} by rule "
+            f"({tally.fallback_share:.1%})"
         )
     if tally.texts:
+        written = tally.texts - tally.replaced
         found.append(
-            f"{tally.texts} principles written, {tally.replaced_share:.1%} from the catalogue "
-            "instead"
+            f"{tally.texts} principles: {written} written, {tally.replaced} from the catalogue "
+            f"({tally.replaced_share:.1%})"
         )
     return found
 
 
-def _warnings(tally: Tally, config: SteeringConfig) -> Iterator[str]:
+def warnings_of(tally: Tally, config: SteeringConfig) -> Iterator[str]:
     """What is wrong with too large a share of choices or of texts."""
     if tally.fallback_share > config.max_fallback_share:
         yield (
@@ -199,7 +202,9 @@ def _warnings(tally: Tally, config: SteeringConfig) -> Iterator[str]:
 
 def _unusable(reasons: Counter[str]) -> str:
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
-    return f"unusable answers: {counts}; see steering.jsonl and docs/principles.md"
+    return (
+        f"unusable answers: {counts}; see docs/principles.md (a run keeps them in steering.jsonl)"
+    )
 
 
 def _writer_fingerprint(config: SteeringConfig) -> str:

@@ -1,11 +1,20 @@
 """The command line: `sso-data`. Help is shown without importing torch, transformers or vLLM."""
 
+import sys
+
+import typer
+
 from sso_data.cli.app import app
+from sso_data.cli.outcome import stdout_that_may_fail
 
 
 def main() -> None:
     """The entry point of the `sso-data` command."""
-    app()
+    try:
+        with stdout_that_may_fail():  # help and --version print, too
+            app()
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)
 
 
 __all__ = ["app", "main"]

@@ -148,6 +148,11 @@ def _show(done: "Augmented", *, as_json: bool) -> None:
     else:
         for line in _lines(done):
             typer.echo(line)
+    if done.tally.num_accepted > done.wanted:
+        say(
+            f"{done.paths.queries} held {done.tally.num_accepted} queries before, {done.wanted} "
+            "were asked for: nothing was left to do"
+        )
     if done.shortfall:
         say(f"warning: {done.shortfall}")
         raise typer.Exit(SOME_FAILED)

@@ -54,7 +54,7 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
         _print_anything()
         logging.setLogRecordFactory(_CleanRecord)
         try:
-            with _signals_as_exceptions():
+            with _signals_as_exceptions(), stdout_that_may_fail():
                 return command(*args, **kwargs)
         except SsoDataError as error:
             say(f"error: {error}")
@@ -65,11 +65,24 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
         except Terminated as error:
             say("terminated")
             raise typer.Exit(128 + error.number) from error
-        except BrokenPipeError:
-            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
-            raise typer.Exit(0) from None
 
     return wrapped
+
+
+@contextmanager
+def stdout_that_may_fail() -> Iterator[None]:
+    """End in order where nobody reads stdout any more (0), or it cannot be written (1)."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None:  # a file's; stdout has no name
+            raise
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(0) from None
+        say(f"error: stdout cannot be written: {error.strerror}; what was made is in its place")
+        raise typer.Exit(1) from None
 
 
 class _CleanRecord(logging.LogRecord):

@@ -71,7 +71,9 @@ def principles_show(
     by_name = {name.lower(): principle for name, principle in found.principles.items()}
     if feature.lower() not in by_name:
         known = ", ".join(found.principles)
-        raise InputError(f"no principle {feature!r} in {found.directory}; there are {known}")
+        raise InputError(
+            f"no principle {feature!r} in {found.directory}; there are {known}; --principles names another directory"
+        )
     from sso_data.cli import tables
 
     typer.echo(tables.principle_text(by_name[feature.lower()]))
@@ -161,7 +163,7 @@ def principles_write(
     from sso_data.asking import Tally
     from sso_data.catalogues.writing import write_principles
     from sso_data.cli.progress import listening
-    from sso_data.guided import summary_of
+    from sso_data.guided import summary_of, warnings_of
 
     resolved = _asking(
         config,
@@ -182,6 +184,8 @@ def principles_write(
             typer.echo(json.dumps(line, ensure_ascii=False))
     for text in summary_of(tally):
         say(text)
+    for text in warnings_of(tally, resolved.steering):
+        say(f"warning: {text}")
 
 
 @principles_app.command("stats", epilog="Example: sso-data principles stats runs/first")

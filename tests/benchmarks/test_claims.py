@@ -13,10 +13,12 @@ from benchmarks.claims_grid import (
     PBAA,
     PRIMARY,
     PRIMARY_SEEDS,
+    SIZES,
     SSO,
     STUDIES,
     Chain,
     Claim,
+    Size,
     chains,
     declared,
 )
@@ -146,7 +148,8 @@ def test_the_page_keeps_what_people_wrote(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_chain_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two small rounds; ended before the last measurement, it ends in the same numbers."""
-    for name, number in {"PROMPTS": 12, "HELD_OUT": 8, "STEPS": 1, "ROUNDS": 2}.items():
+    monkeypatch.setitem(SIZES, "primary", Size(prompts=12, step_rows=8))
+    for name, number in {"HELD_OUT": 8, "STEPS": 1, "ROUNDS": 2}.items():
         monkeypatch.setattr(claims_rounds, name, number)
     chain = Chain(study="primary", checkpoint="shipped", arm=PBAA, seed=22)
     policies = {"shipped": policy_dir()}

@@ -117,8 +117,8 @@ def test_a_policy_that_cannot_choose_falls_back_and_the_run_says_so(
     out, plain = tmp_path / "run", tmp_path / "plain"
     choose = ("--set=steering.choose=policy", "--set=steering.principles=written")
     result = done(cli("generate", prompts, "--out", out, *INLINE, *choose, "--limit", 2))
-    assert "2 choices by the policy, 100.0% by rule instead" in result.stdout
-    assert "from the catalogue instead" in result.stdout
+    assert "2 choices: 0 by the policy, 2 by rule (100.0%)" in result.stdout
+    assert "principles: 0 written" in result.stdout
     warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
     assert any("the rule chose the features of 100% of the prompts" in one for one in warnings)
     assert any("the catalogue gave 100% of the principles" in one for one in warnings)
@@ -282,7 +282,7 @@ def test_write_shows_lines_in_the_order_of_the_queries(
     texts = [json.loads(line)["prompt"] for line in prompts.read_text().splitlines()]
     assert [line["prompt"][0]["content"] for line in lines] == texts[:4]
     assert {name for line in lines for name in line["written_by"]} == {"team/big"}
-    assert "principles written, 0.0% from the catalogue instead" in result.stderr
+    assert "written, 0 from the catalogue (0.0%)" in result.stderr
     refused = cli("principles", "write", prompts, *endpoint, "--set=steering.choose=policy")
     assert "an endpoint writes but does not choose" in done(refused, 1).stderr
 

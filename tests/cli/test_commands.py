@@ -1,8 +1,11 @@
 """The commands end to end on the tiny policy: what they write, print and return."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from datasets import load_dataset
 
 from tests.cli.conftest import INLINE, Cli, rows_of
@@ -189,3 +192,20 @@ def test_brackets_in_a_users_text_are_text(cli: Cli, tmp_path: Path) -> None:
     assert listed.exit_code == 0
     assert "[/b] warm [red]it is." in listed.stdout
     assert cli("doctor", "--model", tmp_path / "[/x]").exit_code == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [["--version"], ["demo", "--help"], ["principles", "list"]])
+def test_a_full_disk_behind_stdout_is_one_line(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "sso_data", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: stdout cannot be written: No space left on device; what was made is in its place\n"
+    )
