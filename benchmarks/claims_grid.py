@@ -11,21 +11,10 @@ from typing import Any, Literal
 import yaml
 
 ROUNDS = 3
-HELD_OUT = 250
-"""Held-out prompts that judge before the first round and after the last."""
-STEPS = 12
-"""Optimizer steps of a round."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """Fresh prompts of a round, and rows of an optimizer step."""
-
-    prompts: int
-    step_rows: int
-
-
-FULL, SMALL = Size(prompts=384, step_rows=32), Size(prompts=192, step_rows=16)
+PROMPTS, HELD_OUT = 192, 250
+"""Fresh prompts of a round, and held-out ones that judge before the first and after the last."""
+STEPS, STEP_ROWS = 12, 16
+"""Optimizer steps of a round, and rows of a step."""
 PRIMARY_SEEDS, SECONDARY_SEEDS = (1, 2, 3, 4), (1, 2, 3)
 
 CHECKPOINTS: dict[str, dict[str, Any] | None] = {
@@ -65,10 +54,6 @@ class Chain:
     seed: int
 
     @property
-    def size(self) -> Size:
-        return SIZES[self.study]
-
-    @property
     def key(self) -> str:
         return f"{self.study}/{self.checkpoint}/{self.arm.name}/{self.seed}"
 
@@ -106,22 +91,15 @@ the shipped policy's own steered pairs, or with labelled ones of `rambling`."""
 
 STUDIES: dict[str, tuple[tuple[str, ...], tuple[int, ...], tuple[Arm, ...]]] = {
     "primary": (("shipped", "second"), PRIMARY_SEEDS, PRIMARY),
-    "small": (("shipped", "second"), PRIMARY_SEEDS, PRIMARY),
     "secondary": (("shipped",), SECONDARY_SEEDS, (SSO_3, *IPO, GENERATOR, LABELLED, *HOT)),
     "length": (("rambling",), SECONDARY_SEEDS, (PBAA, SSO, NO_W, *IPO[:2])),
     "reward": (("shipped",), SECONDARY_SEEDS, REWARD),
 }
-"""Study -> checkpoints, seeds, arms. `small`: `primary` in small rounds, as all others."""
-SIZES = dict.fromkeys(STUDIES, SMALL) | {"primary": FULL}
+"""Study -> checkpoints, seeds, arms."""
 
 HALVES: dict[int, tuple[tuple[str, str], ...]] = {
-    1: (("primary", "shipped"), ("small", "shipped"), ("secondary", "shipped")),
-    2: (
-        ("primary", "second"),
-        ("small", "second"),
-        ("length", "rambling"),
-        ("reward", "shipped"),
-    ),
+    1: (("primary", "shipped"), ("secondary", "shipped")),
+    2: (("primary", "second"), ("length", "rambling"), ("reward", "shipped")),
 }
 """What each half of the study runs, as (study, checkpoint)."""
 
@@ -144,6 +122,7 @@ class Claim:
     arm: str
     against: str
     metric: str
+    at: Literal["data", "end"]
     wants: Literal["more", "less", "kept"]
     margin: float
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks.claims_grid import ROUNDS, SIZES, STEPS, STUDIES, Claim, declared
+from benchmarks.claims_grid import ROUNDS, STUDIES, Claim, declared
 
 Line = Mapping[str, Any]
 START, END = "<!-- measured: made by benchmarks/claims.py -->", "<!-- end of measured -->"
@@ -51,19 +51,12 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def differences(claim: Claim, lines: Iterable[Line]) -> list[float]:
-    """`arm` minus `against` at the end, for every checkpoint and seed that has both."""
+    """`arm` minus `against`, for every checkpoint and seed that has both."""
     found: dict[tuple[str, int], dict[str, float]] = {}
     for line in lines:
-        if line["on"] != "held-out" or line["arm"] not in (claim.arm, claim.against):
-            continue
-        if not _belongs(line, claim):
-            continue
-        side = line["arm"]
-        if not line["trained"]:
-            if claim.against != "start" or side != claim.arm:
-                continue
-            side = "start"
-        found.setdefault((line["checkpoint"], line["seed"]), {})[side] = _value(line, claim.metric)
+        if _belongs(line, claim) and (side := _side(line, claim)):
+            place = line["checkpoint"], line["seed"]
+            found.setdefault(place, {})[side] = _value(line, claim.metric)
     return [
         sides[claim.arm] - sides[claim.against]
         for sides in found.values()
@@ -71,10 +64,21 @@ def differences(claim: Claim, lines: Iterable[Line]) -> list[float]:
     ]
 
 
+def _side(line: Line, claim: Claim) -> str | None:
+    """Which side of the claim a line speaks for, if any: of the last point, or of the first."""
+    on, last = ("round", ROUNDS - 1) if claim.at == "data" else ("held-out", ROUNDS)
+    if line["on"] != on or line["arm"] not in (claim.arm, claim.against):
+        return None
+    if line["trained"] == last or claim.study == "reward":
+        return str(line["arm"])
+    is_start = not line["trained"] and claim.against == "start" and line["arm"] == claim.arm
+    return "start" if is_start else None
+
+
 def _belongs(line: Line, claim: Claim) -> bool:
-    """Whether a line is of the claim's study; the secondary one is paired with small chains."""
+    """Whether a line is of the claim's study; the secondary one is paired with primary chains."""
     checkpoints, seeds, _ = STUDIES[claim.study]
-    studies = {claim.study, "small"} if claim.study == "secondary" else {claim.study}
+    studies = {claim.study, "primary"} if claim.study == "secondary" else {claim.study}
     return line["study"] in studies and line["checkpoint"] in checkpoints and line["seed"] in seeds
 
 
@@ -113,8 +117,6 @@ def write_page(lines: Sequence[Line], page: Path) -> None:
     )
     part = templates.get_template("claims_page.md.j2").render(
         rounds=ROUNDS,
-        steps=STEPS,
-        sizes=SIZES,
         verdicts={study: _verdicts(study, lines) for study in STUDIES},
         tables={study: _table(study, lines) for study in STUDIES if study != "reward"},
         plots=[(name, plots[name][1]) for name in drawn],

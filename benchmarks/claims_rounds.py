@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.claims_grid import HELD_OUT, ROUNDS, STEPS, Arm, Chain
+from benchmarks.claims_grid import HELD_OUT, PROMPTS, ROUNDS, STEP_ROWS, STEPS, Arm, Chain
 from sso_data.config import RunConfig
 from sso_data.demo import demo_config
 from sso_data.generate import generate
@@ -44,8 +44,8 @@ class Rounds:
     def __init__(self, chain: Chain, work: Path, policies: dict[str, Path]) -> None:
         self.chain, self.policies = chain, policies
         self.here = work / "chains" / chain.key.replace("/", "-").replace(" ", "_")
-        shared = f"{chain.checkpoint}-{chain.seed}-T{chain.arm.temperature}-{chain.size.prompts}"
-        self.shared = work / "shared" / shared
+        hot = f"-T{chain.arm.temperature}"
+        self.shared = work / "shared" / f"{chain.checkpoint}-{chain.seed}{hot}"
 
     def run(self) -> list[dict[str, Any]]:
         """The measurements: before the first round, on each round's rows, and after the last."""
@@ -86,7 +86,7 @@ class Rounds:
         return 1000 * self.chain.seed + number
 
     def _texts(self, number: int) -> list[str]:
-        return queries(self.chain.size.prompts, seed=self._seed(number))
+        return queries(PROMPTS, seed=self._seed(number))
 
     def _generate(self, policy: Path, run: Path, number: int) -> None:
         config = self._config(policy, self._seed(number))
@@ -119,7 +119,7 @@ class Rounds:
             optim={
                 "lr": self.chain.arm.lr,
                 "max_steps": STEPS,
-                "batch_rows": self.chain.size.step_rows,
+                "batch_rows": STEP_ROWS,
                 "micro_batch_rows": 8,
                 "schedule": "constant",
                 "warmup": 0.0,

@@ -13,12 +13,10 @@ from benchmarks.claims_grid import (
     PBAA,
     PRIMARY,
     PRIMARY_SEEDS,
-    SIZES,
     SSO,
     STUDIES,
     Chain,
     Claim,
-    Size,
     chains,
     declared,
 )
@@ -51,12 +49,12 @@ def line(arm: str, seed: int, trained: int, value: float, **others: Any) -> dict
 
 def claim(wants: Any = "more", margin: float = 0.1, **others: Any) -> Claim:
     given: dict[str, Any] = {"text": "t", "study": "primary", "metric": "unprompted"}
-    given |= {"arm": SSO.name, "against": PBAA.name, "wants": wants, "margin": margin}
+    given |= {"arm": SSO.name, "against": PBAA.name, "wants": wants, "margin": margin, "at": "end"}
     return Claim(**given | others)
 
 
 def test_every_claim_is_about_arms_that_are_run() -> None:
-    assert len({one.text for one in declared() if one.study == "primary"}) == 18
+    assert len({one.text for one in declared() if one.study == "primary"}) == 22
     for one in declared():
         arms = {arm.name for arm in STUDIES[one.study][2]} | {"start"}
         if one.study == "secondary":
@@ -87,6 +85,8 @@ def test_differences_are_paired() -> None:
     lines += [line(SSO.name, 1, 3, 9.0, study="length", checkpoint="rambling")]
     assert differences(claim(), lines) == pytest.approx([0.5, 0.5])
     assert differences(claim(against="start"), lines) == pytest.approx([0.6 - 9.0])
+    rows = [line(SSO.name, 1, n, n / 10, on="round") for n in (0, 1, 2)]
+    assert differences(claim(against="start", at="data"), lines[:3] + rows) == pytest.approx([0.2])
     growth = claim(metric="tokens_growth", against="start")
     twice = [line(SSO.name, 1, 0, 50.0), line(SSO.name, 1, 3, 100.0)]
     assert differences(growth, twice) == pytest.approx([math.log(2)])
@@ -139,7 +139,7 @@ def test_the_page_keeps_what_people_wrote(tmp_path: Path) -> None:
     text = page.read_text()
     assert text.startswith("# Claims\n\nBy hand.\n") and text.endswith("\nAlso by hand.\n")
     assert "the table before" not in text and "| shipped | pbaa | 0.500 ± 0.000 |" in text
-    kept = next(row for row in text.splitlines() if "SSO keeps the signal better" in row)
+    kept = next(row for row in text.splitlines() if "better than PBAA, after the last" in row)
     assert "+0.405" in kept and "**holds**" in kept
     assert (tmp_path / "claims.png").stat().st_size > 1000
     assert not (tmp_path / "claims_length.png").exists()
@@ -148,8 +148,7 @@ def test_the_page_keeps_what_people_wrote(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_chain_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two small rounds; ended before the last measurement, it ends in the same numbers."""
-    monkeypatch.setitem(SIZES, "primary", Size(prompts=12, step_rows=8))
-    for name, number in {"HELD_OUT": 8, "STEPS": 1, "ROUNDS": 2}.items():
+    for name, number in {"PROMPTS": 12, "HELD_OUT": 8, "STEPS": 1, "ROUNDS": 2}.items():
         monkeypatch.setattr(claims_rounds, name, number)
     chain = Chain(study="primary", checkpoint="shipped", arm=PBAA, seed=22)
     policies = {"shipped": policy_dir()}
