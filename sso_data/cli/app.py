@@ -9,7 +9,9 @@ from sso_data import __version__
 from sso_data.cli.again import MERGE_EXAMPLE, RETRY_EXAMPLE, merge, retry
 from sso_data.cli.augment import AUGMENT_EXAMPLE, augment
 from sso_data.cli.books import books, end, nothing_kept, show_decision, show_steering, work_done
+from sso_data.cli.evaluating import EVAL_EXAMPLE, evaluate
 from sso_data.cli.export import EXPORT_EXAMPLE, export
+from sso_data.cli.iterating import ITERATE_EXAMPLE, iterate
 from sso_data.cli.options import (
     Column,
     ConfigFile,
@@ -166,6 +168,8 @@ app.command("augment", epilog=AUGMENT_EXAMPLE)(augment)
 app.command("export", epilog=EXPORT_EXAMPLE)(export)
 app.command("push", epilog=PUSH_EXAMPLE)(push)
 app.command("train", epilog=TRAIN_EXAMPLE)(train)
+app.command("iterate", epilog=ITERATE_EXAMPLE)(iterate)
+app.command("eval", epilog=EVAL_EXAMPLE)(evaluate)
 
 
 @app.command(epilog="Example: sso-data preview prompts.jsonl -m Qwen/Qwen3-8B -n 5")

@@ -46,6 +46,7 @@ EXCEPTIONS = {
     ("engines/child.py", "unlink"): "the same file, when it was read",
     ("engines/worker.py", "os.open"): "the same file, seen from the child",
     ("engines/worker.py", "unlink"): "the same file, when the parent is gone",
+    ("iterate/plots.py", "savefig"): "a picture, into memory",
     ("train/model.py", "save_pretrained"): "weights and tokenizer, into a directory swapped in",
     ("train/model.py", "copyfile"): "tokenizer files of the policy, into the same directory",
     ("train/run.py", "save_model"): "our own function of that name, in train/model.py",
