@@ -47,6 +47,8 @@ def load_recipe(name: str | Path, *, tiny: bool = False) -> Tree:
     for layer in [*trees, *(overrides if tiny else [])]:
         merged = layered(merged, layer)
     filled: Tree = _filled(merged)
+    if tiny and filled.get("title"):
+        filled["title"] = f"{filled['title']} (tried on the tiny policy)"
     return filled
 
 
