@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sso_data.asking import Guide, Tally, prompts_of
-from sso_data.columns import row_key
 from sso_data.config import VLLM_SPEED_KEYS, EngineConfig, RunConfig
 from sso_data.engine import Engine, EngineInfo
 from sso_data.engines import resolve_name, start_engine
@@ -21,14 +20,15 @@ from sso_data.models import (
     resolve_model,
     tokenizer_fingerprint,
 )
+from sso_data.naming import shown_name
 from sso_data.pipeline import Pipeline, Policy, Progress, Sink
 from sso_data.principles import Catalogue, load_catalogue
-from sso_data.records import Prompt, Row
-from sso_data.refilter import refilter
+from sso_data.records import Prompt, Row, content_hash
+from sso_data.refilter import filter_again
 from sso_data.score import CheckResult, LogprobCheck
 from sso_data.sources import BadRow, Candidate, count_prompts, read_prompts
 from sso_data.steer import Rules, check_features
-from sso_data.store.ledger import DONE, FAILED
+from sso_data.store.origin import Given, origin_of
 from sso_data.store.run import Account, Run, open_run, read_manifest
 from sso_data.store.steering import Occurrences, SteeringBook
 from sso_data.templates import SHIPPED, Templates
@@ -143,7 +143,7 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
     fingerprint = model_fingerprint(model_dir)
     if config.engine.adapter is not None:
         fingerprint = f"{fingerprint}+{adapter_fingerprint(config.engine.adapter)}"
-    policy = Policy(name=config.model, fingerprint=fingerprint, template=template)
+    policy = Policy(name=shown_name(config.model), fingerprint=fingerprint, template=template)
     identity = {
         "seed": config.seed,
         "engine": engine_name,
@@ -171,7 +171,8 @@ def generate(
 ) -> Summary:
     """Make or continue the run in `out`, filter it and write its pairs.
 
-    Raises SsoDataError. A prompt that cannot be done is written to failed.jsonl instead.
+    A decision of `filter` stays in force, unless `config` was given filter settings. Raises
+    SsoDataError. A prompt that cannot be done is written to failed.jsonl instead.
     """
     started = time.monotonic()
     listener.phase("checking the model and its chat template")
@@ -181,20 +182,51 @@ def generate(
     total = count_prompts(source, config.source)
     listener.total(total)
     with open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite) as run:
-        run.note("prompts", total)
-        run.note("sources", list(dict.fromkeys([*(run.get("sources") or []), source])))
+        _note_given(run, source, config, total)
         with run_guide(setup, run, lambda: _prompts_left(source, config, run)) as guide:
             prompts = read_prompts(source, config.source)
             progress = make_rows(prompts, setup, run, run, listener, guide=guide)
         account = run.account()
         account.check()
     listener.phase("filtering")
+    refiltered = filter_again(
+        out,
+        config,
+        asked="filter" in config.model_fields_set,
+        tell=listener.warn,
+        on_progress=listener.written,
+    )
     return Summary(
         account=account,
         progress=progress,
         seconds=time.monotonic() - started,
-        decision=refilter(out, config, on_progress=listener.written).decision,
+        decision=refiltered.decision,
         steering=guide.tally if guide else None,
+    )
+
+
+def _note_given(run: Run, source: str, config: RunConfig, total: int) -> None:
+    """Put into run.json what this call was given, and how many prompts there are when it is done.
+
+    These are the `total` of the source and what was done before that is not in it.
+    """
+    given = Given(
+        source=source, settings=config.source.model_dump(mode="json", exclude_defaults=True)
+    )
+    before = origin_of(run.manifest, run.path.name).given
+    done = len(run.ledger)
+    run.note("prompts", done + _count_new(source, config, run) if done else total)
+    run.note("sources", list(dict.fromkeys([*(run.get("sources") or []), source])))
+    after = [one.to_json() for one in before]
+    run.note("given", after if given in before else [*after, given.to_json()])
+
+
+def _count_new(source: str, config: RunConfig, run: Run) -> int:
+    """How many rows of a source the run has neither done nor failed."""
+    name = Occurrences().next
+    return sum(
+        run.is_open(name(content_hash(candidate.messages)))
+        for candidate in read_prompts(source, config.source)
     )
 
 
@@ -213,12 +245,7 @@ def run_guide(
 
 def _prompts_left(source: str, config: RunConfig, run: Run) -> Iterator[Prompt]:
     """The prompts of a source that are neither done nor failed, with their ids in the run."""
-
-    def is_open(identity: str) -> bool:
-        key = row_key(identity)
-        return not (run.ledger.has(key, DONE) or run.ledger.has(key, FAILED))
-
-    return prompts_of(read_prompts(source, config.source), Occurrences().next, is_open)
+    return prompts_of(read_prompts(source, config.source), Occurrences().next, run.is_open)
 
 
 @contextmanager
@@ -296,7 +323,7 @@ def _refuse_another_engine(earlier: Mapping[str, Any] | None, info: EngineInfo) 
         if earlier and earlier.get(key) != here:
             raise RunError(
                 f"the run was made with {key} {earlier.get(key)}, here it is {here}, and log-probs "
-                "would not compare: use the same engine, another --out, or --overwrite"
+                "would not compare: use the same engine, or make another run"
             )
 
 

@@ -5,26 +5,41 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from sso_data.config import RunConfig, load_config
+from sso_data.config import FilterConfig, RunConfig, load_config, validated_as
 from sso_data.errors import ConfigError, RunError
 from sso_data.filters import Decision, decide
+from sso_data.store.decided import read_decided, section
 from sso_data.store.pairs import write_pairs
-from sso_data.store.run import Account, locked, require_manifest, run_account
+from sso_data.store.run import Account, expected_prompts, locked, require_manifest, run_account
 from sso_data.store.scores import Scores, load_scores
+
+Written = Callable[[int, int], None]
+"""Called with (pairs written, pairs to write)."""
+
+_BY_FILTER = "filter"
+"""In filter.json, `decided_by` of a decision that the user asked for, whatever run.json says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refiltered:
-    """A decision about all rows of a run; `expected` prompts are those the run was last given."""
+    """A decision about all rows of a run; `expected` prompts are there when it is finished."""
 
     decision: Decision
     account: Account
-    expected: int | None
+    expected: int
 
     @property
     def unfinished(self) -> bool:
         """Whether prompts are still to be done: the run was interrupted, or is being made."""
-        return self.expected is not None and self.account.prompts < self.expected
+        return self.account.prompts < self.expected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastDecision:
+    """How the pairs of a run were decided; `by_filter`: because the user asked for it."""
+
+    config: FilterConfig
+    by_filter: bool
 
 
 def run_config(run: Path, settings: list[str] | None, *, preset: str | None) -> RunConfig:
@@ -36,32 +51,101 @@ def run_config(run: Path, settings: list[str] | None, *, preset: str | None) -> 
     return load_config(None, settings, base=manifest["config"], filter__preset=preset)
 
 
+def standing_config(run: Path, settings: list[str] | None, *, model: str | None) -> RunConfig:
+    """The configuration of a run, its filter as `filter` last decided, with settings on top."""
+    base = dict(require_manifest(run)["config"])
+    last = last_decision(run)
+    if last and last.by_filter:
+        base["filter"] = last.config.model_dump(mode="json")
+    return load_config(None, settings, base=base, model=model)
+
+
+def last_decision(run: Path) -> LastDecision | None:
+    """The decision that pairs/filter.json tells of; None where it tells of none."""
+    try:
+        decided = read_decided(run)
+        found = dict(section(decided, "config"))
+        config = validated_as(FilterConfig, found, origin=str(run), page="docs/configuration.md")
+    except (RunError, ConfigError):
+        return None
+    return LastDecision(config=config, by_filter=decided.get("decided_by") == _BY_FILTER)
+
+
+def in_words(config: FilterConfig) -> str:
+    """A filter configuration for a message: the preset, and what is not as by default."""
+    defaults = FilterConfig().model_dump(mode="json")
+    values = config.model_dump(mode="json")
+    changed = [f"{key}={value}" for key, value in values.items() if value != defaults[key]]
+    return ", ".join(
+        [f"preset {config.preset}", *(one for one in changed if not one.startswith("preset="))]
+    )
+
+
 def refilter(
-    run: Path,
-    config: RunConfig,
-    *,
-    dry_run: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
+    run: Path, config: RunConfig, *, dry_run: bool = False, on_progress: Written | None = None
 ) -> Refiltered:
-    """Judge all rows of a run and, unless `dry_run`, write its pairs anew.
+    """Judge all rows of a run and, unless `dry_run`, write its pairs anew: the user asked for it.
 
     Raises RunError when the run cannot be read or written, or another process writes its pairs.
     """
+    return _decided(run, config, dry_run=dry_run, by_filter=True, on_progress=on_progress)
+
+
+def filter_again(
+    run: Path,
+    config: RunConfig,
+    *,
+    asked: bool,
+    by_filter: bool = False,
+    tell: Callable[[str], None],
+    on_progress: Written | None = None,
+) -> Refiltered:
+    """Judge a run that has new rows, and write its pairs anew.
+
+    Unless the user `asked` for the filter settings of `config`, what `filter` last decided stays in
+    force. `tell` hears, in one line, where others are used than were, or than `config` holds.
+    """
+    last = last_decision(run)
+    if last and last.by_filter and not asked:
+        if last.config != config.filter:
+            tell(
+                f"the pairs are decided with {in_words(last.config)}, as `filter` last did, not "
+                f"with {in_words(config.filter)}; `sso-data filter {run}` changes that"
+            )
+        config, by_filter = config.model_copy(update={"filter": last.config}), True
+    elif last and last.config != config.filter:
+        tell(
+            f"the pairs were decided with {in_words(last.config)}; they are decided again with "
+            f"{in_words(config.filter)}"
+        )
+    return _decided(run, config, by_filter=by_filter, on_progress=on_progress)
+
+
+def _decided(
+    run: Path,
+    config: RunConfig,
+    *,
+    by_filter: bool,
+    dry_run: bool = False,
+    on_progress: Written | None,
+) -> Refiltered:
     manifest = require_manifest(run)
     scores = _scores(run, dry_run=dry_run)
     decision = decide(scores.rows, config.filter)
     if not dry_run:
+        mark = {"decided_by": _BY_FILTER} if by_filter else {}
         with locked(run, "pairs"):
             write_pairs(
                 run,
                 scores,
                 decision.kept,
-                decision.summary(config.filter),
+                decision.summary(config.filter) | mark,
                 parquet=config.output.parquet,
                 on_progress=on_progress,
             )
+    account = run_account(run, scores)
     return Refiltered(
-        decision=decision, account=run_account(run, scores), expected=manifest.get("prompts")
+        decision=decision, account=account, expected=expected_prompts(manifest, account)
     )
 
 

@@ -9,6 +9,7 @@ from sso_data.card import facts
 from sso_data.card.markdown import code, inline, outside_marks, put_between_marks, table
 from sso_data.card.metadata import (
     check,
+    check_wording,
     merged,
     read_metadata,
     size_category,
@@ -69,13 +70,16 @@ def dataset_card(
     existing: str | None = None,
     language: Sequence[str] = (),
     license: str | None = None,  # noqa: A002 - the name of the metadata's field
+    failures: str | None = None,
     command: str | None = None,
 ) -> DatasetCard:
     """The card of a run's pairs, merged into the `existing` README.md of its repository.
 
-    `command` is shown beside the one that makes the run. Raises InputError naming the field that
-    is wrong, RunError where the run holds no pairs that can be read.
+    `failures` is the file of the repository that names what failed, where there is one. `command`
+    is shown beside those that make the run. Raises InputError naming the field that is wrong,
+    RunError where the run holds no pairs that can be read.
     """
+    check_wording(language=list(language), license=license)
     made, decided = facts.read_facts(run), read_decided(run)
     front, page = split_page(existing or "")
     below = bool(outside_marks(page).strip())
@@ -87,9 +91,10 @@ def dataset_card(
         **_data(repo, configs, others=len(changes["configs"]) > len(configs)),
         **_sections(made, decided, numbers),
         below=below,
+        failures=code(failures) if failures else "",
         plots=sorted(plots),
         commands=[
-            facts.generate_command(made),
+            *facts.making_commands(made),
             facts.filter_command(decided),
             *facts.published_by(command),
         ],
@@ -160,6 +165,7 @@ def _sections(
     return {
         "model": "MODEL" if is_local(model) else model,
         "made": table(("", ""), list(facts.made(made, numbers)), "ll"),
+        "failed": f"{made.account.failed:,}",
         "steered": table(("principle", "pairs", "share"), steered, "lrr") if steered else "",
         "preset": code(decided["preset"]),
         "kept": f"{decided['kept']:,}",

@@ -1,7 +1,8 @@
 """What a card says of a run, as Markdown: from run.json, filter.json and its pairs' numbers."""
 
+import itertools
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,28 @@ from sso_data.errors import one_line, without_secrets
 from sso_data.naming import is_local, shown_command, shown_name
 from sso_data.records import SIDE_OF
 from sso_data.store.decided import section
-from sso_data.store.run import require_manifest
+from sso_data.store.origin import Given, Origin, origin_of
+from sso_data.store.run import Account, require_manifest, run_account, unfinished
+from sso_data.store.scores import load_scores
 
 _QUANTILES = (0.05, 0.5, 0.95)
 _OPTIONS = ("model", "seed", "principles")
-_NO_RECIPE = ("filter", "output")
+_NO_RECIPE = ("filter", "output", "source")
+_RUN = "RUN"
+"""How the commands of the card call the run's directory."""
 _MOST_COMMAND = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """run.json: its configuration with today's defaults for what it does not name, and the rest."""
+    """run.json: its configuration with today's defaults for what it does not name, and the rest.
+
+    `account` is what is in the run.
+    """
 
     config: RunConfig
     manifest: Mapping[str, Any]
+    account: Account
 
     @property
     def sources(self) -> list[str]:
@@ -36,12 +45,18 @@ class RunFacts:
         found = self.manifest.get("sources")
         return [_clean(str(source)) for source in found] if isinstance(found, list) else []
 
+    @property
+    def unfinished(self) -> str | None:
+        """How far the run is, where it is unfinished."""
+        return unfinished(dict(self.manifest), self.account)
+
 
 def read_facts(run: Path) -> RunFacts:
-    """What run.json says; RunError, or ConfigError naming a key that is wrong."""
+    """What run.json says, and the books; RunError, or ConfigError naming a key that is wrong."""
     manifest = require_manifest(run)
     config = validated(manifest["config"], origin=str(run / "run.json"))
-    return RunFacts(config=config, manifest=manifest)
+    account = run_account(run, load_scores(run, dry=True))
+    return RunFacts(config=config, manifest=manifest, account=account)
 
 
 def made(facts: RunFacts, numbers: PairNumbers) -> Iterator[Cells]:
@@ -53,7 +68,9 @@ def made(facts: RunFacts, numbers: PairNumbers) -> Iterator[Cells]:
         yield "adapter (LoRA)", code(shown_name(str(config.engine.adapter)))
     yield "fingerprint of the weights", code(identity.get("model", "-"))
     yield "prompts from", ", ".join(map(_source_link, facts.sources)) or "not recorded"
-    yield "prompts", _prompts(manifest, numbers)
+    yield "prompts", _prompts(facts.account, numbers)
+    if facts.unfinished:
+        yield "unfinished", f"the run was published before its end: {facts.unfinished}"
     catalogue = code(_clean(str(config.principles))) if config.principles else "as shipped"
     yield "principles", f"{catalogue} (fingerprint {code(identity.get('principles', '-'))})"
     yield "principles chosen", ", ".join(map(inline, sorted(numbers.chosen_by))) or "-"
@@ -133,13 +150,42 @@ def statistics(numbers: PairNumbers) -> list[Cells]:
     return [_described(what, values, digits) for what, values, digits in rows if values.count]
 
 
-def generate_command(facts: RunFacts) -> str:
-    """The `sso-data generate` command that makes this run, without names of this machine.
+def making_commands(facts: RunFacts) -> list[str]:
+    """The `generate` and `merge` commands that make this run, without names of this machine.
 
-    Every setting that differs from its default stands in it, those of the filter apart.
+    One `generate` for each source and way of reading it. Every setting that differs from its
+    default stands in it, those of the filter apart.
     """
-    config, defaults = facts.config.model_dump(mode="json"), RunConfig().model_dump(mode="json")
-    words = ["sso-data", "generate", (facts.sources or ["PROMPTS"])[-1]]
+    return list(_commands(facts.config, origin_of(facts.manifest, _RUN), _RUN, {_RUN}))
+
+
+def _commands(config: RunConfig, origin: Origin, run: str, taken: set[str]) -> Iterator[str]:
+    """The commands that make the directory `run`; `taken` are the names of directories so far."""
+    names = []
+    for part in origin.merged:
+        names.append(_distinct(_clean(part.run), taken))
+        yield from _commands(config, part, names[-1], taken)
+    if names:
+        yield _bounded(shlex.join(["sso-data", "merge", *names, "--out", run]))
+    given: Iterable[Given] = origin.given
+    if not given and not origin.merged:
+        given = [Given(source="PROMPTS", settings={})]
+    for one in given:
+        yield _generate_command(config, one, run)
+
+
+def _distinct(name: str, taken: set[str]) -> str:
+    """The name, with a number behind it where it is taken; it is taken then."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    found = next(one for one in itertools.chain([name], numbered) if one not in taken)
+    taken.add(found)
+    return found
+
+
+def _generate_command(run: RunConfig, given: Given, out: str) -> str:
+    """The command that reads `given` into the run directory `out`."""
+    config, defaults = run.model_dump(mode="json"), RunConfig().model_dump(mode="json")
+    words = ["sso-data", "generate", _clean(given.source)]
     for key in _OPTIONS:
         if config[key] != defaults[key]:
             words += [f"--{key}", _clean(str(config[key]))]
@@ -148,14 +194,15 @@ def generate_command(facts: RunFacts) -> str:
     words += _set_words("", {k: v for k, v in own.items() if k not in sections}, defaults)
     for key, value in sections.items():
         words += _set_words(f"{key}.", value, defaults[key])
-    return _bounded(without_secrets(shlex.join([*words, "--out", "RUN"])))
+    words += _set_words("source.", given.settings, defaults["source"])
+    return _bounded(without_secrets(shlex.join([*words, "--out", out])))
 
 
 def filter_command(decided: Mapping[str, Any]) -> str:
     """The `sso-data filter` command that keeps these rows of the run."""
     defaults = RunConfig().filter.model_dump(mode="json")
     changed = _set_words("filter.", section(decided, "config"), defaults)
-    return _bounded(shlex.join(["sso-data", "filter", "RUN", *changed]))
+    return _bounded(shlex.join(["sso-data", "filter", _RUN, *changed]))
 
 
 def published_by(command: str | None) -> list[str]:
@@ -195,9 +242,9 @@ def _bounded(command: str) -> str:
     return one_line(command, _MOST_COMMAND)
 
 
-def _prompts(manifest: Mapping[str, Any], numbers: PairNumbers) -> str:
-    given = manifest.get("prompts")
-    parts = [f"{given:,}" if isinstance(given, int) else "not recorded"]
+def _prompts(account: Account, numbers: PairNumbers) -> str:
+    """The books of the prompts, and what they are like."""
+    parts = [f"{account.prompts:,} = rows {account.rows:,} + failed {account.failed:,}"]
     if numbers.several_turns:
         parts.append(f"{numbers.several_turns:,} of the pairs have several turns")
     if numbers.own_system:

@@ -26,6 +26,11 @@ _TOP_KEY = re.compile(
 """A key of the whole mapping, with the comments above it."""
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
 _SLUG = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+_WORDING: Mapping[str, tuple[re.Pattern[str], str]] = {
+    "language": (_LANGUAGE, "a language code such as en or deu"),
+    "license": (_SLUG, "a licence identifier such as apache-2.0, or other"),
+}
+"""What the user says of the data: the pattern of a field, and what it is in words."""
 _SPLIT = re.compile(r"\w+(\.\w+)*")
 _CONFIG_NAME = re.compile(r"[^<>:/\\|?*\s][^<>:/\\|?*]*")
 _TEXTS_OR_TEXT = ("task_categories", "task_ids", "multilinguality", "annotations_creators")
@@ -99,10 +104,18 @@ def with_changes(front: str, changes: Metadata) -> str:
     return text if _filled(read_metadata(text)) == expected else _dumped(expected)
 
 
+def check_wording(**said: Any) -> None:
+    """InputError naming the option whose value the Hub would not take; `said` is by field."""
+    for field, value in said.items():
+        pattern, what = _WORDING[field]
+        for wrong in _wrong_values(value, pattern):
+            raise InputError(f"--{field} {one_line(repr(wrong), 80)}: is not {what}")
+
+
 def check(metadata: Mapping[str, Any]) -> None:
     """InputError that names the first field the Hub, or `datasets`, would not take."""
-    _check_each("language", metadata, _LANGUAGE, "a language code such as en or deu")
-    _check_each("license", metadata, _SLUG, "a licence identifier such as apache-2.0")
+    for field, (pattern, what) in _WORDING.items():
+        _check_each(field, metadata, pattern, what)
     _check_each("tags", metadata, re.compile(r"(?s)\S.*"), "a text")
     for key in _TEXTS_OR_TEXT:
         _check_each(key, metadata, _SLUG, "an identifier such as text-generation")
@@ -133,10 +146,14 @@ def _check_each(
     field: str, metadata: Mapping[str, Any], pattern: str | re.Pattern[str], what: str
 ) -> None:
     """Every text of a field that is a text or a list of texts must be `what`."""
-    value = metadata.get(field)
-    for one in value if isinstance(value, list) else [] if value is None else [value]:
-        if not isinstance(one, str) or not re.fullmatch(pattern, one):
-            raise _wrong(field, f"{one_line(repr(one), 80)} is not {what}")
+    for wrong in _wrong_values(metadata.get(field), pattern):
+        raise _wrong(field, f"{one_line(repr(wrong), 80)} is not {what}")
+
+
+def _wrong_values(value: Any, pattern: str | re.Pattern[str]) -> list[Any]:
+    """Those of one or several values that are no texts of this pattern."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return [one for one in values if not isinstance(one, str) or not re.fullmatch(pattern, one)]
 
 
 def _check_configs(configs: Sequence[Metadata]) -> None:

@@ -24,27 +24,39 @@ def retry(
 ) -> None:
     """Run the prompts of failed.jsonl once more, and nothing else; then filter again.
 
-    Sampling settings are the run's own; settings of speed (engine.max_num_seqs and the like) may
-    be given.
+    Sampling settings are the run's own, and the filter is as `filter` last decided; settings of
+    speed (engine.max_num_seqs and the like) may be given.
     """
     from sso_data.cli.progress import duration, listening
-    from sso_data.config import load_config
+    from sso_data.refilter import standing_config
     from sso_data.retry import retry as run_retry
-    from sso_data.store.run import require_manifest
 
-    resolved = load_config(None, settings, base=require_manifest(run)["config"], model=model)
+    resolved = standing_config(run, settings, model=model)
+    asked = any(setting.startswith("filter.") for setting in settings or [])
     hint = f"every finished row is safe in {run}; run the same command again to continue"
     with hint_to_continue(hint), listening() as listener:
-        summary = run_retry(run, resolved, listener)
+        summary = run_retry(run, resolved, listener, asked=asked)
     tried, done = summary.progress.taken, summary.progress.rows
+    decision, account = summary.refiltered.decision, summary.refiltered.account
     if as_json:
         counts = {"tried": tried, "new_rows": done, "failed_again": summary.progress.failed}
-        print_json(books(run, summary.decision, summary.account) | counts)
-    else:
-        show_decision(summary.decision, summary.account)
+        print_json(books(run, decision, account) | counts | {"no_prompts": summary.no_prompts})
+    elif tried:
+        show_decision(decision, account)
         show_steering(summary.steering)
         typer.echo(f"{done} of {tried} failed prompts are rows now ({duration(summary.seconds)})")
-    end(summary.account, summary.decision, run)
+    else:
+        typer.echo("no prompt failed" if summary.no_prompts else "nothing failed")
+    if summary.no_prompts:
+        were = "row was no prompt" if summary.no_prompts == 1 else "rows were no prompts"
+        say(f"{summary.no_prompts} {were} and cannot be retried")
+    if summary.refiltered.unfinished:
+        say(
+            f"the run is unfinished: {account.prompts} of {summary.refiltered.expected} prompts "
+            "are done; `retry` takes only what failed, its own command makes the others"
+        )
+    if tried or summary.no_prompts:
+        end(account, decision, run)
 
 
 @ends_well
@@ -70,6 +82,7 @@ def merge(
             runs,
             out,
             overwrite=overwrite,
+            tell=listener.note,
             on_rows=lambda done, total: listener.written(done, total, "rows"),
             on_pairs=listener.written,
         )
@@ -81,7 +94,6 @@ def merge(
         typer.echo(str(out / "pairs" / "train.jsonl"))
     if merged.repeated:
         say(f"{merged.repeated} rows stood in more than one of the runs; the first was taken")
-    if merged.refiltered.unfinished:
-        expected = merged.refiltered.expected
-        say(f"the runs are unfinished: {account.prompts} of {expected} prompts are done")
+    for run, how_far in merged.unfinished:
+        say(f"{run} is unfinished: {how_far}; finish it and merge again")
     end(account, decision, out)

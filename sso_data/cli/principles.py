@@ -72,7 +72,8 @@ def principles_show(
     if feature.lower() not in by_name:
         known = ", ".join(found.principles)
         raise InputError(
-            f"no principle {feature!r} in {found.directory}; there are {known}; --principles names another directory"
+            f"no principle {feature!r} in {found.directory}; there are {known}; --principles names "
+            "another directory"
         )
     from sso_data.cli import tables
 

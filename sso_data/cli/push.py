@@ -6,6 +6,7 @@ import typer
 
 from sso_data.cli.options import Json, RunPath
 from sso_data.cli.outcome import ends_well, hint_to_continue, print_json
+from sso_data.errors import ConfigError
 
 if TYPE_CHECKING:
     from sso_data.hub.publish import Published
@@ -15,12 +16,12 @@ PUSH_EXAMPLE = "Example: sso-data push runs/first alice/pairs --license apache-2
 INTERRUPTED = "{repo} is as it was, or private, or complete; run the same command again to go on"
 
 Public = Annotated[
-    bool | None,
-    typer.Option(
-        "--public/--private",
-        help="Who may see the repository; a new one is private unless you say --public.",
-        show_default=False,
-    ),
+    bool,
+    typer.Option("--public", help="Everybody may see the repository; a new one is private."),
+]
+Private = Annotated[
+    bool,
+    typer.Option("--private", help="Close the repository first, where it is public."),
 ]
 
 
@@ -28,7 +29,8 @@ Public = Annotated[
 def push(
     run: RunPath,
     repo: Annotated[str, typer.Argument(help="Dataset repository: namespace/name.")],
-    public: Public = None,
+    public: Public = False,
+    private: Private = False,
     what: Annotated[
         str,
         typer.Option(
@@ -69,13 +71,21 @@ def push(
     target = Target(
         repo=repo,
         revision=revision,
-        private=None if public is None else not public,
+        private=private_of(public=public, private=private),
         overwrite=overwrite,
     )
     wording = Wording(language=tuple(language or ()), license=license_)
     with hint_to_continue(INTERRUPTED.format(repo=repo)), transferring() as listener:
         done = push_run(run, target, listener, what=what, endpoint=endpoint, wording=wording)
     show_published(done, as_json=as_json)
+
+
+def private_of(*, public: bool, private: bool) -> bool | None:
+    """Whether a repository is to be private, None where the user did not say; ConfigError for both
+    options together."""
+    if public and private:
+        raise ConfigError("--public and --private: give one of them")
+    return private if public or private else None
 
 
 def show_published(done: "Published", *, as_json: bool) -> None:

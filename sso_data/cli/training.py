@@ -9,7 +9,7 @@ import typer
 
 from sso_data.cli.options import Json, Model, Seed, Split
 from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
-from sso_data.cli.push import Public, show_published
+from sso_data.cli.push import Private, Public, private_of, show_published
 from sso_data.errors import ConfigError, SsoDataError
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def train(
     seed: Seed = None,
     overwrite: Overwrite = False,
     push: Push = None,
-    public: Public = None,
+    public: Public = False,
+    private: Private = False,
     config: TrainFile = None,
     settings: TrainSettings = None,
     as_json: Json = False,
@@ -123,7 +124,8 @@ def train(
     try:
         _check_objective(objective)
         with hint_to_continue(hint) if rank == 0 else nullcontext():
-            target = _target(push, public, overwrite=overwrite) if rank == 0 else None
+            seen = private_of(public=public, private=private)
+            target = _target(push, seen, overwrite=overwrite) if rank == 0 else None
             summary = _run(data, out, config, settings, wanted, overwrite=overwrite)
             published = _pushed(out, target) if target else None
     except SsoDataError as error:
@@ -166,17 +168,16 @@ def _run(
         return run_training(data, out, resolved, listener, overwrite=overwrite)
 
 
-def _target(repo: str | None, public: bool | None, *, overwrite: bool) -> "Target | None":
+def _target(repo: str | None, private: bool | None, *, overwrite: bool) -> "Target | None":
     """Where the model is to go; what is wrong there is found before hours of training."""
     if repo is None:
-        if public is not None:
+        if private is not None:
             raise ConfigError("--public and --private are about --push, which names the repository")
         return None
     from sso_data.cli.transfer import transferring
     from sso_data.hub.publish import Target
     from sso_data.push.model import check_model_target
 
-    private = None if public is None else not public
     target = Target(repo=repo, private=private, overwrite=overwrite)
     with transferring() as listener:
         check_model_target(target, listener)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from sso_data.errors import HubError, one_line
 from sso_data.hub.account import Account
@@ -46,19 +47,35 @@ class State:
     files: Mapping[str, Stored]
 
 
+def _check_address(endpoint: str) -> None:
+    """HubError unless this is http(s)://HOST, perhaps with more behind it."""
+    try:
+        parts = urlsplit(endpoint)
+        is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_web = False
+    if not is_web:
+        raise HubError(
+            f"{endpoint}: not the address of a Hub; write --endpoint, or HF_ENDPOINT, as "
+            "https://HOST"
+        )
+
+
 class Hub:
     """The Hub at `endpoint`, as the owner of the token sees it."""
 
     def __init__(
         self, kind: Kind, *, endpoint: str | None = None, needs_token: bool = True
     ) -> None:
-        """Raise HubError where there is no token and one is needed; asks nobody."""
+        """Raise HubError where there is no token and one is needed, or the address is none of a
+        Hub; asks nobody."""
         _prepare()
         from huggingface_hub import HfApi, get_token
 
         self.kind: Kind = kind
         self._api: HfApi = HfApi(endpoint=endpoint)
         self.endpoint = self._api.endpoint
+        _check_address(self.endpoint)
         self._token = get_token()
         self._origin = "HF_TOKEN" if os.environ.get("HF_TOKEN") else "`hf auth login`"
         if needs_token and not self._token:

@@ -4,17 +4,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from sso_data.errors import ConfigError, HubError, InputError
+from sso_data.errors import ConfigError, HubError, InputError, RunError
 from sso_data.hub.client import Hub, check_repo_id
 from sso_data.hub.failures import HubTroubleError
 from sso_data.hub.parcel import Parcel
 from sso_data.hub.publish import Published, PushListener, Target, publish
-from sso_data.naming import is_local
 from sso_data.push.staging import STAGE, Wording, stage
 from sso_data.store.decided import read_decided
 from sso_data.store.files import remove_tree
 from sso_data.store.identity import difference
-from sso_data.store.run import Manifest, locked, require_manifest
+from sso_data.store.run import locked, require_manifest, run_account, unfinished
 from sso_data.store.scores import load_scores
 
 _OURS = re.compile(
@@ -34,14 +33,16 @@ def push_run(
 ) -> Published:
     """Publish a run; `what` is `pairs` or `all` (also every scored row, and the failures).
 
-    Everything is made and looked at here before the Hub is asked. Raises SsoDataError; the
-    repository is then as it was, or is private, or holds everything.
+    Everything is made and looked at here before the Hub is asked. An unfinished run is published in
+    private alone. Raises SsoDataError; the repository is then as it was, or is private, or holds
+    everything.
     """
     _check_what(what)
     check_repo_id(target.repo)
     require_manifest(run)
     hub = Hub("dataset", endpoint=endpoint)
     with locked(run), locked(run, "pairs"):
+        _check_finished(run, target, listener.note)
         listener.phase("making the card")
         parcel = pack(run, target.repo, what=what, wording=wording, note=listener.note)
         listener.phase(f"looking at {hub.url(target.repo)}")
@@ -68,7 +69,7 @@ def pack(
     Raises InputError where the filter kept nothing or a field of the card is wrong.
     """
     manifest = require_manifest(run)
-    kept, rows = _counted(run, manifest, note)
+    kept, rows = _counted(run, note)
     staged = stage(
         run,
         repo,
@@ -93,7 +94,20 @@ def _check_what(what: str) -> None:
         raise ConfigError(f"--what {what}: neither pairs nor all")
 
 
-def _counted(run: Path, manifest: Manifest, note: Callable[[str], None]) -> tuple[int, int]:
+def _check_finished(run: Path, target: Target, note: Callable[[str], None]) -> None:
+    """RunError where everybody would see a run that is not done."""
+    account = run_account(run, load_scores(run, dry=True))
+    how_far = unfinished(require_manifest(run), account)
+    if how_far and target.private is False:
+        raise RunError(
+            f"{run}: is unfinished, {how_far}; finish it with its `sso-data generate` command "
+            "(--limit ends it earlier), or push it without --public"
+        )
+    if how_far:
+        note(f"the run is unfinished: {how_far}")
+
+
+def _counted(run: Path, note: Callable[[str], None]) -> tuple[int, int]:
     """(pairs, rows) of a run; InputError where there is nothing to publish."""
     decided = read_decided(run)
     kept, rows = int(decided["kept"]), len(load_scores(run, dry=True))
@@ -107,7 +121,4 @@ def _counted(run: Path, manifest: Manifest, note: Callable[[str], None]) -> tupl
             f"the pairs were decided on {decided['rows']} of {rows} rows; `sso-data filter {run}` "
             "decides again"
         )
-    model = str(manifest["config"].get("model", ""))
-    if model and is_local(model):
-        note(f"every row names its model by the path that was given: {model}")
     return kept, rows

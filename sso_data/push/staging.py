@@ -9,21 +9,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from sso_data.card import DataConfig, dataset_card
 from sso_data.card.metadata import read_metadata, split_page, with_changes
+from sso_data.columns import row_key
 from sso_data.export.formats import llama_factory_entry
 from sso_data.push.public import public_json, public_text
 from sso_data.store.features import card_features
 from sso_data.store.files import NewFile, make_dir, remove_tree, write_new
 from sso_data.store.journal import read_lines, to_line, whole_lines_size
 from sso_data.store.run import Manifest, iterate_failures
-from sso_data.store.scores import parts
+from sso_data.store.scores import load_scores, parts
 
 STAGE = ".push"
 PAIRS = "train.jsonl"
 """In the root of the repository: LLaMA-Factory, and people, find it there."""
+FAILED = "failed.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,7 @@ class Page:
     configs: tuple[DataConfig, ...]
     features: Mapping[str, list[dict[str, Any]]]
     wording: Wording
+    failures: str | None
 
     def card(self, existing: str | None) -> tuple[bytes, Mapping[str, bytes]]:
         """README.md, merged into the `existing` one, and its pictures by their path."""
@@ -69,6 +73,7 @@ class Page:
             existing=None if existing is None else _without_rows(existing, self.configs),
             language=self.wording.language,
             license=self.wording.license,
+            failures=self.failures,
             command=f"sso-data push RUN {self.repo}{what}",
         )
         return _with_features(card.text, self.features).encode(), card.plots
@@ -101,7 +106,14 @@ def stage(
         configs.append(DataConfig(name="rows", files=("rows/*.jsonl",), rows=rows))
         features["rows"] = card_features(*journal.values(), journal=True)
         files |= _failed(run, folder)
-    page = Page(run=run, repo=repo, configs=tuple(configs), features=features, wording=wording)
+    page = Page(
+        run=run,
+        repo=repo,
+        configs=tuple(configs),
+        features=features,
+        wording=wording,
+        failures=FAILED if FAILED in files else None,
+    )
     card, plots = page.card(None)
     made |= plots
     for path, content in [*made.items(), ("README.md", card)]:
@@ -127,12 +139,23 @@ def _journal(run: Path, folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _failed(run: Path, folder: Path) -> dict[str, Path]:
-    """failed.jsonl, where something failed, without directories of this machine in its words."""
-    file = folder / "failed.jsonl"
+    """failed.jsonl, where something failed, without directories of this machine in its words.
+
+    The run's file is a log. Of a prompt that failed several times only the newest line is taken,
+    and none of a prompt that is a row by now.
+    """
+    newest = {row_key(failure.id): number for number, failure in enumerate(iterate_failures(run))}
+    keys = np.fromiter(newest, np.uint64)
+    for key in keys[np.isin(keys, load_scores(run, dry=True).keys())].tolist():
+        del newest[key]
+    wanted = set(newest.values())
+    file = folder / FAILED
     with NewFile(file) as copy:
-        for failure in iterate_failures(run):
-            copy.write(to_line(replace(failure, detail=public_text(failure.detail)).to_json()))
-    return {file.name: file} if file.stat().st_size else {}
+        for number, failure in enumerate(iterate_failures(run)):
+            if number in wanted:
+                public = replace(failure, detail=public_text(failure.detail))
+                copy.write(to_line(public.to_json()))
+    return {FAILED: file} if wanted else {}
 
 
 def _llama_factory(repo: str) -> bytes:

@@ -34,6 +34,7 @@ _OURS = (
 """What --overwrite deletes, run.json last: until then the directory is known for a run."""
 _ROWS_OF_OURS = ("run.json", "rows", "failed.jsonl")
 
+_ANOTHER_RUN = "use another --out, or --overwrite to start it anew"
 _MANIFEST_REMEDY = "put it back from a copy, or use another --out (the rows are untouched)"
 _PROMISED = {"schema_version", "identity", "config", "date"}
 
@@ -128,11 +129,13 @@ def open_run(
     identity: Mapping[str, Any],
     details: Mapping[str, Any],
     overwrite: bool = False,
+    remedy: str = _ANOTHER_RUN,
 ) -> "Iterator[Run]":
     """Start the run, or continue it when `identity` is that of the run which is there.
 
     `identity` is everything that decides a row's content, flat; `details` goes into run.json.
-    Raises RunError that names the first differences, or says that another process holds the run.
+    Raises RunError that names the first differences and the `remedy`, or says that another process
+    holds the run.
     """
     make_dir(path)
     with locked(path):
@@ -141,7 +144,7 @@ def open_run(
         else:
             _refuse_strangers(path)
             _recover_pairs(path)
-        run = Run(path, _agreed_manifest(path, identity, details))
+        run = Run(path, _agreed_manifest(path, identity, details, remedy))
         try:
             yield run
         except BaseException:
@@ -173,6 +176,20 @@ def run_account(run: Path, scores: Scores) -> Account:
         done = failed.intersection(scores.keys().tolist())
     only_failed = len(failed) - len(done)
     return Account(prompts=len(scores) + only_failed, rows=len(scores), failed=only_failed)
+
+
+def expected_prompts(manifest: Manifest, account: Account) -> int:
+    """How many prompts a run has when it is finished: what run.json says, or what is there."""
+    given = manifest.get("prompts")
+    return max(given if isinstance(given, int) else 0, account.prompts)
+
+
+def unfinished(manifest: Manifest, account: Account) -> str | None:
+    """How far a run is that was interrupted or is being made; None for a finished one."""
+    expected = expected_prompts(manifest, account)
+    if account.prompts == expected:
+        return None
+    return f"{account.prompts} of {expected} prompts are done"
 
 
 def _ledger_of(run: Path) -> Ledger:
@@ -215,8 +232,12 @@ class Run:
     def admit(self, content: str) -> tuple[str, bool]:
         """The id of the next prompt with this content hash, and whether it still has to be done."""
         identity = next_id(self.ledger, content)
+        return identity, self.is_open(identity)
+
+    def is_open(self, identity: str) -> bool:
+        """Whether the prompt is neither done nor failed."""
         key = row_key(identity)
-        return identity, not (self.ledger.has(key, DONE) or self.ledger.has(key, FAILED))
+        return not (self.ledger.has(key, DONE) or self.ledger.has(key, FAILED))
 
     def write_row(self, row: Row) -> None:
         """Append a finished row to the journal."""
@@ -246,7 +267,7 @@ class Run:
 
 
 def _agreed_manifest(
-    path: Path, identity: Mapping[str, Any], details: Mapping[str, Any]
+    path: Path, identity: Mapping[str, Any], details: Mapping[str, Any], remedy: str
 ) -> Manifest:
     """The run's manifest, written when the run is new; RunError when it is another run's."""
     manifest = read_manifest(path)
@@ -263,10 +284,7 @@ def _agreed_manifest(
     changed = differences(manifest["identity"], identity)
     if changed:
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
-        raise RunError(
-            f"{path}: holds another run: {'; '.join(changed[:3])}{more}; "
-            "use another --out, or --overwrite to start it anew"
-        )
+        raise RunError(f"{path}: holds another run: {'; '.join(changed[:3])}{more}; {remedy}")
     if any(manifest.get(key) != value for key, value in details.items()):
         manifest |= details
         _write_manifest(path, manifest)

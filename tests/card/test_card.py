@@ -1,5 +1,6 @@
 """The dataset card: what it says, what it never says, and how it joins a card that is there."""
 
+import json
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from sso_data.card.markdown import END, START, code, inline, outside_marks
 from sso_data.card.metadata import read_metadata, size_category, split_page
 from sso_data.card.numbers import Distribution, bin_edges, count_pairs
 from sso_data.errors import InputError, RunError
+from sso_data.merge import merge
+from sso_data.push.public import public_json
 from tests.export.making import asking, every_kind, make_run
 
 PAIRS = DataConfig(name="pairs", files=("train.jsonl",), rows=8, default=True)
@@ -55,7 +58,7 @@ def test_what_the_page_says(run: Path) -> None:
         "arxiv.org/abs/2410.17131",
         "| model | [Qwen/Qwen3-8B](https://huggingface.co/Qwen/Qwen3-8B) |",
         "| prompts from | `prompts.jsonl` |",
-        "| prompts | 8; 2 of the pairs have several turns; "
+        "| prompts | 8 = rows 8 + failed 0; 2 of the pairs have several turns; "
         "1 of the pairs have a system message of their own |",
         "| sampling, all three times | `temperature = 0.7`, `top_p = 0.8`, `max_tokens = 2048`",
         "| engine | vllm 0.32.0 cuda bfloat16 |",
@@ -98,6 +101,74 @@ def test_settings_that_differ_stand_in_the_command(tmp_path: Path) -> None:
     ):
         assert said in line
     assert "sso-data filter RUN --set filter.gap=q0.5" in card(run)
+
+
+def commands_of(text: str) -> list[str]:
+    """The commands that the card is made by."""
+    said = text.partition("## Made by")[2]
+    return [line for line in said.splitlines() if line.startswith("sso-data ")]
+
+
+def given(source: str, **settings: Any) -> dict[str, Any]:
+    return {"source": source, "settings": settings}
+
+
+def test_each_source_has_its_command(tmp_path: Path) -> None:
+    """Read as it was read: the settings of one source are not those of another."""
+    sources = [f"{HOME}/a.jsonl", "team/prompts"]
+    manifest = {
+        "sources": sources,
+        "given": [given(sources[0], limit=5), given(sources[1], column="question")],
+    }
+    settings = ["source.column=question", "seed=3"]
+    run = make_run(tmp_path / "run", every_kind(), settings=settings, manifest=manifest)
+    assert commands_of(card(run)) == [
+        "sso-data generate a.jsonl --model test/model --seed 3 --set source.limit=5 --out RUN",
+        "sso-data generate team/prompts --model test/model --seed 3 --set source.column=question "
+        "--out RUN",
+        "sso-data filter RUN",
+    ]
+
+
+def test_a_merged_run_is_made_by_its_parts(tmp_path: Path) -> None:
+    """Runs merged in runs, directories of one name, and prompts that came after the merge."""
+    source = f"{HOME}/in.jsonl"
+
+    def shard(number: int, **more: Any) -> Path:
+        part = tmp_path / f"{number}" / "part"
+        made = {"given": [given(source, shard=f"{number}/3")], "sources": [source], **more}
+        return make_run(part, every_kind()[2 * number : 2 * number + 2], manifest=made)
+
+    inner, out = tmp_path / "inner", tmp_path / "out"
+    merge([shard(1), shard(2)], inner)
+    merge([inner, shard(3)], out)
+    manifest = json.loads((out / "run.json").read_text())
+    assert manifest["sources"] == [source] and "given" not in manifest
+    made_from = commands_of(card(out, command="sso-data push RUN me/pairs"))
+    plain = "sso-data generate in.jsonl --model test/model --set source.shard="
+    expected = [
+        f"{plain}1/3 --out part",
+        f"{plain}2/3 --out part-2",
+        "sso-data merge part part-2 --out inner",
+        f"{plain}3/3 --out part-3",
+        "sso-data merge inner part-3 --out RUN",
+        "sso-data filter RUN",
+        "sso-data push RUN me/pairs",
+    ]
+    assert made_from == expected
+    (out / "run.json").write_text(json.dumps(manifest | {"given": [given("more.txt")]}))
+    after = "sso-data generate more.txt --model test/model --out RUN"
+    assert commands_of(card(out))[4:6] == [expected[4], after]
+    assert HOME not in public_json(manifest).decode()
+
+
+def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", every_kind(), manifest={"prompts": 240})
+    text = card(run)
+    assert "| prompts | 8 = rows 8 + failed 0; " in text
+    assert (
+        "| unfinished | the run was published before its end: 8 of 240 prompts are done |" in text
+    )
 
 
 def test_the_metadata_says_nothing_that_nobody_said(run: Path) -> None:
@@ -350,8 +421,11 @@ def test_cards_of_any_shape(run: Path, existing: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"language": ["English"]}, "language: 'English' is not a language code such as en or deu"),
-        ({"license": "Apache 2.0"}, "license: 'Apache 2.0' is not a licence identifier"),
+        (
+            {"language": ["English"]},
+            "--language 'English': is not a language code such as en or deu",
+        ),
+        ({"license": "Apache 2.0"}, "--license 'Apache 2.0': is not a licence identifier"),
         ({"existing": "---\n[1]\n---\n"}, "metadata is no mapping"),
         ({"existing": "---\na: b: c\n---\n"}, "metadata is not readable"),
         ({"existing": "---\ntags: {a: b}\n---\n"}, "tags: must be a list of texts"),

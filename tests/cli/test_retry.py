@@ -9,6 +9,7 @@ import pytest
 from sso_data.engine import Refused, Result
 from sso_data.engines.transformers import TransformersEngine
 from sso_data.store.run import read_failures
+from sso_data.world import policy_dir
 from tests.cli.conftest import INLINE, Cli, rows_of
 
 
@@ -50,6 +51,7 @@ def test_what_failed_becomes_rows(cli: Cli, tmp_path: Path, run: Path, prompts: 
     after = rows_of(run)
     assert after[: len(before)] == before, "finished rows stand as they stood"
     assert {row["id"] for row in after[len(before) :]} == refused
+    assert {row["model"] for row in after} == {policy_dir().name}, "no path of this machine"
     attempts = {
         f.reason: f.attempts for f in read_failures(run).values() if f.reason != "engine_refused"
     }
@@ -70,7 +72,7 @@ def test_it_ends_when_nothing_is_left(cli: Cli, tmp_path: Path, prompts: Path) -
     before = rows_of(run)
     done = cli("retry", run)
     assert done.exit_code == 0, done.output
-    assert "0 of 0 failed prompts are rows now" in done.stdout
+    assert done.stdout == "nothing failed\n"
     assert "loading" not in done.stderr and rows_of(run) == before
 
 

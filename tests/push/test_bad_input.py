@@ -1,5 +1,6 @@
 """What a user can get wrong: one line that says what to do, exit code 1, nothing left half done."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,19 @@ class TestTheRun:
         with locked(run):
             one_line(push(run), "another process is writing its rows")
 
+    def test_unfinished(self, hub: HubServer, push: Push, run: Path) -> None:
+        manifest = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps(manifest | {"prompts": 240}))
+        how_far = "7 of 240 prompts are done"
+        one_line(push(run, "--public"), f"is unfinished, {how_far}", "without --public", "--limit")
+        assert not hub.requests
+        done = push(run)
+        assert done.exit_code == 0
+        assert f"the run is unfinished: {how_far}" in done.stderr
+        assert how_far in hub.repos[REPO].files["README.md"].decode()
+        one_line(push(run, "--public"), "is unfinished")
+        assert hub.repos[REPO].private
+
     def test_unknown_part(self, push: Push, run: Path) -> None:
         one_line(push(run, "--what", "rows"), "--what rows: neither pairs nor all")
 
@@ -60,6 +74,11 @@ class TestTheRepository:
         assert push(run).exit_code == 0
         one_line(push(run, "--revision", "v2"), "no branch v2", "hf repos branch create")
 
+    def test_public_and_private(self, hub: HubServer, push: Push, run: Path) -> None:
+        for options in (("--public", "--private"), ("--private", "--public")):
+            one_line(push(run, *options), "--public and --private: give one of them")
+        assert not hub.requests
+
     def test_gated(self, hub: HubServer, push: Push, run: Path) -> None:
         hub.add_dataset("other/pairs", {"run.json": b"{}"}, gated=True)
         one_line(push(run, repo="other/pairs"), "no member of other")
@@ -75,6 +94,10 @@ class TestTheCard:
         one_line(push(run, "--license", "My Licence"), "license", "apache-2.0")
         one_line(push(run, "--language", "English!"), "language")
         assert not hub.requests
+
+    def test_the_option_is_named(self, push: Push, run: Path) -> None:
+        one_line(push(run, "--license", "my own thing"), "--license 'my own thing': is not a")
+        one_line(push(run, "--language=en", "--language=English"), "--language 'English': is not a")
 
     def test_a_field_that_the_hub_refuses(self, hub: HubServer, push: Push, run: Path) -> None:
         one_line(push(run, "--license", "wtfpl-9"), 'README.md: "license" must be one of')
@@ -121,6 +144,14 @@ class TestTheNetwork:
         one_line(done, "cannot reach http://127.0.0.1:9", f"everything is complete in {run}")
         assert (run / ".push" / "README.md").is_file()
         assert done.stderr.count("trying again") == 4
+
+    @pytest.mark.parametrize(
+        "address", ["ftp://x", "hub.example.org", "https://", "file:///x", "http://[", "http://x:0"]
+    )
+    def test_no_address_of_a_hub(self, push: Push, run: Path, address: str) -> None:
+        done = push(run, "--endpoint", address)
+        one_line(done, f"{address}: not the address of a Hub", "https://HOST")
+        assert "making the card" not in done.stderr, "refused at once"
 
     def test_offline_mode(self, push: Push, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

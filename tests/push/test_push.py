@@ -72,10 +72,32 @@ class TestANewRepository:
             content = stored(hub)[path].decode()
             for secret in ("/home/alice", str(run), TOKEN):
                 assert secret not in content, path
+        assert b"/home/alice" not in b"".join(stored(hub).values())
         manifest = json.loads(stored(hub)["run.json"])
         assert manifest["config"]["model"] == "./test"
         assert manifest["sources"] == ["./in.jsonl"]
         assert json.loads(stored(hub)["failed.jsonl"])["detail"] == "in.jsonl:7: not JSON"
+
+    def test_failures_are_told_once(self, hub: HubServer, push: Push, run: Path) -> None:
+        """The run's log may name a prompt several times, and prompts that are rows by now."""
+        log = run / "failed.jsonl"
+        (lost,) = [json.loads(line) for line in log.read_text().splitlines()]
+        done = json.loads((run / "rows/00000.jsonl").read_text().splitlines()[0])["id"]
+        lines = [lost, lost | {"id": done}, lost | {"id": "new-0"}, lost | {"attempts": 2}]
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert push(run).exit_code == 0
+        published = [json.loads(line) for line in stored(hub)["failed.jsonl"].splitlines()]
+        assert [(line["id"], line["attempts"]) for line in published] == [
+            ("new-0", 1),
+            ("lost-0", 2),
+        ]
+        card = stored(hub)["README.md"].decode()
+        assert "`failed.jsonl` holds the 2 prompts that could not be done" in card
+        assert "| prompts | 8 = rows 6 + failed 2 |" in card
+        log.write_text(json.dumps(lost | {"id": done}) + "\n")
+        assert push(run).exit_code == 0
+        assert "failed.jsonl" not in stored(hub)
+        assert "failed.jsonl" not in stored(hub)["README.md"].decode()
 
     def test_llama_factory_finds_the_pairs(self, hub: HubServer, push: Push, run: Path) -> None:
         assert push(run).exit_code == 0
@@ -95,6 +117,7 @@ class TestANewRepository:
         assert push(run, "--what", "pairs").exit_code == 0
         assert not [path for path in stored(hub) if path.startswith("rows/")]
         assert "failed.jsonl" not in stored(hub)
+        assert "`failed.jsonl`" not in stored(hub)["README.md"].decode()
         assert [config["config_name"] for config in metadata(hub)["configs"]] == ["pairs"]
 
     def test_a_torn_last_line_stays_here(self, hub: HubServer, push: Push, run: Path) -> None:

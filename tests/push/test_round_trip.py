@@ -87,6 +87,8 @@ def test_prompts_to_model(server: HubServer, command: Command, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     done = command("-c", LOADED, "team/pairs", run, stdin="1")
     assert done.returncode == 0, done.stderr
+    for path, content in server.repos["team/pairs"].files.items():
+        assert str(policy_dir()).encode() not in content, path
     model = ("--model", policy_dir(), "--out", out, "--push", "team/model", "--json")
     done = command(*tool, "train", "team/pairs", *model, *QUICK)
     assert done.returncode == 0, done.stderr

@@ -107,6 +107,7 @@ def test_a_second_filter(flow: Flow, tmp_path: Path) -> None:
         assert tree_of(run / "pairs") == before
     with held(run, "rows"):
         assert command("filter", run).exit_code == 0
+    expected["filter"] |= {"decided_by": "filter"}
     check_whole(run, expected)
 
 
