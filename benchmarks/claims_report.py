@@ -1,5 +1,6 @@
 """The page of the study: paired differences with intervals, a verdict a claim, tables, plots."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def verdict(claim: Claim, found: Estimate) -> str:
 
 
 def write_page(lines: Sequence[Line], page: Path) -> None:
-    """Put tables and verdicts into the page's measured part, and draw the plots beside it."""
+    """Put tables and verdicts into the page's measured part; plots and results stand beside it."""
     plots = {
         "claims.png": ("primary", "both checkpoints, 95 % intervals over seeds"),
         "claims_length.png": ("length", "the rambling checkpoint"),
@@ -122,10 +123,18 @@ def write_page(lines: Sequence[Line], page: Path) -> None:
         plots=[(name, plots[name][1]) for name in drawn],
         shown=SHOWN,
     )
+    page.with_suffix(".jsonl").write_text(
+        "".join(json.dumps(_short(line)) + "\n" for line in lines)
+    )
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
     page.write_text(f"{before}{START}\n{part.strip()}\n{END}{after}", encoding="utf-8")
+
+
+def _short(line: Line) -> dict[str, Any]:
+    """A line with five digits after the point."""
+    return {k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}
 
 
 def _verdicts(study: str, lines: Sequence[Line]) -> list[tuple[Claim, Estimate, str]]:

@@ -142,6 +142,7 @@ def test_the_page_keeps_what_people_wrote(tmp_path: Path) -> None:
     kept = next(row for row in text.splitlines() if "better than PBAA, after the last" in row)
     assert "+0.405" in kept and "**holds**" in kept
     assert (tmp_path / "claims.png").stat().st_size > 1000
+    assert len((tmp_path / "claims.jsonl").read_text().splitlines()) == len(lines)
     assert not (tmp_path / "claims_length.png").exists()
 
 
