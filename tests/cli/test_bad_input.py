@@ -313,7 +313,8 @@ class TestRunDirectories:
             (run / "run.json").write_text(json.dumps(manifest))
         else:
             (model / "generation_config.json").write_text(json.dumps(*change.values()))
-        one_line(cli("generate", prompts, *chosen), "--overwrite")
+        advice = "make another run" if "engine" in change else "--overwrite"
+        one_line(cli("generate", prompts, *chosen), advice)
         assert len(rows_of(run)) == 4
 
     def test_two_processes_do_not_write_pairs_at_once(
