@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -314,6 +315,10 @@ def _sampling_params(request: SampleRequest, eos_ids: tuple[int, ...]) -> Any:
     )
 
 
+_WHEN_AND_WHERE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
+"""What xgrammar puts before its words: the time, and a place in its own source."""
+
+
 @cache
 def _grammar(schema: str) -> str:
     """A grammar of the JSON texts that obey a schema, with the white space that models write.
@@ -326,7 +331,8 @@ def _grammar(schema: str) -> str:
     try:
         made = Grammar.from_json_schema(schema, any_whitespace=False, separators=(", ", ": "))
     except RuntimeError as error:
-        raise ValueError(f"no grammar of the schema: {described(error)}") from error
+        said = _WHEN_AND_WHERE.sub("", described(error))
+        raise ValueError(f"no grammar of the schema: {said}") from error
     return str(made)
 
 

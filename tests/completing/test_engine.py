@@ -205,7 +205,11 @@ def test_vllm_holds_answers_to_a_schema() -> None:
         again = _all(model, asked)
         free = _all(model, [one for one in asked if one.key.startswith("free")])
     assert found == again
-    assert isinstance(found["broken"], Refused)
+    broken = found["broken"]
+    assert isinstance(broken, Refused)
+    assert broken.detail.endswith(
+        'no grammar of the schema: RuntimeError: Unsupported type "nonsense"'
+    )
     for n in range(len(texts)):
         chosen = found[f"a{n}"]
         assert isinstance(chosen, Completion)
