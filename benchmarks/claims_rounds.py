@@ -55,7 +55,7 @@ class Rounds:
             place = self.here / f"round-{number}"
             shared = number == 1 and self.chain.arm.pairs == "own"
             run = (self.shared if shared else place) / "run"
-            policy = self._round(number, policy, run, place)
+            policy = self.round(number, policy, run, place)
             found.append({"on": "round", "trained": number - 1, **measured(run)})
         found.append(self._held_out(self.here / "end", policy, ROUNDS))
         shutil.rmtree(self.here)
@@ -63,19 +63,19 @@ class Rounds:
 
     def first_run(self) -> Path:
         """The rows of the chain's first policy, which its arms share."""
-        self._generate(self.policies[self.chain.checkpoint], self.shared / "run", 1)
+        self.generate_rows(self.policies[self.chain.checkpoint], self.shared / "run", 1)
         return self.shared / "run"
 
-    def _round(self, number: int, policy: Path, run: Path, place: Path) -> Path:
+    def round(self, number: int, policy: Path, run: Path, place: Path) -> Path:
         """Rows of the policy (whatever it is trained on, they are measured), then the training."""
         arm, model = self.chain.arm, place / "model"
-        self._generate(policy, run, number)
+        self.generate_rows(policy, run, number)
         source = run
         if arm.pairs == "generator":
             generator = place / "generator"
             self._train(policy, run, generator, {"objective": "sso-generator"})
             source = place / "generated"
-            self._generate(generator, source, number)
+            self.generate_rows(generator, source, number)
         elif arm.pairs == "labelled":
             source = place / "labelled.jsonl"
             write_labelled(source, self.policies["second"], self._texts(number), self._seed(number))
@@ -88,7 +88,7 @@ class Rounds:
     def _texts(self, number: int) -> list[str]:
         return queries(PROMPTS, seed=self._seed(number))
 
-    def _generate(self, policy: Path, run: Path, number: int) -> None:
+    def generate_rows(self, policy: Path, run: Path, number: int) -> None:
         config = self._config(policy, self._seed(number))
         generate_run(self._texts(number), run, config)
         refilter(run, config)

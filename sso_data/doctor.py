@@ -131,8 +131,9 @@ def _disk() -> Finding:
 
 def _model(model: str, engine: EngineConfig) -> Iterator[Finding]:
     try:
-        directory = resolve_model(model, engine.revision)
-        tokenizer = load_tokenizer(directory, trust_remote_code=engine.trust_remote_code)
+        trusted = engine.trust_remote_code
+        directory = resolve_model(model, engine.revision, trust_remote_code=trusted)
+        tokenizer = load_tokenizer(directory, trust_remote_code=trusted)
         fingerprint = model_fingerprint(directory)
         template = ChatTemplate(tokenizer, ViewsConfig(), today=today())
     except SsoDataError as error:

@@ -18,6 +18,7 @@ RunOrHubId = Annotated[
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Model directory or Hub id of the policy.")
 ]
+Limit = Annotated[int | None, typer.Option("--limit", help="Only the first N prompts.")]
 EngineName = Annotated[
     str | None, typer.Option("--engine", help="auto, vllm or transformers.", metavar="NAME")
 ]

@@ -118,9 +118,25 @@ class LoadedModel:
 
 
 def _load(model_path: Path, config: EngineConfig, dtype: torch.dtype, device: torch.device) -> Any:
+    model, missing = load_weights(transformers.AutoModelForCausalLM, model_path, config, dtype)
+    if missing:
+        raise ModelError(
+            f"{model_path}: {len(missing)} weights are missing from its safetensors files "
+            f"(first: {missing[0]}); download the model again"
+        )
+    if config.adapter is not None:
+        model = _with_adapter(model, config.adapter)
+    return put_on(device, model, model_path)
+
+
+def load_weights(
+    kind: Any, model_path: Path, config: EngineConfig, dtype: torch.dtype
+) -> tuple[Any, list[str]]:
+    """A model of a transformers Auto class, from safetensors on this machine, and the names of the
+    weights that its files lack. Raises ModelError where it cannot be loaded."""
     transformers.utils.logging.disable_progress_bar()
     try:
-        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+        model, loading = kind.from_pretrained(
             str(model_path),
             output_loading_info=True,
             dtype=dtype,
@@ -130,14 +146,11 @@ def _load(model_path: Path, config: EngineConfig, dtype: torch.dtype, device: to
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"{model_path}: cannot be loaded: {described(error)}") from error
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"{model_path}: {len(missing)} weights are missing from its safetensors files "
-            f"(first: {missing[0]}); download the model again"
-        )
-    if config.adapter is not None:
-        model = _with_adapter(model, config.adapter)
+    return model, sorted(loading["missing_keys"])
+
+
+def put_on(device: torch.device, model: Any, model_path: Path) -> Any:
+    """The model on the device, for inference alone; EngineError where it does not fit."""
     try:
         return model.to(device).eval().requires_grad_(False)
     except RuntimeError as error:

@@ -9,8 +9,8 @@ import transformers
 from torch import Tensor
 
 from sso_data.config import EngineConfig
-from sso_data.engines.hf_model import pick_device, pick_dtype
-from sso_data.errors import EngineError, ModelError, described
+from sso_data.engines.hf_model import load_weights, pick_device, pick_dtype, put_on
+from sso_data.errors import EngineError, ModelError
 
 _HEADS = ("score", "classifier")
 
@@ -93,19 +93,9 @@ class RewardModel:
 
 
 def _load(directory: Path, config: EngineConfig, dtype: torch.dtype, device: torch.device) -> Any:
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
-            str(directory),
-            output_loading_info=True,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=config.trust_remote_code,
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"{directory}: cannot be loaded: {described(error)}") from error
-    if missing := sorted(found["missing_keys"]):
+    kind = transformers.AutoModelForSequenceClassification
+    model, missing = load_weights(kind, directory, config, dtype)
+    if missing:
         raise ModelError(
             f"{directory}: not a reward model: its files have no {missing[0]}; make one with "
             "`sso-data train --objective reward`"
@@ -115,10 +105,7 @@ def _load(directory: Path, config: EngineConfig, dtype: torch.dtype, device: tor
             f"{directory}: not a reward model: it has {model.config.num_labels} labels, and a "
             "reward is one number"
         )
-    try:
-        return model.to(device).eval().requires_grad_(False)
-    except RuntimeError as error:
-        raise EngineError(f"{directory}: does not fit on {device}: {described(error)}") from error
+    return put_on(device, model, directory)
 
 
 def _head_in_fp32(directory: Path, model: Any) -> None:

@@ -4,7 +4,6 @@ Messages to the parent: ("ready", EngineInfo), ("beat",), ("results", [Result]),
 ("failed", name of an SsoDataError, one line). From the parent: ("submit", [Request]), ("close",).
 """
 
-import ctypes
 import os
 import queue
 import signal
@@ -21,8 +20,7 @@ from sso_data.config import EngineConfig
 from sso_data.engine import Engine, Request
 from sso_data.engines.environment import prepare_environment
 from sso_data.errors import SsoDataError
-
-PR_SET_PDEATHSIG = 1
+from sso_data.parents import at_parents_death
 
 Start = Callable[[Path, EngineConfig], Engine]
 """Starts the engine in the child; a function of a module, so that it can be sent there."""
@@ -135,12 +133,10 @@ def _take(link: _Link, *, wait: bool) -> list[Request] | None:
 
 
 def _die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when the parent's thread that started it ends (Linux)."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:
-            _leave(1)
+    """Be killed when the parent's thread that started this process ends (Linux)."""
+    at_parents_death(signal.SIGKILL)
+    if sys.platform == "linux" and os.getppid() != parent_pid:
+        _leave(1)
 
 
 def _redirect(stderr_file: str | None) -> None:

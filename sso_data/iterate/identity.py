@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.config import VLLM_SPEED_KEYS
+from sso_data.guided import identity_of as steering_identity
 from sso_data.iterate.settings import IterateConfig
 from sso_data.models import model_fingerprint, resolve_model
 from sso_data.principles import load_catalogue
+from sso_data.steer import Rules
+from sso_data.templates import Templates
 
 _FREE = re.compile(
     r"(title|reproduces|rounds|model|prompts|launcher|held_out|stop)\b.*"
@@ -29,13 +32,19 @@ _FREE = re.compile(
 def identity_of(config: IterateConfig, fingerprint: str) -> dict[str, Any]:
     """The identity of an iteration whose first policy has this fingerprint.
 
-    Raises SsoDataError where the catalogue of principles cannot be read.
+    Raises SsoDataError where the catalogue or the templates cannot be read.
     """
     dumped = config.model_dump(mode="json", exclude=_without(config))
     flat = {key: value for key, value in _flat(dumped, "") if not _FREE.fullmatch(key)}
     found = {"model": fingerprint, **flat}
     if not config.labelled:
-        found["principles"] = load_catalogue(config.generate.principles).fingerprint
+        catalogue = load_catalogue(config.generate.principles)
+        templates = Templates(directory=config.generate.templates)
+        rules = Rules(
+            config=config.generate.steering, catalogue=catalogue, seed=0, templates=templates
+        )
+        found["principles"] = catalogue.fingerprint
+        found["templates"] = steering_identity(rules)["templates"]
     return found
 
 

@@ -21,7 +21,7 @@ from sso_data.judges import (
     open_judge,
     rate_of,
 )
-from sso_data.judges.pairs import answered, signal_comparison
+from sso_data.judges.pairs import answered
 from sso_data.records import JsonRow, Row
 from sso_data.train.foreign import preference_of
 
@@ -51,11 +51,6 @@ class ToJudge:
     pairs: Sequence[tuple[Comparison, bool]]
     own: Sequence[Row] = ()
     first: Mapping[str, Row] | None = None
-
-
-def asked_of(row: Row) -> Comparison:
-    """Is y+ better than y-?"""
-    return signal_comparison(row)
 
 
 def asked_of_labelled(row: JsonRow, number: int, where: str) -> Comparison:

@@ -5,7 +5,6 @@ parent is gone, however it went (Linux), the group is asked to end, and ended af
 with 0 it is ended at once. Nothing heavy is imported: this process is there as long as the command.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -13,7 +12,8 @@ import sys
 import time
 from contextlib import suppress
 
-PR_SET_PDEATHSIG = 1
+from sso_data.parents import at_parents_death
+
 PARENT_DIED = signal.SIGUSR1
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -40,21 +40,14 @@ def main(arguments: list[str]) -> int:
 def _in_the_command() -> None:
     """In the command's process: signals come through again, and it dies with this one."""
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
-    _at_parents_death(signal.SIGKILL)
+    at_parents_death(signal.SIGKILL)
 
 
 def _hear_of_death(parent: int) -> None:
     """Have PARENT_DIED come when the parent is gone; end now if it is already."""
-    _at_parents_death(PARENT_DIED)
+    at_parents_death(PARENT_DIED)
     if os.getppid() != parent:
         os._exit(128 + signal.SIGKILL)
-
-
-def _at_parents_death(number: int) -> None:
-    """Have the kernel send a signal to this process when its parent ends (Linux)."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
 
 
 def _end(child: "subprocess.Popen[bytes]", grace: float) -> None:

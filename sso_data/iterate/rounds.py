@@ -24,7 +24,7 @@ from sso_data.errors import RunError
 from sso_data.generate import Listener as GenerateListener
 from sso_data.generate import generate
 from sso_data.iterate.identity import fingerprint_at
-from sso_data.iterate.judging import ToJudge, asked_of, asked_of_labelled, judge_round
+from sso_data.iterate.judging import ToJudge, asked_of_labelled, judge_round
 from sso_data.iterate.measure import load_run, means_of_pairs, numbers_of, sample
 from sso_data.iterate.plans import generate_config, generator_config, train_config
 from sso_data.iterate.settings import IterateConfig
@@ -34,6 +34,7 @@ from sso_data.iterate.stopping import Stop, before_training
 from sso_data.iterate.table import line_of
 from sso_data.iterate.training import Train, Training, is_trained, training_facts
 from sso_data.judges import judge_identity
+from sso_data.judges.pairs import signal_comparison
 from sso_data.models import resolve_model
 from sso_data.records import JsonRow, Row
 from sso_data.sources.preferences import read_preferences
@@ -266,7 +267,9 @@ def _asked(work: Work, place: RoundDir) -> ToJudge:
     if work.config.slices.order == "same":
         rows = sample(load_run(work.folder.round(1).path / RUN, config), most)
         first = {row.id: row for row, _ in rows}
-    return ToJudge(pairs=[(asked_of(row), kept) for row, kept in pairs], own=own, first=first)
+    return ToJudge(
+        pairs=[(signal_comparison(row), kept) for row, kept in pairs], own=own, first=first
+    )
 
 
 def _labelled_asked(work: Work, place: RoundDir) -> ToJudge:

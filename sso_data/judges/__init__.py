@@ -2,7 +2,7 @@
 
 from sso_data.judges.errors import JudgeError
 from sso_data.judges.opening import judge_identity, open_judge
-from sso_data.judges.pairs import JudgedPairs, judged_pairs
+from sso_data.judges.pairs import answered, mean_score, signal_comparison
 from sso_data.judges.settings import FORMS, JudgeConfig, judge_tree
 from sso_data.judges.statistics import Rate, agreement, length_controlled, rate_of, tied
 from sso_data.judges.verdicts import Answered, Comparison, Judge, Refused, Verdict
@@ -14,16 +14,17 @@ __all__ = [
     "Judge",
     "JudgeConfig",
     "JudgeError",
-    "JudgedPairs",
     "Rate",
     "Refused",
     "Verdict",
     "agreement",
+    "answered",
     "judge_identity",
     "judge_tree",
-    "judged_pairs",
     "length_controlled",
+    "mean_score",
     "open_judge",
     "rate_of",
+    "signal_comparison",
     "tied",
 ]

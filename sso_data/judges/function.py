@@ -12,13 +12,13 @@ from typing import Any
 
 from sso_data.errors import ConfigError, described, one_line
 from sso_data.judges.errors import JudgeError
-from sso_data.judges.oracle import preference_of
 from sso_data.judges.verdicts import (
     Comparison,
     OnProgress,
     OnVerdict,
     Refused,
     Verdict,
+    preference_of,
     quiet,
     unheard,
 )
@@ -100,12 +100,12 @@ def load_function(name: str) -> Callable[[list[dict[str, Any]]], Any]:
     where, _, attribute = name.rpartition(":")
     try:
         module = _module_of_file(Path(where)) if where.endswith(".py") else _module(where)
-        found = getattr(module, attribute)
-    except Exception as error:
+        found: Callable[[list[dict[str, Any]]], Any] = getattr(module, attribute)
+    except Exception as error:  # importing runs the user's own code
         raise ConfigError(f"judge {name}: cannot be loaded: {described(error)}") from error
     if not callable(found):
         raise ConfigError(f"judge {name}: is a {type(found).__name__}, not a function")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def function_fingerprint(name: str) -> str:

@@ -8,6 +8,7 @@ from sso_data.judges.verdicts import (
     OnVerdict,
     Refused,
     Verdict,
+    preference_of,
     quiet,
     unheard,
 )
@@ -49,8 +50,3 @@ def _verdict(comparison: Comparison) -> Verdict | Refused:
         detail = "the oracle knows the tiny world's queries only; choose another judge"
         return Refused(key=comparison.key, reason=FOREIGN, detail=detail)
     return Verdict(key=comparison.key, preference=preference_of(a, b), scores=(a, b))
-
-
-def preference_of(a: float, b: float) -> float:
-    """What two scores say: 1 where a's is higher, 0 where b's is, 0.5 where they are equal."""
-    return 0.5 if a == b else float(a > b)

@@ -1,11 +1,9 @@
 """A reward model as judge: the higher reward of prompt and answer is the better answer."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from sso_data.engines.environment import prepare_environment
 from sso_data.engines.model_facts import read_model_facts
-from sso_data.judges.oracle import preference_of
 from sso_data.judges.settings import JudgeConfig
 from sso_data.judges.verdicts import (
     Answered,
@@ -14,6 +12,7 @@ from sso_data.judges.verdicts import (
     OnVerdict,
     Refused,
     Verdict,
+    preference_of,
     quiet,
     unheard,
 )
@@ -22,9 +21,6 @@ from sso_data.naming import shown_name
 from sso_data.records import Message
 from sso_data.train.foreign import completion_ids
 from sso_data.views import ChatTemplate, Unrenderable, load_tokenizer, today
-
-if TYPE_CHECKING:
-    pass
 
 TOO_LONG = "too_long"
 """Why a comparison is refused: prompt and answer are longer than the reward model's context."""
@@ -46,9 +42,10 @@ class RewardJudge:
         assert config.model is not None
         engine = config.loading
         prepare_environment(engine)
-        directory = resolve_model(config.model, engine.revision)
+        trusted = engine.trust_remote_code
+        directory = resolve_model(config.model, engine.revision, trust_remote_code=trusted)
         self.name = f"reward model {shown_name(config.model)}"
-        tokenizer = load_tokenizer(directory, trust_remote_code=engine.trust_remote_code)
+        tokenizer = load_tokenizer(directory, trust_remote_code=trusted)
         self._template = ChatTemplate(tokenizer, config.views, today=today())
         facts = read_model_facts(directory, engine)
         self._context = facts.context

@@ -62,6 +62,11 @@ class Refused:
     detail: str
 
 
+def preference_of(a: float, b: float) -> float:
+    """What two scores say: 1 where a's is higher, 0 where b's is, 0.5 where they are equal."""
+    return 0.5 if a == b else float(a > b)
+
+
 OnVerdict = Callable[[Verdict | Refused], None]
 """Given each verdict as soon as it is there, in any order."""
 

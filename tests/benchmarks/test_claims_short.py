@@ -22,9 +22,9 @@ def after_a_round(arm: Arm, work: Path) -> tuple[dict[str, Any], dict[str, Any]]
     chain = Chain(study="primary", checkpoint="shipped", arm=arm, seed=1)
     rounds = Rounds(chain, work, {"shipped": policy_dir()})
     first = rounds.first_run()
-    model = rounds._round(1, policy_dir(), first, rounds.here / "round-1")
+    model = rounds.round(1, policy_dir(), first, rounds.here / "round-1")
     second = rounds.here / "round-2" / "run"
-    rounds._generate(model, second, 2)
+    rounds.generate_rows(model, second, 2)
     return measured(first), measured(second)
 
 

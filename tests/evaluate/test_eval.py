@@ -22,7 +22,7 @@ from sso_data.store.journal import read_rows
 from sso_data.world import policy_dir, queries, score
 from tests.completing.server import said, serving
 from tests.evaluate.conftest import Eval, done, lines_of, write_prompts
-from tests.train.conftest import Silent
+from tests.tiny_runs import Silent
 
 
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:

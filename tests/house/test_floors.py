@@ -11,7 +11,7 @@ FLOORS: dict[str, int] = {
     room: floor
     for floor, rooms in enumerate(
         (
-            ("", "records", "errors", "paths", "plainyaml", "layers"),
+            ("", "records", "errors", "paths", "plainyaml", "layers", "parents"),
             ("paper",),
             ("config", "naming", "principles", "templates", "engine", "language", "logprobs"),
             ("views", "columns", "completions"),

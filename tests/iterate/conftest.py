@@ -16,7 +16,7 @@ from sso_data.iterate.training import Train, Training
 from sso_data.layers import layered
 from sso_data.train.run import train
 from sso_data.world import catalogue_dir, policy_dir, queries
-from tests.train.conftest import Silent
+from tests.tiny_runs import Silent
 
 PROMPTS = 8
 

@@ -1,5 +1,6 @@
 """What is refused before anything is done, and what belongs to an iteration's identity."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,3 +144,12 @@ def test_what_a_round_is_told() -> None:
 def test_references_of_rows_that_the_policy_did_not_sample(tree: dict[str, Any], mode: str) -> None:
     config = iterate_config(tree)
     assert train_config(config, 1, PolicyAt(path="m", fingerprint="0")).reference.mode == mode
+
+
+def test_another_system_message_is_another_iteration(tmp_path: Path) -> None:
+    """A directory of templates is free to move; what it says is not."""
+    (tmp_path / "system.j2").write_text("Please: {{ texts | join(' ') }}")
+    assert identity(generate={"templates": str(tmp_path)})["templates"] != identity()["templates"]
+    same = tmp_path / "same"
+    same.mkdir()
+    assert identity(generate={"templates": str(same)}) == identity()

@@ -14,9 +14,10 @@ from sso_data.judges import (
     Verdict,
     agreement,
     judge_identity,
-    judged_pairs,
     open_judge,
     rate_of,
+    signal_comparison,
+    tied,
 )
 from sso_data.judges.llm import SCHEMA, LlmJudge, fence_for, read_verdict
 from sso_data.templates import Templates
@@ -236,10 +237,11 @@ def test_a_server_that_refuses_one_and_one_that_refuses_all() -> None:
     rows = [make_row(i, texts={"good": f"a{i}", "bad": f"b{i}"}) for i in range(3)]
     with serving(picky) as server:
         found = open_judge(endpoint(server.url))
-        pairs = judged_pairs(rows, found)
+        results = found.compare([signal_comparison(row) for row in rows])
         found.close()
-    assert (pairs.judged, dict(pairs.failed), pairs.ties) == (2, {"judge_refused": 1}, 2)
-    assert pairs.agreement == 1
+    verdicts = [one for one in results if isinstance(one, Verdict)]
+    assert [one.reason for one in results if isinstance(one, Refused)] == ["judge_refused"]
+    assert (len(verdicts), tied(verdicts), agreement(verdicts)) == (2, 2, 1)
     with serving(lambda body, attempt: failed(401, "who are you")) as server:
         found = open_judge(endpoint(server.url))
         with pytest.raises(EngineError, match="OPENAI_API_KEY"):

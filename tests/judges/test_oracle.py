@@ -12,8 +12,11 @@ from sso_data.judges import (
     Verdict,
     judge_identity,
     judge_tree,
-    judged_pairs,
+    mean_score,
     open_judge,
+    rate_of,
+    signal_comparison,
+    tied,
 )
 from sso_data.records import Message, Row
 from sso_data.world import lexicon, queries, score
@@ -70,16 +73,14 @@ def test_the_signal_of_pairs() -> None:
         world_row(3, good, bad, plain=good),
         make_row(4),
     ]
-    found = judged_pairs(rows, open_judge(ORACLE), originals=True)
+    results = open_judge(ORACLE).compare([signal_comparison(row) for row in rows])
+    verdicts = [one for one in results if isinstance(one, Verdict)]
     high, low = score(QUERY, good).total, score(QUERY, bad).total
-    assert (found.pairs, found.judged, dict(found.failed)) == (5, 4, {"foreign_prompt": 1})
-    assert found.signal.value == pytest.approx(2.5 / 4)
-    assert found.ties == 1
-    assert found.score_chosen == pytest.approx((3 * high + low) / 4)
-    assert found.score_rejected == pytest.approx((2 * high + 2 * low) / 4)
-    assert found.score_original == pytest.approx((3 * high + low) / 4)
-    assert found.to_json()["signal_accuracy"]["n"] == 4
-    assert judged_pairs(rows, open_judge(ORACLE)).score_original is None
+    assert [one.reason for one in results if isinstance(one, Refused)] == ["foreign_prompt"]
+    assert rate_of([one.preference for one in verdicts]).value == pytest.approx(2.5 / 4)
+    assert tied(verdicts) == 1
+    assert mean_score(verdicts, 0) == pytest.approx((3 * high + low) / 4)
+    assert mean_score(verdicts, 1) == pytest.approx((2 * high + 2 * low) / 4)
 
 
 @pytest.mark.parametrize(

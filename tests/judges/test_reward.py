@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -11,27 +12,27 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from sso_data.config import EngineConfig, ViewsConfig
-from sso_data.demo import demo_config
 from sso_data.engines.reward_model import RewardModel
 from sso_data.errors import EngineError, ModelError
-from sso_data.generate import generate
 from sso_data.judges import (
+    Comparison,
     JudgeConfig,
     Refused,
     Verdict,
+    answered,
     judge_identity,
-    judged_pairs,
+    mean_score,
     open_judge,
+    signal_comparison,
 )
-from sso_data.judges.pairs import signal_comparison
 from sso_data.records import Message, Row
 from sso_data.store.journal import read_rows
 from sso_data.train.run import train
 from sso_data.train.settings import load_train_config
 from sso_data.views import ChatTemplate, load_tokenizer
-from sso_data.world import policy_dir, queries
+from sso_data.world import policy_dir
 from tests.judges.sides import compared
-from tests.train.conftest import Silent
+from tests.tiny_runs import Silent, tiny_run
 
 ROWS = 40
 
@@ -45,14 +46,7 @@ def one_thread() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the tiny policy whose filter kept nearly every row."""
     folder = tmp_path_factory.mktemp("reward")
-    prompts = folder / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": q}) + "\n" for q in queries(ROWS, seed=11)))
-    config = demo_config()
-    loose = config.filter.model_copy(update={"closeness": "q1.0", "gap": "q0.0"})
-    short = config.sampling.model_copy(update={"max_tokens": 128})
-    config = config.model_copy(update={"filter": loose, "sampling": short})
-    generate(str(prompts), folder / "run", config, Silent())
-    return folder / "run"
+    return tiny_run(folder, ROWS, seed=11, keep=True, max_tokens=128)
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +75,22 @@ def test_it_finds_what_it_was_trained_for(reward: Path, rows: list[Row]) -> None
     judge = open_judge(config_of(reward))
     assert judge.name == "reward model model"
     assert judge.scores_answers
-    found = judged_pairs(rows, judge, originals=True)
+    found = judge.compare([signal_comparison(row) for row in rows])
+    plain = [
+        Comparison(
+            key=row.id, messages=row.messages, a=answered(row, "plain"), b=answered(row, "bad")
+        )
+        for row in rows
+    ]
+    own = judge.compare(plain)
     judge.close()
-    assert found.judged == len(rows)
-    assert found.signal.value is not None
-    assert found.signal.value > 0.75
-    assert found.score_chosen > found.score_original > found.score_rejected
+    verdicts = [one for one in found if isinstance(one, Verdict)]
+    assert len(verdicts) == len(rows)
+    assert fmean(one.preference for one in verdicts) > 0.75
+    original = mean_score((one for one in own if isinstance(one, Verdict)), 0)
+    chosen, rejected = mean_score(verdicts, 0), mean_score(verdicts, 1)
+    assert chosen is not None and original is not None and rejected is not None
+    assert chosen > original > rejected
     identity = judge_identity(config_of(reward))
     assert identity["model"].startswith("model@")
     assert str(reward) not in json.dumps(identity)

@@ -98,10 +98,10 @@ def made_run(folder: Path, rows: int = 6, *, created: str = "2026-01-02T03:04:05
     write_part(folder, made[: rows // 2], 0)
     write_part(folder, made[rows // 2 :], 1)
     lost = Failure(
-        id="lost-0", stage="source", reason="malformed", detail="/home/alice/in.jsonl:7: not JSON"
+        id="lost-0", stage="source", reason="malformed", detail="/data/mine/in.jsonl:7: not JSON"
     )
     (folder / "failed.jsonl").write_text(json.dumps(lost.to_json()) + "\n")
-    config = RunConfig(model="/home/alice/models/test", seed=3)
+    config = RunConfig(model="/data/mine/models/test", seed=3)
     manifest = {
         "schema_version": 1,
         "sso_data": "0.1.0",
@@ -110,7 +110,7 @@ def made_run(folder: Path, rows: int = 6, *, created: str = "2026-01-02T03:04:05
         "config": config.model_dump(mode="json"),
         "date": "2026-01-02",
         "prompts": rows + 1,
-        "sources": ["/home/alice/in.jsonl"],
+        "sources": ["/data/mine/in.jsonl"],
         "template": {},
     }
     (folder / "run.json").write_text(json.dumps(manifest))

@@ -31,11 +31,11 @@ def out(tmp_path: Path) -> Path:
 def made_training(folder: Path, *, data: str = "0123456789abcdef") -> Path:
     """A finished training of an adapter: a real card and manifest, weights of two numbers."""
     folder.mkdir()
-    config = TrainConfig(model="/home/alice/models/base").model_dump(mode="json")
+    config = TrainConfig(model="/data/mine/models/base").model_dump(mode="json")
     manifest = {
         "identity": {"model": "fedcba9876543210", "data": data},
         "sso_data": "0.1.0",
-        "model": {"name": "/home/alice/models/base", "fingerprint": "fedcba9876543210"},
+        "model": {"name": "/data/mine/models/base", "fingerprint": "fedcba9876543210"},
         "data": {
             "source": "team/pairs:rows",
             "fingerprint": data,
@@ -54,7 +54,7 @@ def made_training(folder: Path, *, data: str = "0123456789abcdef") -> Path:
     (folder / "train.json").write_text(json.dumps(manifest))
     write_card(manifest, [{"loss": 1.0, "step": 1}], folder / "README.md")
     save_file({"a": np.ones(2, np.float32)}, folder / "adapter_model.safetensors")
-    adapter = {"peft_type": "LORA", "base_model_name_or_path": "/home/alice/models/base"}
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "/data/mine/models/base"}
     (folder / "adapter_config.json").write_text(json.dumps(adapter))
     (folder / "metrics.jsonl").write_text('{"loss":1.0,"step":1}\n')
     (folder / "references.npz").write_bytes(b"not for others")
@@ -80,7 +80,7 @@ def test_what_is_there(hub: HubServer, out: Path) -> None:
     weights = (out / "adapter_model.safetensors").read_bytes()
     assert stored(hub)["adapter_model.safetensors"] == weights
     for path in ("README.md", "train.json", "adapter_config.json"):
-        assert "/home/alice" not in stored(hub)[path].decode()
+        assert "/data/mine" not in stored(hub)[path].decode()
     adapter = json.loads(stored(hub)["adapter_config.json"])
     assert adapter["base_model_name_or_path"] == "./base"
     assert not (out / ".push").exists()

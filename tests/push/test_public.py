@@ -10,7 +10,7 @@ from sso_data.push.public import public_json, public_text
 @pytest.mark.parametrize(
     ("key", "value", "shown"),
     [
-        ("model", "/home/alice/models/base", "./base"),
+        ("model", "/data/mine/models/base", "./base"),
         ("model", "~/models/base", "./base"),
         ("model", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
         ("model", "./base", "./base"),
@@ -23,7 +23,7 @@ from sso_data.push.public import public_json, public_text
         ("text", "token hf_" + "a" * 30, "token <token>"),
         ("model", "", ""),
         ("limit", 3, 3),
-        ("identity", {"model": "/home/alice"}, {"identity": "kept"}),
+        ("identity", {"model": "/data/mine"}, {"identity": "kept"}),
     ],
 )
 def test_manifests(key: str, value: object, shown: object) -> None:
@@ -37,7 +37,7 @@ def test_manifests(key: str, value: object, shown: object) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("/home/alice/in.jsonl:7: not JSON", "in.jsonl:7: not JSON"),
+        ("/data/mine/in.jsonl:7: not JSON", "in.jsonl:7: not JSON"),
         ("~/data/in.jsonl:7: bad", "in.jsonl:7: bad"),
         ("team/prompts:train:row 3: blank", "team/prompts:train:row 3: blank"),
         ("1/2 of the context, and/or more", "1/2 of the context, and/or more"),

@@ -70,9 +70,9 @@ class TestANewRepository:
         assert push(run).exit_code == 0
         for path in ("run.json", "failed.jsonl", "README.md", "filter.json", "dataset_info.json"):
             content = stored(hub)[path].decode()
-            for secret in ("/home/alice", str(run), TOKEN):
+            for secret in ("/data/mine", str(run), TOKEN):
                 assert secret not in content, path
-        assert b"/home/alice" not in b"".join(stored(hub).values())
+        assert b"/data/mine" not in b"".join(stored(hub).values())
         manifest = json.loads(stored(hub)["run.json"])
         assert manifest["config"]["model"] == "./test"
         assert manifest["sources"] == ["./in.jsonl"]

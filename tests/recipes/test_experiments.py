@@ -123,12 +123,14 @@ def test_the_loss_is_that_of_the_recipes_method(name: str) -> None:
 def test_labelled_pairs_stand_in_for_generated_ones() -> None:
     labelled = {name: config.labelled for name in recipe_names() if (config := config_of(name))}
     ultrafeedback = {
-        name
+        name: section
         for name, section in labelled.items()
         if section and section.data == "HuggingFaceH4/ultrafeedback_binarized"
     }
-    assert ultrafeedback == {name for name in recipe_names() if name.endswith("ultrafeedback")}
-    assert all(labelled[name].split == "train_prefs" for name in ultrafeedback)  # type: ignore[union-attr]
+    assert ultrafeedback.keys() == {
+        name for name in recipe_names() if name.endswith("ultrafeedback")
+    }
+    assert {section.split for section in ultrafeedback.values()} == {"train_prefs"}
     others = {name: section.data for name, section in labelled.items() if section}
     assert {name: data for name, data in others.items() if name not in ultrafeedback} == {
         "llama3.1-8b-sft-offline-sso": "data/llama3.1-8b-sft-pairs.jsonl",

@@ -15,7 +15,7 @@ from sso_data.iterate.training import Training
 from sso_data.recipes import load_recipe
 from sso_data.train.run import train
 from sso_data.train.state import read_training
-from tests.train.conftest import Silent
+from tests.tiny_runs import Silent
 
 KINDS = {
     "llama3.1-8b-sft-sso": "sso/ipo",

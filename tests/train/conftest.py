@@ -1,6 +1,5 @@
 """Rows of the tiny policy, made once by `generate` with the transformers engine."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sso_data.config import ViewsConfig
-from sso_data.demo import demo_config
-from sso_data.generate import generate
 from sso_data.records import JsonRow
 from sso_data.train.config import SequenceConfig
 from sso_data.train.contrasts import CONTRASTS
 from sso_data.train.encode import EncodedRow, Encoder, template_for
 from sso_data.views import load_tokenizer
-from sso_data.world import policy_dir, queries
+from sso_data.world import policy_dir
+from tests.tiny_runs import tiny_run
 
 PROMPTS = 72
-
-
-class Silent:
-    """A listener that hears nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *arguments, **named: None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,12 +29,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory of the tiny policy."""
-    folder = tmp_path_factory.mktemp("train")
-    prompts = folder / "prompts.jsonl"
-    lines = [json.dumps({"prompt": text}) for text in queries(PROMPTS, seed=11)]
-    prompts.write_text("\n".join(lines) + "\n")
-    generate(str(prompts), folder / "run", demo_config(), Silent())
-    return folder / "run"
+    return tiny_run(tmp_path_factory.mktemp("train"), PROMPTS, seed=11)
 
 
 @pytest.fixture(scope="session")

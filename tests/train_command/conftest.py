@@ -11,10 +11,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from sso_data.cli import app
-from sso_data.demo import demo_config
-from sso_data.generate import generate
-from sso_data.world import policy_dir, queries
-from tests.train.conftest import Silent
+from sso_data.world import policy_dir
+from tests.tiny_runs import tiny_run
 
 Train = Callable[..., Result]
 ROWS = 24
@@ -37,13 +35,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory of the tiny policy whose filter kept every row."""
-    folder = tmp_path_factory.mktemp("data")
-    prompts = folder / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": q}) + "\n" for q in queries(ROWS, seed=22)))
-    config = demo_config()
-    loose = config.filter.model_copy(update={"closeness": "q1.0", "gap": "q0.0"})
-    generate(str(prompts), folder / "run", config.model_copy(update={"filter": loose}), Silent())
-    return folder / "run"
+    return tiny_run(tmp_path_factory.mktemp("data"), ROWS, seed=22, keep=True)
 
 
 @pytest.fixture
