@@ -1,7 +1,8 @@
 """Does SSO do what its paper claims? Chains of rounds on tiny policies, judged by the exact oracle.
 
-    python -m benchmarks.claims prepare --work claims           # two more checkpoints, 25 minutes
-    python -m benchmarks.claims run --half 1 --work claims      # about an hour on one core; so is 2
+    python -m benchmarks.claims prepare --work claims      # two more checkpoints
+    python -m benchmarks.claims run --half 1 --work claims      # 44 chains of one to two minutes
+    python -m benchmarks.claims run --half 2 --work claims      # 35, and 9 reward models
     python -m benchmarks.claims report --work claims            # docs/claims.md and its plots
 
 What is run, and what would count as an answer, stands in `claims_grid.py`. One line of JSON for
@@ -80,7 +81,7 @@ def run(half: int, work: Path, study: str | None = None) -> None:
 
 
 def checkpoint(name: str, work: Path) -> Path:
-    """The directory of a checkpoint; trained now unless it is there (12 minutes on one core)."""
+    """The directory of a checkpoint; trained now unless it is there."""
     recipe = CHECKPOINTS[name]
     if recipe is None:
         return policy_dir()
