@@ -44,7 +44,7 @@ test-fast: $(VENV)/.dev  ## Run the tests that need neither vLLM nor half a minu
 	$(BIN)/python -m pytest -m 'not vllm and not slow'
 
 chaos: $(VENV)/.dev  ## Kill, starve and break runs in earnest (an hour or more; see docs/reliability.md)
-	SSO_DATA_CHAOS=1 SSO_DATA_ENGINE_DEATHS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -v --timeout=7200 tests/reliability tests/hostile/test_corpus.py tests/iterate/test_interrupted.py
+	SSO_DATA_CHAOS=1 SSO_DATA_ENGINE_DEATHS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -v --timeout=7200 tests/reliability tests/hostile/test_corpus.py tests/iteration/test_interrupted.py
 
 soak: $(VENV)/.dev  ## One run of more than an hour over a growing prompt file; draws docs/soak.png
 	OMP_NUM_THREADS=1 $(BIN)/python tests/reliability/soak.py --minutes 65 --plot docs/soak.png
@@ -59,7 +59,7 @@ $(LLAMA_FACTORY)/.made: $(VENV)/.dev .ci/llama-factory-overrides.txt
 	touch $@
 
 test-llama-factory: $(LLAMA_FACTORY)/.made  ## Check exports with LLaMA-Factory, in an environment of its own
-	SSO_DATA_LLAMA_FACTORY=$(LLAMA_FACTORY)/bin/python $(BIN)/python -m pytest tests/export/test_llama_factory.py
+	SSO_DATA_LLAMA_FACTORY=$(LLAMA_FACTORY)/bin/python $(BIN)/python -m pytest tests/exporting/test_llama_factory.py
 
 MINUTES ?= 25
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims_grid import CHECKPOINTS, HALVES, Chain, chains
-from sso_data.config import EngineConfig
+from sso_data.config.run import EngineConfig
 from sso_data.engines.environment import prepare_environment
 from sso_data.world import policy_dir
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from benchmarks.claims_grid import Chain
 from benchmarks.claims_rounds import QUIET, Rounds, write_labelled
-from sso_data.judges import Answered, Comparison, JudgeConfig, Verdict, open_judge
-from sso_data.records import Message
-from sso_data.train.settings import load_train_config
+from sso_data.config.training import load_train_config
+from sso_data.core.records import Message
+from sso_data.evaluation.judges import Answered, Comparison, JudgeConfig, Verdict, open_judge
 from sso_data.world import queries
 
 BASE, ADDED, JUDGED = 64, 192, 400
@@ -52,7 +52,7 @@ class Rewarding:
         return file
 
     def _train(self, base: Path, added: Path | None) -> None:
-        from sso_data.train.run import train
+        from sso_data.training.run import train
 
         config = load_train_config(
             None,

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.claims_grid import HELD_OUT, PROMPTS, ROUNDS, STEP_ROWS, STEPS, Arm, Chain
-from sso_data.config import RunConfig
+from sso_data.config.run import RunConfig
+from sso_data.config.training import load_train_config
+from sso_data.core.records import Row
 from sso_data.demo import demo_config
-from sso_data.generate import generate
-from sso_data.records import Row
-from sso_data.refilter import refilter
-from sso_data.store.journal import read_rows
-from sso_data.train.settings import load_train_config
+from sso_data.filtering.refilter import refilter
+from sso_data.generation.generate import generate
+from sso_data.runs.journal import read_rows
 from sso_data.world import queries, score
 
 MAX_TOKENS = {"rambling": 384}
@@ -108,7 +108,7 @@ class Rounds:
         return config.model_copy(update=changed)
 
     def _train(self, policy: Path, source: Path, out: Path, loss: dict[str, Any]) -> None:
-        from sso_data.train.run import train
+        from sso_data.training.run import train
 
         config = load_train_config(
             None,

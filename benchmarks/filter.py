@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from sso_data.columns import CHECKED_BYTES, SCORES, Rows, encode, row_key
-from sso_data.config import FilterConfig
-from sso_data.records import (
+from sso_data.config.run import FilterConfig
+from sso_data.core.records import (
     NEEDED_CELLS,
     VIEWS,
     Message,
@@ -36,6 +35,7 @@ from sso_data.records import (
     hash_ids,
     row_id,
 )
+from sso_data.runs.columns import CHECKED_BYTES, SCORES, Rows, encode, row_key
 
 TOKENS = 300
 TEMPLATES = 4096
@@ -127,7 +127,7 @@ class Mould:
 
 def make_run(run: Path, rows: int) -> None:
     """A journal of `rows` rows in parts of 256 MiB, with its side files."""
-    from sso_data.store import scores
+    from sso_data.runs import scores
 
     (run / "rows").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -175,8 +175,8 @@ def sample_run(run: Path, small: Path) -> int:
 
 
 def measure_dry(run: Path, preset: str) -> dict[str, Any]:
-    from sso_data.filters import decide
-    from sso_data.store.scores import load_scores
+    from sso_data.filtering.filters import decide
+    from sso_data.runs.scores import load_scores
 
     scores = load_scores(run, dry=True)
     decision = decide(scores.rows, FilterConfig.model_validate({"preset": preset}))
@@ -184,16 +184,16 @@ def measure_dry(run: Path, preset: str) -> dict[str, Any]:
 
 
 def measure_rebuild(run: Path) -> dict[str, Any]:
-    from sso_data.store.scores import load_scores
+    from sso_data.runs.scores import load_scores
 
     return {"rows": len(load_scores(run, dry=False))}
 
 
 def measure_pairs(run: Path, kind: str) -> dict[str, Any]:
     """All rows as pairs: `jsonl` alone, `both`, or the Parquet writer alone on parsed lines."""
-    from sso_data.store.pairs import outside_row, write_pairs
-    from sso_data.store.parquet import ParquetWriter
-    from sso_data.store.scores import load_scores
+    from sso_data.runs.pairs import outside_row, write_pairs
+    from sso_data.runs.parquet import ParquetWriter
+    from sso_data.runs.scores import load_scores
 
     scores = load_scores(run, dry=True)
     every, size = np.arange(len(scores)), int(scores.rows["length"].sum(dtype=np.uint64))

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from generation import Bench, Messages, Timing, Work
 
-    from sso_data.config import RunConfig
+    from sso_data.config.run import RunConfig
 
 WARM_UP = 16
 
@@ -89,7 +89,7 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from sso_data.engines import start_inline
     from sso_data.engines.environment import prepare_vllm
-    from sso_data.generate import prepare
+    from sso_data.generation.generate import prepare
 
     setup = prepare(make_config(arguments))
     prompts = load_prompts(arguments, setup.config, count=arguments.prompts_count + WARM_UP)
@@ -125,7 +125,7 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def make_config(arguments: argparse.Namespace) -> "RunConfig":
     """The run's configuration: the authors' sampling settings, all else as shipped."""
-    from sso_data.config import load_config
+    from sso_data.config.run import load_config
 
     world = Path(__file__).resolve().parent.parent / "sso_data" / "world"
     tiny = arguments.model is None
@@ -146,8 +146,8 @@ def load_prompts(
     """Distinct prompts: of the file, or everyday ones."""
     from prompts import everyday
 
-    from sso_data.records import Message
-    from sso_data.sources import BadRow, read_prompts
+    from sso_data.core.records import Message
+    from sso_data.prompts import BadRow, read_prompts
 
     if arguments.prompts is not None:
         rows = read_prompts(str(arguments.prompts), config.source)

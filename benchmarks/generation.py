@@ -1,7 +1,7 @@
 """The three ways of making rows that `generate.py` times, on one loaded vLLM engine.
 
 `authors`: the published procedure, rebuilt from its description (see `AuthorsWay`).
-`ours`: `sso_data.generate.make_rows` as it is, journal and listener included.
+`ours`: `sso_data.generation.generate.make_rows` as it is, journal and listener included.
 `raw`: the very requests that `ours` makes, as two calls of `LLM.generate`, and nothing else.
 """
 
@@ -19,15 +19,22 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from sso_data import sample
 from sso_data.cli.progress import PlainListener
-from sso_data.engine import Engine, EngineInfo, Request, Result, SampleRequest, ScoreRequest
-from sso_data.generate import Setup, make_rows
-from sso_data.records import SIDE_OF, VIEWS, Cell, Message, Prompt, View, content_hash, row_id
-from sso_data.sample import Drawing
-from sso_data.sources import count_prompts, read_prompts
-from sso_data.store.run import open_run
-from sso_data.views import with_system
+from sso_data.core.records import SIDE_OF, VIEWS, Cell, Message, Prompt, View, content_hash, row_id
+from sso_data.engines.interface import (
+    Engine,
+    EngineInfo,
+    Request,
+    Result,
+    SampleRequest,
+    ScoreRequest,
+)
+from sso_data.generation import sample
+from sso_data.generation.generate import Setup, make_rows
+from sso_data.generation.sample import Drawing
+from sso_data.prompts import count_prompts, read_prompts
+from sso_data.runs.run import open_run
+from sso_data.templating.chat_template import with_system
 
 Messages = tuple[Message, ...]
 
@@ -315,7 +322,7 @@ def run_ours(work: Work, engine: Metered, *, bench: Bench | None) -> Timing:
     engine.watch.seconds.clear()
     engine.requests.clear()
     with tempfile.TemporaryDirectory(prefix="sso-data-bench-") as folder:
-        patched = mock.patch("sso_data.generate.start_engine", lambda *_, **__: engine)
+        patched = mock.patch("sso_data.generation.generate.start_engine", lambda *_, **__: engine)
         with patched, redirect_stderr(io.StringIO()):
             began = time.perf_counter()
             listener = PlainListener()

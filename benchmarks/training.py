@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sso_data.records import VIEWS, View
-from sso_data.train.batch import Batch, Collator
-from sso_data.train.config import LossConfig, ReferenceConfig
-from sso_data.train.contrasts import CONTRASTS
-from sso_data.train.encode import EncodedRow
-from sso_data.train.head import IGNORED, disable_dropout
-from sso_data.train.loss import sso_loss, terms_of
-from sso_data.train.reference import model_scorer, resolve_references
-from sso_data.train.trainer import SSOTrainer, spread_counts
+from sso_data.config.loss import LossConfig, ReferenceConfig
+from sso_data.core.records import VIEWS, View
+from sso_data.models.head import IGNORED, disable_dropout
+from sso_data.training.batch import Batch, Collator
+from sso_data.training.contrasts import CONTRASTS
+from sso_data.training.encode import EncodedRow
+from sso_data.training.loss import sso_loss, terms_of
+from sso_data.training.reference import model_scorer, resolve_references
+from sso_data.training.trainer import SSOTrainer, spread_counts
 
 PAD, BOS, EOS = 0, 1, 2
 STEERING = 64

@@ -12,14 +12,14 @@ from typing import Any
 from pydantic import BaseModel
 from typer.main import get_command
 
-from sso_data.augment.settings import AugmentConfig
 from sso_data.cli import app
-from sso_data.config import RunConfig
-from sso_data.evaluate.settings import EvalConfig
-from sso_data.iterate.settings import IterateConfig
-from sso_data.paper import LOSSES, RUN, TRAINING
-from sso_data.recipes import load_recipe, recipe_names
-from sso_data.train.settings import TrainConfig
+from sso_data.config.augmentation import AugmentConfig
+from sso_data.config.evaluation import EvalConfig
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.paper import LOSSES, RUN, TRAINING
+from sso_data.config.recipes import load_recipe, recipe_names
+from sso_data.config.run import RunConfig
+from sso_data.config.training import TrainConfig
 
 DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "sso_data"
@@ -36,7 +36,7 @@ def configuration() -> str:
         "Every key below may stand in the YAML file of `--config`, or after `--set key=value`. "
         "Unknown keys are refused. The options of the commands stand for some of them.\n\n"
         "```yaml\nmodel: Qwen/Qwen3-8B\nsampling:\n  top_p: 0.9\nfilter:\n  gap: q0.5\n```\n\n"
-        "This page is made from `sso_data/config.py` by `make docs`.\n"
+        "This page is made from `sso_data/config/run.py` by `make docs`.\n"
     )
     return head + _sections(RunConfig, "Run", "A whole run.")
 
@@ -50,7 +50,7 @@ def train_configuration() -> str:
         "are for: [training.md](training.md).\n\n"
         "```yaml\nmodel: Qwen/Qwen3-8B\nloss:\n  base: dpo\n  beta: 0.1\noptim:\n"
         "  lr: 5.0e-7\n```\n\n"
-        "This page is made from `sso_data/train/settings.py` by `make docs`.\n"
+        "This page is made from `sso_data/config/training.py` by `make docs`.\n"
     )
     return head + _sections(TrainConfig, "Training", "A whole training.")
 

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sso_data.config import RunConfig, load_config
-from sso_data.generate import Listener as GenerateListener
-from sso_data.generate import Summary, generate
-from sso_data.records import SIDE_OF, Row
-from sso_data.store.journal import read_rows
-from sso_data.train.listener import TrainListener
-from sso_data.train.settings import TrainConfig, load_train_config
+from sso_data.config.run import RunConfig, load_config
+from sso_data.config.training import TrainConfig, load_train_config
+from sso_data.core.records import SIDE_OF, Row
+from sso_data.generation.generate import Listener as GenerateListener
+from sso_data.generation.generate import Summary, generate
+from sso_data.runs.journal import read_rows
+from sso_data.training.listener import TrainListener
 from sso_data.world import catalogue_dir, policy_dir, queries, score
 
 _SEED = 1
@@ -161,7 +161,7 @@ def demo_training() -> TrainConfig:
 
 def one_round(run: Path, out: Path, listener: Listener) -> Round:
     """Train the tiny policy on the kept pairs of `run` and ask it again, without principles."""
-    from sso_data.train.run import train
+    from sso_data.training.run import train
 
     summary = train(str(run), out, demo_training(), listener, overwrite=True)
     listener.phase("asking the policy before and after")

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sso_data.config import EngineConfig, ViewsConfig
-from sso_data.engines.model_facts import free_memory
-from sso_data.errors import SsoDataError
-from sso_data.models import model_fingerprint, resolve_model
-from sso_data.views import ChatTemplate, load_tokenizer, today
+from sso_data.config.run import EngineConfig, ViewsConfig
+from sso_data.core.errors import SsoDataError
+from sso_data.models.directory import model_fingerprint, resolve_model
+from sso_data.models.facts import free_memory
+from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
 
 _PACKAGES = ("transformers", "datasets", "huggingface_hub")
 _GIB = 1 << 30

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from sso_data.columns import SCORES, Rows, encode
-from sso_data.records import (
+from sso_data.core.records import (
     VIEWS,
     Cell,
     FinishReason,
@@ -22,6 +21,7 @@ from sso_data.records import (
     hash_ids,
     row_id,
 )
+from sso_data.runs.columns import SCORES, Rows, encode
 
 MEANS: Mapping[Cell, float] = {
     ("plain", "good"): -1.0,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.demo import demo_config
-from sso_data.generate import generate
+from sso_data.generation.generate import generate
 from sso_data.world import queries
 
 

@@ -28,8 +28,8 @@ def retry(
     speed (engine.max_num_seqs and the like) may be given.
     """
     from sso_data.cli.progress import duration, listening
-    from sso_data.refilter import standing_config
-    from sso_data.retry import retry as run_retry
+    from sso_data.filtering.refilter import standing_config
+    from sso_data.generation.retry import retry as run_retry
 
     resolved = standing_config(run, settings, model=model)
     asked = any(setting.startswith("filter.") for setting in settings or [])
@@ -73,7 +73,7 @@ def merge(
     A row or failure that stands in two of them is taken once; the runs stay as they are.
     """
     from sso_data.cli.progress import listening
-    from sso_data.merge import merge as run_merge
+    from sso_data.generation.merge import merge as run_merge
 
     hint = f"what was copied is safe in {out}; run the same command again to continue"
     with hint_to_continue(hint), listening() as listener:

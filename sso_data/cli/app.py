@@ -92,8 +92,8 @@ def generate(
     Run the same command again to continue after an interruption: finished rows are kept.
     """
     from sso_data.cli.progress import duration, listening
-    from sso_data.config import load_config
-    from sso_data.generate import generate as run_generate
+    from sso_data.config.run import load_config
+    from sso_data.generation.generate import generate as run_generate
 
     resolved = load_config(
         config,
@@ -141,8 +141,8 @@ def filter_(
 ) -> None:
     """Decide again which rows become pairs, from the journal: no GPU, as often as you like."""
     from sso_data.cli.progress import listening
-    from sso_data.pushed import run_directory
-    from sso_data.refilter import refilter, run_config
+    from sso_data.filtering.refilter import refilter, run_config
+    from sso_data.publishing.pushed import run_directory
 
     hint = f"{(out or run) / 'pairs'} is as it was before"
     with hint_to_continue(hint), listening() as listener:
@@ -191,8 +191,8 @@ def preview(
 ) -> None:
     """Show the first few prompts' three responses side by side with their scores; write nothing."""
     from sso_data.cli.progress import listening
-    from sso_data.config import load_config
-    from sso_data.preview import preview as run_preview
+    from sso_data.config.run import load_config
+    from sso_data.generation.preview import preview as run_preview
 
     resolved = load_config(
         config,
@@ -257,7 +257,7 @@ def doctor(model: Model = None, as_json: Json = False) -> None:
     """Look at this machine, and at a model's chat template, and say what to do."""
     from dataclasses import asdict
 
-    from sso_data.config import EngineConfig
+    from sso_data.config.run import EngineConfig
     from sso_data.doctor import examine
 
     found = list(examine(model, EngineConfig()))

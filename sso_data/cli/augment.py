@@ -6,20 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sso_data.cli.options import (
-    Column,
-    EngineName,
-    Json,
-    Model,
-    Prompts,
-    Seed,
-    Split,
-)
+from sso_data.cli.options import Column, EngineName, Json, Model, Prompts, Seed, Split
 from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print_json, say
 
 if TYPE_CHECKING:
-    from sso_data.augment import Augmented
-    from sso_data.augment.tally import Tally
+    from sso_data.augmentation import Augmented
+    from sso_data.augmentation.tally import Tally
     from sso_data.cli.progress import BarListener, PlainListener
 
 AUGMENT_EXAMPLE = (
@@ -74,9 +66,9 @@ def augment(
 
     Run the same command again to continue after an interruption, or with a larger --n for more.
     """
-    from sso_data.augment import augment as run_augment
-    from sso_data.augment.settings import load_augment_config
+    from sso_data.augmentation import augment as run_augment
     from sso_data.cli.progress import listening
+    from sso_data.config.augmentation import load_augment_config
 
     resolved = load_augment_config(
         config,

@@ -8,10 +8,10 @@ import typer
 from sso_data.cli.outcome import SOME_FAILED, say
 
 if TYPE_CHECKING:
-    from sso_data.asking import Tally
-    from sso_data.filters import Decision
-    from sso_data.generate import Summary
-    from sso_data.store.run import Account
+    from sso_data.filtering.filters import Decision
+    from sso_data.generation.generate import Summary
+    from sso_data.runs.run import Account
+    from sso_data.steering.books import Tally
 
 
 def show_decision(decision: "Decision", account: "Account") -> None:
@@ -26,7 +26,7 @@ def show_decision(decision: "Decision", account: "Account") -> None:
 
 def show_steering(tally: "Tally | None") -> None:
     """What models that were asked about the prompts said, in a line or two."""
-    from sso_data.guided import summary_of
+    from sso_data.steering.models import summary_of
 
     for text in summary_of(tally) if tally else []:
         typer.echo(text)

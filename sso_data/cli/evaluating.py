@@ -19,11 +19,11 @@ from sso_data.cli.options import (
     TemplatesDir,
 )
 from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print_json, say
-from sso_data.errors import ConfigError
+from sso_data.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sso_data.evaluate import Evaluation
-    from sso_data.evaluate.result import Side
+    from sso_data.evaluation import Evaluation
+    from sso_data.evaluation.result import Side
 
 EVAL_EXAMPLE = (
     "Example: sso-data eval models/second --against Qwen/Qwen3-8B --prompts held_out.jsonl "
@@ -79,8 +79,8 @@ def evaluate(
     the same answers judged once more.
     """
     from sso_data.cli.progress import listening
-    from sso_data.evaluate import evaluate as run_evaluation
-    from sso_data.evaluate import load_eval_config
+    from sso_data.evaluation import evaluate as run_evaluation
+    from sso_data.evaluation import load_eval_config
 
     resolved = load_eval_config(
         config,
@@ -109,7 +109,7 @@ def judge_overrides(
 
     Raises ConfigError for a judge that is none, or an endpoint without one.
     """
-    from sso_data.judges.settings import judge_tree
+    from sso_data.config.judging import judge_tree
 
     if judge is None:
         if endpoint is not None:

@@ -9,7 +9,7 @@ from sso_data.cli.options import Json, RunPath
 from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
 
 if TYPE_CHECKING:
-    from sso_data.export.tally import Exported
+    from sso_data.exporting.tally import Exported
 
 EXPORT_EXAMPLE = "Example: sso-data export runs/first --to trl --out exports/trl"
 
@@ -51,7 +51,7 @@ def export(
     Trainers get the pairs that the filter kept; alpaca-eval and mt-bench get every row's answer.
     """
     from sso_data.cli.progress import listening
-    from sso_data.export import export as run_export
+    from sso_data.exporting import export as run_export
 
     with hint_to_continue(f"{out} is as it was before"), listening() as listener:
         listener.phase("exporting")

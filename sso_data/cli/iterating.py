@@ -9,14 +9,14 @@ import typer
 
 from sso_data.cli.options import Json, JudgeEndpoint, JudgeName, Model, Seed
 from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print_json, say
-from sso_data.errors import ConfigError
+from sso_data.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from sso_data.cli.progress import BarListener, PlainListener
-    from sso_data.iterate.run import Iterated
-    from sso_data.iterate.settings import IterateConfig
+    from sso_data.config.iteration import IterateConfig
+    from sso_data.iteration.run import Iterated
 
 ITERATE_EXAMPLE = (
     "Example: sso-data iterate prompts.jsonl -m Qwen/Qwen3-8B --out runs/sso --rounds 3"
@@ -84,11 +84,11 @@ def _resolved(
     tiny: bool,
 ) -> "IterateConfig":
     """The recipe, over it the file, over that the options, over those the settings."""
-    from sso_data.config import config_tree
-    from sso_data.iterate.settings import iterate_config
-    from sso_data.judges.settings import judge_tree
-    from sso_data.layers import layered
-    from sso_data.recipes import load_recipe
+    from sso_data.config.iteration import iterate_config
+    from sso_data.config.judging import judge_tree
+    from sso_data.config.recipes import load_recipe
+    from sso_data.config.run import config_tree
+    from sso_data.core.merging import layered
 
     if tiny and recipe is None:
         raise ConfigError("--tiny belongs to --recipe, whose settings for a small machine it takes")
@@ -106,7 +106,7 @@ def _resolved(
 
 def _run(config: "IterateConfig", out: Path, *, overwrite: bool) -> "Iterated":
     from sso_data.engines.environment import prepare_environment
-    from sso_data.iterate.run import iterate as run_iterate
+    from sso_data.iteration.run import iterate as run_iterate
 
     prepare_environment(config.generate.engine.model_copy(update={"threads": None}))
     return run_iterate(config, out, _stage, overwrite=overwrite)
@@ -128,7 +128,7 @@ def _show(done: "Iterated", *, as_json: bool) -> None:
         return
     from sso_data.cli import tables
     from sso_data.cli.progress import duration
-    from sso_data.iterate.report import books, report_files
+    from sso_data.iteration.report import books, report_files
 
     console = tables.console()
     console.print(_table(done))
@@ -144,7 +144,7 @@ def _table(done: "Iterated") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from sso_data.iterate.table import shown
+    from sso_data.iteration.table import shown
 
     table = Table(title="Rounds", title_justify="left", title_style="bold")
     table.add_column("")

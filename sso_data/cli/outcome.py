@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
-from sso_data.errors import SsoDataError, shown, without_secrets
+from sso_data.core.errors import SsoDataError, shown, without_secrets
 
 SOME_FAILED, INTERRUPTED = 3, 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -22,7 +22,7 @@ from sso_data.cli.options import (
 from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
 
 if TYPE_CHECKING:
-    from sso_data.config import RunConfig
+    from sso_data.config.run import RunConfig
 
 principles_app = typer.Typer(
     no_args_is_help=True, help="List, show, check and make principle files; see which work."
@@ -46,7 +46,7 @@ EndpointUrl = Annotated[
 @ends_well
 def principles_list(principles: PrinciplesDir = None, as_json: Json = False) -> None:
     """The features of a catalogue."""
-    from sso_data.principles import load_catalogue
+    from sso_data.steering.principles import load_catalogue
 
     found = load_catalogue(principles)
     if as_json:
@@ -64,8 +64,8 @@ def principles_show(
     principles: PrinciplesDir = None,
 ) -> None:
     """One principle in full: what the model is told for its good and its bad side."""
-    from sso_data.errors import InputError
-    from sso_data.principles import load_catalogue
+    from sso_data.core.errors import InputError
+    from sso_data.steering.principles import load_catalogue
 
     found = load_catalogue(principles)
     by_name = {name.lower(): principle for name, principle in found.principles.items()}
@@ -92,8 +92,8 @@ def principles_check(
     """
     from dataclasses import asdict
 
-    from sso_data.principles import load_catalogue
-    from sso_data.steer.review import review
+    from sso_data.steering.principles import load_catalogue
+    from sso_data.steering.review import review
 
     found = load_catalogue(directory)
     findings = review(list(found.principles.values()))
@@ -130,9 +130,9 @@ def principles_new(
     settings: Settings = None,
 ) -> None:
     """Make a catalogue from a plain description with a model; read it before you use it."""
-    from sso_data.catalogues.making import new_catalogue
     from sso_data.cli import tables
     from sso_data.cli.progress import listening
+    from sso_data.steering.making import new_catalogue
 
     resolved = _asking(config, settings, model, endpoint, seed=seed, engine__name=engine)
     with listening() as listener:
@@ -161,10 +161,10 @@ def principles_write(
     settings: Settings = None,
 ) -> None:
     """Show the principles that a model writes for each query, as JSON lines; keep nothing."""
-    from sso_data.asking import Tally
-    from sso_data.catalogues.writing import write_principles
     from sso_data.cli.progress import listening
-    from sso_data.guided import summary_of, warnings_of
+    from sso_data.steering.books import Tally
+    from sso_data.steering.models import summary_of, warnings_of
+    from sso_data.steering.writing import write_principles
 
     resolved = _asking(
         config,
@@ -201,7 +201,7 @@ def principles_stats(
     """Which principles of a run give pairs: kept share, gap and closeness of each."""
     from dataclasses import asdict
 
-    from sso_data.catalogues.stats import principle_stats
+    from sso_data.steering.stats import principle_stats
 
     found = principle_stats(run, wordings=wordings)
     if as_json:
@@ -220,7 +220,7 @@ def _asking(
     **overrides: Any,
 ) -> "RunConfig":
     """The configuration for asking one model; at an endpoint `model` is its name there."""
-    from sso_data.config import load_config
+    from sso_data.config.run import load_config
 
     overrides["steering__principles"] = "written"
     if endpoint:

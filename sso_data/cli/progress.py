@@ -15,11 +15,11 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-from sso_data.asking import Tally
 from sso_data.cli.outcome import say
-from sso_data.engine import EngineInfo
-from sso_data.pipeline import Progress
-from sso_data.train.listener import StepLog
+from sso_data.engines.interface import EngineInfo
+from sso_data.generation.pipeline import Progress
+from sso_data.steering.books import Tally
+from sso_data.training.listener import StepLog
 
 _LINE_SECONDS = 10.0
 _DRAW_SECONDS = 0.2

@@ -6,10 +6,10 @@ import typer
 
 from sso_data.cli.options import Json, RunPath
 from sso_data.cli.outcome import ends_well, hint_to_continue, print_json
-from sso_data.errors import ConfigError
+from sso_data.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sso_data.hub.publish import Published
+    from sso_data.publishing.hub.publish import Published
 
 PUSH_EXAMPLE = "Example: sso-data push runs/first alice/pairs --license apache-2.0 --language en"
 
@@ -64,9 +64,9 @@ def push(
     Everything goes in one commit. Run the same command again after any failure: it goes on.
     """
     from sso_data.cli.transfer import transferring
-    from sso_data.hub.publish import Target
-    from sso_data.push.dataset import push_run
-    from sso_data.push.staging import Wording
+    from sso_data.publishing.hub.publish import Target
+    from sso_data.publishing.push.dataset import push_run
+    from sso_data.publishing.push.staging import Wording
 
     target = Target(
         repo=repo,

@@ -9,12 +9,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sso_data.catalogues.stats import PrincipleStats
+from sso_data.core.records import SIDE_OF, VIEWS, Row
 from sso_data.doctor import Finding
-from sso_data.filters import Decision
-from sso_data.principles import Catalogue, Principle
-from sso_data.records import SIDE_OF, VIEWS, Row
-from sso_data.store.run import Account
+from sso_data.filtering.filters import Decision
+from sso_data.runs.run import Account
+from sso_data.steering.principles import Catalogue, Principle
+from sso_data.steering.stats import PrincipleStats
 
 _MARK = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 

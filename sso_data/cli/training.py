@@ -10,11 +10,11 @@ import typer
 from sso_data.cli.options import Json, Model, Seed, Split
 from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
 from sso_data.cli.push import Private, Public, private_of, show_published
-from sso_data.errors import ConfigError, SsoDataError
+from sso_data.core.errors import ConfigError, SsoDataError
 
 if TYPE_CHECKING:
-    from sso_data.hub.publish import Published, Target
-    from sso_data.train.run import TrainSummary
+    from sso_data.publishing.hub.publish import Published, Target
+    from sso_data.training.run import TrainSummary
 
 TRAIN_EXAMPLE = "Example: sso-data train runs/first -m Qwen/Qwen3-8B --out models/second --base dpo"
 
@@ -155,13 +155,13 @@ def _run(
     overwrite: bool,
 ) -> "TrainSummary":
     from sso_data.cli.progress import listening
-    from sso_data.config import EngineConfig
+    from sso_data.config.run import EngineConfig
     from sso_data.engines.environment import prepare_environment
 
     prepare_environment(EngineConfig())  # before torch and transformers are imported
-    from sso_data.train.processes import leaving_the_group
-    from sso_data.train.run import train as run_training
-    from sso_data.train.settings import load_train_config
+    from sso_data.config.training import load_train_config
+    from sso_data.training.processes import leaving_the_group
+    from sso_data.training.run import train as run_training
 
     resolved = load_train_config(config, settings, **wanted)
     with leaving_the_group(), listening() as listener:
@@ -175,8 +175,8 @@ def _target(repo: str | None, private: bool | None, *, overwrite: bool) -> "Targ
             raise ConfigError("--public and --private are about --push, which names the repository")
         return None
     from sso_data.cli.transfer import transferring
-    from sso_data.hub.publish import Target
-    from sso_data.push.model import check_model_target
+    from sso_data.publishing.hub.publish import Target
+    from sso_data.publishing.push.model import check_model_target
 
     target = Target(repo=repo, private=private, overwrite=overwrite)
     with transferring() as listener:
@@ -186,7 +186,7 @@ def _target(repo: str | None, private: bool | None, *, overwrite: bool) -> "Targ
 
 def _pushed(out: Path, target: "Target") -> "Published":
     from sso_data.cli.transfer import transferring
-    from sso_data.push.model import push_model
+    from sso_data.publishing.push.model import push_model
 
     with transferring() as listener:
         return push_model(out, target, listener)
@@ -194,7 +194,7 @@ def _pushed(out: Path, target: "Target") -> "Published":
 
 def _say_alone(error: SsoDataError, rank: int) -> None:
     """What only this process knows; the other failures are the first process's, too."""
-    from sso_data.train.errors import TrainError
+    from sso_data.training.errors import TrainError
 
     if isinstance(error, TrainError):
         say(f"error: process {rank}: {error}")

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from sso_data.config import EngineConfig
-from sso_data.engine import Engine
+from sso_data.config.run import EngineConfig
+from sso_data.core.errors import EngineError, SsoDataError, described
 from sso_data.engines.environment import prepare_environment
-from sso_data.errors import EngineError, SsoDataError, described
+from sso_data.engines.interface import Engine
 
 __all__ = ["resolve_name", "start_engine"]
 

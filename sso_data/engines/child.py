@@ -12,12 +12,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sso_data import errors
-from sso_data.config import EngineConfig
-from sso_data.engine import EngineInfo, Request, Result
+from sso_data.config.run import EngineConfig
+from sso_data.core import errors
+from sso_data.core.errors import EngineDeadError, EngineError, SsoDataError
 from sso_data.engines import start_inline, worker
+from sso_data.engines.interface import EngineInfo, Request, Result
 from sso_data.engines.requests import take_keys
-from sso_data.errors import EngineDeadError, EngineError, SsoDataError
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0

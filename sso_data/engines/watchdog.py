@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from sso_data.config import EngineConfig
-from sso_data.engine import Engine, EngineInfo, Refused, Request, Result, row_of
+from sso_data.config.run import EngineConfig
+from sso_data.core.errors import EngineDeadError, EngineError, EngineMemoryError, SsoDataError
+from sso_data.engines.interface import Engine, EngineInfo, Refused, Request, Result, row_of
 from sso_data.engines.requests import take_keys
 from sso_data.engines.suspects import Suspects
-from sso_data.errors import EngineDeadError, EngineError, EngineMemoryError, SsoDataError
 
 FIRST_WAIT_SECONDS = 1.0
 MOST_WAIT_SECONDS = 60.0

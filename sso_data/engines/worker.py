@@ -16,11 +16,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sso_data.config import EngineConfig
-from sso_data.engine import Engine, Request
+from sso_data.config.run import EngineConfig
+from sso_data.core.errors import SsoDataError
+from sso_data.core.parent_process import at_parents_death
 from sso_data.engines.environment import prepare_environment
-from sso_data.errors import SsoDataError
-from sso_data.parents import at_parents_death
+from sso_data.engines.interface import Engine, Request
 
 Start = Callable[[Path, EngineConfig], Engine]
 """Starts the engine in the child; a function of a module, so that it can be sent there."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sso_data.templates import render
+from sso_data.core.jinja import render
 from sso_data.world import lexicon as lex
 from sso_data.world.guidelines import feature_pairs
 from sso_data.world.lexicon import Level

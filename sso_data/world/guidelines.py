@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from sso_data.principles import Catalogue, load_catalogue
+from sso_data.steering.principles import Catalogue, load_catalogue
 from sso_data.world import catalogue_dir
 from sso_data.world import lexicon as lex
 from sso_data.world.lexicon import Kind

@@ -7,8 +7,8 @@ import random
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from sso_data.principles import Principle
-from sso_data.templates import render
+from sso_data.core.jinja import render
+from sso_data.steering.principles import Principle
 from sso_data.world import lexicon as lex
 from sso_data.world import skill_templates_dir
 from sso_data.world.guidelines import feature_pairs, short_catalogue

@@ -14,14 +14,14 @@ from huggingface_hub import DatasetCard as HubCard
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from sso_data.card import DataConfig, dataset_card
-from sso_data.card.markdown import END, START, code, inline, outside_marks
-from sso_data.card.metadata import read_metadata, size_category, split_page
-from sso_data.card.numbers import Distribution, bin_edges, count_pairs
-from sso_data.errors import InputError, RunError
-from sso_data.merge import merge
-from sso_data.push.public import public_json
-from tests.export.making import asking, every_kind, make_run
+from sso_data.core.errors import InputError, RunError
+from sso_data.generation.merge import merge
+from sso_data.publishing.card import DataConfig, dataset_card
+from sso_data.publishing.card.markdown import END, START, code, inline, outside_marks
+from sso_data.publishing.card.metadata import read_metadata, size_category, split_page
+from sso_data.publishing.card.numbers import Distribution, bin_edges, count_pairs
+from sso_data.publishing.push.public import public_json
+from tests.exporting.making import asking, every_kind, make_run
 
 PAIRS = DataConfig(name="pairs", files=("train.jsonl",), rows=8, default=True)
 ROWS = DataConfig(name="rows", files=("rows/00000.jsonl", "rows/00001.jsonl"), rows=9)
@@ -35,7 +35,7 @@ def pictures_where_they_matter(
 ) -> None:
     """Drawing takes most of a card's time."""
     if "picture" not in request.node.name:
-        monkeypatch.setattr("sso_data.card.draw_plots", lambda numbers: {})
+        monkeypatch.setattr("sso_data.publishing.card.draw_plots", lambda numbers: {})
 
 
 @pytest.fixture

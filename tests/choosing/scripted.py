@@ -4,14 +4,15 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sso_data.asking import MemoryBook, Round
-from sso_data.completions import Completion, CompletionRequest
-from sso_data.config import SteeringConfig
-from sso_data.engine import Refused
-from sso_data.principles import load_catalogue
-from sso_data.records import JsonRow, Message, Prompt, content_hash, row_id
-from sso_data.steer import Rules
-from sso_data.steer.by_model import Task
+from sso_data.chat.interface import Completion, CompletionRequest
+from sso_data.config.run import SteeringConfig
+from sso_data.core.records import JsonRow, Message, Prompt, content_hash, row_id
+from sso_data.engines.interface import Refused
+from sso_data.steering.books import MemoryBook
+from sso_data.steering.by_model import Task
+from sso_data.steering.principles import load_catalogue
+from sso_data.steering.rounds import Round
+from sso_data.steering.rules import Rules
 
 Say = Callable[[CompletionRequest], str | None]
 """What the model says to a request; None: it refuses."""

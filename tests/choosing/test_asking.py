@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from sso_data.asking import Guide, MemoryBook, Models, Tally, look_up, prompts_of, steer_all
-from sso_data.completions import CompletionRequest, Completions
-from sso_data.errors import ConfigError, RunError
-from sso_data.principles import load_catalogue
-from sso_data.records import JsonRow, Message, Prompt, content_hash
-from sso_data.sources import BadRow, Candidate
-from sso_data.steer import CONCISION, Rules, check_features
-from sso_data.steer.conversation import CUT, REQUEST_CHARS, SYSTEM_CHARS, TURN_CHARS
-from sso_data.store.steering import Occurrences
+from sso_data.chat.interface import CompletionRequest, Completions
+from sso_data.core.errors import ConfigError, RunError
+from sso_data.core.records import JsonRow, Message, Prompt, content_hash
+from sso_data.prompts import BadRow, Candidate
+from sso_data.runs.steering import Occurrences
+from sso_data.steering.books import MemoryBook, Tally
+from sso_data.steering.conversation import CUT, REQUEST_CHARS, SYSTEM_CHARS, TURN_CHARS
+from sso_data.steering.principles import load_catalogue
+from sso_data.steering.rules import CONCISION, Rules, check_features
+from sso_data.steering.stage import Guide, Models, look_up, prompts_of, steer_all
 from tests.choosing.scripted import (
     GOOD_CHOICE,
     GOOD_PAIR,

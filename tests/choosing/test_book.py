@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sso_data.asking import Guide, Models, Tally, steer_all
-from sso_data.errors import RunError
-from sso_data.records import JsonRow, Prompt
-from sso_data.store.ledger import SEEN
-from sso_data.store.run import open_run
-from sso_data.store.steering import FILE, Occurrences, Places, SteeringBook, read_steering
+from sso_data.core.errors import RunError
+from sso_data.core.records import JsonRow, Prompt
+from sso_data.runs.ledger import SEEN
+from sso_data.runs.run import open_run
+from sso_data.runs.steering import FILE, Occurrences, Places, SteeringBook, read_steering
+from sso_data.steering.books import Tally
+from sso_data.steering.stage import Guide, Models, steer_all
 from tests.choosing.scripted import Scripted, prompt, rules
 from tests.choosing.test_asking import shaky
 

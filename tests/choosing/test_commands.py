@@ -10,11 +10,11 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from sso_data.cli import app
-from sso_data.principles import load_catalogue
-from sso_data.push.public import public_json
+from sso_data.publishing.push.public import public_json
+from sso_data.steering.principles import load_catalogue
 from sso_data.world import catalogue_dir, policy_dir, queries
+from tests.chat.server import Reply, ScriptedServer, failed, said, serving
 from tests.choosing.scripted import GOOD_PAIR
-from tests.completing.server import Reply, ScriptedServer, failed, said, serving
 
 KEY = "topsecret-0123456789"
 INLINE = (

@@ -9,14 +9,15 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
-from sso_data.asking import MemoryBook, Round
-from sso_data.completing import Endpoint, EndpointCompletions
-from sso_data.records import JsonRow, Message, Prompt, content_hash, row_id
-from sso_data.steer.by_model import ACCEPTED, CUT_OFF, Task
-from sso_data.steer.rules import FREE_FORM
+from sso_data.chat import Endpoint, EndpointCompletions
+from sso_data.core.records import JsonRow, Message, Prompt, content_hash, row_id
+from sso_data.steering.books import MemoryBook
+from sso_data.steering.by_model import ACCEPTED, CUT_OFF, Task
+from sso_data.steering.rounds import Round
+from sso_data.steering.rules import FREE_FORM
+from tests.chat.server import Reply, said, serving
 from tests.choosing.malformed import BAD, CHOICES, GOOD, PAIRS, REQUEST
 from tests.choosing.scripted import GOOD_CHOICE, GOOD_PAIR, prompt, rules, steer
-from tests.completing.server import Reply, said, serving
 
 Times = Literal["once", "always"]
 

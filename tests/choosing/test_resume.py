@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.world import catalogue_dir, policy_dir, queries
+from tests.chat.server import Reply, ScriptedServer, said, serving
 from tests.choosing.scripted import GOOD_PAIR
-from tests.completing.server import Reply, ScriptedServer, said, serving
 
 PROMPTS = 12
 SAME = ("principles", "principles_good", "principles_bad", "system_good", "prompt_hash_bad")

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sso_data.cli import app
-from sso_data.steer import CONCISION, FREE_FORM
+from sso_data.steering.rules import CONCISION, FREE_FORM
 from sso_data.world import catalogue_dir, policy_dir, queries, score, skill_templates_dir
 from sso_data.world.guidelines import feature_pairs
 from sso_data.world.queries import parse

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
-from sso_data.store.run import locked
+from sso_data.runs.run import locked
 from sso_data.world import catalogue_dir, policy_dir
 from tests.cli.conftest import INLINE, Cli, rows_of
 

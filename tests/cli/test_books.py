@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sso_data.store.journal import read_rows
+from sso_data.runs.journal import read_rows
 from tests.cli.conftest import Cli, rows_of
 from tests.cli.test_bad_input import one_line
 from tests.reliability.flow import HashEngine, scripted, write_prompts

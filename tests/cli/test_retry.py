@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sso_data.engine import Refused, Result
+from sso_data.engines.interface import Refused, Result
 from sso_data.engines.transformers import TransformersEngine
-from sso_data.store.run import read_failures
+from sso_data.runs.run import read_failures
 from sso_data.world import policy_dir
 from tests.cli.conftest import INLINE, Cli, rows_of
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sso_data.config import SourceConfig
-from sso_data.sources import read_prompts
+from sso_data.config.run import SourceConfig
+from sso_data.prompts import read_prompts
 from tests.cli.conftest import INLINE, Cli, rows_of
 
 TEXTS = [f"Question {number % 40}?" for number in range(60)]

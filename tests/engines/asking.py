@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sso_data.engine import Engine, Request, Result, SampleRequest, ScoreRequest
+from sso_data.engines.interface import Engine, Request, Result, SampleRequest, ScoreRequest
 
 
 def sample(key: str = "a", prompt: Sequence[int] = (1, 40, 41), **settings: Any) -> SampleRequest:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sso_data.config import EngineConfig
-from sso_data.engine import Engine
+from sso_data.config.run import EngineConfig
 from sso_data.engines import start_engine
+from sso_data.engines.interface import Engine
 
 for name, value in {
     "OMP_NUM_THREADS": "1",

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sso_data.config import EngineConfig
-from sso_data.engine import EngineInfo, Request, Result, Scored
-from sso_data.errors import ModelError
+from sso_data.config.run import EngineConfig
+from sso_data.core.errors import ModelError
+from sso_data.engines.interface import EngineInfo, Request, Result, Scored
 
 
 class FakeEngine:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from sso_data.config import EngineConfig
-from sso_data.engine import Engine, ScoreRequest
+from sso_data.config.run import EngineConfig
+from sso_data.core.errors import EngineDeadError, EngineError, ModelError
 from sso_data.engines import child
 from sso_data.engines.child import ChildEngine
-from sso_data.errors import EngineDeadError, EngineError, ModelError
+from sso_data.engines.interface import Engine, ScoreRequest
 from tests.engines import fake
 from tests.engines.asking import ask, collect, score
 
@@ -25,7 +25,7 @@ NOWHERE = Path("nowhere")
 ORPHAN = """
 import sys, time
 from pathlib import Path
-from sso_data.config import EngineConfig
+from sso_data.config.run import EngineConfig
 from sso_data.engines.child import ChildEngine
 from tests.engines.asking import score
 from tests.engines.fake import start_fake

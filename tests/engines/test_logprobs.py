@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sso_data.logprobs import target_logprobs
+from sso_data.models.logprobs import target_logprobs
 
 
 def rows(count: int, bias: bool = False) -> tuple[torch.Tensor, ...]:

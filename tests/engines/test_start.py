@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sso_data.config import EngineConfig
+from sso_data.config.run import EngineConfig
 from sso_data.engines import resolve_name
 from sso_data.engines.requests import checked_total
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from sso_data.engine import Engine
+from sso_data.core.errors import EngineError
 from sso_data.engines import start_engine
 from sso_data.engines import vllm as vllm_home
-from sso_data.engines.model_facts import ModelFacts
+from sso_data.engines.interface import Engine
 from sso_data.engines.transformers import TransformersEngine
 from sso_data.engines.vllm import cpu_cache_bytes
-from sso_data.errors import EngineError
+from sso_data.models.facts import ModelFacts
 from tests.engines.asking import ask, many_samples, score
 from tests.engines.conftest import needs_vllm, tiny_config
 
@@ -22,7 +22,7 @@ FACTS = ModelFacts(context=2048, vocab_size=1000, eos_ids=(2,), kv_numbers=1024)
 QUIET_RUN = """
 import sys
 from pathlib import Path
-from sso_data.config import EngineConfig
+from sso_data.config.run import EngineConfig
 from sso_data.engines import start_engine
 from tests.engines.asking import ask, many_samples, score
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from sso_data.config import EngineConfig
-from sso_data.engine import EngineInfo, Refused, Request, Result, Scored, row_of
+from sso_data.config.run import EngineConfig
+from sso_data.core.errors import EngineDeadError, EngineError, EngineMemoryError, ModelError
 from sso_data.engines import start_engine
 from sso_data.engines.child import ChildEngine
+from sso_data.engines.interface import EngineInfo, Refused, Request, Result, Scored, row_of
 from sso_data.engines.vllm import _is_out_of_memory
 from sso_data.engines.watchdog import WatchedEngine
-from sso_data.errors import EngineDeadError, EngineError, EngineMemoryError, ModelError
 from sso_data.world import policy_dir
 from tests.engines.asking import score
 from tests.engines.fake import start_fake

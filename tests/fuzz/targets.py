@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from sso_data.columns import encode
-from sso_data.config import RunConfig, SourceConfig, ViewsConfig, config_tree, validated
-from sso_data.errors import (
+from sso_data.config.run import RunConfig, SourceConfig, ViewsConfig, config_tree, validated
+from sso_data.config.training import load_train_config
+from sso_data.core.errors import (
     ConfigError,
     InputError,
     ModelError,
@@ -26,17 +26,17 @@ from sso_data.errors import (
     one_line,
     without_secrets,
 )
-from sso_data.plainyaml import parse_yaml
-from sso_data.principles import load_principle
-from sso_data.records import Failure, Message, Row
-from sso_data.sources import BadRow, Candidate, read_prompts
-from sso_data.store.journal import Journal, read_rows
-from sso_data.store.run import iterate_failures, read_manifest
-from sso_data.store.scores import load_scores, side_file
-from sso_data.templates import render
-from sso_data.train.encode import Encoder
-from sso_data.train.settings import load_train_config
-from sso_data.views import ChatTemplate, Unrenderable
+from sso_data.core.jinja import render
+from sso_data.core.records import Failure, Message, Row
+from sso_data.core.yaml_files import parse_yaml
+from sso_data.prompts import BadRow, Candidate, read_prompts
+from sso_data.runs.columns import encode
+from sso_data.runs.journal import Journal, read_rows
+from sso_data.runs.run import iterate_failures, read_manifest
+from sso_data.runs.scores import load_scores, side_file
+from sso_data.steering.principles import load_principle
+from sso_data.templating.chat_template import ChatTemplate, Unrenderable
+from sso_data.training.encode import Encoder
 from tests import tokenizers_of_the_field as field
 from tests.factories import make_row, to_line, write_part
 from tests.hostile import catalogues, configurations, runs
@@ -163,7 +163,7 @@ def journal_file(data: bytes) -> None:
 
 
 def _line(row: Row) -> bytes:
-    from sso_data.store.journal import to_line as journal_line
+    from sso_data.runs.journal import to_line as journal_line
 
     return journal_line(row.to_json())
 

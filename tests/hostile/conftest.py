@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from sso_data import generate
 from sso_data.cli import app
+from sso_data.generation import generate
+from tests.generation.scripted import ScriptedEngine
 from tests.hostile.cases import Case, Place
-from tests.pipeline.scripted import ScriptedEngine
 
 Run = Callable[[Case], tuple[Result, Place]]
 TRIED = pytest.StashKey[dict[tuple[str, str], int]]()

@@ -7,10 +7,10 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sso_data.config import ViewsConfig
-from sso_data.records import Message
-from sso_data.train.foreign import completion_ids
-from sso_data.views import ChatTemplate, Unrenderable, load_tokenizer
+from sso_data.config.run import ViewsConfig
+from sso_data.core.records import Message
+from sso_data.templating.chat_template import ChatTemplate, Unrenderable, load_tokenizer
+from sso_data.templating.external_rows import completion_ids
 from sso_data.world import policy_dir
 from tests import tokenizers_of_the_field as field
 

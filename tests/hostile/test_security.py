@@ -13,13 +13,13 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from sso_data import generate as generating
 from sso_data.cli import app
-from sso_data.train.reference import _Cache
+from sso_data.generation import generate as generating
+from sso_data.training.reference import _Cache
 from sso_data.world import catalogue_dir, policy_dir
 from tests.cli.test_bad_input import one_line
+from tests.generation.scripted import ScriptedEngine
 from tests.hostile.model_dirs import MakesFile, put_remote_code
-from tests.pipeline.scripted import ScriptedEngine
 from tests.train_command.conftest import QUICK
 
 PACKAGE = Path(__file__).parents[2] / "sso_data"

@@ -11,18 +11,16 @@ FLOORS: dict[str, int] = {
     room: floor
     for floor, rooms in enumerate(
         (
-            ("", "records", "errors", "paths", "plainyaml", "layers", "parents"),
-            ("paper",),
-            ("config", "naming", "principles", "templates", "engine", "language", "logprobs"),
-            ("views", "columns", "completions"),
-            ("steer", "sample", "score", "filters", "engines", "sources", "store", "models", "hub"),
-            ("pipeline", "refilter", "pushed", "train", "card", "completing"),
-            ("asking",),
-            ("guided",),
-            ("generate", "merge", "export", "augment", "catalogues", "doctor", "world"),
-            ("preview", "retry", "push", "demo", "judges"),
-            ("evaluate", "recipes"),
-            ("iterate",),
+            ("", "core"),
+            ("config",),
+            ("prompts", "templating", "runs"),
+            ("models", "filtering"),
+            ("engines", "training"),
+            ("chat",),
+            ("steering",),
+            ("generation", "world", "exporting"),
+            ("augmentation", "publishing", "doctor", "demo", "evaluation"),
+            ("iteration",),
             ("cli",),
             ("__main__",),
         )
@@ -33,21 +31,21 @@ FLOORS: dict[str, int] = {
 
 HOMES = {
     "vllm": {"engines"},
-    "transformers": {"engines", "train", "views", "world"},
-    "torch": {"engines", "logprobs", "doctor", "train", "world"},
-    "pyarrow": {"store", "sources"},
-    "jsonlines": {"store", "sources"},
-    "datasets": {"sources"},
-    "huggingface_hub": {"card", "hub", "models", "sources"},
+    "transformers": {"models", "engines", "training", "templating", "world"},
+    "torch": {"models", "engines", "doctor", "training", "world"},
+    "pyarrow": {"runs", "prompts"},
+    "jsonlines": {"runs", "prompts"},
+    "datasets": {"prompts"},
+    "huggingface_hub": {"publishing", "models", "prompts"},
     "typer": {"cli"},
     "rich": {"cli"},
-    "jinja2": {"templates"},
-    "openai": {"completing"},
-    "py3langid": {"language"},
-    "peft": {"engines", "train"},
-    "rensa": {"augment"},
-    "accelerate": {"train"},
-    "matplotlib": {"card", "iterate", "train"},
+    "jinja2": {"core"},
+    "openai": {"chat"},
+    "py3langid": {"core"},
+    "peft": {"models", "engines", "training"},
+    "rensa": {"augmentation"},
+    "accelerate": {"training"},
+    "matplotlib": {"publishing", "iteration", "training"},
 }
 """Where each heavy library may be imported."""
 
@@ -117,4 +115,4 @@ def test_only_the_demo_and_judges_meet_the_tiny_world() -> None:
         for file in FILES
         if any(module.startswith("sso_data.world") for module in imported_modules(file))
     }
-    assert visitors <= {"demo", "judges", "world"}
+    assert visitors <= {"demo", "evaluation", "world"}

@@ -46,7 +46,7 @@ def test_the_wheel_carries_what_is_read_at_run_time(wheel: Path) -> None:
 
 _RECIPES = """
 from pathlib import Path
-from sso_data.recipes import load_recipe, recipe_names
+from sso_data.config.recipes import load_recipe, recipe_names
 print("llama3.1-8b-sft-sso" in recipe_names())
 whole, tiny = load_recipe("llama3.1-8b-sft-sso"), load_recipe("llama3.1-8b-sft-sso", tiny=True)
 print(Path(whole["launcher"][-1]).is_file(), Path(tiny["model"]).is_dir())

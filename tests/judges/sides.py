@@ -1,7 +1,7 @@
 """Comparisons for tests of judges."""
 
-from sso_data.judges import Answered, Comparison
-from sso_data.records import Message
+from sso_data.core.records import Message
+from sso_data.evaluation.judges import Answered, Comparison
 
 
 def compared(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sso_data.errors import ConfigError
-from sso_data.judges import JudgeConfig, JudgeError, Refused, judge_identity, open_judge
-from sso_data.judges.function import AT_ONCE
+from sso_data.core.errors import ConfigError
+from sso_data.evaluation.judges import JudgeConfig, JudgeError, Refused, judge_identity, open_judge
+from sso_data.evaluation.judges.function import AT_ONCE
 from tests.judges.sides import compared
 
 SOURCE = """

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from sso_data.completions import CompletionRequest
-from sso_data.errors import ConfigError, EngineError
-from sso_data.judges import (
+from sso_data.chat.interface import CompletionRequest
+from sso_data.core.errors import ConfigError, EngineError
+from sso_data.core.jinja import Templates
+from sso_data.evaluation.judges import (
     JudgeConfig,
     Refused,
     Verdict,
@@ -19,10 +20,9 @@ from sso_data.judges import (
     signal_comparison,
     tied,
 )
-from sso_data.judges.llm import SCHEMA, LlmJudge, fence_for, read_verdict
-from sso_data.templates import Templates
+from sso_data.evaluation.judges.llm import SCHEMA, LlmJudge, fence_for, read_verdict
+from tests.chat.server import Reply, failed, said, serving
 from tests.choosing.scripted import Scripted
-from tests.completing.server import Reply, failed, said, serving
 from tests.factories import make_row
 from tests.judges.sides import compared
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from sso_data.errors import ConfigError, ModelError
-from sso_data.judges import (
+from sso_data.core.errors import ConfigError, ModelError
+from sso_data.core.records import Message, Row
+from sso_data.evaluation.judges import (
     JudgeConfig,
     Refused,
     Verdict,
@@ -18,7 +19,6 @@ from sso_data.judges import (
     signal_comparison,
     tied,
 )
-from sso_data.records import Message, Row
 from sso_data.world import lexicon, queries, score
 from tests.factories import make_row
 from tests.judges.sides import compared

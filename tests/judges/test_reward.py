@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from sso_data.config import EngineConfig, ViewsConfig
-from sso_data.engines.reward_model import RewardModel
-from sso_data.errors import EngineError, ModelError
-from sso_data.judges import (
+from sso_data.config.run import EngineConfig, ViewsConfig
+from sso_data.config.training import load_train_config
+from sso_data.core.errors import EngineError, ModelError
+from sso_data.core.records import Message, Row
+from sso_data.evaluation.judges import (
     Comparison,
     JudgeConfig,
     Refused,
@@ -25,11 +26,10 @@ from sso_data.judges import (
     open_judge,
     signal_comparison,
 )
-from sso_data.records import Message, Row
-from sso_data.store.journal import read_rows
-from sso_data.train.run import train
-from sso_data.train.settings import load_train_config
-from sso_data.views import ChatTemplate, load_tokenizer
+from sso_data.models.reward_model import RewardModel
+from sso_data.runs.journal import read_rows
+from sso_data.templating.chat_template import ChatTemplate, load_tokenizer
+from sso_data.training.run import train
 from sso_data.world import policy_dir
 from tests.judges.sides import compared
 from tests.tiny_runs import Silent, tiny_run

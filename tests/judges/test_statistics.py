@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sso_data.judges import Verdict, agreement, length_controlled, rate_of, tied
-from sso_data.judges.statistics import LENGTH_PENALTY, NO_RATE, Z_95, fit_logistic
+from sso_data.evaluation.judges import Verdict, agreement, length_controlled, rate_of, tied
+from sso_data.evaluation.judges.statistics import LENGTH_PENALTY, NO_RATE, Z_95, fit_logistic
 
 Floats = NDArray[np.float64]
 

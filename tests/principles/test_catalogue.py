@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sso_data.errors import InputError
-from sso_data.principles import Principle, load_catalogue, load_principle
-from sso_data.templates import phrases
+from sso_data.core.errors import InputError
+from sso_data.core.jinja import phrases
+from sso_data.steering.principles import Principle, load_catalogue, load_principle
 
 FEATURES = {
     "Accuracy": ("Accurate", "Inaccurate"),

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sso_data.errors import ConfigError
-from sso_data.records import Message
-from sso_data.templates import SHIPPED, Templates
+from sso_data.core.errors import ConfigError
+from sso_data.core.jinja import SHIPPED, Templates
+from sso_data.core.records import Message
 
 CHAT = (
     '{% call turn("system") %}Be {{ manner }}.{% endcall %}\n'

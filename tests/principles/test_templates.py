@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sso_data.errors import ConfigError
-from sso_data.templates import fingerprint, phrases, render
+from sso_data.core.errors import ConfigError
+from sso_data.core.jinja import fingerprint, phrases, render
 
 
 def refusal(tmp_path: Path, text: str | bytes, **variables: object) -> str:

@@ -9,14 +9,14 @@ import pytest
 from huggingface_hub import close_session, constants
 from typer.testing import CliRunner, Result
 
-from sso_data import card
-from sso_data.card.numbers import PairNumbers
-from sso_data.card.plots import draw_plots
 from sso_data.cli import app
-from sso_data.config import RunConfig
-from sso_data.records import Failure
-from sso_data.refilter import refilter
-from sso_data.store.run import require_manifest
+from sso_data.config.run import RunConfig
+from sso_data.core.records import Failure
+from sso_data.filtering.refilter import refilter
+from sso_data.publishing import card
+from sso_data.publishing.card.numbers import PairNumbers
+from sso_data.publishing.card.plots import draw_plots
+from sso_data.runs.run import require_manifest
 from tests.factories import make_row, write_part
 from tests.hub_server import HubServer
 from tests.push.outcomes import TABLES

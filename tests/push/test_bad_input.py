@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from sso_data.config import RunConfig
-from sso_data.errors import HubError
-from sso_data.hub.account import Account
-from sso_data.refilter import refilter
-from sso_data.store.run import locked
+from sso_data.config.run import RunConfig
+from sso_data.core.errors import HubError
+from sso_data.filtering.refilter import refilter
+from sso_data.publishing.hub.account import Account
+from sso_data.runs.run import locked
 from tests.cli.test_bad_input import one_line
 from tests.hub_server import HubServer, Repo
 from tests.push.conftest import REPO, TOKEN, Push

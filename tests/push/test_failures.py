@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from sso_data.config import RunConfig
-from sso_data.errors import HubError
-from sso_data.hub.client import Hub
-from sso_data.hub.parcel import Parcel
-from sso_data.hub.publish import Published, Target, publish
-from sso_data.push.dataset import pack
-from sso_data.refilter import refilter
+from sso_data.config.run import RunConfig
+from sso_data.core.errors import HubError
+from sso_data.filtering.refilter import refilter
+from sso_data.publishing.hub.client import Hub
+from sso_data.publishing.hub.parcel import Parcel
+from sso_data.publishing.hub.publish import Published, Target, publish
+from sso_data.publishing.push.dataset import pack
 from tests.hub_server import HubServer, Repo
 from tests.loopback.faults import Fault, Plan, from_then_on, never, once
 from tests.loopback.repos import Blob

@@ -10,11 +10,11 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from sso_data.cli import app
-from sso_data.errors import HubError, RunError, SsoDataError
-from sso_data.hub.publish import Published, Target
-from sso_data.push.model import check_model_target, push_model
-from sso_data.train.card import write_card
-from sso_data.train.settings import TrainConfig
+from sso_data.config.training import TrainConfig
+from sso_data.core.errors import HubError, RunError, SsoDataError
+from sso_data.publishing.hub.publish import Published, Target
+from sso_data.publishing.push.model import check_model_target, push_model
+from sso_data.training.card import write_card
 from tests.cli.test_bad_input import one_line
 from tests.hub_server import HubServer, Repo
 from tests.loopback.repos import Blob

@@ -5,9 +5,9 @@ import time
 import pytest
 from huggingface_hub import get_session
 
-from sso_data.errors import HubError
-from sso_data.hub.client import Hub
-from sso_data.hub.failures import HubTroubleError, patiently
+from sso_data.core.errors import HubError
+from sso_data.publishing.hub.client import Hub
+from sso_data.publishing.hub.failures import HubTroubleError, patiently
 from tests.hub_server import HubServer
 from tests.loopback.faults import Fault, once
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sso_data.push.public import public_json, public_text
+from sso_data.publishing.push.public import public_json, public_text
 
 
 @pytest.mark.parametrize(

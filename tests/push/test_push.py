@@ -8,9 +8,9 @@ import pytest
 import yaml
 from huggingface_hub import HfApi
 
-from sso_data.config import RunConfig
-from sso_data.hub import sending
-from sso_data.refilter import refilter
+from sso_data.config.run import RunConfig
+from sso_data.filtering.refilter import refilter
+from sso_data.publishing.hub import sending
 from tests.hub_server import HubServer
 from tests.loopback.repos import Blob
 from tests.push.conftest import REPO, TOKEN, Push, made_run
@@ -271,8 +271,8 @@ class TestProgress:
 
 
 def _transfer(hub: HubServer, run: Path) -> list[tuple[int, int]]:
-    from sso_data.hub.publish import Target
-    from sso_data.push.dataset import push_run
+    from sso_data.publishing.hub.publish import Target
+    from sso_data.publishing.push.dataset import push_run
     from tests.push.listening import Listening
 
     listener = Listening()

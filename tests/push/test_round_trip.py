@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sso_data.records import Row
+from sso_data.core.records import Row
 from sso_data.world import policy_dir, queries
 from tests.cli.conftest import INLINE
 from tests.factories import make_row, write_part

@@ -55,8 +55,8 @@ def test_the_same_files_arrive(hub: HubServer, push: Push, run: Path) -> None:
 
 
 def test_bytes_are_counted(hub: HubServer, run: Path) -> None:
-    from sso_data.hub.publish import Target
-    from sso_data.push.dataset import push_run
+    from sso_data.publishing.hub.publish import Target
+    from sso_data.publishing.push.dataset import push_run
 
     listener = Listening()
     push_run(run, Target(repo=REPO), listener)

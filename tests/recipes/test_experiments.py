@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from sso_data.config import validated_as
-from sso_data.iterate.settings import IterateConfig
-from sso_data.recipes import load_recipe, recipe_names
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.recipes import load_recipe, recipe_names
+from sso_data.config.run import validated_as
 
 SFT = {"llama3.1-8b-sft": "models/llama-3.1-8b-sft", "qwen2-7b-sft": "models/qwen2-7b-sft"}
 INSTRUCT = {

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from sso_data.config import FilterConfig, RunConfig, load_config
-from sso_data.errors import ConfigError
-from sso_data.generate import prepare
-from sso_data.train.config import LossConfig
-from sso_data.train.settings import TrainConfig, load_train_config
+from sso_data.config.loss import LossConfig
+from sso_data.config.run import FilterConfig, RunConfig, load_config
+from sso_data.config.training import TrainConfig, load_train_config
+from sso_data.core.errors import ConfigError
+from sso_data.generation.generate import prepare
 from sso_data.world import catalogue_dir, policy_dir
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from sso_data.config import validated_as
-from sso_data.errors import ConfigError
-from sso_data.iterate.settings import IterateConfig
-from sso_data.layers import layered
-from sso_data.recipes import load_recipe, recipe_names, recipes_dir
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.recipes import load_recipe, recipe_names, recipes_dir
+from sso_data.config.run import validated_as
+from sso_data.core.errors import ConfigError
+from sso_data.core.merging import layered
 from sso_data.world.examples import FOLDER, files
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from sso_data.config import config_tree
-from sso_data.iterate.run import Iterated, iterate
-from sso_data.iterate.settings import iterate_config
-from sso_data.iterate.training import Training
-from sso_data.recipes import load_recipe
-from sso_data.train.run import train
-from sso_data.train.state import read_training
+from sso_data.config.iteration import iterate_config
+from sso_data.config.recipes import load_recipe
+from sso_data.config.run import config_tree
+from sso_data.iteration.run import Iterated, iterate
+from sso_data.iteration.training import Training
+from sso_data.training.run import train
+from sso_data.training.state import read_training
 from tests.tiny_runs import Silent
 
 KINDS = {

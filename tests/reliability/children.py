@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from sso_data.errors import SsoDataError
+from sso_data.core.errors import SsoDataError
 from tests.reliability.flow import Flow, check_whole, content, scripted, write_prompts
 from tests.reliability.injector import Os, in_place_of_os, line_of
 

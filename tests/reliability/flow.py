@@ -1,8 +1,8 @@
 """A whole `generate` with a scripted engine: 20 rows and four failures in some milliseconds.
 
-Everything but the model is real: `sso_data.generate.generate`, the prompt file, the pipeline, the
-store, the filter. An answer depends on its request alone, so the content of a finished run is the
-same whatever happened on the way, bit for bit.
+Everything but the model is real: `generate`, the prompt file, the pipeline, the store, the filter. An
+answer depends on its request alone, so the content of a finished run is the same whatever happened
+on the way, bit for bit.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from sso_data import generate as module
-from sso_data import retry as retry_module
-from sso_data.config import RunConfig
-from sso_data.engine import Refused, Request, Result, Sampled, SampleRequest, Scored
-from sso_data.generate import Setup, Summary, generate
-from sso_data.principles import load_catalogue
-from sso_data.records import Message, content_hash
-from sso_data.store import files, journal
-from sso_data.store import run as run_module
-from tests.pipeline.scripted import POLICY, TEMPLATE, ScriptedEngine
+from sso_data.config.run import RunConfig
+from sso_data.core.records import Message, content_hash
+from sso_data.engines.interface import Refused, Request, Result, Sampled, SampleRequest, Scored
+from sso_data.generation import generate as module
+from sso_data.generation import retry as retry_module
+from sso_data.generation.generate import Setup, Summary, generate
+from sso_data.runs import files, journal
+from sso_data.runs import run as run_module
+from sso_data.steering.principles import load_catalogue
+from tests.generation.scripted import POLICY, TEMPLATE, ScriptedEngine
 
 ROWS = 20
 FAILURES = 4

@@ -1,4 +1,4 @@
-"""Stands in for `os` in `sso_data.store.system`: counts every call, fails one, or records states.
+"""Stands in for `os` in `sso_data.runs.system`: counts every call, fails one, or records states.
 
 `Faults` makes the k-th call fail, or all from the k-th on. `Recorder` keeps what the disk holds
 after every call: as SIGKILL would leave it, and as a power failure might.
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sso_data.store import system
+from sso_data.runs import system
 
 CALLS = frozenset(
     "open write fsync ftruncate close replace mkdir unlink rmdir chmod flock".split()  # noqa: SIM905

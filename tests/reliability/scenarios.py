@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sso_data.config import RunConfig
-from sso_data.merge import merge
-from sso_data.retry import retry
+from sso_data.config.run import RunConfig
+from sso_data.generation.merge import merge
+from sso_data.generation.retry import retry
 from tests.reliability.flow import (
     ROWS,
     Flow,

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from sso_data.config import RunConfig
-from sso_data.generate import generate
-from sso_data.merge import merge
+from sso_data.config.run import RunConfig
+from sso_data.generation.generate import generate
+from sso_data.generation.merge import merge
 from sso_data.world import catalogue_dir, policy_dir, queries
 from tests.reliability.chaos import CHAOS
 from tests.reliability.flow import (

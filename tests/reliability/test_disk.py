@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from sso_data.config import RunConfig
-from sso_data.errors import RunError
-from sso_data.refilter import refilter
+from sso_data.config.run import RunConfig
+from sso_data.core.errors import RunError
+from sso_data.filtering.refilter import refilter
 from tests.reliability.chaos import CHAOS, some
 from tests.reliability.disks import (
     FILLER,

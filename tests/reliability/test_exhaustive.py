@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sso_data.errors import RunError, SsoDataError
+from sso_data.core.errors import RunError, SsoDataError
 from tests.reliability.chaos import some
 from tests.reliability.flow import Flow, content, scripted, write_prompts
 from tests.reliability.injector import (

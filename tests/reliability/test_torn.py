@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sso_data.errors import RunError
+from sso_data.core.errors import RunError
 from tests.reliability.flow import Flow, check_whole, content, scripted, write_prompts
 from tests.reliability.injector import line_of, tree_of, whole_lines
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sso_data.cli import app
-from sso_data.merge import merge
+from sso_data.generation.merge import merge
 from sso_data.world import policy_dir
 from tests.reliability.flow import Flow, check_whole, content, scripted, write_prompts
 from tests.reliability.injector import tree_of
@@ -18,7 +18,7 @@ from tests.reliability.injector import tree_of
 HOLDER = """
 import sys
 from pathlib import Path
-from sso_data.store.run import locked
+from sso_data.runs.run import locked
 with locked(Path(sys.argv[1]), sys.argv[2]):
     print("held", flush=True)
     sys.stdin.read()

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sso_data.config import ViewsConfig
-from sso_data.records import JsonRow
-from sso_data.train.config import SequenceConfig
-from sso_data.train.contrasts import CONTRASTS
-from sso_data.train.encode import EncodedRow, Encoder, template_for
-from sso_data.views import load_tokenizer
+from sso_data.config.loss import SequenceConfig
+from sso_data.config.run import ViewsConfig
+from sso_data.core.records import JsonRow
+from sso_data.templating.chat_template import load_tokenizer
+from sso_data.training.contrasts import CONTRASTS
+from sso_data.training.encode import EncodedRow, Encoder, template_for
 from sso_data.world import policy_dir
 from tests.tiny_runs import tiny_run
 

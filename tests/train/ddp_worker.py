@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from sso_data.train.processes import leaving_the_group
+from sso_data.training.processes import leaving_the_group
 from tests.train.models import gpt2, random_rows
 from tests.train.test_trainer import make_trainer
 

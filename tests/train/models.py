@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sso_data.records import View
-from sso_data.train.contrasts import CONTRASTS
-from sso_data.train.encode import EncodedRow, Ids
+from sso_data.core.records import View
+from sso_data.training.contrasts import CONTRASTS
+from sso_data.training.encode import EncodedRow, Ids
 
 
 def arrays(*ids: int) -> Ids:

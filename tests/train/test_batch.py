@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from sso_data.records import View
-from sso_data.train.batch import Collator, LengthSortedSampler, PairRows
-from sso_data.train.contrasts import CONTRASTS, DRAWN, SEEN, cells_of
-from sso_data.train.encode import EncodedRow, Ids
+from sso_data.core.records import View
+from sso_data.training.batch import Collator, LengthSortedSampler, PairRows
+from sso_data.training.contrasts import CONTRASTS, DRAWN, SEEN, cells_of
+from sso_data.training.encode import EncodedRow, Ids
 from tests.train.models import arrays, random_rows
 
 N = -100

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from sso_data.records import JsonRow
-from sso_data.train.config import LossConfig, ReferenceConfig
-from sso_data.train.encode import EncodedRow, Encoder
-from sso_data.train.loss import terms_of
-from sso_data.train.reference import model_scorer, resolve_references
+from sso_data.config.loss import LossConfig, ReferenceConfig
+from sso_data.core.records import JsonRow
+from sso_data.training.encode import EncodedRow, Encoder
+from sso_data.training.loss import terms_of
+from sso_data.training.reference import model_scorer, resolve_references
 from tests.train.test_trainer import batch_of, make_trainer
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sso_data.config import ViewsConfig
-from sso_data.errors import InputError
-from sso_data.records import JsonRow, Message, hash_ids
-from sso_data.train.config import SequenceConfig
-from sso_data.train.contrasts import CONTRASTS, Contrast
-from sso_data.train.encode import EncodedRow, Encoder, template_for
-from sso_data.views import ChatTemplate, load_tokenizer, with_system
+from sso_data.config.loss import SequenceConfig
+from sso_data.config.run import ViewsConfig
+from sso_data.core.errors import InputError
+from sso_data.core.records import JsonRow, Message, hash_ids
+from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, with_system
+from sso_data.training.contrasts import CONTRASTS, Contrast
+from sso_data.training.encode import EncodedRow, Encoder, template_for
 from sso_data.world import policy_dir
 from tests import tokenizers_of_the_field as field
 

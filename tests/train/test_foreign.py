@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from sso_data.config import ViewsConfig
-from sso_data.errors import InputError
-from sso_data.records import JsonRow, Message
-from sso_data.train.foreign import completion_ids, preference_of
-from sso_data.views import ChatTemplate, Unrenderable
+from sso_data.config.run import ViewsConfig
+from sso_data.core.errors import InputError
+from sso_data.core.records import JsonRow, Message
+from sso_data.templating.chat_template import ChatTemplate, Unrenderable
+from sso_data.templating.external_rows import completion_ids, preference_of
 from tests import tokenizers_of_the_field as field
 
 SYSTEM = {"role": "system", "content": "Be kind."}

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
 
-from sso_data.logprobs import target_logprobs
-from sso_data.train.batch import pad_sequences
-from sso_data.train.head import CompletionScorer, disable_dropout
+from sso_data.models.head import CompletionScorer, disable_dropout
+from sso_data.models.logprobs import target_logprobs
+from sso_data.training.batch import pad_sequences
 from tests.train.models import arrays, gpt2
 
 
@@ -165,7 +165,7 @@ def test_the_model_is_itself_again_afterwards() -> None:
 
 
 def test_a_whole_model_never_makes_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sso_data.logprobs.CHUNK_ELEMENTS", 4 * 500)
+    monkeypatch.setattr("sso_data.models.logprobs.CHUNK_ELEMENTS", 4 * 500)
     model = gpt2(vocab_size=500, dtype=torch.float32)
     pairs = [(arrays(*range(1, 20)), arrays(*range(20, 60)))] * 4
     batch = pad_sequences(pairs, pad_id=0)

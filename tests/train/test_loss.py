@@ -8,8 +8,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from sso_data.train.config import LossConfig
-from sso_data.train.loss import (
+from sso_data.config.loss import LossConfig
+from sso_data.training.loss import (
     log_odds,
     margin,
     metrics,

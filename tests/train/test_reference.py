@@ -9,16 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from sso_data.train.config import LossConfig, ReferenceConfig
-from sso_data.train.contrasts import CONTRASTS
-from sso_data.train.encode import EncodedRow
-from sso_data.train.errors import TrainError
-from sso_data.train.reference import (
-    Nats,
-    loss_difference,
-    model_scorer,
-    resolve_references,
-)
+from sso_data.config.loss import LossConfig, ReferenceConfig
+from sso_data.training.contrasts import CONTRASTS
+from sso_data.training.encode import EncodedRow
+from sso_data.training.errors import TrainError
+from sso_data.training.reference import Nats, loss_difference, model_scorer, resolve_references
 from tests.train.models import random_rows
 
 
@@ -187,7 +182,7 @@ class TestCache:
     def test_an_interrupted_scoring_goes_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sso_data.train.reference._SAVE_SECONDS", -1.0)
+        monkeypatch.setattr("sso_data.training.reference._SAVE_SECONDS", -1.0)
         cache, dying = tmp_path / "references.npz", Shifted(ROWS)
         dying.dies_after = 40
         with pytest.raises(KeyboardInterrupt):

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sso_data.train.backward import BackwardMode
-from sso_data.train.callbacks import FiniteGradients, Watch
-from sso_data.train.config import LossConfig
-from sso_data.train.encode import EncodedRow
-from sso_data.train.errors import TrainError
-from sso_data.train.head import CompletionScorer
-from sso_data.train.listener import TrainListener
-from sso_data.train.loss import sso_loss
-from sso_data.train.settings import StopConfig
-from sso_data.train.trainer import SSOTrainer, join, spread_counts
+from sso_data.config.loss import LossConfig
+from sso_data.config.training import StopConfig
+from sso_data.models.head import CompletionScorer
+from sso_data.training.backward import BackwardMode
+from sso_data.training.callbacks import FiniteGradients, Watch
+from sso_data.training.encode import EncodedRow
+from sso_data.training.errors import TrainError
+from sso_data.training.listener import TrainListener
+from sso_data.training.loss import sso_loss
+from sso_data.training.trainer import SSOTrainer, join, spread_counts
 from tests.train.models import gpt2, random_rows
 
 LOSSES: dict[str, dict[str, Any]] = {

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sso_data.records import JsonRow
-from sso_data.train.config import LossConfig
-from sso_data.train.head import IGNORED, CompletionScorer
-from sso_data.train.loss import log_odds, means, preference_loss
+from sso_data.config.loss import LossConfig
+from sso_data.core.records import JsonRow
+from sso_data.models.head import IGNORED, CompletionScorer
+from sso_data.training.loss import log_odds, means, preference_loss
 
 trl = pytest.importorskip("trl")
 
@@ -132,7 +132,7 @@ def averages(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 @pytest.fixture
 def batch(encoded: Any) -> dict[str, Tensor]:
-    from sso_data.train.batch import Collator
+    from sso_data.training.batch import Collator
 
     collate = Collator(contrasts=("base",), pad_id=0)
     found: dict[str, Tensor] = collate(list(enumerate(encoded[:8])))["base"]

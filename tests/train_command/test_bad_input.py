@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sso_data.train.state import open_training
+from sso_data.training.state import open_training
 from sso_data.world import policy_dir
 from tests.cli.test_bad_input import one_line
 from tests.train_command.conftest import Train, plain_set, write_rows
@@ -256,7 +256,7 @@ def test_a_loss_that_is_no_number_stops_with_the_rows(
     train: Train, run: Path, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Simulated: the log-probs of a step are NaN."""
-    from sso_data.train.head import CompletionScorer
+    from sso_data.models.head import CompletionScorer
 
     real = CompletionScorer.totals
     calls = []

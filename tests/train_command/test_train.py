@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from sso_data.cli import app
-from sso_data.models import model_fingerprint, tokenizer_fingerprint
+from sso_data.models.directory import model_fingerprint, tokenizer_fingerprint
 from sso_data.world import policy_dir
 from tests.train_command.conftest import QUICK, Train, lines_of, plain_set, weights, write_rows
 

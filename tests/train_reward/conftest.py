@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification, TrainingArguments
 
-from sso_data.config import ViewsConfig
-from sso_data.train.config import SequenceConfig
-from sso_data.train.mix import PairReader
+from sso_data.config.loss import SequenceConfig
+from sso_data.config.run import ViewsConfig
+from sso_data.training.mix import PairReader
 from tests.train.conftest import journal, one_thread, run, tokenizer
 
 __all__ = ["journal", "one_thread", "run", "tokenizer"]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from sso_data.train.processes import leaving_the_group
-from sso_data.train.reward import RewardTrainer
-from sso_data.train.reward_config import RewardConfig
+from sso_data.config.reward import RewardConfig
+from sso_data.training.processes import leaving_the_group
+from sso_data.training.reward import RewardTrainer
 from tests.train.models import random_rows
 from tests.train_reward.conftest import arguments, classifier
 

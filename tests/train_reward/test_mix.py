@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sso_data.errors import InputError
-from sso_data.records import JsonRow
-from sso_data.train.errors import TrainError
-from sso_data.train.mix import PairReader, held_out_prompts, mix_summary, repeated, reward_data
-from sso_data.train.reward_config import MixPart, RewardConfig
+from sso_data.config.reward import MixPart, RewardConfig
+from sso_data.core.errors import InputError
+from sso_data.core.records import JsonRow
+from sso_data.training.errors import TrainError
+from sso_data.training.mix import PairReader, held_out_prompts, mix_summary, repeated, reward_data
 from tests.train.models import random_rows
 
 TEXT = ("prompt", "chosen", "rejected")

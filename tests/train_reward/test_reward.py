@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from sso_data.errors import ModelError
-from sso_data.records import JsonRow
-from sso_data.train.encode import EncodedRow
-from sso_data.train.errors import TrainError
-from sso_data.train.mix import PairReader, reward_data
-from sso_data.train.reward import (
+from sso_data.config.reward import RewardConfig
+from sso_data.core.errors import ModelError
+from sso_data.core.records import JsonRow
+from sso_data.training.encode import EncodedRow
+from sso_data.training.errors import TrainError
+from sso_data.training.mix import PairReader, reward_data
+from sso_data.training.reward import (
     RewardTrainer,
     bradley_terry,
     build_reward_trainer,
@@ -25,7 +26,6 @@ from sso_data.train.reward import (
     padding_id,
     reward_metrics,
 )
-from sso_data.train.reward_config import RewardConfig
 from sso_data.world import policy_dir
 from tests.train.models import random_rows
 from tests.train_reward.conftest import arguments, classifier

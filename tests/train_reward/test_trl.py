@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from sso_data.records import JsonRow
-from sso_data.train.mix import PairReader, reward_data
-from sso_data.train.reward import bradley_terry, load_reward_model
-from sso_data.train.reward_config import RewardConfig
+from sso_data.config.reward import RewardConfig
+from sso_data.core.records import JsonRow
+from sso_data.training.mix import PairReader, reward_data
+from sso_data.training.reward import bradley_terry, load_reward_model
 from sso_data.world import policy_dir
 
 trl = pytest.importorskip("trl")

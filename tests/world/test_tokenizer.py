@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from sso_data.principles import load_catalogue
-from sso_data.templates import render
+from sso_data.core.jinja import render
+from sso_data.steering.principles import load_catalogue
 from sso_data.world import catalogue_dir, policy_dir
 from sso_data.world import lexicon as lex
 from sso_data.world.dialogues import CLEAR, NOISY, sample_dialogue

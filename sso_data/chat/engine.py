@@ -1,0 +1,89 @@
+"""Completions by an engine of ours: messages through the chat template to ids, and ids to text."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sso_data.chat.interface import Completion, CompletionRequest
+from sso_data.chat.thinking import completion
+from sso_data.engines.interface import Engine, Refused, Result, Sampled, SampleRequest
+from sso_data.templating.chat_template import ChatTemplate, Unrenderable
+
+LEAST_TOKENS = 16
+"""A prompt that leaves less room for its answer is refused."""
+
+
+class EngineCompletions:
+    """Answers with an engine that its owner started and closes; nobody else may use it meanwhile.
+
+    Answers are shorter than asked for where the context is.
+    """
+
+    def __init__(self, engine: Engine, template: ChatTemplate, *, model: str) -> None:
+        self._engine = engine
+        self._template = template
+        self._model = model
+        self._ready: list[Completion | Refused] = []
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    @property
+    def max_in_flight(self) -> int:
+        return self._engine.info.max_in_flight
+
+    def holds_control(self, text: str) -> bool:
+        """Whether the text of one of the model's control tokens stands in `text`."""
+        return self._template.holds_control(text)
+
+    def submit(self, requests: Sequence[CompletionRequest]) -> None:
+        prepared = [self._prepared(request) for request in requests]
+        self._ready += [one for one in prepared if isinstance(one, Refused)]
+        asked = [one for one in prepared if isinstance(one, SampleRequest)]
+        if asked:
+            self._engine.submit(asked)
+
+    def step(self) -> list[Completion | Refused]:
+        ready, self._ready = self._ready, []
+        return ready or [self._answer(result) for result in self._engine.step()]
+
+    def close(self) -> None:
+        """Nothing: the engine is its owner's."""
+
+    def _prepared(self, request: CompletionRequest) -> SampleRequest | Refused:
+        try:
+            ids = self._template.ids(request.messages)
+        except Unrenderable as error:
+            return Refused(key=request.key, detail=str(error))
+        room = self._engine.info.context_tokens - len(ids)
+        if room < min(LEAST_TOKENS, request.max_tokens):
+            context = self._engine.info.context_tokens
+            detail = f"the question has {len(ids)} tokens of a context of {context}"
+            return Refused(key=request.key, detail=detail)
+        thinks = self._template.facts.opens_thinking
+        return SampleRequest(
+            key=request.key,
+            prompt_ids=ids,
+            max_tokens=min(request.max_tokens, room),
+            seed=request.seed,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            schema=None if thinks or request.schema is None else _as_text(request.schema),
+        )
+
+    def _answer(self, result: Result) -> Completion | Refused:
+        if isinstance(result, Refused):
+            return result
+        assert isinstance(result, Sampled)
+        return completion(
+            result.key,
+            self._template.text(result.token_ids),
+            result.finish_reason,
+            opens_thinking=self._template.facts.opens_thinking,
+        )
+
+
+def _as_text(schema: Mapping[str, Any]) -> str:
+    """The schema's text; keys keep their order, in which the answer must have them."""
+    return json.dumps(schema)

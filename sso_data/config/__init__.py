@@ -1,0 +1,1 @@
+"""Every configuration: declared once, frozen, unknown keys refused."""

@@ -1,0 +1,166 @@
+"""The configuration of an augmentation: declared once, frozen, unknown keys refused.
+
+The docstring under each field is its documentation (a part of `docs/augment.md` is made from them).
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from sso_data.config.run import (
+    Count,
+    EngineConfig,
+    Seconds,
+    SourceConfig,
+    ViewsConfig,
+    config_tree,
+    plain_url,
+    validated_as,
+)
+
+Operation = Literal["evolve", "rephrase", "topic", "harder", "easier"]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PAGE = "docs/augment.md"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True
+    )
+
+
+class OperationsConfig(_Section):
+    """How likely each operation is, relative to the others; 0 leaves one out."""
+
+    evolve: Weight = 2.0
+    """The seed made deeper: a condition, a reason or a second step is asked for, too."""
+    rephrase: Weight = 1.0
+    """The same wish in other words."""
+    topic: Weight = 2.0
+    """A query of the same sort about something else."""
+    harder: Weight = 1.0
+    """A query about the same subject that is harder to answer."""
+    easier: Weight = 1.0
+    """A query about the same subject that is easier to answer."""
+
+    @model_validator(mode="after")
+    def _leaves_one(self) -> "OperationsConfig":
+        if not any(getattr(self, name) for name in type(self).model_fields):
+            raise ValueError("operations: at least one must have a weight above 0")
+        return self
+
+
+class AnswersConfig(_Section):
+    """How the model is asked."""
+
+    form: Literal["json", "text"] = "json"
+    """`json`: the template asks for an object with the key `query`; `text`: for the new query and
+    nothing else."""
+    structured: bool = True
+    """Hold `json` answers to a JSON schema where the engine or endpoint can."""
+    temperature: Annotated[float, Field(ge=0, le=5)] = 1.0
+    """Sampling temperature; queries are to differ, so it is higher than that of responses."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Nucleus: the smallest set of tokens with this much probability is sampled from."""
+    max_tokens: Count = 1024
+    """Most tokens of an answer; one that is cut off is rejected."""
+    most_seeds: Annotated[int, Field(ge=1, le=8)] = 3
+    """Most seeds shown for a new topic; how many is drawn. The other operations show one."""
+
+
+class ChecksConfig(_Section):
+    """What a new query must be like."""
+
+    min_chars: Count = 8
+    """Fewest characters."""
+    max_chars: Count = 8000
+    """Most characters."""
+    min_ratio: Ratio = 0.1
+    """Least length, as a share of the mean length of the seeds shown."""
+    max_ratio: Ratio = 6.0
+    """Most length, as a multiple of that mean; shorter seeds count as 40 characters."""
+    language: bool = True
+    """Reject a query in another language than its seed, where both are told with confidence."""
+
+
+class DuplicatesConfig(_Section):
+    """What counts as said before: by a seed, by an example of the template, by a new query."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Jaccard similarity of two queries' character n-grams from which the later one is rejected;
+    1: only the same text, up to case, white space and punctuation."""
+    ngram: Annotated[int, Field(ge=1, le=32)] = 5
+    """Characters of an n-gram."""
+
+
+class DecontaminateConfig(_Section):
+    """Which texts must not come back: those of benchmarks that models are measured on."""
+
+    files: tuple[Path, ...] = ()
+    """Benchmark files in any format that prompts may have; every text of a row counts."""
+    ngram: Annotated[int, Field(ge=2, le=64)] = 13
+    """A run of this many words that also stands in a benchmark contaminates a query."""
+    shortest: Annotated[int, Field(ge=1, le=64)] = 8
+    """Texts with fewer words than `ngram`, but at least this many, count as one run; still shorter
+    ones only where query and benchmark text agree as a whole."""
+
+
+class LimitsConfig(_Section):
+    """When to stop without the queries that were asked for."""
+
+    attempts_per_query: Annotated[float, Field(ge=1, le=1000)] = 5.0
+    """Most requests, as a multiple of the queries asked for."""
+    patience: Count = 500
+    """Most requests in a row without one accepted query."""
+
+
+class AugmentConfig(_Section):
+    """A whole augmentation; every key may stand in the YAML file of `--config` or after `--set`."""
+
+    model: str = ""
+    """Model directory or Hub id of the policy, or the model's name at `endpoint`."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Decides the operation, the seed queries and the sampling seed of every request."""
+    templates: Path | None = None
+    """Directory of templates that stand in for shipped ones of the same name."""
+    endpoint: Annotated[str, AfterValidator(plain_url)] | None = None
+    """Base URL of an OpenAI-compatible server that has `model`, e.g. http://host:8000/v1."""
+    api_key_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = (
+        "OPENAI_API_KEY"
+    )
+    """Environment variable that holds the endpoint's key; the key itself is never written."""
+    endpoint_in_flight: Count = 32
+    """Requests that the endpoint works on at once."""
+    endpoint_timeout: Seconds = 300.0
+    """Seconds after which a request to the endpoint is given up and made again."""
+    operations: OperationsConfig = OperationsConfig()
+    answers: AnswersConfig = AnswersConfig()
+    checks: ChecksConfig = ChecksConfig()
+    duplicates: DuplicatesConfig = DuplicatesConfig()
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
+    limits: LimitsConfig = LimitsConfig()
+    source: SourceConfig = SourceConfig()
+    views: ViewsConfig = ViewsConfig()
+    engine: EngineConfig = EngineConfig()
+
+
+def load_augment_config(
+    file: Path | None = None, settings: list[str] | None = None, **overrides: object
+) -> AugmentConfig:
+    """The configuration: defaults, then `file`, then `overrides`, then `--set` settings.
+
+    `overrides` names keys with `__` for the dot and skips None. Raises ConfigError naming the key.
+    """
+    tree: dict[str, Any] = config_tree(file, settings, base=None, **overrides)
+    return validated_as(
+        AugmentConfig, tree, origin=str(file) if file else "configuration", page=PAGE
+    )

@@ -1,0 +1,176 @@
+"""The configuration of an iteration: what every round generates, trains and measures.
+
+The docstring under each field is its documentation (`docs/iterate.md` is made from them).
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sso_data.config.judging import JudgeConfig
+from sso_data.config.run import RunConfig, validated_as
+from sso_data.config.training import TrainConfig
+
+PAGE = "docs/iterate.md"
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class SliceConfig(_Section):
+    """Which prompts a round takes."""
+
+    order: Literal["fresh", "same"] = "fresh"
+    """`fresh`: every round the next prompts of the file; `same`: every round the first ones."""
+    prompts: Count | None = None
+    """Prompts of a round (pairs, where they are labelled); by default the file's number divided by
+    the rounds (`fresh`), or all."""
+
+
+class LabelledConfig(_Section):
+    """Labelled pairs to train on in place of generated ones: the baseline of the paper."""
+
+    data: Annotated[str, Field(min_length=1)]
+    """A file, a directory or a Hub dataset with `prompt`, `chosen` and `rejected`."""
+    split: str = "train"
+    """Its split."""
+
+
+class GeneratorConfig(_Section):
+    """The second version of the paper: a generator is trained first, the policy on its pairs.
+
+    A round generates with the policy, trains the policy by `train` (sso-generator) into a
+    generator, lets that generate again, and trains the *policy* on those pairs by the iteration's
+    own `train`.
+    """
+
+    train: TrainConfig
+    """How the generator is trained; its objective is sso-generator."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_stands_once(cls, values: Any) -> Any:
+        return _without_model(values, ("train",), "generator.")
+
+
+class HeldOutConfig(_Section):
+    """What the policies are judged on, and by whom."""
+
+    judge: JudgeConfig = JudgeConfig()
+    """Who judges; `none`: only what log-probs and lengths tell."""
+    judged_rows: Count | None = 1000
+    """Most rows of a round that the judge sees, chosen by their ids; none: all of them."""
+    prompts: str | None = None
+    """Held-out prompts for the last policy's win rate against the first one's; none: no such
+    evaluation."""
+    split: str = "train"
+    """Their split, of a Hub or `datasets` dataset."""
+    column: str = "prompt"
+    """Their column that holds the prompt."""
+    limit: Count | None = None
+    """Only so many of them."""
+    every_round: bool = False
+    """After every round, in place of the last one only."""
+
+
+class StopConfig(_Section):
+    """When the signal is gone and no further round is made."""
+
+    signal_accuracy: Share = 0.6
+    """Stop when the judge agrees less often than this that chosen is better than rejected."""
+    steered: Share = 0.2
+    """Stop when fewer rows than this pass the filter's steering test."""
+    gap: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    """Stop when the mean gap between the two steered views is smaller, nats/token; the smaller one
+    of good and bad counts."""
+    length_growth: Positive = 3.0
+    """Stop when the policy's own answers have become this many times as long as the first
+    round's."""
+
+
+class IterateConfig(_Section):
+    """A whole iteration; every key may stand in a recipe, in `--config` or after `--set`."""
+
+    title: str = ""
+    """What this is, in one line."""
+    reproduces: tuple[str, ...] = ()
+    """The tables and figures of the paper that it stands for."""
+    model: str = ""
+    """Model directory or Hub id of the first policy."""
+    prompts: str = ""
+    """File of prompts or Hub dataset id."""
+    rounds: Count = 3
+    """How many rounds."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Decides the seeds of all rounds."""
+    slices: SliceConfig = SliceConfig()
+    generate: RunConfig = RunConfig()
+    """How a round generates and filters (docs/configuration.md); model and seed are the round's."""
+    labelled: LabelledConfig | None = None
+    """Labelled pairs in place of generating: `labelled.data`, `labelled.split`."""
+    generator: GeneratorConfig | None = None
+    """Train a generator first (second version of the paper): `generator.train`, with the keys of a
+    training."""
+    train: TrainConfig = TrainConfig()
+    """How a round trains (docs/train_configuration.md); model and seed are the round's. Of kind
+    `reward`, it trains a reward model on the pairs, in one round."""
+    launcher: tuple[str, ...] = ()
+    """Words before `-m sso_data train` in place of this Python, for example `[accelerate, launch,
+    --config_file, examples/accelerate/ddp.yaml]`."""
+    held_out: HeldOutConfig = HeldOutConfig()
+    stop: StopConfig = StopConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_stands_once(cls, values: Any) -> Any:
+        return _without_model(values, ("generate", "train"), "")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "IterateConfig":
+        if self.labelled and self.generator:
+            raise ValueError("labelled and generator exclude each other")
+        if self.train.kind == "reward" and self.rounds != 1:
+            raise ValueError("a reward model is trained in one round: set rounds to 1")
+        if self.train.kind == "reward" and self.generator:
+            raise ValueError("generator is for training a policy, not a reward model")
+        if self.generator and self.generator.train.loss.objective != "sso-generator":
+            raise ValueError("generator.train.loss.objective must be sso-generator")
+        if self.train.data.split != "train":
+            raise ValueError("train.data.split: rounds train on their own pairs; leave it out")
+        self._check_model_keys()
+        return self
+
+    def _check_model_keys(self) -> None:
+        """ValueError where generating and training would load the model in different ways."""
+        engine, labelled = self.generate.engine, self.labelled is not None
+        if engine.adapter is not None:
+            raise ValueError(
+                "generate.engine.adapter: a round trains whole models; merge the adapter first"
+            )
+        for train in (self.train, *((self.generator.train,) if self.generator else ())):
+            for key in ("revision", "trust_remote_code"):
+                if not labelled and getattr(train, key) != getattr(engine, key):
+                    raise ValueError(
+                        f"generate.engine.{key} and train.{key} are about the same model: set both "
+                        "alike"
+                    )
+
+
+def _without_model(values: Any, sections: tuple[str, ...], prefix: str) -> Any:
+    """The values; ValueError where a section names a model or a seed, which are the round's."""
+    for section in sections:
+        given = values.get(section) if isinstance(values, dict) else None
+        if isinstance(given, dict) and ("model" in given or "seed" in given):
+            name = f"{prefix}{section}"
+            raise ValueError(f"{name}.model and {name}.seed are set by the iteration")
+    return values
+
+
+def iterate_config(tree: dict[str, Any], *, origin: str = "configuration") -> IterateConfig:
+    """The configuration of a nested dict; ConfigError names the first wrong key."""
+    return validated_as(IterateConfig, tree, origin=origin, page=PAGE)

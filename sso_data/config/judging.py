@@ -1,0 +1,101 @@
+"""The configuration of a judge, and the short form that `--judge` takes.
+
+The docstring under each field is its documentation (docs/evaluation.md).
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from sso_data.config.run import Count, EngineConfig, Seconds, ViewsConfig, plain_url
+from sso_data.core.errors import ConfigError
+
+FORMS = "oracle, reward:MODEL, llm:MODEL or python:MODULE:FUNCTION"
+"""What `--judge` takes."""
+
+
+class JudgeConfig(BaseModel):
+    """Who says which of two answers is better."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True
+    )
+
+    kind: Literal["none", "oracle", "reward", "llm", "python"] = "none"
+    """`oracle`: the tiny world's exact score; `reward`: a reward model; `llm`: a chat model that is
+    asked about both orders; `python`: a function of yours; `none`: nobody."""
+    model: str | None = None
+    """reward, llm: a directory or Hub id, or the model's name at `endpoint`."""
+    revision: str | None = None
+    """Its revision on the Hub: a branch, tag or commit."""
+    callable: str | None = None
+    """python: `module:function` or `file.py:function`; see docs/evaluation.md for what it is given
+    and what it returns."""
+    endpoint: Annotated[str, AfterValidator(plain_url)] | None = None
+    """llm: base URL of an OpenAI-compatible server with `model`, e.g. http://host:8000/v1."""
+    api_key_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = (
+        "OPENAI_API_KEY"
+    )
+    """Environment variable that holds the endpoint's key; the key itself is never written."""
+    endpoint_in_flight: Count = 32
+    """Requests that the endpoint works on at once."""
+    endpoint_timeout: Seconds = 300.0
+    """Seconds after which a request to the endpoint is given up and made again."""
+    temperature: Annotated[float, Field(ge=0, le=5)] = 0.0
+    """llm: sampling temperature of its verdicts; 0 takes the likeliest token."""
+    max_tokens: Count = 512
+    """llm: most tokens of one verdict."""
+    structured: bool = True
+    """llm: hold verdicts to a JSON schema where the engine or endpoint can; read as if it could
+    not."""
+    batch_tokens: Annotated[int, Field(ge=256)] = 16384
+    """reward: tokens in one forward pass, padding included."""
+    templates: Path | None = None
+    """llm: directory with a `judge.j2` of your own."""
+    views: ViewsConfig = ViewsConfig()
+    """reward, llm: how the judge's chat template is used."""
+    engine: EngineConfig = EngineConfig()
+    """llm without an endpoint: the engine it runs in; reward: its `device`, `dtype`,
+    `max_model_len` and `trust_remote_code`."""
+
+    @property
+    def loading(self) -> EngineConfig:
+        """How its model is loaded: `engine`, with the judge's own revision where it names one."""
+        revision = self.revision or self.engine.revision
+        return self.engine.model_copy(update={"revision": revision})
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> "JudgeConfig":
+        if self.kind in ("reward", "llm") and not self.model:
+            raise ValueError(f"judge {self.kind}: name its model, as in {self.kind}:MODEL")
+        if self.kind == "python" and not self.callable:
+            raise ValueError("judge python: name its function, as in python:MODULE:FUNCTION")
+        if self.endpoint and self.kind != "llm":
+            raise ValueError("judge.endpoint: only a judge of kind llm asks one")
+        return self
+
+
+def judge_tree(text: str, endpoint: str | None = None) -> dict[str, Any]:
+    """The configuration keys that `--judge TEXT --judge-endpoint URL` stand for.
+
+    Raises ConfigError for a text that is none of `FORMS`.
+    """
+    kind, _, rest = text.partition(":")
+    tree: dict[str, Any] = {"kind": kind}
+    if kind in ("reward", "llm") and rest:
+        tree["model"] = rest
+    elif kind == "python" and ":" in rest:
+        tree["callable"] = rest
+    elif kind not in ("oracle", "none") or rest:
+        raise ConfigError(f"--judge {text}: write it as {FORMS}")
+    if endpoint is not None:
+        tree["endpoint"] = endpoint
+    return tree

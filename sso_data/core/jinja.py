@@ -1,0 +1,179 @@
+"""Text that models and people read: Jinja files in `templates/`, rendered in Jinja's sandbox."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sso_data.core.errors import ConfigError, one_line
+from sso_data.core.paths import templates_dir
+from sso_data.core.records import Message
+
+SYSTEM = "system.j2"
+"""The system message of the good and the bad view; `system_2.j2` and so on word it otherwise."""
+
+REPLACEABLE = (SYSTEM, "choose.j2", "write.j2", "new_principles.j2", "augment.j2", "judge.j2")
+"""What a directory of one's own may hold, beside other wordings of the system message."""
+
+_RENDER_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What a user's own template can raise: Jinja's errors, and those of the expressions in it."""
+
+_OTHER_SYSTEM = re.compile(r"system_([1-9]\d{0,2})\.j2")
+_MOST_BYTES = 2**18
+_ROLES = ("system", "user", "assistant")
+
+
+@cache
+def _environment(*directories: Path) -> ImmutableSandboxedEnvironment:
+    return ImmutableSandboxedEnvironment(
+        loader=FileSystemLoader(directories),
+        undefined=StrictUndefined,
+        autoescape=False,
+        keep_trailing_newline=False,
+    )
+
+
+def render(name: str, /, *, directory: Path | None = None, **variables: object) -> str:
+    """The template `name` with `variables`, without white space around it.
+
+    Raises ConfigError when the file is missing or malformed, uses a variable that is not given, or
+    fails while it is rendered.
+    """
+    return _render(name, (directory or templates_dir(),), variables)
+
+
+def _render(name: str, directories: tuple[Path, ...], variables: dict[str, object]) -> str:
+    try:
+        return _environment(*directories).get_template(name).render(**variables).strip()
+    except _RENDER_ERRORS as error:
+        known = ", ".join(sorted(variables)) or "none"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        file = next((path for path in directories if (path / name).exists()), directories[0]) / name
+        raise ConfigError(f"{file}: {reason} (variables given: {known})") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Templates:
+    """The shipped templates for models; those in `directory` stand in for the ones of their name.
+
+    A directory with a wording of the system message of its own brings all the other wordings.
+    """
+
+    directory: Path | None = None
+
+    def render(self, name: str, /, **variables: object) -> str:
+        """As the function of that name."""
+        return _render(name, self._directories, variables)
+
+    def messages(self, name: str, /, **variables: object) -> tuple[Message, ...]:
+        """The chat that a template writes with `{% call turn("user") %}...{% endcall %}`.
+
+        One without such turns is a single user turn. Raises ConfigError as `render` does, and where
+        text stands outside of the turns or the last of them is not the user's.
+        """
+        turns: list[Message] = []
+
+        def turn(role: str, caller: Callable[[], str]) -> str:
+            if role not in _ROLES:
+                raise ValueError(f"turn({role!r}): the role is one of {', '.join(_ROLES)}")
+            turns.append(Message(role=role, content=str(caller()).strip()))
+            return ""
+
+        text = self.render(name, turn=turn, **variables)
+        if not turns:
+            return (Message(role="user", content=text),)
+        if text or turns[-1].role != "user":
+            wrong = f"text outside of its turns ({text[:40]!r})" if text else "no user turn at last"
+            raise ConfigError(f"{self._file(name)}: has {wrong}; see docs/principles.md")
+        return tuple(turns)
+
+    def systems(self) -> tuple[str, ...]:
+        """The names of all wordings of the system message, the main one first."""
+        own = _system_names(self.directory) if self.directory else ()
+        others = own or _system_names(templates_dir())
+        return (SYSTEM, *(name for name in others if name != SYSTEM))
+
+    def fingerprint(self, *names: str) -> str:
+        """A hash of the named templates' bytes, as they are in effect: 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for name in sorted(names):
+            digest.update(name.encode() + b"\0" + self._file(name).read_bytes() + b"\0")
+        return digest.hexdigest()[:16]
+
+    def check(self) -> None:
+        """Raise ConfigError for a directory that is none, or holds a template that stands for none.
+
+        A link to a file elsewhere is refused: templates from others must not read what they do not
+        hold.
+        """
+        if self.directory is None:
+            return
+        try:
+            files = sorted(self.directory.glob("*.j2"))
+            home = self.directory.resolve()
+            linked = [file for file in files if not file.resolve().is_relative_to(home)]
+            odd = [f for f in files if not f.is_file() or f.stat().st_size > _MOST_BYTES]
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a loop
+            raise ConfigError(f"{self.directory}: cannot be read: {one_line(error)}") from error
+        if not files:
+            raise ConfigError(f"{self.directory}: not a directory of templates (*.j2)")
+        if linked:
+            raise ConfigError(f"{linked[0]}: is a link to another directory; copy the file here")
+        if odd:
+            raise ConfigError(f"{odd[0]}: not a file of at most {_MOST_BYTES // 1024} KiB")
+        for file in files:
+            if file.name not in REPLACEABLE and not _OTHER_SYSTEM.fullmatch(file.name):
+                known = ", ".join((*REPLACEABLE, "system_2.j2, system_3.j2, ..."))
+                raise ConfigError(f"{file}: stands for no shipped template; there are {known}")
+
+    @property
+    def _directories(self) -> tuple[Path, ...]:
+        shipped = templates_dir()
+        return (self.directory, shipped) if self.directory else (shipped,)
+
+    def _file(self, name: str) -> Path:
+        found = (path / name for path in self._directories if (path / name).is_file())
+        return next(found, self._directories[0] / name)
+
+
+SHIPPED = Templates()
+"""The shipped ones, none of them replaced."""
+
+
+@cache
+def _system_names(directory: Path) -> tuple[str, ...]:
+    """The wordings of the system message in a directory, the main one first, then by number."""
+    numbered = {
+        int(match[1]): match[0]
+        for file in directory.glob("system_*.j2")
+        if (match := _OTHER_SYSTEM.fullmatch(file.name))
+    }
+    main = (SYSTEM,) if (directory / SYSTEM).is_file() else ()
+    return (*main, *(numbered[number] for number in sorted(numbered)))
+
+
+@cache
+def phrases(name: str) -> tuple[str, ...]:
+    """The lines of `templates/<name>`, lower case, without blanks and `#` comments."""
+    text = (templates_dir() / name).read_text(encoding="utf-8")
+    lines = (line.strip().lower() for line in text.splitlines())
+    return tuple(line for line in lines if line and not line.startswith("#"))
+
+
+def fingerprint(*names: str) -> str:
+    """A hash of the named shipped templates' bytes: 16 hexadecimal digits."""
+    return Templates().fingerprint(*names)

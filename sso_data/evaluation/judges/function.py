@@ -1,0 +1,152 @@
+"""A Python function of the user's as judge: given many comparisons, it returns as many verdicts."""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sso_data.core.errors import ConfigError, described, one_line
+from sso_data.evaluation.judges.errors import JudgeError
+from sso_data.evaluation.judges.verdicts import (
+    Comparison,
+    OnProgress,
+    OnVerdict,
+    Refused,
+    Verdict,
+    preference_of,
+    quiet,
+    unheard,
+)
+
+AT_ONCE = 64
+"""Comparisons in one call of the function."""
+
+
+class FunctionJudge:
+    """Calls `function` with lists of at most AT_ONCE comparisons, each one a dict.
+
+    A comparison is `{"key", "prompt": [{"role", "content"}, ...], "a", "b", "a_num_tokens",
+    "b_num_tokens"}`, answers as text. The function returns a list as long as the one it got: per
+    comparison a number from 0 to 1 (1: a is better), a pair of scores (a's, b's; the higher one is
+    better), or None where it cannot tell, which counts as failed.
+    """
+
+    scores_answers = False
+
+    def __init__(self, name: str) -> None:
+        """Raises ConfigError where there is no such function."""
+        self.name = name
+        self._function = load_function(name)
+
+    def compare(
+        self,
+        comparisons: Sequence[Comparison],
+        *,
+        on_progress: OnProgress = quiet,
+        on_verdict: OnVerdict = unheard,
+    ) -> list[Verdict | Refused]:
+        results: list[Verdict | Refused] = []
+        for start in range(0, len(comparisons), AT_ONCE):
+            part = comparisons[start : start + AT_ONCE]
+            for comparison, said in zip(part, self._said(part), strict=True):
+                results.append(self._verdict(comparison, said))
+                on_verdict(results[-1])
+            on_progress(len(results), len(comparisons))
+        return results
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _said(self, part: Sequence[Comparison]) -> list[Any]:
+        """What the function returns; JudgeError where it raises, or returns no such list."""
+        try:
+            said = self._function([_as_dict(comparison) for comparison in part])
+            found = list(said)
+        except Exception as error:  # whatever a function of somebody else's raises
+            raise JudgeError(f"judge {self.name}: raised {described(error)}") from error
+        if len(found) != len(part):
+            raise JudgeError(
+                f"judge {self.name}: returned {len(found)} verdicts for {len(part)} comparisons; "
+                "it must return one for each, in their order"
+            )
+        return found
+
+    def _verdict(self, comparison: Comparison, said: Any) -> Verdict | Refused:
+        if said is None:
+            detail = f"{self.name} returned None"
+            return Refused(key=comparison.key, reason="no_verdict", detail=detail)
+        numbers = _numbers(said)
+        if len(numbers) == 2:
+            a, b = numbers
+            return Verdict(key=comparison.key, preference=preference_of(a, b), scores=(a, b))
+        if len(numbers) == 1 and 0 <= numbers[0] <= 1:
+            return Verdict(key=comparison.key, preference=numbers[0])
+        raise JudgeError(
+            f"judge {self.name}: returned {one_line(repr(said), 80)} for a comparison; it must be "
+            "a number from 0 to 1, a pair of scores, or None"
+        )
+
+
+def load_function(name: str) -> Callable[[list[dict[str, Any]]], Any]:
+    """The function `module:function` or `file.py:function`; ConfigError where there is none.
+
+    A module is found as Python finds it (installed, or on PYTHONPATH), a file by its path.
+    """
+    where, _, attribute = name.rpartition(":")
+    try:
+        module = _module_of_file(Path(where)) if where.endswith(".py") else _module(where)
+        found: Callable[[list[dict[str, Any]]], Any] = getattr(module, attribute)
+    except Exception as error:  # importing runs the user's own code
+        raise ConfigError(f"judge {name}: cannot be loaded: {described(error)}") from error
+    if not callable(found):
+        raise ConfigError(f"judge {name}: is a {type(found).__name__}, not a function")
+    return found
+
+
+def function_fingerprint(name: str) -> str:
+    """A hash of the function's source file: 16 hexadecimal digits; "" where it has none."""
+    try:
+        file = inspect.getsourcefile(load_function(name))
+        content = Path(file).read_bytes() if file else b""
+    except (OSError, TypeError):
+        return ""
+    return hashlib.sha256(content).hexdigest()[:16] if content else ""
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def _module_of_file(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"_judge_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _as_dict(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "key": comparison.key,
+        "prompt": [message.to_json() for message in comparison.messages],
+        "a": comparison.a.text,
+        "b": comparison.b.text,
+        "a_num_tokens": comparison.a.num_tokens,
+        "b_num_tokens": comparison.b.num_tokens,
+    }
+
+
+def _numbers(said: Any) -> tuple[float, ...]:
+    """A finite number, or two of them; nothing of anything else."""
+    try:
+        parts = tuple(said) if hasattr(said, "__len__") and len(said) == 2 else (said,)
+        numbers = tuple(float(part) for part in parts if not isinstance(part, str | bytes))
+    except (TypeError, ValueError):
+        return ()
+    return numbers if len(numbers) == len(parts) and all(map(math.isfinite, numbers)) else ()

@@ -1,0 +1,136 @@
+"""A reward model as judge: the higher reward of prompt and answer is the better answer."""
+
+from collections.abc import Callable, Sequence
+
+from sso_data.config.judging import JudgeConfig
+from sso_data.core.naming import shown_name
+from sso_data.core.records import Message
+from sso_data.engines.environment import prepare_environment
+from sso_data.evaluation.judges.verdicts import (
+    Answered,
+    Comparison,
+    OnProgress,
+    OnVerdict,
+    Refused,
+    Verdict,
+    preference_of,
+    quiet,
+    unheard,
+)
+from sso_data.models.directory import resolve_model
+from sso_data.models.facts import read_model_facts
+from sso_data.templating.chat_template import ChatTemplate, Unrenderable, load_tokenizer, today
+from sso_data.templating.external_rows import completion_ids
+
+TOO_LONG = "too_long"
+"""Why a comparison is refused: prompt and answer are longer than the reward model's context."""
+
+_Text = tuple[tuple[Message, ...], str]
+_Take = Callable[[_Text, float | Refused], None]
+
+
+class RewardJudge:
+    """Renders prompt and answer with the reward model's own chat template and scores them.
+
+    A text that stands in several comparisons of one call is scored once. Equal rewards are ties.
+    """
+
+    scores_answers = True
+
+    def __init__(self, config: JudgeConfig) -> None:
+        """Loads the model; raises ModelError or EngineError."""
+        assert config.model is not None
+        engine = config.loading
+        prepare_environment(engine)
+        trusted = engine.trust_remote_code
+        directory = resolve_model(config.model, engine.revision, trust_remote_code=trusted)
+        self.name = f"reward model {shown_name(config.model)}"
+        tokenizer = load_tokenizer(directory, trust_remote_code=trusted)
+        self._template = ChatTemplate(tokenizer, config.views, today=today())
+        facts = read_model_facts(directory, engine)
+        self._context = facts.context
+        self._eos_ids = frozenset(facts.eos_ids)
+        from sso_data.models.reward_model import RewardModel
+        from sso_data.training.reward import padding_id
+
+        self._model: RewardModel | None = RewardModel(
+            directory, engine, pad_id=padding_id(tokenizer), batch_tokens=config.batch_tokens
+        )
+
+    def compare(
+        self,
+        comparisons: Sequence[Comparison],
+        *,
+        on_progress: OnProgress = quiet,
+        on_verdict: OnVerdict = unheard,
+    ) -> list[Verdict | Refused]:
+        results: list[Verdict | Refused | None] = [None] * len(comparisons)
+        rewards: dict[_Text, float | Refused] = {}
+        users: dict[_Text, list[int]] = {}
+        for number, comparison in enumerate(comparisons):
+            for text in {_text(comparison, side) for side in (comparison.a, comparison.b)}:
+                users.setdefault(text, []).append(number)
+        done = 0
+
+        def take(text: _Text, reward: float | Refused) -> None:
+            """A text's reward; the comparisons for which it was the last one are decided."""
+            nonlocal done
+            rewards[text] = reward
+            for number in users[text]:
+                comparison = comparisons[number]
+                sides = [_text(comparison, side) for side in (comparison.a, comparison.b)]
+                if results[number] is None and all(side in rewards for side in sides):
+                    found = _verdict(comparison.key, *(rewards[side] for side in sides))
+                    results[number] = found
+                    done += 1
+                    on_verdict(found)
+            on_progress(done, len(comparisons))
+
+        self._score(list(users), take)
+        return [result for result in results if result is not None]
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        model, self._model = self._model, None
+        if model is not None:
+            model.close()
+
+    def _score(self, texts: Sequence[_Text], take: _Take) -> None:
+        assert self._model is not None, "the judge is closed"
+        sequences: list[list[int]] = []
+        scored: list[_Text] = []
+        for text in texts:
+            ids = self._ids(*text)
+            if isinstance(ids, Refused):
+                take(text, ids)
+            else:
+                sequences.append(ids)
+                scored.append(text)
+        for position, reward in self._model.rewards(sequences):
+            take(scored[position], reward)
+
+    def _ids(self, messages: tuple[Message, ...], answer: str) -> list[int] | Refused:
+        """Prompt and answer as one sequence of ids, as `train` renders pairs that are text."""
+        said = (Message(role="assistant", content=answer),)
+        try:
+            ids = self._template.ids(messages)
+            ids = [*ids, *completion_ids(self._template, messages, said, self._eos_ids)]
+        except Unrenderable as error:
+            return Refused(key="", reason=error.reason, detail=str(error))
+        if len(ids) > self._context:
+            detail = f"{len(ids)} tokens of a context of {self._context}"
+            return Refused(key="", reason=TOO_LONG, detail=detail)
+        return ids
+
+
+def _text(comparison: Comparison, side: Answered) -> _Text:
+    return comparison.messages, side.text
+
+
+def _verdict(key: str, a: float | Refused, b: float | Refused) -> Verdict | Refused:
+    for reward in (a, b):
+        if isinstance(reward, Refused):
+            return Refused(key=key, reason=reward.reason, detail=reward.detail)
+    assert not isinstance(a, Refused)
+    assert not isinstance(b, Refused)
+    return Verdict(key=key, preference=preference_of(a, b), scores=(a, b))

@@ -1,0 +1,249 @@
+"""The formats of `export`: which rows they hold, in which files, with which recipe, for whom."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from sso_data.core.errors import ConfigError
+from sso_data.core.records import JsonRow, Row, View
+from sso_data.exporting import rows
+from sso_data.exporting.recipes import Recipe, command_of, recipe_text
+
+Convert = Callable[[Row], JsonRow]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is exported: `name` is the model's in files of answers, `drawn` which answers.
+
+    `folded`: the model's template has no system role; `made` is when the run was started, in
+    seconds since 1970.
+    """
+
+    recipe: Recipe
+    drawn: View
+    name: str
+    folded: bool
+    made: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFile:
+    """One file of rows: JSON lines, or one JSON array."""
+
+    name: str
+    layout: Literal["lines", "array"]
+    convert: Convert
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """One value of `--to`.
+
+    `holds`: the pairs that the filter kept, or the answers of every row. `unfit` says why a row has
+    no place in the format, or None; `wants` describes those that do. Of exported rows that are
+    `doubtful` the user is told how many there are, and `doubt`. `recipes` maps file names to
+    templates, `info` file names to JSON content; `next` is the command to run.
+    """
+
+    name: str
+    holds: Literal["pairs", "answers"]
+    files: Callable[[Job], tuple[DataFile, ...]]
+    unfit: Callable[[Row], str | None]
+    wants: str
+    next: str
+    doubtful: Callable[[Row], bool] | None = None
+    doubt: str = ""
+    recipes: Mapping[str, str] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def texts(self, job: Job) -> dict[str, str]:
+        """The recipe files, by name."""
+        written = {
+            name: recipe_text(template, job.recipe) for name, template in self.recipes.items()
+        }
+        infos = {name: json.dumps(content, indent=2) + "\n" for name, content in self.info.items()}
+        return written | infos
+
+    def command(self, job: Job) -> str:
+        """The command to run next."""
+        return command_of(self.next, job.recipe, name=job.name)
+
+
+def _preferences(job: Job) -> tuple[DataFile, ...]:
+    convert = partial(rows.preference, folded=job.folded)
+    return (DataFile(name="train.jsonl", layout="lines", convert=convert),)
+
+
+def _autoalign(_job: Job) -> tuple[DataFile, ...]:
+    return (
+        DataFile(name="sso.json", layout="array", convert=rows.autoalign_sso),
+        DataFile(name="dpo.json", layout="array", convert=rows.autoalign_dpo),
+    )
+
+
+def _sso(_job: Job) -> tuple[DataFile, ...]:
+    return (DataFile(name="train.json", layout="array", convert=rows.sso),)
+
+
+def _rewardbench(_job: Job) -> tuple[DataFile, ...]:
+    return (DataFile(name="pairs.jsonl", layout="lines", convert=rows.whole_conversations),)
+
+
+def _alpaca_eval(job: Job) -> tuple[DataFile, ...]:
+    convert = partial(rows.alpaca_eval, drawn=job.drawn, name=job.name)
+    return (DataFile(name="model_outputs.json", layout="array", convert=convert),)
+
+
+def _mt_bench(job: Job) -> tuple[DataFile, ...]:
+    convert = partial(rows.mt_bench, drawn=job.drawn, name=job.name, made=job.made)
+    return (DataFile(name=f"{job.name}.jsonl", layout="lines", convert=convert),)
+
+
+def llama_factory_entry(**where: str) -> dict[str, Any]:
+    """How LLaMA-Factory reads our preference rows; `where` is file_name, or hf_hub_url and subset.
+
+    With the list-typed `chosen` and `rejected` it would drop every row with a warning.
+    """
+    return {
+        **where,
+        "formatting": "sharegpt",
+        "ranking": True,
+        "columns": {
+            "messages": "prompt",
+            "chosen": "chosen_message",
+            "rejected": "rejected_message",
+        },
+        "tags": {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+            "system_tag": "system",
+        },
+    }
+
+
+_SSO_ENTRY = {
+    "file_name": "train.json",
+    "formatting": "sso",
+    "ranking": True,
+    "columns": {
+        "prompt": "instruction",
+        "history": "history",
+        "system": "system",
+        "p_system": "p_system",
+        "n_system": "n_system",
+        "chosen": "chosen",
+        "rejected": "rejected",
+        "raw": "raw",
+    },
+}
+
+_EVERY = "any prompt"
+_UNSEEN = "were given under a system message of the prompt's own, which the judge does not see"
+_TURNS = "prompts in which user and assistant take turns, user first and last"
+
+FORMATS: Mapping[str, Format] = {
+    one.name: one
+    for one in (
+        Format(
+            name="trl",
+            holds="pairs",
+            files=_preferences,
+            unfit=rows.any_row,
+            wants=_EVERY,
+            recipes={"dpo.yaml": "recipe_trl.yaml.j2"},
+            next="trl dpo --config {directory}/dpo.yaml",
+        ),
+        Format(
+            name="llama-factory",
+            holds="pairs",
+            files=_preferences,
+            unfit=rows.alternates,
+            wants=_TURNS,
+            recipes={"dpo.yaml": "recipe_llama_factory.yaml.j2"},
+            info={"dataset_info.json": {"pairs": llama_factory_entry(file_name="train.jsonl")}},
+            next="llamafactory-cli train {directory}/dpo.yaml",
+        ),
+        Format(
+            name="axolotl",
+            holds="pairs",
+            files=_preferences,
+            unfit=rows.any_row,
+            wants=_EVERY,
+            doubtful=rows.hard_to_find,
+            doubt="have a response that Axolotl may not find again in what it renders: one that "
+            "begins or ends with white space is lost where the chat template trims messages (Llama "
+            f"3's does), and so is one that is a part of {rows.AXOLOTL_PLACEHOLDER!r}",
+            recipes={"ipo.yaml": "recipe_axolotl.yaml.j2"},
+            next="axolotl train {directory}/ipo.yaml",
+        ),
+        Format(
+            name="openrlhf",
+            holds="pairs",
+            files=_preferences,
+            unfit=rows.any_row,
+            wants=_EVERY,
+            recipes={"dpo.sh": "recipe_openrlhf.sh.j2"},
+            next="bash {directory}/dpo.sh",
+        ),
+        Format(
+            name="sso",
+            holds="pairs",
+            files=_sso,
+            unfit=rows.alternates,
+            wants=_TURNS,
+            recipes={"sso.yaml": "recipe_sso.yaml.j2"},
+            info={"dataset_info.json": {"pairs": _SSO_ENTRY}},
+            next="llamafactory-cli train {directory}/sso.yaml",
+        ),
+        Format(
+            name="autoalign",
+            holds="pairs",
+            files=_autoalign,
+            unfit=rows.any_row,
+            wants=_EVERY,
+            recipes={"train.sh": "recipe_autoalign.sh.j2"},
+            next="bash {directory}/train.sh",
+        ),
+        Format(
+            name="rewardbench",
+            holds="pairs",
+            files=_rewardbench,
+            unfit=rows.alternates_without_system,
+            wants=f"{_TURNS}, without a system message",
+            next="rewardbench --model REWARD_MODEL --dataset {directory}/pairs.jsonl --load_json",
+        ),
+        Format(
+            name="alpaca-eval",
+            holds="answers",
+            files=_alpaca_eval,
+            unfit=rows.one_instruction,
+            wants="prompts of one user turn",
+            doubtful=rows.has_own_system,
+            doubt=_UNSEEN,
+            next="alpaca_eval --model_outputs {directory}/model_outputs.json",
+        ),
+        Format(
+            name="mt-bench",
+            holds="answers",
+            files=_mt_bench,
+            unfit=rows.second_turn,
+            wants="prompts of a first question, its answer and a second question, each with a "
+            "question_id",
+            doubtful=rows.has_own_system,
+            doubt=_UNSEEN,
+            next="cp {directory}/{name}.jsonl FASTCHAT/data/mt_bench/model_answer/",
+        ),
+    )
+}
+
+
+def format_of(name: str) -> Format:
+    """The format called `name`; ConfigError lists them all."""
+    if name not in FORMATS:
+        raise ConfigError(f"--to {name}: no such format; there are {', '.join(FORMATS)}")
+    return FORMATS[name]

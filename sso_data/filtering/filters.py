@@ -1,0 +1,385 @@
+"""Which rows become pairs: each row is kept, or dropped for the first reason that applies.
+
+A check looks only at the rows that passed the checks before it; its limits are taken from those.
+Means are nats/token; `m.<seen>.<drawn>` is `logp.<seen>.<drawn>.mean`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sso_data.config.run import FilterConfig, quantile_of
+from sso_data.core.records import NEEDED_CELLS, VIEWS, Row
+from sso_data.runs.columns import (
+    FINISH_REASONS,
+    SCORES,
+    Flag,
+    Rows,
+    encode,
+    leak_fingerprint,
+    mean_logp,
+    num_tokens,
+)
+
+REASONS = (
+    "kept",
+    "empty",
+    "truncated",
+    "identical_chosen_rejected",
+    "identical_chosen_original",
+    "identical_rejected_original",
+    "leak",
+    "too_short",
+    "too_long",
+    "incomplete_scores",
+    "not_steered",
+    "off_policy",
+    "gap",
+)
+"""What a reason code means; 0 is no reason to drop a row."""
+
+SLACK = 1e-9
+"""Nats/token by which a limit may be missed: rounding must not drop a row that lies on it."""
+
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Limits = Mapping[str, float]
+_STOP = FINISH_REASONS.index("stop")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One step of the filter: `fails` marks the rows to drop, given the limits of the rows left."""
+
+    reason: str
+    fails: Callable[[Rows, Limits], Mask]
+    limits: Callable[[Rows, FilterConfig], Limits]
+    row_local: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What one check did, and the means over the rows left after it (None where there are none).
+
+    `logp_plain_*`: nats/token under the plain view (`pair`: of chosen and rejected together);
+    `gap_good` = m.good.good - m.bad.good and `gap_bad` = m.bad.bad - m.good.bad, nats/token.
+    """
+
+    reason: str
+    dropped: int
+    left: int
+    mean_logp_plain_chosen: float | None
+    mean_logp_plain_rejected: float | None
+    mean_logp_plain_pair: float | None
+    mean_tokens_chosen: float | None
+    mean_tokens_rejected: float | None
+    mean_tokens_original: float | None
+    mean_gap_good: float | None
+    mean_gap_bad: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What the filter decided: `reason_code` per row (a position in REASONS, 0: kept).
+
+    `thresholds` holds the resolved numbers (nats/token; None where no row was left to take them
+    from); `funnel` opens with all rows (reason `rows`), then one stage per check.
+    """
+
+    reason_code: NDArray[np.uint8]
+    reasons: tuple[str, ...]
+    thresholds: Mapping[str, float | None]
+    funnel: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.kept) + sum(self.dropped.values()) != len(self.reason_code):
+            raise AssertionError(
+                f"{len(self.reason_code)} rows, but {len(self.kept)} kept + {self.dropped} dropped"
+            )
+
+    @property
+    def kept(self) -> NDArray[np.intp]:
+        """Positions of the kept rows, ascending."""
+        return np.flatnonzero(self.reason_code == 0)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Rows dropped by reason, in the order of the checks; a check that dropped none counts."""
+        return {stage.reason: stage.dropped for stage in self.funnel[1:]}
+
+    def reason(self, position: int) -> str | None:
+        """Why the row at `position` was dropped, or None."""
+        code = int(self.reason_code[position])
+        return self.reasons[code] if code else None
+
+    def summary(self, config: FilterConfig) -> dict[str, Any]:
+        """The content of filter.json: JSON-able, the same for the same rows and configuration."""
+        requested: Any = {
+            "closeness": {"closeness": config.closeness, "gap": config.gap},
+            "reference": "means",
+            "none": {},
+        }[config.preset]
+        return {
+            "preset": config.preset,
+            "rows": len(self.reason_code),
+            "kept": len(self.kept),
+            "dropped": self.dropped,
+            "thresholds": {
+                "requested": requested,
+                "resolved": dict(self.thresholds),
+            },
+            "funnel": [asdict(stage) for stage in self.funnel],
+            "config": config.model_dump(mode="json"),
+            "leakage_fingerprint": leak_fingerprint(),
+        }
+
+
+def decide(rows: Rows, config: FilterConfig) -> Decision:
+    """Judge all rows of a run; relative limits are resolved once, over the rows left."""
+    codes = np.zeros(len(rows), np.uint8)
+    left: NDArray[np.intp] = np.arange(len(rows))
+    resolved: dict[str, float | None] = {}
+    funnel = [_stage("rows", 0, rows)]
+    for check in checks(config):
+        limits = check.limits(rows, config)
+        fails = check.fails(rows, limits)
+        dropped = int(np.count_nonzero(fails))
+        codes[left[fails]] = REASONS.index(check.reason)
+        if dropped:
+            left, rows = left[~fails], rows[~fails]
+        funnel.append(_stage(check.reason, dropped, rows))
+        resolved |= {k: v if math.isfinite(v) else None for k, v in limits.items()}
+    return Decision(reason_code=codes, reasons=REASONS, thresholds=resolved, funnel=tuple(funnel))
+
+
+def decide_row(row: Row | np.void, config: FilterConfig) -> str | None:
+    """Why one row (or SCORES record) would be dropped by the checks that need no other row.
+
+    With the closeness preset and absolute thresholds this is the whole filter; means and quantiles
+    over other rows are left out.
+    """
+    data = encode(row, b"", 0) if isinstance(row, Row) else row.tobytes()
+    rows: Rows = np.frombuffer(data, SCORES)
+    for check in checks(config):
+        if check.row_local and check.fails(rows, check.limits(rows, config))[0]:
+            return check.reason
+    return None
+
+
+def checks(config: FilterConfig) -> tuple[Check, ...]:
+    """The filter of a configuration, in order."""
+    if config.preset == "reference" and config.strict_paper:
+        return (*IDENTICAL, INCOMPLETE, NOT_STEERED, UNDER_MEAN, GAP_NOT_OVER_MEAN)
+    if config.preset == "reference":
+        return (*_texts(config), INCOMPLETE, NOT_STEERED, UNDER_MEAN, GAP_UNDER_MEAN)
+    if config.preset == "none":
+        return (*_texts(config), INCOMPLETE)
+    return (*_texts(config), INCOMPLETE, NOT_STEERED, *_thresholds(config))
+
+
+def _texts(config: FilterConfig) -> tuple[Check, ...]:
+    """The checks that look at what was said, before any log-prob."""
+    return (
+        EMPTY,
+        *((TRUNCATED,) if config.drop_truncated else ()),
+        *IDENTICAL,
+        *((LEAK,) if config.drop_leaks else ()),
+        TOO_SHORT,
+        *((TOO_LONG,) if config.max_tokens is not None else ()),
+    )
+
+
+def _thresholds(config: FilterConfig) -> tuple[Check, Check]:
+    """The closeness preset's two thresholds, each an absolute number or a quantile."""
+    return (
+        Check(
+            reason="off_policy",
+            fails=lambda rows, limits: _distance(rows) > limits["closeness"] + SLACK,
+            limits=lambda rows, c: {"closeness": _resolve(c.closeness, _distance(rows))},
+            row_local=not isinstance(config.closeness, str),
+        ),
+        Check(
+            reason="gap",
+            fails=lambda rows, limits: _smaller_gap(rows) < limits["gap"] - SLACK,
+            limits=lambda rows, c: {"gap": _resolve(c.gap, _smaller_gap(rows))},
+            row_local=not isinstance(config.gap, str),
+        ),
+    )
+
+
+def _no_limits(_rows: Rows, _config: FilterConfig) -> Limits:
+    return {}
+
+
+def _flagged(*flags: Flag) -> Callable[[Rows, Limits], Mask]:
+    """Rows that carry any of the flags."""
+    bits = sum(flags)
+    return lambda rows, _limits: np.not_equal(rows["flags"] & np.uint16(bits), 0)
+
+
+def _empty(rows: Rows, _limits: Limits) -> Mask:
+    """Any response is white space only, or has no tokens."""
+    blank = _flagged(Flag.BLANK_PLAIN, Flag.BLANK_GOOD, Flag.BLANK_BAD)(rows, {})
+    return blank | _any_view(rows["num_tokens"] == 0)
+
+
+def _truncated(rows: Rows, _limits: Limits) -> Mask:
+    """Any of the three responses was cut off: the original trains the loss as well."""
+    return _any_view(rows["finish"] != _STOP)
+
+
+def _too_short(rows: Rows, limits: Limits) -> Mask:
+    return _any_view(rows["num_tokens"] < limits["min_tokens"])
+
+
+def _too_long(rows: Rows, limits: Limits) -> Mask:
+    return _any_view(rows["num_tokens"] > limits["max_tokens"])
+
+
+def _any_view(fails: Mask) -> Mask:
+    """[row, view] to [row]: one response is enough."""
+    return fails[:, 0] | fails[:, 1] | fails[:, 2]
+
+
+def _incomplete(rows: Rows, _limits: Limits) -> Mask:
+    """A log-prob that the filter or the loss needs is missing or not finite, or has no tokens."""
+    fails = np.zeros(len(rows), np.bool_)
+    for seen, drawn in NEEDED_CELLS:
+        fails |= ~np.isfinite(mean_logp(rows, seen, drawn))
+    return fails
+
+
+def _not_steered(rows: Rows, _limits: Limits) -> Mask:
+    """Not (m.good.good > m.plain.good > m.bad.good and m.bad.bad > m.plain.bad > m.good.bad)."""
+    good = [mean_logp(rows, seen, "good") for seen in VIEWS]
+    bad = [mean_logp(rows, seen, "bad") for seen in VIEWS]
+    plain_, good_, bad_ = (VIEWS.index(view) for view in ("plain", "good", "bad"))
+    chosen_is = (good[good_] > good[plain_]) & (good[plain_] > good[bad_])
+    rejected_is = (bad[bad_] > bad[plain_]) & (bad[plain_] > bad[good_])
+    return ~(chosen_is & rejected_is)
+
+
+def _under_mean(rows: Rows, limits: Limits) -> Mask:
+    """Less likely under the plain view than the rows left are on average."""
+    chosen, rejected = mean_logp(rows, "plain", "good"), mean_logp(rows, "plain", "bad")
+    chosen_is = chosen < limits["mean_logp_plain_chosen"] - SLACK
+    return chosen_is | (rejected < limits["mean_logp_plain_rejected"] - SLACK)
+
+
+def _gap_under_mean(rows: Rows, limits: Limits) -> Mask:
+    """A gap under the mean of the rows left; one *at* the mean is kept.
+
+    The paper asks for a gap over the mean, which a single row, or equal rows, can never have.
+    """
+    good, bad = _gaps(rows)
+    return (good < limits["mean_gap_good"] - SLACK) | (bad < limits["mean_gap_bad"] - SLACK)
+
+
+def _gap_not_over_mean(rows: Rows, limits: Limits) -> Mask:
+    """The paper's rule to the letter: a gap must be over the mean of the rows left."""
+    good, bad = _gaps(rows)
+    return (good <= limits["mean_gap_good"] + SLACK) | (bad <= limits["mean_gap_bad"] + SLACK)
+
+
+def _plain_means(rows: Rows, _config: FilterConfig) -> Limits:
+    return {
+        "mean_logp_plain_chosen": _mean(mean_logp(rows, "plain", "good")),
+        "mean_logp_plain_rejected": _mean(mean_logp(rows, "plain", "bad")),
+    }
+
+
+def _gap_means(rows: Rows, _config: FilterConfig) -> Limits:
+    good, bad = _gaps(rows)
+    return {"mean_gap_good": _mean(good), "mean_gap_bad": _mean(bad)}
+
+
+def _gaps(rows: Rows) -> tuple[Floats, Floats]:
+    """(m.good.good - m.bad.good, m.bad.bad - m.good.bad), nats/token."""
+    return (
+        mean_logp(rows, "good", "good") - mean_logp(rows, "bad", "good"),
+        mean_logp(rows, "bad", "bad") - mean_logp(rows, "good", "bad"),
+    )
+
+
+def _smaller_gap(rows: Rows) -> Floats:
+    """The gap that decides: both must reach the threshold."""
+    good, bad = _gaps(rows)
+    smaller: Floats = np.minimum(good, bad)
+    return smaller
+
+
+def _distance(rows: Rows) -> Floats:
+    """How far the farther of chosen and rejected lies below the policy's own answer, nats/token."""
+    own = mean_logp(rows, "plain", "plain")
+    pair: Floats = np.minimum(mean_logp(rows, "plain", "good"), mean_logp(rows, "plain", "bad"))
+    return own - pair
+
+
+def _resolve(threshold: float | str, values: Floats) -> float:
+    """The threshold as a number: of a quantile `qX`, the smallest value with a share X at or under.
+
+    It is always the value of some row, so a single row lies on it; NaN where there is no row.
+    """
+    if not isinstance(threshold, str):
+        return threshold
+    if len(values) == 0:
+        return math.nan
+    rank = math.ceil(quantile_of(threshold) * len(values) - SLACK)
+    position = max(rank, 1) - 1
+    return float(np.partition(values, position)[position])
+
+
+def _mean(values: NDArray[Any]) -> float:
+    """The mean of the finite values; NaN where there are none."""
+    finite = values[np.isfinite(values)]
+    return float(np.mean(finite, dtype=np.float64)) if len(finite) else math.nan
+
+
+def _stage(reason: str, dropped: int, rows: Rows) -> Stage:
+    chosen, rejected = mean_logp(rows, "plain", "good"), mean_logp(rows, "plain", "bad")
+    gap_good, gap_bad = _gaps(rows)
+    means: dict[str, NDArray[Any]] = {
+        "mean_logp_plain_chosen": chosen,
+        "mean_logp_plain_rejected": rejected,
+        "mean_logp_plain_pair": (chosen + rejected) / 2,
+        "mean_tokens_chosen": num_tokens(rows, "good"),
+        "mean_tokens_rejected": num_tokens(rows, "bad"),
+        "mean_tokens_original": num_tokens(rows, "plain"),
+        "mean_gap_good": gap_good,
+        "mean_gap_bad": gap_bad,
+    }
+    numbers = {name: _mean(values) for name, values in means.items()}
+    shown = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
+    return Stage(reason=reason, dropped=dropped, left=len(rows), **shown)
+
+
+EMPTY = Check(reason="empty", fails=_empty, limits=_no_limits)
+TRUNCATED = Check(reason="truncated", fails=_truncated, limits=_no_limits)
+IDENTICAL = tuple(
+    Check(reason=f"identical_{pair}", fails=_flagged(flag), limits=_no_limits)
+    for pair, flag in (
+        ("chosen_rejected", Flag.SAME_GOOD_BAD),
+        ("chosen_original", Flag.SAME_GOOD_PLAIN),
+        ("rejected_original", Flag.SAME_BAD_PLAIN),
+    )
+)
+LEAK = Check(reason="leak", fails=_flagged(Flag.LEAK_GOOD, Flag.LEAK_BAD), limits=_no_limits)
+TOO_SHORT = Check(
+    reason="too_short", fails=_too_short, limits=lambda _, c: {"min_tokens": c.min_tokens}
+)
+TOO_LONG = Check(
+    reason="too_long",
+    fails=_too_long,
+    limits=lambda _, c: {"max_tokens": math.inf if c.max_tokens is None else c.max_tokens},
+)
+INCOMPLETE = Check(reason="incomplete_scores", fails=_incomplete, limits=_no_limits)
+NOT_STEERED = Check(reason="not_steered", fails=_not_steered, limits=_no_limits)
+UNDER_MEAN = Check(reason="off_policy", fails=_under_mean, limits=_plain_means, row_local=False)
+GAP_UNDER_MEAN = Check(reason="gap", fails=_gap_under_mean, limits=_gap_means, row_local=False)
+GAP_NOT_OVER_MEAN = Check(
+    reason="gap", fails=_gap_not_over_mean, limits=_gap_means, row_local=False
+)

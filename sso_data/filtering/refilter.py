@@ -1,0 +1,160 @@
+"""`filter`: decide again which rows of a run become pairs, from its journal, without a GPU."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from sso_data.config.run import FilterConfig, RunConfig, load_config, validated_as
+from sso_data.core.errors import ConfigError, RunError
+from sso_data.filtering.filters import Decision, decide
+from sso_data.runs.decided import read_decided, section
+from sso_data.runs.pairs import write_pairs
+from sso_data.runs.run import Account, expected_prompts, locked, require_manifest, run_account
+from sso_data.runs.scores import Scores, load_scores
+
+Written = Callable[[int, int], None]
+"""Called with (pairs written, pairs to write)."""
+
+_BY_FILTER = "filter"
+"""In filter.json, `decided_by` of a decision that the user asked for, whatever run.json says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refiltered:
+    """A decision about all rows of a run; `expected` prompts are there when it is finished."""
+
+    decision: Decision
+    account: Account
+    expected: int
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether prompts are still to be done: the run was interrupted, or is being made."""
+        return self.account.prompts < self.expected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastDecision:
+    """How the pairs of a run were decided; `by_filter`: because the user asked for it."""
+
+    config: FilterConfig
+    by_filter: bool
+
+
+def run_config(run: Path, settings: list[str] | None, *, preset: str | None) -> RunConfig:
+    """The configuration that a run was made with, changed by `--preset` and `--set filter...`."""
+    manifest = require_manifest(run)
+    for setting in settings or []:
+        if not setting.startswith(("filter.", "output.")):
+            raise ConfigError(f"--set {setting}: `filter` reads only filter.* and output.* keys")
+    return load_config(None, settings, base=manifest["config"], filter__preset=preset)
+
+
+def standing_config(run: Path, settings: list[str] | None, *, model: str | None) -> RunConfig:
+    """The configuration of a run, its filter as `filter` last decided, with settings on top."""
+    base = dict(require_manifest(run)["config"])
+    last = last_decision(run)
+    if last and last.by_filter:
+        base["filter"] = last.config.model_dump(mode="json")
+    return load_config(None, settings, base=base, model=model)
+
+
+def last_decision(run: Path) -> LastDecision | None:
+    """The decision that pairs/filter.json tells of; None where it tells of none."""
+    try:
+        decided = read_decided(run)
+        found = dict(section(decided, "config"))
+        config = validated_as(FilterConfig, found, origin=str(run), page="docs/configuration.md")
+    except (RunError, ConfigError):
+        return None
+    return LastDecision(config=config, by_filter=decided.get("decided_by") == _BY_FILTER)
+
+
+def in_words(config: FilterConfig) -> str:
+    """A filter configuration for a message: the preset, and what is not as by default."""
+    defaults = FilterConfig().model_dump(mode="json")
+    values = config.model_dump(mode="json")
+    changed = [f"{key}={value}" for key, value in values.items() if value != defaults[key]]
+    return ", ".join(
+        [f"preset {config.preset}", *(one for one in changed if not one.startswith("preset="))]
+    )
+
+
+def refilter(
+    run: Path, config: RunConfig, *, dry_run: bool = False, on_progress: Written | None = None
+) -> Refiltered:
+    """Judge all rows of a run and, unless `dry_run`, write its pairs anew: the user asked for it.
+
+    Raises RunError when the run cannot be read or written, or another process writes its pairs.
+    """
+    return _decided(run, config, dry_run=dry_run, by_filter=True, on_progress=on_progress)
+
+
+def filter_again(
+    run: Path,
+    config: RunConfig,
+    *,
+    asked: bool,
+    by_filter: bool = False,
+    tell: Callable[[str], None],
+    on_progress: Written | None = None,
+) -> Refiltered:
+    """Judge a run that has new rows, and write its pairs anew.
+
+    Unless the user `asked` for the filter settings of `config`, what `filter` last decided stays in
+    force. `tell` hears, in one line, where others are used than were, or than `config` holds.
+    """
+    last = last_decision(run)
+    if last and last.by_filter and not asked:
+        if last.config != config.filter:
+            tell(
+                f"the pairs are decided with {in_words(last.config)}, as `filter` last did, not "
+                f"with {in_words(config.filter)}; `sso-data filter {run}` changes that"
+            )
+        config, by_filter = config.model_copy(update={"filter": last.config}), True
+    elif last and last.config != config.filter:
+        tell(
+            f"the pairs were decided with {in_words(last.config)}; they are decided again with "
+            f"{in_words(config.filter)}"
+        )
+    return _decided(run, config, by_filter=by_filter, on_progress=on_progress)
+
+
+def _decided(
+    run: Path,
+    config: RunConfig,
+    *,
+    by_filter: bool,
+    dry_run: bool = False,
+    on_progress: Written | None,
+) -> Refiltered:
+    manifest = require_manifest(run)
+    scores = _scores(run, dry_run=dry_run)
+    decision = decide(scores.rows, config.filter)
+    if not dry_run:
+        mark = {"decided_by": _BY_FILTER} if by_filter else {}
+        with locked(run, "pairs"):
+            write_pairs(
+                run,
+                scores,
+                decision.kept,
+                decision.summary(config.filter) | mark,
+                parquet=config.output.parquet,
+                on_progress=on_progress,
+            )
+    account = run_account(run, scores)
+    return Refiltered(
+        decision=decision, account=account, expected=expected_prompts(manifest, account)
+    )
+
+
+def _scores(run: Path, *, dry_run: bool) -> Scores:
+    """The scores of a run; side files are put in order only while nobody else writes the rows."""
+    with ExitStack() as stack:
+        try:
+            if not dry_run:
+                stack.enter_context(locked(run))
+        except RunError:
+            dry_run = True
+        return load_scores(run, dry=dry_run)

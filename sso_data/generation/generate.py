@@ -1,0 +1,352 @@
+"""`generate`: everything checked before the engine starts, then rows until the prompts are done."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, RunConfig
+from sso_data.core.errors import ConfigError, RunError
+from sso_data.core.jinja import SHIPPED, Templates
+from sso_data.core.naming import shown_name
+from sso_data.core.records import Prompt, Row, content_hash
+from sso_data.engines import resolve_name, start_engine
+from sso_data.engines.interface import Engine, EngineInfo
+from sso_data.filtering.filters import Decision, decide_row
+from sso_data.filtering.refilter import filter_again
+from sso_data.generation.pipeline import Pipeline, Progress, Sink
+from sso_data.generation.score import CheckResult, LogprobCheck
+from sso_data.models.directory import (
+    adapter_fingerprint,
+    model_fingerprint,
+    resolve_model,
+    tokenizer_fingerprint,
+)
+from sso_data.models.policy import Policy
+from sso_data.prompts import BadRow, Candidate, count_prompts, read_prompts
+from sso_data.runs.origin import Given, origin_of
+from sso_data.runs.run import Account, Run, open_run, read_manifest
+from sso_data.runs.steering import Occurrences, SteeringBook
+from sso_data.steering.books import Tally
+from sso_data.steering.models import OnDemand, identity_of, steered
+from sso_data.steering.principles import Catalogue, load_catalogue
+from sso_data.steering.rules import Rules, check_features
+from sso_data.steering.stage import Guide, prompts_of
+from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
+
+_IDENTITY_SECTIONS = ("sampling", "scoring")
+_IDENTITY_ENGINE_KEYS = ("dtype", "max_model_len")
+
+
+class Listener(Protocol):
+    """Who is told how a run goes on."""
+
+    def phase(self, text: str) -> None:
+        """A new phase began, for example loading the model."""
+        ...
+
+    def total(self, prompts: int) -> None:
+        """How many prompts there are."""
+        ...
+
+    def steered(self, done: int, tally: Tally) -> None:
+        """So many prompts are steered; `tally` says how, those of earlier calls included."""
+        ...
+
+    def progress(self, progress: Progress, kept: int) -> None:
+        """Counts so far; `kept` of the new rows would pass the filter's row-local tests."""
+        ...
+
+    def engine(self, info: EngineInfo) -> None:
+        """The engine is ready."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Something went wrong, and the work goes on."""
+        ...
+
+    def written(self, done: int, total: int) -> None:
+        """So many of the kept pairs are written."""
+        ...
+
+
+class Notebook(Protocol):
+    """Where a run keeps what it found out once and must know when it goes on."""
+
+    def get(self, key: str) -> Any: ...
+
+    def note(self, key: str, value: object) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a run needs besides its engine, all of it checked."""
+
+    config: RunConfig
+    model_dir: Path
+    policy: Policy
+    catalogue: Catalogue
+    identity: Mapping[str, Any]
+    templates: Templates = SHIPPED
+
+    @property
+    def rules(self) -> Rules:
+        """What steers the prompts."""
+        return Rules(
+            config=self.config.steering,
+            catalogue=self.catalogue,
+            seed=self.config.seed,
+            templates=self.templates,
+        )
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What run.json says beyond the identity."""
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "date": self.identity["views.date"],
+            "template": asdict(self.policy.template.facts),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """How a run ended; `steering` tells of models that were asked about its prompts."""
+
+    account: Account
+    progress: Progress
+    seconds: float
+    decision: Decision
+    steering: Tally | None = None
+
+
+def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
+    """Resolve the model, its tokenizer and template, and the catalogue.
+
+    `date` is the day a continued run was started on; templates that show a date keep showing it.
+    Raises SsoDataError for whatever is wrong.
+    """
+    if not config.model:
+        raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
+    engine_name = resolve_name(config.engine)
+    trusted = config.engine.trust_remote_code
+    model_dir = resolve_model(config.model, config.engine.revision, trust_remote_code=trusted)
+    tokenizer = load_tokenizer(model_dir, trust_remote_code=trusted)
+    template = ChatTemplate(tokenizer, config.views, today=date or today())
+    catalogue = load_catalogue(config.principles)
+    check_features(config.steering, catalogue)
+    templates = Templates(directory=config.templates)
+    templates.check()
+    rules = Rules(
+        config=config.steering, catalogue=catalogue, seed=config.seed, templates=templates
+    )
+    fingerprint = model_fingerprint(model_dir)
+    if config.engine.adapter is not None:
+        fingerprint = f"{fingerprint}+{adapter_fingerprint(config.engine.adapter)}"
+    policy = Policy(name=shown_name(config.model), fingerprint=fingerprint, template=template)
+    identity = {
+        "seed": config.seed,
+        "engine": engine_name,
+        "model": policy.fingerprint,
+        "tokenizer": tokenizer_fingerprint(model_dir),
+        "chat_template": template.fingerprint,
+        "principles": catalogue.fingerprint,
+        "views.date": config.views.date or date or today(),
+        "views.control_tokens": config.views.control_tokens,
+        **identity_of(rules),
+        **_flat(config),
+    }
+    return Setup(
+        config=config,
+        model_dir=model_dir,
+        policy=policy,
+        catalogue=catalogue,
+        identity=identity,
+        templates=templates,
+    )
+
+
+def generate(
+    source: str, out: Path, config: RunConfig, listener: Listener, *, overwrite: bool = False
+) -> Summary:
+    """Make or continue the run in `out`, filter it and write its pairs.
+
+    A decision of `filter` stays in force, unless `config` was given filter settings. Raises
+    SsoDataError. A prompt that cannot be done is written to failed.jsonl instead.
+    """
+    started = time.monotonic()
+    listener.phase("checking the model and its chat template")
+    manifest = None if overwrite else read_manifest(out)
+    setup = prepare(config, date=manifest["date"] if manifest else None)
+    listener.phase("checking the prompts")
+    total = count_prompts(source, config.source)
+    listener.total(total)
+    with open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite) as run:
+        _note_given(run, source, config, total)
+        with run_guide(setup, run, lambda: _prompts_left(source, config, run)) as guide:
+            prompts = read_prompts(source, config.source)
+            progress = make_rows(prompts, setup, run, run, listener, guide=guide)
+        account = run.account()
+        account.check()
+    listener.phase("filtering")
+    refiltered = filter_again(
+        out,
+        config,
+        asked="filter" in config.model_fields_set,
+        tell=listener.warn,
+        on_progress=listener.written,
+    )
+    return Summary(
+        account=account,
+        progress=progress,
+        seconds=time.monotonic() - started,
+        decision=refiltered.decision,
+        steering=guide.tally if guide else None,
+    )
+
+
+def _note_given(run: Run, source: str, config: RunConfig, total: int) -> None:
+    """Put into run.json what this call was given, and how many prompts there are when it is done.
+
+    These are the `total` of the source and what was done before that is not in it.
+    """
+    given = Given(
+        source=source, settings=config.source.model_dump(mode="json", exclude_defaults=True)
+    )
+    before = origin_of(run.manifest, run.path.name).given
+    done = len(run.ledger)
+    run.note("prompts", done + _count_new(source, config, run) if done else total)
+    run.note("sources", list(dict.fromkeys([*(run.get("sources") or []), source])))
+    after = [one.to_json() for one in before]
+    run.note("given", after if given in before else [*after, given.to_json()])
+
+
+def _count_new(source: str, config: RunConfig, run: Run) -> int:
+    """How many rows of a source the run has neither done nor failed."""
+    name = Occurrences().next
+    return sum(
+        run.is_open(name(content_hash(candidate.messages)))
+        for candidate in read_prompts(source, config.source)
+    )
+
+
+@contextmanager
+def run_guide(
+    setup: Setup, run: Run, prompts: Callable[[], Iterable[Prompt]]
+) -> Iterator[Guide | None]:
+    """What a run's steering by models needs, where models are asked; `prompts` are those left."""
+    if not setup.rules.asks_a_model:
+        yield None
+        return
+    tally = Tally()
+    with closing(SteeringBook(run.path, on_line=tally.add)) as book:
+        yield Guide(prompts=prompts, book=book, tally=tally)
+
+
+def _prompts_left(source: str, config: RunConfig, run: Run) -> Iterator[Prompt]:
+    """The prompts of a source that are neither done nor failed, with their ids in the run."""
+    return prompts_of(read_prompts(source, config.source), Occurrences().next, run.is_open)
+
+
+@contextmanager
+def engine_on_demand(
+    setup: Setup, listener: Listener, on_start: Callable[[EngineInfo], None]
+) -> Iterator[OnDemand]:
+    """The setup's engine, started when it is asked for; it is closed with the context."""
+
+    def start() -> Engine:
+        listener.phase(f"loading {setup.config.model}")
+        with ExitStack() as failing:
+            engine = start_engine(setup.model_dir, setup.config.engine, tell=listener.warn)
+            failing.callback(engine.close)
+            on_start(engine.info)
+            listener.engine(engine.info)
+            failing.pop_all()
+        return engine
+
+    with closing(OnDemand(start)) as engine:
+        yield engine
+
+
+def make_rows(
+    candidates: Iterable[Candidate | BadRow],
+    setup: Setup,
+    sink: Sink,
+    notebook: Notebook,
+    listener: Listener,
+    *,
+    guide: Guide | None = None,
+) -> Progress:
+    """Steer the prompts and run the pipeline over them; findings go to the notebook.
+
+    `guide` is what models that steer are asked about, where any are.
+    """
+    kept = 0
+
+    def count_kept(row: Row) -> None:
+        nonlocal kept
+        kept += decide_row(row, setup.config.filter) is None
+
+    def note_engine(info: EngineInfo) -> None:
+        _refuse_another_engine(notebook.get("engine"), info)
+        notebook.note("engine", asdict(info))
+        notebook.note("resume", resume_promise(info, setup.config.engine))
+
+    def note_check(result: CheckResult) -> None:
+        notebook.note("logprob_check", result.to_json())
+
+    check = LogprobCheck(setup.config.scoring, notebook.get("logprob_check"))
+    with engine_on_demand(setup, listener, note_engine) as engine:
+        steer = steered(setup.rules, setup.config, setup.policy, engine, guide, listener)
+        if guide:
+            notebook.note("steering", guide.tally.to_json())
+            listener.phase("making rows")
+        pipeline = Pipeline(
+            engine,
+            setup.policy,
+            steer,
+            setup.config,
+            sink,
+            check=check,
+            on_check=note_check,
+            on_row=count_kept,
+        )
+        for progress in pipeline.run(candidates):
+            listener.progress(progress, kept)
+        return pipeline.progress
+
+
+def _refuse_another_engine(earlier: Mapping[str, Any] | None, info: EngineInfo) -> None:
+    """RunError when rows would be made on another device or in another number format."""
+    for key in ("name", "device", "dtype"):
+        here = getattr(info, key)
+        if earlier and earlier.get(key) != here:
+            raise RunError(
+                f"the run was made with {key} {earlier.get(key)}, here it is {here}, and log-probs "
+                "would not compare: use the same engine, or make another run"
+            )
+
+
+def resume_promise(info: EngineInfo, config: EngineConfig) -> str:
+    """What a continued run has in common with an uninterrupted one, on this engine."""
+    if (info.name, info.device, info.dtype, config.threads) == ("vllm", "cpu", "float32", 1):
+        return "the same tokens; log-probs to rounding (1e-4 nats a response)"
+    return "the same ids, prompts and seeds; rounding may turn a token that lies on a boundary"
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    """The configuration keys that decide a row's content, by dotted name."""
+    dumped = config.model_dump(mode="json")
+    keys = {
+        f"{section}.{key}": value
+        for section in _IDENTITY_SECTIONS
+        for key, value in dumped[section].items()
+    }
+    keys |= {f"engine.{key}": dumped["engine"][key] for key in _IDENTITY_ENGINE_KEYS}
+    return keys | {
+        f"engine.vllm.{key}": value
+        for key, value in dumped["engine"]["vllm"].items()
+        if key not in VLLM_SPEED_KEYS
+    }

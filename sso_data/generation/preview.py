@@ -1,0 +1,78 @@
+"""`preview`: the first few prompts made into rows in memory; nothing is written."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from sso_data.config.run import RunConfig
+from sso_data.core.records import Failure, Row, row_id
+from sso_data.filtering.filters import decide_row
+from sso_data.generation.generate import Listener, make_rows, prepare
+from sso_data.prompts import count_prompts, read_prompts
+from sso_data.runs.steering import Occurrences
+from sso_data.steering.books import MemoryBook, Tally
+from sso_data.steering.stage import Guide, prompts_of
+
+
+@dataclass(slots=True)
+class _Memory:
+    """A sink and notebook that keep everything in memory."""
+
+    rows: list[Row] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    findings: dict[str, Any] = field(default_factory=dict)
+    order: dict[str, int] = field(default_factory=dict)
+    _occurrences: Counter[str] = field(default_factory=Counter)
+
+    def admit(self, content: str) -> tuple[str, bool]:
+        identity = row_id(content, self._occurrences[content])
+        self._occurrences[content] += 1
+        self.order[identity] = len(self.order)
+        return identity, True
+
+    def write_row(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def write_failure(self, failure: Failure) -> None:
+        self.failures.append(failure)
+
+    def get(self, key: str) -> Any:
+        return self.findings.get(key)
+
+    def note(self, key: str, value: object) -> None:
+        self.findings[key] = value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """Rows with the filter's row-local verdict (None: kept), and the prompts that failed."""
+
+    rows: tuple[tuple[Row, str | None], ...]
+    failures: tuple[Failure, ...]
+
+
+def preview(source: str, config: RunConfig, listener: Listener) -> Preview:
+    """Make rows of the first `source.limit` prompts, writing nothing."""
+    listener.phase("checking the model and its chat template")
+    setup = prepare(config)
+    listener.total(count_prompts(source, config.source))
+    memory = _Memory()
+    guide = Guide(
+        prompts=lambda: prompts_of(
+            read_prompts(source, config.source), Occurrences().next, lambda identity: True
+        ),
+        book=MemoryBook(),
+        tally=Tally(),
+    )
+    prompts = read_prompts(source, config.source)
+    make_rows(
+        prompts,
+        setup,
+        memory,
+        memory,
+        listener,
+        guide=guide if setup.rules.asks_a_model else None,
+    )
+    rows = sorted(memory.rows, key=lambda row: memory.order[row.id])
+    judged = tuple((row, decide_row(row, config.filter)) for row in rows)
+    return Preview(rows=judged, failures=tuple(memory.failures))

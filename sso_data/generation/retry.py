@@ -1,0 +1,150 @@
+"""`retry`: the prompts of failed.jsonl once more, and nothing else."""
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sso_data.config.run import RunConfig
+from sso_data.core.errors import RunError
+from sso_data.core.records import Failure, Prompt, Row, content_hash
+from sso_data.filtering.refilter import Refiltered, filter_again, refilter
+from sso_data.generation.generate import Listener, make_rows, prepare, run_guide
+from sso_data.generation.pipeline import Progress
+from sso_data.prompts import Candidate
+from sso_data.prompts.answerable import unanswerable
+from sso_data.runs.columns import row_key
+from sso_data.runs.run import Run, open_run, read_failures, require_manifest
+from sso_data.runs.scores import load_scores
+from sso_data.steering.books import Tally
+
+_MALFORMED = "malformed"
+_REMEDY = "`retry` uses the run's own settings: leave these out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """What failed in a run and is no row by now: `prompts` by id, and rows that were `no_prompts`.
+
+    Of the latter there is nothing to ask.
+    """
+
+    prompts: Mapping[str, Failure]
+    no_prompts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """How a retry ended: its books, and how many failed rows were left out as `no_prompts`."""
+
+    refiltered: Refiltered
+    progress: Progress
+    seconds: float
+    no_prompts: int
+    steering: Tally | None = None
+
+
+class _FailedPrompts:
+    """A run's failed prompts as a source, and the sink for what becomes of them.
+
+    A prompt keeps the id under which it failed.
+    """
+
+    def __init__(self, run: Run, failures: Mapping[str, Failure]) -> None:
+        self._run = run
+        self._failures = failures
+        self._ids: dict[str, deque[str]] = defaultdict(deque)
+
+    def candidates(self) -> Iterator[Candidate]:
+        """The prompts, in the order in which they failed first."""
+        for identity, failure in self._failures.items():
+            self._ids[content_hash(failure.messages)].append(identity)
+            yield Candidate(
+                messages=failure.messages,
+                source_id=failure.source_id,
+                metadata=failure.metadata,
+                where=f"{self._run.path / 'failed.jsonl'}: {identity}",
+            )
+
+    def prompts(self) -> Iterator[Prompt]:
+        """Those that can be steered, under the ids that they have."""
+        for identity, failure in self._failures.items():
+            if unanswerable(failure.messages) is None:
+                yield Prompt(id=identity, messages=failure.messages)
+
+    def admit(self, content: str) -> tuple[str, bool]:
+        return self._ids[content].popleft(), True
+
+    def write_row(self, row: Row) -> None:
+        self._run.write_row(row)
+
+    def write_failure(self, failure: Failure) -> None:
+        attempts = self._failures[failure.id].attempts + 1
+        self._run.write_failure(replace(failure, attempts=attempts))
+
+
+def failed_in(run: Path) -> Failed:
+    """What failed in a run and did not become a row since; RunError where it is not readable."""
+    newest = read_failures(run)
+    keys = np.array([row_key(identity) for identity in newest], np.uint64)
+    is_done = np.isin(keys, load_scores(run, dry=True).keys())
+    failures = {
+        identity: failure
+        for (identity, failure), done in zip(newest.items(), is_done, strict=True)
+        if not done
+    }
+    prompts = {
+        identity: failure for identity, failure in failures.items() if failure.reason != _MALFORMED
+    }
+    return Failed(prompts=prompts, no_prompts=len(failures) - len(prompts))
+
+
+def retry(out: Path, config: RunConfig, listener: Listener, *, asked: bool = False) -> Retried:
+    """Run what failed in `out` with the run's own settings; then filter and write its pairs anew.
+
+    Of the configuration, speed, filter and output may differ from the run's; unless the user
+    `asked` for the filter's, a decision of `filter` stays in force. Where no prompt failed, nothing
+    is done. Raises SsoDataError; a prompt that fails again stands in failed.jsonl once more, with
+    one more attempt.
+    """
+    started = time.monotonic()
+    manifest = require_manifest(out)
+    with suppress(RunError):  # what a crash left in the files is mended where the run is opened
+        failed = failed_in(out)
+        if not failed.prompts:
+            return Retried(
+                refiltered=refilter(out, config, dry_run=True),
+                progress=Progress(),
+                seconds=time.monotonic() - started,
+                no_prompts=failed.no_prompts,
+            )
+    listener.phase("checking the model and its chat template")
+    setup = prepare(config, date=manifest["date"])
+    details = {key: manifest[key] for key in ("config", "date")}
+    with open_run(out, identity=setup.identity, details=details, remedy=_REMEDY) as run:
+        failed = failed_in(out)
+        prompts = _FailedPrompts(run, failed.prompts)
+        listener.total(len(failed.prompts))
+        with run_guide(setup, run, prompts.prompts) as guide:
+            candidates = prompts.candidates()
+            progress = make_rows(candidates, setup, prompts, run, listener, guide=guide)
+    listener.phase("filtering")
+    refiltered = filter_again(
+        out,
+        config,
+        asked=asked,
+        by_filter=asked,
+        tell=listener.warn,
+        on_progress=listener.written,
+    )
+    return Retried(
+        refiltered=refiltered,
+        progress=progress,
+        seconds=time.monotonic() - started,
+        no_prompts=failed.no_prompts,
+        steering=guide.tally if guide else None,
+    )

@@ -1,0 +1,178 @@
+"""Slices: which prompts (or labelled pairs) of a file a round takes, streamed into its own file.
+
+A slice is a range of positions among the well-formed rows of the source. `digest` runs over all
+rows up to its end, so that a source that changed before that point is noticed.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.run import SourceConfig
+from sso_data.core.errors import ConfigError, InputError
+from sso_data.core.records import JsonRow, content_hash
+from sso_data.prompts import BadRow, Candidate, read_prompts
+from sso_data.prompts.metadata import MetadataError, plain
+from sso_data.prompts.preferences import read_preferences
+from sso_data.runs.files import replace_by
+from sso_data.runs.journal import to_line
+
+ROUND = "round"
+"""The column of a slice's file that names the round; a user's own one becomes `source_round`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """The rows `start` to `start + rows` of a source's well-formed ones, counted from 0.
+
+    `malformed` rows before its end were left out. `digest`: 16 hexadecimal digits over the content
+    of every row up to its end.
+    """
+
+    start: int
+    rows: int
+    malformed: int
+    digest: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def rows_a_round(config: IterateConfig, noted: int | None) -> int:
+    """How many rows a slice has: as configured, as `noted` at the start, or a share of the source.
+
+    The source is read, and checked, as far as it is needed. InputError where it holds too few.
+    """
+    wanted = config.slices.prompts or noted
+    fresh = config.slices.order == "fresh"
+    if wanted is None:
+        whole = sum(1 for row in source_rows(config) if not isinstance(row, BadRow))
+        wanted = whole // config.rounds if fresh else whole
+        if not wanted:
+            raise _exhausted(config, whole, 1)
+        return wanted
+    needed = wanted * config.rounds if fresh else wanted
+    good = (row for row in source_rows(config) if not isinstance(row, BadRow))
+    found = sum(1 for _ in itertools.islice(good, needed))
+    if found < needed:
+        raise _exhausted(config, found, wanted)
+    return wanted
+
+
+def write_slice(
+    config: IterateConfig, number: int, rows: int, file: Path, *, before: Slice | None
+) -> Slice:
+    """Write the rows of round `number` (from 1) to `file`.
+
+    `before` is the slice of an earlier round: InputError where the source has changed since.
+    """
+    start = (number - 1) * rows if config.slices.order == "fresh" else 0
+    walk = _Walk(config, before)
+    replace_by(file, walk.lines(start, start + rows, number))
+    if walk.taken < start + rows:
+        raise _exhausted(config, walk.taken, rows)
+    return Slice(start=start, rows=rows, malformed=walk.malformed, digest=walk.digest)
+
+
+def slice_source(config: IterateConfig) -> SourceConfig:
+    """How a round's own file of prompts is read: under the user's own names of columns."""
+    source = config.generate.source
+    return SourceConfig(column=source.column, id_column=source.id_column)
+
+
+def source_rows(config: IterateConfig) -> Iterator[Candidate | BadRow | JsonRow]:
+    """The source's rows: prompts and what is none, or labelled pairs."""
+    if config.labelled:
+        return read_preferences(config.labelled.data, split=config.labelled.split)
+    if ROUND in (config.generate.source.column, config.generate.source.id_column):
+        raise ConfigError(f"generate.source: a column called {ROUND!r} is the iteration's own")
+    return read_prompts(config.prompts, config.generate.source)
+
+
+class _Walk:
+    """One pass over a source, from its first row to the end of a slice."""
+
+    def __init__(self, config: IterateConfig, before: Slice | None) -> None:
+        self._config = config
+        self._before = before
+        self._content = hashlib.sha256()
+        self.taken = 0
+        self.malformed = 0
+
+    @property
+    def digest(self) -> str:
+        return self._content.hexdigest()[:16]
+
+    def lines(self, start: int, end: int, number: int) -> Iterator[bytes]:
+        """The lines of the rows from `start` to `end`."""
+        with_end = source_rows(self._config)
+        while self.taken < end and (row := next(with_end, None)) is not None:
+            if isinstance(row, BadRow):
+                self.malformed += 1
+                continue
+            line = to_line(_with_round(row, number, self._config))
+            self._content.update(_identity(row, line))
+            self.taken += 1
+            self._check()
+            if self.taken > start:
+                yield line
+
+    def _check(self) -> None:
+        """InputError where the rows up to an earlier slice's end are not those of then."""
+        before = self._before
+        if before and self.taken == before.start + before.rows and self.digest != before.digest:
+            raise InputError(
+                f"{_name(self._config)}: its first {self.taken} rows are not those that earlier "
+                "rounds took; put the file back as it was (more rows may follow), or use another "
+                "--out"
+            )
+
+
+def _identity(row: Candidate | JsonRow, line: bytes) -> bytes:
+    """What tells a row from another one: a prompt's messages, all of a labelled pair."""
+    if isinstance(row, Candidate):
+        return content_hash(row.messages).encode()
+    return orjson.dumps(orjson.loads(line) | {ROUND: 0}, option=orjson.OPT_SORT_KEYS)
+
+
+def _with_round(row: Candidate | JsonRow, number: int, config: IterateConfig) -> JsonRow:
+    """The line of a slice's file: the row as it was, and the round."""
+    if isinstance(row, Candidate):
+        source = config.generate.source
+        columns: JsonRow = orjson.loads(row.metadata)
+        columns[source.column] = [message.to_json() for message in row.messages]
+        if row.source_id is not None:
+            columns[source.id_column] = row.source_id
+    else:
+        try:
+            columns = {name: plain(value, name) for name, value in row.items()}
+        except MetadataError as error:
+            raise InputError(f"{_name(config)}: {error}") from error
+    if ROUND in columns:
+        columns[f"source_{ROUND}"] = columns[ROUND]
+    return columns | {ROUND: number}
+
+
+def _name(config: IterateConfig) -> str:
+    return config.labelled.data if config.labelled else config.prompts
+
+
+def _exhausted(config: IterateConfig, found: int, rows: int) -> InputError:
+    """The failure of a source with too few rows, on one line."""
+    what = "pairs" if config.labelled else "prompts"
+    if config.slices.order == "same":
+        return InputError(
+            f"{_name(config)}: holds {found} {what}, and a round takes {rows}; lower "
+            "slices.prompts, or add more"
+        )
+    return InputError(
+        f"{_name(config)}: holds {found} {what}, and {config.rounds} rounds of {rows} take "
+        f"{config.rounds * rows}; lower --rounds or slices.prompts, add more, or set "
+        "slices.order=same"
+    )

@@ -1,0 +1,142 @@
+"""When the signal is gone: the limits of `stop`, and what to change when one is passed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sso_data.config.iteration import IterateConfig, StopConfig
+
+Line = Mapping[str, Any]
+"""A round's line of the table; see `table.line_of`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Why no further round is made, and what to change.
+
+    `good_until` says which policy is the last good one: that which came out of this round (0: the
+    first policy).
+    """
+
+    rule: str
+    reason: str
+    advice: tuple[str, ...]
+    good_until: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rule": self.rule,
+            "reason": self.reason,
+            "advice": list(self.advice),
+            "good_until": self.good_until,
+        }
+
+
+def before_training(lines: Sequence[Line], config: StopConfig) -> Stop | None:
+    """Whether the newest round's rows are worth training on; `lines` holds all rounds so far."""
+    line = lines[-1]
+    number = int(line["round"])
+    if not line["kept"]:
+        return _nothing_kept(line, number - 1)
+    for key, limit, rule, what in (
+        ("accuracy_kept", config.signal_accuracy, "signal_accuracy", "signal accuracy"),
+        ("steered", config.steered, "steered", "the share of rows that are steered"),
+        ("gap", config.gap, "gap", "the mean gap between the steered views (nats/token)"),
+    ):
+        found = line.get(key)
+        if found is not None and found < limit:
+            return Stop(
+                rule=rule,
+                reason=f"round {number}: {what} is {found:.3g}, below stop.{rule} {limit:g}",
+                advice=_ADVICE[rule],
+                good_until=number - 1,
+            )
+    return _too_long(lines, config)
+
+
+def after_training(line: Line, config: IterateConfig) -> Stop | None:
+    """Whether a round's training ended before its time: the policy may be damaged.
+
+    Without the limit of `train.stop.chosen_drop` it counts as good all the same.
+    """
+    if not line.get("train_stopped") or config.train.stop.chosen_drop is None:
+        return None
+    number = int(line["round"])
+    return Stop(
+        rule="training",
+        reason=f"round {number}: its training stopped early: {line['train_stopped']}",
+        advice=_ADVICE["training"],
+        good_until=number - 1,
+    )
+
+
+def _nothing_kept(line: Line, good_until: int) -> Stop:
+    dropped: Mapping[str, int] = line.get("dropped") or {}
+    worst = max(dropped, key=lambda reason: dropped[reason], default="failed")
+    return Stop(
+        rule="nothing_kept",
+        reason=f"round {line['round']}: the filter kept none of {line['rows']} rows; most are "
+        f"{worst}",
+        advice=(_TO_KEEP.get(worst, "docs/filter.md explains every reason"), *_ADVICE["nothing"]),
+        good_until=good_until,
+    )
+
+
+def _too_long(lines: Sequence[Line], config: StopConfig) -> Stop | None:
+    """Answers that grew: the policy that wrote them is not good any more, the one before is."""
+    first, last = lines[0].get("tokens_original"), lines[-1].get("tokens_original")
+    if not first or not last or last / first <= config.length_growth:
+        return None
+    number = int(lines[-1]["round"])
+    return Stop(
+        rule="length_growth",
+        reason=f"round {number}: the policy's own answers are {last / first:.1f} times as long as "
+        f"in the first round ({last:.0f} and {first:.0f} tokens), over stop.length_growth "
+        f"{config.length_growth:g}",
+        advice=_ADVICE["length_growth"],
+        good_until=max(number - 2, 0),
+    )
+
+
+_TO_KEEP: Mapping[str, str] = {
+    "truncated": "raise generate.sampling.max_tokens, or set generate.filter.drop_truncated=false",
+    "not_steered": "look at the views with `sso-data preview`: the policy does not tell them apart",
+    "leak": "set generate.filter.drop_leaks=false, or word the system message otherwise",
+    "off_policy": "loosen the filter: generate.filter.closeness=q0.8",
+    "gap": "loosen the filter: generate.filter.gap=q0.2",
+}
+"""What to change where a reason drops most rows."""
+
+_ADVICE: Mapping[str, tuple[str, ...]] = {
+    "signal_accuracy": (
+        "make fewer rounds: the last good policy below is the result",
+        "raise train.loss.g (0.1 to 0.3 or 1): it keeps the policy steerable",
+        "lower train.optim.lr or the steps of a round, so that the policy moves less",
+        "filter harder: generate.filter.gap up, or generate.filter.preset=reference",
+    ),
+    "steered": (
+        "look at the views with `sso-data preview`: the policy no longer tells them apart",
+        "raise train.loss.g, which trains exactly that, or lower train.optim.lr",
+        "write principles for each prompt: generate.steering.principles=written",
+    ),
+    "gap": (
+        "raise train.loss.g: its terms hold the steered views apart",
+        "lower train.optim.lr or the steps of a round",
+        "choose principles that are further apart (`sso-data principles stats RUN`)",
+    ),
+    "length_growth": (
+        "raise generate.steering.concision_probability (0.2), or give Concision a weight",
+        "raise train.loss.g, or keep train.loss.use_w on: both hold it near its own answers",
+        "use a base loss of means, train.loss.base=ipo: totals reward length",
+        "bound lengths: generate.filter.max_tokens",
+    ),
+    "nothing": (
+        "try other thresholds on the round's run, which costs nothing: `sso-data filter RUN "
+        "--set filter.gap=q0.2 --dry-run`",
+        "or the policy is no longer steerable: fewer rounds, train.loss.g up, train.optim.lr down",
+    ),
+    "training": (
+        "lower train.optim.lr, raise train.loss.beta, or add train.loss.nll",
+        "train.stop.chosen_drop is the limit that it passed; null switches it off",
+    ),
+}

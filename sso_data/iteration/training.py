@@ -1,0 +1,154 @@
+"""A round's training, in a process of its own: what it takes of the machine is given back.
+
+The process ends with this one, whatever happens to this one (`leash`).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import orjson
+
+from sso_data.config.training import TrainConfig
+from sso_data.core.errors import RunError, SsoDataError
+from sso_data.core.process_guard import PARENT_DIED
+from sso_data.runs.files import locked_file, make_dir, write_atomic
+from sso_data.runs.journal import read_lines
+from sso_data.training.state import read_training
+
+_LAST_LINES = 4
+"""Logged steps at the end over which a training's numbers are averaged."""
+_SHOWN = ("loss", "weight", "logp_chosen", "logp_rejected", "accuracy", "margin")
+_SHOWN_PREFIXES = ("accuracy_", "margin_")
+_ASKED_SECONDS = 60.0
+_LAUNCHER_GRACE = 10.0
+_LOCK_SECONDS = 15.0
+
+
+class RoundTrainingError(SsoDataError):
+    """A round's training ended without a model; its own line says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What is trained: a model directory `out` from the preference rows of `source`.
+
+    `threads` bounds the CPU threads; `launcher` are the words before `-m sso_data`.
+    """
+
+    source: Path
+    out: Path
+    config: TrainConfig
+    launcher: tuple[str, ...] = ()
+    threads: int | None = None
+
+
+Train = Callable[[Training], None]
+"""Trains to the end, or goes on where it was interrupted; raises SsoDataError."""
+
+
+def train_in_a_process(training: Training) -> None:
+    """Run `sso-data train`, whose lines go to this process's stderr; see `Train`."""
+    file = training.out.parent / f"{training.out.name}.yaml"
+    make_dir(file.parent)
+    text = json.dumps(training.config.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    write_atomic(file, f"{text}\n".encode())
+    _wait_for_the_lock(training.out)
+    sys.stderr.flush()
+    process = subprocess.Popen(
+        _command(training, file),
+        stdin=subprocess.DEVNULL,
+        stdout=2,
+        env=_environment(training.threads),
+        process_group=0,  # so that it hears of Ctrl-C once, from here
+    )
+    try:
+        code = process.wait()
+    except BaseException as reason:
+        _ask_to_end(process, signal.SIGINT if isinstance(reason, KeyboardInterrupt) else None)
+        raise
+    if code:
+        raise RoundTrainingError(
+            f"{training.out}: its training ended with exit code {code}, and says why above; "
+            "correct it and run the same command again to continue"
+        )
+
+
+def _command(training: Training, file: Path) -> list[str]:
+    """The words of the command, on its leash."""
+    leash = [sys.executable, "-m", "sso_data.core.process_guard", str(os.getpid())]
+    grace = _LAUNCHER_GRACE if training.launcher else 0.0
+    launcher = training.launcher or (sys.executable,)
+    words = ["-m", "sso_data", "train", str(training.source), "--out", str(training.out)]
+    return [*leash, str(grace), *launcher, *words, "--config", str(file)]
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    """This process's, with as many threads whether or not an engine ran here before."""
+    return {**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
+
+
+def _ask_to_end(process: "subprocess.Popen[bytes]", number: int | None) -> None:
+    """Pass the signal on; a training that does not end in time is ended."""
+    process.send_signal(number or signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_ASKED_SECONDS)
+        return
+    process.send_signal(PARENT_DIED)
+    process.wait()
+
+
+def _wait_for_the_lock(out: Path) -> None:
+    """Wait until a training whose parent was killed has let go of its directory."""
+    until = time.monotonic() + _LOCK_SECONDS
+    while out.is_dir() and time.monotonic() < until:
+        with locked_file(out / ".model.lock") as is_free:
+            if is_free:
+                return
+        time.sleep(0.1)
+
+
+def is_trained(out: Path) -> bool:
+    """Whether a finished training stands in `out`."""
+    manifest = read_training(out)
+    return manifest is not None and "finished" in manifest
+
+
+def training_facts(out: Path) -> dict[str, Any]:
+    """What a finished training says of itself; RunError where there is none.
+
+    `numbers` are means over its last logged steps.
+    """
+    manifest = read_training(out)
+    if manifest is None or "finished" not in manifest:
+        raise RunError(f"{out}: its training has not finished; run the same command again")
+    lines = [orjson.loads(line) for _, line in read_lines(out / "metrics.jsonl")]
+    logs = [line for line in lines if "loss" in line][-_LAST_LINES:]
+    names = [name for name in (logs[-1] if logs else {}) if _is_shown(name)]
+    numbers = {
+        name: round(fmean(values), 6)
+        for name in names
+        if (values := [log[name] for log in logs if log.get(name) is not None])
+    }
+    return {
+        "rows": manifest["data"]["training"],
+        "data": manifest["data"]["fingerprint"],
+        "from": manifest["model"]["fingerprint"],
+        "references": manifest["references"].get("source"),
+        "steps": manifest["steps"],
+        "stopped": manifest["stopped"],
+        "numbers": numbers,
+    }
+
+
+def _is_shown(name: str) -> bool:
+    return name in _SHOWN or name.startswith(_SHOWN_PREFIXES)

@@ -1,0 +1,1 @@
+"""Model directories: found, fingerprinted, loaded, scored."""

@@ -1,0 +1,149 @@
+"""Models: where one given by path or Hub id lies on this machine, and who it is."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sso_data.core.errors import ModelError, one_line
+
+_MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+_TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+_SAMPLED_BLOCKS, _BLOCK_BYTES = 64, 1 << 16
+
+
+def resolve_model(
+    model: str, revision: str | None = None, *, trust_remote_code: bool = False
+) -> Path:
+    """The local directory of a model: `model` itself, or the Hub snapshot of that id, downloaded.
+
+    Python files are downloaded with `trust_remote_code` alone. Raises ModelError when `model` is
+    neither.
+    """
+    try:
+        local = Path(model).expanduser()
+        if local.is_dir():
+            _refuse_devices(local)
+            return local.resolve()
+        is_there = local.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, no permission, no such user
+        raise ModelError(f"{model}: cannot be read: {one_line(error, 200)}") from error
+    if is_there:
+        raise ModelError(f"{model}: is a file; --model takes a model directory or a Hub id")
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise ModelError(f"{model}: no such model directory, and not a Hub id (namespace/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        wanted = [*_MODEL_FILES, *(["*.py"] if trust_remote_code else [])]
+        folder = snapshot_download(model, revision=revision, allow_patterns=wanted)
+    except Exception as error:
+        reason = one_line(error, 200)
+        raise ModelError(
+            f"{model}: no such directory, and the Hub did not give it: {reason}"
+        ) from error
+    return Path(folder)
+
+
+def _refuse_devices(directory: Path) -> None:
+    """ModelError for a FIFO or a device among a model's files: reading it might never end."""
+    for file in directory.iterdir():
+        if not file.is_file() and not file.is_dir():
+            raise ModelError(f"{file}: neither a file nor a directory; remove it from the model")
+
+
+@contextmanager
+def _readable(directory: Path) -> Iterator[None]:
+    """Turn an OSError into a ModelError."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"{directory}: cannot be read: {error.strerror or error}") from error
+
+
+def model_fingerprint(directory: Path) -> str:
+    """16 hexadecimal digits over config.json, the end-of-sequence ids and the weights.
+
+    Of each safetensors file: its name, size, first megabyte (the header) and 64 blocks of 64 KiB
+    spread over it. Training moves every weight, so this tells any two checkpoints apart without
+    reading hundreds of gigabytes.
+    """
+    with _readable(directory):
+        weights = sorted(directory.glob("*.safetensors"))
+        if not weights:
+            raise ModelError(
+                f"{directory}: no *.safetensors here; only safetensors weights are loaded"
+            )
+        digest = hashlib.sha256((directory / "config.json").read_bytes())
+        digest.update(_stop_ids(directory))
+        _add_weights(digest, weights)
+    return digest.hexdigest()[:16]
+
+
+def adapter_fingerprint(directory: Path) -> str:
+    """The same of a LoRA adapter (PEFT directory)."""
+    with _readable(directory):
+        config = directory / "adapter_config.json"
+        weights = directory / "adapter_model.safetensors"
+        if not config.is_file() or not weights.is_file():
+            raise ModelError(
+                f"{directory}: not a LoRA adapter: needs adapter_config.json and {weights.name}"
+            )
+        _refuse_devices(directory)
+        digest = hashlib.sha256(config.read_bytes())
+        _add_weights(digest, [weights])
+    return digest.hexdigest()[:16]
+
+
+def _stop_ids(directory: Path) -> bytes:
+    """The end-of-sequence ids of generation_config.json, which decide where responses end."""
+    try:
+        content = json.loads((directory / "generation_config.json").read_bytes())
+        return json.dumps(content.get("eos_token_id")).encode()
+    except (OSError, ValueError, AttributeError):
+        return b""
+
+
+def _add_weights(digest: "hashlib._Hash", weights: list[Path]) -> None:
+    for file in weights:
+        _check_whole(file)
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(1 << 20))
+            for index in range(_SAMPLED_BLOCKS):
+                stream.seek(size * index // _SAMPLED_BLOCKS)
+                digest.update(stream.read(_BLOCK_BYTES))
+
+
+def _check_whole(file: Path) -> None:
+    """Raise ModelError when a safetensors file is cut or is something else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{file}: not a whole safetensors file ({error}); download the model again"
+        ) from error
+
+
+def tokenizer_fingerprint(directory: Path) -> str:
+    """16 hexadecimal digits over the tokenizer's files."""
+    digest = hashlib.sha256()
+    with _readable(directory):
+        for name in _TOKENIZER_FILES:
+            file = directory / name
+            if file.is_file():
+                digest.update(name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,114 @@
+"""What a model directory says of itself: context, vocabulary, end-of-sequence ids, cache size."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sso_data.config.run import EngineConfig
+from sso_data.core.errors import EngineError, ModelError, SsoDataError, described
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """Facts from config.json, generation_config.json and the tokenizer.
+
+    `context` is the context length to use, in tokens; `kv_numbers` how many numbers the key-value
+    cache keeps per token (an upper bound for models that compress it).
+    """
+
+    context: int
+    vocab_size: int
+    eos_ids: tuple[int, ...]
+    kv_numbers: int
+
+
+def read_model_facts(model_path: Path, config: EngineConfig) -> ModelFacts:
+    """The facts of the model in `model_path`; ModelError or EngineError where they do not hold."""
+    if not (model_path / "config.json").is_file():
+        raise ModelError(f"{model_path}: not a model directory (no config.json in it)")
+    try:
+        facts = _facts(model_path, config)
+    except SsoDataError:
+        raise
+    except Exception as error:  # whatever transformers raises on a broken file
+        raise ModelError(f"{model_path}: cannot be loaded: {described(error)}") from error
+    if min(facts.context, facts.vocab_size, facts.kv_numbers) < 1:
+        raise ModelError(f"{model_path}: config.json states a size below 1; download it again")
+    return facts
+
+
+def _facts(model_path: Path, config: EngineConfig) -> ModelFacts:
+    from transformers import AutoConfig, AutoTokenizer
+
+    options = {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
+    model_config = AutoConfig.from_pretrained(str(model_path), **options)
+    tokenizer = AutoTokenizer.from_pretrained(str(model_path), **options)
+    text_config = model_config.get_text_config(decoder=True)
+    return ModelFacts(
+        context=_context(model_path, text_config, config.max_model_len),
+        vocab_size=int(text_config.vocab_size),
+        eos_ids=_eos_ids(model_path, text_config, tokenizer),
+        kv_numbers=_kv_numbers(text_config),
+    )
+
+
+def free_memory() -> int:
+    """Bytes of main memory that this process can still take (the container's limit counts too)."""
+    free = _mem_available()
+    root = Path("/sys/fs/cgroup")
+    try:
+        limit = int((root / "memory.max").read_text())
+        used = int((root / "memory.current").read_text())
+    except (OSError, ValueError):
+        return free
+    return max(0, min(free, limit - used))
+
+
+def _mem_available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _context(model_path: Path, text_config: Any, wanted: int | None) -> int:
+    own = getattr(text_config, "max_position_embeddings", None)
+    if own is None and wanted is None:
+        raise ModelError(f"{model_path}: states no context length; set engine.max_model_len")
+    if own is not None and wanted is not None and wanted > own:
+        raise EngineError(
+            f"engine.max_model_len: {wanted} is more than the model's own context of {own}"
+        )
+    return int(wanted or own or 0)
+
+
+def _eos_ids(model_path: Path, text_config: Any, tokenizer: Any) -> tuple[int, ...]:
+    """End-of-sequence ids: the generation config's, the model config's and the tokenizer's."""
+    found: list[Any] = [getattr(text_config, "eos_token_id", None), tokenizer.eos_token_id]
+    for name in ("config.json", "generation_config.json"):
+        file = model_path / name
+        if file.is_file():
+            try:
+                found.append(json.loads(file.read_text(encoding="utf-8")).get("eos_token_id"))
+            except (OSError, ValueError, AttributeError) as error:
+                raise ModelError(f"{file}: not readable: {described(error)}") from error
+    ids: set[int] = set()
+    for value in found:
+        ids.update(value if isinstance(value, list) else [] if value is None else [value])
+    if not all(isinstance(token, int) for token in ids):
+        raise ModelError(
+            f"{model_path}: eos_token_id must be token ids, and is {sorted(map(str, ids))}"
+        )
+    return tuple(sorted(ids))
+
+
+def _kv_numbers(text_config: Any) -> int:
+    heads = text_config.num_attention_heads
+    kv_heads = getattr(text_config, "num_key_value_heads", None) or heads
+    head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
+    return int(2 * text_config.num_hidden_layers * kv_heads * head_dim)

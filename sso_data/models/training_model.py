@@ -1,0 +1,200 @@
+"""The policy on disk and in memory: its files, its weights for training, a LoRA adapter."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from sso_data.config.run import EngineConfig
+from sso_data.config.training import LoraConfig, TrainConfig
+from sso_data.core.errors import ConfigError, ModelError, described
+from sso_data.models.directory import model_fingerprint, resolve_model, tokenizer_fingerprint
+from sso_data.models.facts import ModelFacts, read_model_facts
+from sso_data.runs.files import make_dir, write_atomic
+from sso_data.templating.chat_template import load_tokenizer
+
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+    "generation_config.json",
+    "*.model",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyFiles:
+    """A model directory, and what it says of itself."""
+
+    name: str
+    directory: Path
+    fingerprint: str
+    tokenizer_fingerprint: str
+    tokenizer: Any
+    facts: ModelFacts
+    dtype: torch.dtype
+
+
+def find_policy(config: TrainConfig) -> PolicyFiles:
+    """The policy that `config` names; ModelError where it cannot be used."""
+    if not config.model:
+        raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
+    trusted = config.trust_remote_code
+    directory = resolve_model(config.model, config.revision, trust_remote_code=trusted)
+    _refuse_adapter(config.model, directory)
+    tokenizer = load_tokenizer(directory, trust_remote_code=trusted)
+    remote = EngineConfig(trust_remote_code=trusted)
+    return PolicyFiles(
+        name=config.model,
+        directory=directory,
+        fingerprint=model_fingerprint(directory),
+        tokenizer_fingerprint=tokenizer_fingerprint(directory),
+        tokenizer=tokenizer,
+        facts=read_model_facts(directory, remote),
+        dtype=_stored_dtype(directory),
+    )
+
+
+def _refuse_adapter(model: str, directory: Path) -> None:
+    """ModelError for a LoRA adapter: it is no whole model."""
+    adapter, whole = (directory / name for name in ("adapter_config.json", "config.json"))
+    if adapter.is_file() and not whole.is_file():
+        raise ModelError(
+            f"{model}: is a LoRA adapter; --model takes a whole model: train with --set "
+            "lora.merge=true, or merge it"
+        )
+
+
+def _stored_dtype(directory: Path) -> torch.dtype:
+    """The number format that config.json names; float32 where it names none."""
+    content = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    nested = content.get("text_config") or {}
+    names = (part.get(key) for part in (content, nested) for key in ("dtype", "torch_dtype"))
+    found = getattr(torch, next((str(name) for name in names if name), "float32"), None)
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def compute_dtype(config: TrainConfig) -> torch.dtype:
+    """The number format of forward and backward passes on this machine."""
+    if config.optim.compute != "auto":
+        chosen: torch.dtype = getattr(torch, config.optim.compute)
+        return chosen
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if on_gpu else torch.float32
+
+
+def load_model(policy: PolicyFiles, config: TrainConfig) -> Any:
+    """The model ready to be trained, with a new LoRA adapter where one is asked for."""
+    transformers.utils.logging.disable_progress_bar()
+    if config.lora.enabled:
+        _require_peft()
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            str(policy.directory),
+            dtype=_weight_dtype(policy, config),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=config.trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"{policy.directory}: cannot be loaded: {described(error)}") from error
+    model.config.use_cache = False
+    return with_adapter(model, policy, config) if config.lora.enabled else model
+
+
+def _weight_dtype(policy: PolicyFiles, config: TrainConfig) -> torch.dtype:
+    if config.optim.weights != "auto":
+        chosen: torch.dtype = getattr(torch, config.optim.weights)
+        return chosen
+    frozen_on_gpu = config.lora.enabled and torch.cuda.is_available()
+    return policy.dtype if frozen_on_gpu else torch.float32
+
+
+def _require_peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError("--lora needs peft: pip install 'sso-data[lora]'") from error
+    return peft
+
+
+def with_adapter(
+    model: Any, policy: PolicyFiles, config: TrainConfig, *, task: str = "CAUSAL_LM"
+) -> Any:
+    """The model with a new LoRA adapter on it, the rest of its weights frozen."""
+    peft = _require_peft()
+    lora: LoraConfig = config.lora
+    torch.manual_seed(config.seed)  # the adapter's first matrices are random
+    try:
+        return peft.get_peft_model(
+            model,
+            peft.LoraConfig(
+                task_type=task,
+                r=lora.r,
+                lora_alpha=lora.alpha,
+                target_modules=list(lora.targets) or "all-linear",
+                base_model_name_or_path=policy.name,
+            ),
+        )
+    except ValueError as error:
+        raise ConfigError(f"lora.targets: {described(error)}") from error
+
+
+def save_model(
+    model: Any, state: dict[str, Any], policy: PolicyFiles, out: Path, *, tokenizer: Any = None
+) -> None:
+    """Write weights (safetensors, in the policy's own number format), configuration, tokenizer.
+
+    `state` is the whole state dict. The tokenizer's files are the policy's own, byte for byte,
+    unless another `tokenizer` is given.
+    """
+    make_dir(out)
+    model.save_pretrained(
+        str(out),
+        state_dict=_converted(state, policy.dtype),
+        safe_serialization=True,
+        **({"save_embedding_layers": False} if _is_adapter(model) else {}),
+    )
+    for pattern in _TOKENIZER_FILES:
+        for file in policy.directory.glob(pattern):
+            shutil.copyfile(file, out / file.name)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(out))
+    name = "adapter_config.json" if _is_adapter(model) else "config.json"
+    _correct_config(out / name, policy)
+
+
+def _converted(state: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The state in another number format; tensors that were one stay one (tied weights)."""
+    made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    found = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in made:
+            wide = tensor.is_floating_point()
+            made[key] = tensor.detach().to("cpu", dtype if wide else tensor.dtype)
+        found[name] = made[key]
+    return found
+
+
+def _is_adapter(model: Any) -> bool:
+    return hasattr(model, "peft_config")
+
+
+def _correct_config(file: Path, policy: PolicyFiles) -> None:
+    """Put right what saving a model in another number format, without its cache, wrote."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if file.name == "config.json":
+        content["dtype"] = str(policy.dtype).removeprefix("torch.")
+        original = json.loads((policy.directory / file.name).read_text(encoding="utf-8"))
+        content["use_cache"] = original.get("use_cache", True)
+    else:
+        content["base_model_name_or_path"] = policy.name
+    write_atomic(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,86 @@
+"""Preference rows to train on: a run's pairs, an exported directory, any file, a Hub dataset."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sso_data.config.run import SourceConfig
+from sso_data.core.errors import InputError
+from sso_data.prompts import raw_rows
+from sso_data.prompts.rows import BadRow, listed
+from sso_data.prompts.tables import read_parquet
+
+_NEEDED = ("chosen", "rejected")
+
+
+def read_preferences(
+    source: str, *, split: str = "train", limit: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of a preference set, each with `chosen` and `rejected`; at most `limit` of them.
+
+    Raises InputError, of one line, for a source that is missing, malformed or without such rows.
+    """
+    config = SourceConfig(split=split, column="")
+    found = 0
+    for place in _places(source, split):
+        if place.endswith(".parquet"):
+            rows = read_parquet(Path(place), config)
+        else:
+            rows = raw_rows(place, config)
+        for row in itertools.islice(rows, None if limit is None else limit - found):
+            if isinstance(row, BadRow):
+                raise InputError(f"{row.where}: {row.detail}; correct the row")
+            _check_columns(row.where, row.fields)
+            found += 1
+            yield dict(row.fields)
+    if not found:
+        raise InputError(f"{source}: holds no preference pairs")
+
+
+def _places(source: str, split: str) -> list[str]:
+    """The files that hold the rows of `source`; itself where it is a file or a Hub id.
+
+    A directory of ours holds the same rows as JSON lines and as Parquet: one of the two is read.
+    """
+    folder = Path(source)
+    if not source.strip() or not folder.is_dir():
+        return [source]
+    if (folder / "run.json").is_file():
+        if split != "train":
+            raise InputError(
+                f"{source}: a run directory has the split 'train' alone, no {split!r}; "
+                "leave out --split"
+            )
+        return [str(_pairs_of(folder))]
+    lines = folder / f"{split}.jsonl"
+    if lines.is_file():
+        return [str(_not_empty(lines, folder.parent if folder.name == "pairs" else folder))]
+    tables = sorted(folder.glob(f"{split}.parquet")) or sorted(folder.glob(f"{split}-*.parquet"))
+    return [str(file) for file in tables] or [source]
+
+
+def _pairs_of(run: Path) -> Path:
+    """The kept pairs of a run; InputError says how to make them."""
+    pairs = run / "pairs" / "train.jsonl"
+    if not pairs.is_file():
+        raise InputError(f"{run}: no pairs in it; decide on them with `sso-data filter {run}`")
+    return _not_empty(pairs, run)
+
+
+def _not_empty(pairs: Path, run: Path) -> Path:
+    if not pairs.stat().st_size:
+        raise InputError(
+            f"{pairs}: empty, the filter kept nothing; loosen it, e.g. `sso-data filter {run} "
+            "--set filter.closeness=q0.8 --set filter.gap=q0.2`"
+        )
+    return pairs
+
+
+def _check_columns(where: str, fields: Any) -> None:
+    missing = [name for name in _NEEDED if fields.get(name) is None]
+    if missing:
+        raise InputError(
+            f"{where}: no column {missing[0]!r} (columns: {listed(fields)}); a preference set has "
+            "chosen and rejected, and prompt"
+        )

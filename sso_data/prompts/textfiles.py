@@ -1,0 +1,226 @@
+"""Prompts from files of text: JSONL, a JSON array, CSV and TSV, plain lines; each may be gzipped.
+
+All of them are read as UTF-8 (a byte-order mark is skipped) and as a stream: memory holds one row.
+"""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import jsonlines
+
+from sso_data.config.run import SourceConfig
+from sso_data.core.errors import InputError, one_line
+from sso_data.prompts.jsonarray import array_items
+from sso_data.prompts.rows import BadRow, RawRow, check_header, excerpt, kind_of
+
+MAX_LINE_BYTES = 64 * 2**20
+"""A longer line is taken for a file that has no lines (and a longer CSV field for a lost quote)."""
+_UTF8_MARK = b"\xef\xbb\xbf"
+_OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_OTHER_FORMATS = {
+    b"\x1f\x8b": "is compressed with gzip; rename it to end in .gz",
+    b"\x28\xb5\x2f\xfd": "is compressed with Zstandard; unpack it",
+    b"\xfd7zXZ": "is compressed with xz; unpack it",
+    b"BZh91AY": "is compressed with bzip2; unpack it",
+    b"PK\x03\x04": "is a zip archive; unpack it",
+    b"PAR1": "is Parquet; rename it to end in .parquet",
+}
+"""How files begin that are no text, and what to do with them."""
+
+
+def read_jsonl(path: Path) -> Iterator[RawRow | BadRow]:
+    """One JSON object a line; blank lines are skipped."""
+    with opened(path) as file:
+        if _first_char(file) == b"[":
+            raise InputError(
+                f"{path}: is a JSON array, not one object a line; rename it to end in .json"
+            )
+        lines = _Lines(file, path)
+        reader = jsonlines.Reader(lines, loads=_strict_loads)
+        while True:
+            try:
+                value: Any = reader.read(allow_none=True, skip_empty=True)
+            except EOFError:
+                return
+            except jsonlines.InvalidLineError as error:
+                yield BadRow(where=lines.where, raw=lines.excerpt, detail=_json_problem(error))
+            else:
+                yield _object(value, lines.where)
+
+
+def read_json_array(path: Path) -> Iterator[RawRow | BadRow]:
+    """The objects of one JSON array. Where the JSON itself breaks, nothing after it can be read."""
+    with opened(path) as file:
+        first = _first_char(file)
+        if first and first != b"[":
+            hint = "; if it is one object a line, rename it to end in .jsonl" * (first == b"{")
+            raise InputError(f"{path}: a .json file must hold an array of rows{hint}")
+        if not first:
+            return
+        for line, value in array_items(file, path, STRICT):
+            yield _object(value, f"{path}:{line}")
+
+
+def read_csv(path: Path, config: SourceConfig, *, delimiter: str) -> Iterator[RawRow | BadRow]:
+    """A table with a header line; a row with fields too many or too few is bad."""
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
+    with opened(path) as file:
+        reader = csv.reader(_decoded(_Lines(file, path)), delimiter=delimiter, strict=True)
+        header: list[str] = []
+        while True:
+            where = f"{path}:{reader.line_num + 1}"
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise InputError(f"{where}: not valid CSV ({error}); check its quotes") from error
+            if not fields:
+                continue
+            if not header:
+                header = fields
+                check_header(str(path), header, config)
+            elif len(fields) != len(header):
+                detail = f"the header has {len(header)} columns, this row {len(fields)}"
+                yield BadRow(where=where, raw=excerpt(fields), detail=detail)
+            else:
+                yield RawRow(where=where, fields=dict(zip(header, fields, strict=True)))
+
+
+def read_lines(path: Path, config: SourceConfig) -> Iterator[RawRow | BadRow]:
+    """One prompt a line, without its line end; blank lines are skipped."""
+    with opened(path) as file:
+        lines = _Lines(file, path)
+        for line in lines:
+            try:
+                prompt = line.decode().removesuffix("\n").removesuffix("\r")
+            except UnicodeDecodeError as error:
+                yield BadRow(where=lines.where, raw=lines.excerpt, detail=_not_utf8(error))
+                continue
+            if prompt.strip():
+                yield RawRow(where=lines.where, fields={config.column: prompt})
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """The bytes of a file, unzipped, behind its UTF-8 mark; InputError when it cannot be read."""
+    try:
+        with path.open("rb") as raw:
+            file = _unzipped(raw) if path.suffix == ".gz" else raw
+            head = file.peek(8)[:8]
+            if head.startswith(_OTHER_MARKS) or head[:4].count(0) > 1:
+                raise InputError(f"{path}:1: not UTF-8 (it is UTF-16 or UTF-32); save it as UTF-8")
+            for start, remedy in _OTHER_FORMATS.items():
+                if head.startswith(start):
+                    raise InputError(f"{path}: {remedy}")
+            if head.startswith(_UTF8_MARK):
+                file.read(len(_UTF8_MARK))
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(one_line(f"{path}: cannot be read: {reason}")) from error
+
+
+def _unzipped(raw: io.BufferedReader) -> io.BufferedReader:
+    return io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=raw)))
+
+
+class _Lines:
+    """The lines of a file (with their ends), and where the current one stands."""
+
+    def __init__(self, file: io.BufferedReader, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._line = b""
+        self._number = 0
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> bytes:
+        self._number += 1
+        try:
+            self._line = self._file.readline(MAX_LINE_BYTES + 1)
+        except EOFError as error:  # jsonlines would take it for the end of the file
+            raise InputError(f"{self._path}: cannot be read: {error}") from error
+        if not self._line:
+            raise StopIteration
+        if len(self._line) > MAX_LINE_BYTES:
+            limit = MAX_LINE_BYTES // 2**20
+            raise InputError(f"{self.where}: longer than {limit} MiB; write one row a line")
+        return self._line
+
+    @property
+    def where(self) -> str:
+        return f"{self._path}:{self._number}"
+
+    @property
+    def excerpt(self) -> str:
+        return excerpt(self._line[:1000].decode("utf-8", "backslashreplace").strip())
+
+
+def _decoded(lines: _Lines) -> Iterator[str]:
+    for line in lines:
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{lines.where}: {_not_utf8(error)}; save it as UTF-8") from error
+
+
+def _first_char(file: io.BufferedReader) -> bytes:
+    """The first byte of the file's beginning that is no white space."""
+    return file.peek(1).lstrip()[:1]
+
+
+def _object(value: object, where: str) -> RawRow | BadRow:
+    if isinstance(value, dict):
+        return RawRow(where=where, fields=value)
+    detail = f"{kind_of(value)}, not an object with named columns"
+    return BadRow(where=where, raw=excerpt(value), detail=detail)
+
+
+def _strict_loads(text: str | bytes) -> Any:
+    """A line of JSON by the `STRICT` decoder, which never fails with anything but ValueError."""
+    try:
+        line = text if isinstance(text, str) else text.decode()
+        return STRICT.decode(line.rstrip())
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number in JSON; use null")
+
+
+def _object_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError where it names a key twice: readers differ in which one counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{excerpt(twice)!r} stands twice in an object")
+    return found
+
+
+STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object_once)
+"""JSON as it is defined: without NaN and Infinity, and with every key of an object once."""
+
+
+def _json_problem(error: jsonlines.InvalidLineError) -> str:
+    cause = error.__cause__
+    if isinstance(cause, UnicodeDecodeError):
+        return _not_utf8(cause)
+    if isinstance(cause, json.JSONDecodeError):
+        return one_line(f"not valid JSON ({cause.msg} at column {cause.colno})")
+    return one_line(f"not valid JSON ({str(cause).split(';')[0] if cause else error.message})")
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8 (byte 0x{error.object[error.start]:02x} at byte {error.start + 1})"

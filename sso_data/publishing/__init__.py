@@ -1,0 +1,1 @@
+"""`push`: a run or a model on the Hub, and read back."""

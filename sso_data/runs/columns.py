@@ -1,0 +1,114 @@
+"""The numbers of a row that filtering needs, as one fixed-width record of 120 bytes."""
+
+import hashlib
+import zlib
+from enum import IntFlag
+from typing import TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sso_data.core.jinja import phrases
+from sso_data.core.records import ALL_CELLS, VIEWS, FinishReason, Row, View
+
+Rows: TypeAlias = NDArray[np.void]
+"""A one-dimensional array of SCORES."""
+
+FINISH_REASONS: tuple[FinishReason, ...] = get_args(FinishReason)
+"""A finish reason is stored as its position in here."""
+
+SCORES = np.dtype(
+    [
+        ("offset", "<u8"),  # where the journal line starts in its part, bytes
+        ("key", "<u8"),  # `row_key` of the row's id
+        ("logp", "<f8", (3, 3)),  # total nats by [seen, drawn] in the order of VIEWS; NaN: missing
+        ("length", "<u4"),  # the journal line with its newline, bytes
+        ("crc", "<u4"),  # CRC-32 of the journal line with its newline
+        ("num_tokens", "<u4", (3,)),  # by view drawn under
+        ("flags", "<u2"),  # see Flag
+        ("finish", "u1", (3,)),  # position in FINISH_REASONS, by view drawn under
+        ("spare", "u1", (3,)),  # zero
+        ("check", "<u4"),  # CRC-32 of this record up to here
+    ]
+)
+CHECKED_BYTES = SCORES.itemsize - 4
+"""How much of a record its `check` covers, in bytes."""
+
+
+class Flag(IntFlag):
+    """What filtering asks of the texts; views name the response that was drawn under them."""
+
+    BLANK_PLAIN = 1 << 0
+    BLANK_GOOD = 1 << 1
+    BLANK_BAD = 1 << 2
+    SAME_GOOD_BAD = 1 << 3
+    SAME_GOOD_PLAIN = 1 << 4
+    SAME_BAD_PLAIN = 1 << 5
+    LEAK_PLAIN = 1 << 6
+    LEAK_GOOD = 1 << 7
+    LEAK_BAD = 1 << 8
+
+
+def encode(row: Row, line: bytes, offset: int) -> bytes:
+    """The SCORES record of `row`, whose journal line (newline included) starts at `offset`."""
+    totals = [row.logp.get(cell, np.nan) for cell in ALL_CELLS]
+    record = np.zeros((), SCORES)
+    record["offset"] = offset
+    record["key"] = row_key(row.id)
+    record["logp"] = np.reshape(np.array(totals, np.float64), (3, 3))
+    record["length"] = len(line)
+    record["crc"] = zlib.crc32(line)
+    record["num_tokens"] = [row.responses[view].num_tokens for view in VIEWS]
+    record["flags"] = flags_of(row)
+    record["finish"] = [FINISH_REASONS.index(row.responses[view].finish_reason) for view in VIEWS]
+    record["check"] = zlib.crc32(record.tobytes()[:CHECKED_BYTES])
+    return record.tobytes()
+
+
+def flags_of(row: Row) -> Flag:
+    """The flag bits of a row; texts are compared as they are, leaks without regard to case."""
+    text = {view: row.responses[view].text for view in VIEWS}
+    found = Flag(0)
+    for view in VIEWS:
+        if not text[view].strip():
+            found |= Flag[f"BLANK_{view.upper()}"]
+        if leaks(text[view]):
+            found |= Flag[f"LEAK_{view.upper()}"]
+    if text["good"] == text["bad"]:
+        found |= Flag.SAME_GOOD_BAD
+    if text["good"] == text["plain"]:
+        found |= Flag.SAME_GOOD_PLAIN
+    if text["bad"] == text["plain"]:
+        found |= Flag.SAME_BAD_PLAIN
+    return found
+
+
+def leaks(text: str) -> bool:
+    """Whether a response speaks of its guidelines: holds a phrase of templates/leakage.txt."""
+    lower = text.lower()
+    return any(phrase in lower for phrase in phrases("leakage.txt"))
+
+
+def leak_fingerprint() -> str:
+    """A hash of the leakage phrases (comments apart): 16 hexadecimal digits."""
+    return hashlib.sha256("\n".join(phrases("leakage.txt")).encode()).hexdigest()[:16]
+
+
+def row_key(row_id: str) -> int:
+    """A uniform 64-bit key of a row id."""
+    return int.from_bytes(hashlib.blake2b(row_id.encode(), digest_size=8).digest(), "little")
+
+
+def mean_logp(rows: Rows, seen: View, drawn: View) -> NDArray[np.float64]:
+    """`logp.<seen>.<drawn>.mean` of each row in nats/token; NaN where missing or without tokens."""
+    totals = rows["logp"][:, VIEWS.index(seen), VIEWS.index(drawn)]
+    tokens = num_tokens(rows, drawn)
+    means = np.full(len(rows), np.nan)
+    np.divide(totals, tokens, out=means, where=tokens > 0)
+    return means
+
+
+def num_tokens(rows: Rows, drawn: View) -> NDArray[np.uint32]:
+    """Tokens of each row's response drawn under `drawn`."""
+    tokens: NDArray[np.uint32] = rows["num_tokens"][:, VIEWS.index(drawn)]
+    return tokens

@@ -1,0 +1,25 @@
+"""Whose a manifest is: run.json and train.json compared with those that lie elsewhere."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sso_data.runs.run import differences
+
+
+def difference(there: bytes, here: Mapping[str, Any], *keys: str) -> str | None:
+    """What tells the run or training of another manifest from ours, or None.
+
+    Beside the identity the values of `keys` must agree.
+    """
+    try:
+        content = json.loads(there)
+        identity = dict(content["identity"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "its manifest is not readable"
+    changed = differences(identity, here["identity"])
+    changed += differences(
+        {key: content.get(key) for key in keys}, {key: here.get(key) for key in keys}
+    )
+    more = f" (and {len(changed) - 2} more)" if len(changed) > 2 else ""
+    return "; ".join(changed[:2]) + more if changed else None

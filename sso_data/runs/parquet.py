@@ -1,0 +1,144 @@
+"""Outside rows as Parquet, with a schema that does not depend on the rows."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sso_data.core.errors import RunError, one_line
+from sso_data.core.records import ALL_CELLS, SIDE_OF, SPARE_CELL, VIEWS, Cell, JsonRow
+from sso_data.runs.files import NewFile
+
+PART_BYTES = 512 << 20
+"""A Parquet file holds at most about this many bytes of JSON lines."""
+
+_BATCH_ROWS = 1000
+_BATCH_BYTES = 16 << 20
+
+
+def schema(cells: Sequence[Cell] = ALL_CELLS) -> pa.Schema:
+    """The columns of an outside row, in its order; `cells` are those with a log-prob column.
+
+    Numbers are 64 bits wide, which is what a reader of the JSON lines makes of them.
+    """
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    texts = pa.list_(pa.string())
+    fields: list[tuple[str, pa.DataType]] = [
+        ("schema_version", pa.int64()),
+        ("id", pa.string()),
+        ("source_id", pa.string()),
+        ("prompt", pa.list_(message)),
+    ]
+    fields += [(side, pa.list_(message)) for side in SIDE_OF.values()]
+    fields += [("principles", texts), ("chosen_by", pa.string())]
+    fields += [(f"principles_{view}", texts) for view in ("good", "bad")]
+    fields += [("written_by", texts)]
+    fields += [(f"paraphrase_{view}", pa.list_(pa.int64())) for view in ("good", "bad")]
+    fields += [("system_template", pa.string())]
+    fields += [(f"system_{view}", pa.string()) for view in ("good", "bad")]
+    fields += [(f"logp_{seen}_{drawn}", pa.float64()) for seen, drawn in cells]
+    for side in SIDE_OF.values():
+        fields += [
+            (f"{side}_num_tokens", pa.int64()),
+            (f"{side}_finish_reason", pa.string()),
+            (f"{side}_token_ids", pa.list_(pa.int64())),
+        ]
+    for view in VIEWS:
+        fields += [(f"seed_{view}", pa.int64()), (f"prompt_hash_{view}", pa.string())]
+    words = ("model", "model_fingerprint", "template_fingerprint", "template_kwargs", "metadata")
+    fields += [(word, pa.string()) for word in words]
+    fields += [("chosen_message", message), ("rejected_message", message)]
+    return pa.schema(fields)
+
+
+def part_names(total_bytes: int) -> list[str]:
+    """The files that `total_bytes` of JSON lines go to: train.parquet, or several of equal size."""
+    count = max(1, -(-total_bytes // PART_BYTES))
+    if count == 1:
+        return ["train.parquet"]
+    return [f"train-{number:05}-of-{count:05}.parquet" for number in range(count)]
+
+
+class ParquetWriter:
+    """Rows to Parquet files in `directory`; `total_bytes` of JSON lines are to come.
+
+    Leaving its `with` block finishes the files, or leaves them as they are after an error.
+    """
+
+    def __init__(self, directory: Path, total_bytes: int, *, spare_cell: bool) -> None:
+        cells = [cell for cell in ALL_CELLS if spare_cell or cell != SPARE_CELL]
+        self._schema = schema(cells)
+        self._paths = [directory / name for name in part_names(total_bytes)]
+        self._share = total_bytes / len(self._paths)
+        self._done_bytes = 0
+        self._batch: list[JsonRow] = []
+        self._batch_bytes = 0
+        self._open(0)
+
+    def add(self, row: JsonRow, line_bytes: int) -> None:
+        """Take one row, whose JSON line has `line_bytes`."""
+        last = self._part == len(self._paths) - 1
+        if not last and self._done_bytes >= self._share * (self._part + 1):
+            self._finish()
+            self._open(self._part + 1)
+        self._batch.append(row)
+        self._batch_bytes += line_bytes
+        self._done_bytes += line_bytes
+        if len(self._batch) >= _BATCH_ROWS or self._batch_bytes >= _BATCH_BYTES:
+            self._write_batch()
+
+    def __enter__(self) -> "ParquetWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            self._finish()
+        else:
+            self._abandon()
+
+    def _open(self, part: int) -> None:
+        self._part = part
+        self._file = NewFile(self._paths[part])
+        try:
+            self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
+        except BaseException:
+            self._file.abandon()
+            raise
+
+    def _finish(self) -> None:
+        """End the file that is being written."""
+        try:
+            self._write_batch()
+            with _named(self._file.path):
+                self._writer.close()
+            self._file.close()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        self._writer.is_open = False  # else it would write its footer when it is collected
+        self._file.abandon()
+
+    def _write_batch(self) -> None:
+        if not self._batch:
+            return
+        with _named(self._file.path):
+            batch = pa.RecordBatch.from_pylist(self._batch, schema=self._schema)
+            self._writer.write_batch(batch)
+        self._batch, self._batch_bytes = [], 0
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn a value that does not fit its column into a RunError."""
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        reason = one_line(error)
+        raise RunError(
+            f"{path}: a row does not fit the columns ({reason}); "
+            "repair the journal, or set output.parquet=false"
+        ) from error

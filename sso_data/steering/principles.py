@@ -1,0 +1,153 @@
+"""The principle catalogue: one YAML file per pair of opposite principles, validated on load."""
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    StringConstraints,
+    ValidationError,
+)
+
+from sso_data.core.errors import InputError, one_line
+from sso_data.core.paths import principles_dir
+from sso_data.core.yaml_files import read_yaml
+
+
+def _showable(text: str) -> str:
+    """ValueError for characters that no reader sees: escape sequences, half characters."""
+    for char in text:
+        if char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cs"):
+            raise ValueError(f"holds the control character {char!a}; write text")
+    return text
+
+
+Text = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
+    AfterValidator(_showable),
+]
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=80, pattern=r"^[^,\n]*$"),
+    AfterValidator(_showable),
+]
+"""A feature's name: it stands in lists and in tables, so it has no comma and no line break."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Adjectives(_Strict):
+    """How a response of each side is called, for example Helpful and Unhelpful."""
+
+    good: Text
+    bad: Text
+
+
+class Paraphrases(_Strict):
+    """Other wordings of the two principle texts."""
+
+    good: tuple[Text, ...] = ()
+    bad: tuple[Text, ...] = ()
+
+
+class Principle(_Strict):
+    """A feature of responses, and what the model is told for its good and for its bad side."""
+
+    name: Name
+    adjectives: Adjectives
+    meaning: Text
+    good: Text
+    bad: Text
+    paraphrases: Paraphrases = Paraphrases()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """Principles by feature name, in the order of their names, with a hash of their content."""
+
+    directory: Path
+    principles: Mapping[str, Principle]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over every principle's content (not its file name)."""
+        digest = hashlib.sha256()
+        for principle in self.principles.values():
+            digest.update(principle.model_dump_json().encode() + b"\n")
+        return digest.hexdigest()[:16]
+
+    def __getitem__(self, feature: str) -> Principle:
+        return self.principles[feature]
+
+
+def load_catalogue(directory: Path | None = None) -> Catalogue:
+    """The catalogue in `directory`, by default the shipped one.
+
+    Raises InputError that names the file and the field, when one is not a valid principle, or is a
+    link to a file elsewhere: a catalogue from others must not read what it does not hold.
+    """
+    shipped = directory is None
+    directory = directory or principles_dir()
+    files = _files(directory, may_link=shipped)
+    found: dict[str, Principle] = {}
+    origin: dict[str, Path] = {}
+    for file in files:
+        principle = load_principle(file)
+        if principle.name in found:
+            raise InputError(
+                f"{file}: the name {principle.name!r} is taken by {origin[principle.name].name}; "
+                "give each principle its own"
+            )
+        found[principle.name] = principle
+        origin[principle.name] = file
+    return Catalogue(directory=directory, principles=dict(sorted(found.items())))
+
+
+def _files(directory: Path, *, may_link: bool) -> list[Path]:
+    """The principle files of a directory; InputError where there are none, or one is a link."""
+    try:
+        if not directory.is_dir():
+            raise InputError(
+                f"{directory}: no such directory of principle files; see `principles list`"
+            )
+        files = sorted((*directory.glob("*.yaml"), *directory.glob("*.yml")))
+        home = directory.resolve()
+        for file in files:
+            if not may_link and not file.resolve().is_relative_to(home):
+                raise InputError(f"{file}: is a link to another directory; copy the file here")
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a loop
+        raise InputError(f"{directory}: cannot be read: {one_line(error)}") from error
+    if not files:
+        raise InputError(f"{directory}: no principle files (*.yaml) here")
+    return files
+
+
+def load_principle(file: Path) -> Principle:
+    """One principle file; InputError names the file and the field that is wrong."""
+    try:
+        if not file.is_file():
+            raise InputError(f"{file}: not a regular file")
+        content = read_yaml(file)
+    except (OSError, ValueError) as error:
+        reason = one_line(error)
+        raise InputError(f"{file}: not readable as YAML: {reason}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: must be a mapping with name, adjectives, meaning, good and bad")
+    try:
+        principle = Principle.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{file}: {field}: {one_line(first['msg'])}") from error
+    if principle.good == principle.bad:
+        raise InputError(f"{file}: good and bad are the same text; they must be opposites")
+    return principle

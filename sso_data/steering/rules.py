@@ -1,0 +1,191 @@
+"""Steering by rule: features and wordings drawn from a catalogue by each row's seed."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sso_data.config.run import SteeringConfig
+from sso_data.core.errors import ConfigError
+from sso_data.core.jinja import SHIPPED, SYSTEM, Templates
+from sso_data.core.records import Prompt, Steering, derive_seed
+from sso_data.steering.principles import Catalogue, Principle
+
+CONCISION = "Concision"
+"""Never drawn with the others: added with a probability of its own, against length growth."""
+
+FREE_FORM = "free-form"
+"""Stands where a feature's name does for a pair that was written without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """One feature's two texts: who wrote them, and which of the catalogue's wordings they are."""
+
+    good: str
+    bad: str
+    by: str = "catalogue"
+    paraphrase_good: int = 0
+    paraphrase_bad: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steered:
+    """A prompt's steering, and the texts that ask for its good and its bad side."""
+
+    steering: Steering
+    good: str
+    bad: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What steers a run's prompts: everything here depends on the seed and the row's id only."""
+
+    config: SteeringConfig
+    catalogue: Catalogue
+    seed: int
+    templates: Templates = SHIPPED
+
+    @property
+    def asks_a_model(self) -> bool:
+        """Whether a model is asked about each prompt."""
+        return self.config.choose in ("policy", "none") or self.config.principles == "written"
+
+    def by_rule(self, row: str) -> Steered:
+        """A row's steering where no model is asked."""
+        return self.steered(self.steering(row, self.draw(row), self.config.choose))
+
+    def draw(self, row: str) -> tuple[str, ...]:
+        """The features of a row by rule; for rows that a model steers, those that stand in."""
+        rng = self._rng(row, "steering")
+        weights = self.weights
+        if self.config.choose == "fixed":
+            features = list(self.config.features)
+        elif self.config.choose == "all":
+            features = sorted(weights, key=lambda feature: -weights[feature])
+        else:
+            features = _draw(weights, self.config.count, rng)
+        return self._with_concision(tuple(features), rng)
+
+    def chosen(self, row: str, features: Sequence[str]) -> tuple[str, ...]:
+        """Features that a model chose, and Concision with its own probability."""
+        return self._with_concision(tuple(features), self._rng(row, "concision"))
+
+    def text(self, row: str, feature: str) -> Text:
+        """The catalogue's texts of a feature, in one of its wordings.
+
+        Both sides take the n-th wording where they have equally many: paraphrases are opposites.
+        """
+        principle = self.catalogue[feature]
+        share = self._rng(row, f"wording/{feature}").random() if self.config.paraphrase else 0.0
+        goods = (principle.good, *principle.paraphrases.good)
+        bads = (principle.bad, *principle.paraphrases.bad)
+        good, bad = int(share * len(goods)), int(share * len(bads))
+        return Text(good=goods[good], bad=bads[bad], paraphrase_good=good, paraphrase_bad=bad)
+
+    def steering(
+        self,
+        row: str,
+        features: Sequence[str],
+        chosen_by: str,
+        written: Mapping[str, Text] | None = None,
+    ) -> Steering:
+        """The steering by these features; texts that were not written are the catalogue's."""
+        written = written or {}
+        texts = [written.get(feature) or self.text(row, feature) for feature in features]
+        return Steering(
+            features=tuple(features),
+            good=tuple(text.good for text in texts),
+            bad=tuple(text.bad for text in texts),
+            chosen_by=chosen_by,
+            written_by=tuple(text.by for text in texts),
+            paraphrase_good=tuple(text.paraphrase_good for text in texts),
+            paraphrase_bad=tuple(text.paraphrase_bad for text in texts),
+            system_template=self._system_template(row),
+        )
+
+    def steered(self, steering: Steering) -> Steered:
+        """The steering with its two texts."""
+        name = steering.system_template or SYSTEM
+        return Steered(
+            steering=steering,
+            good=system_text(steering.good, name, self.templates),
+            bad=system_text(steering.bad, name, self.templates),
+        )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The features to choose from, with their weights; those of weight 0 are left out."""
+        config = self.config
+        pool = config.features or [f for f in self.catalogue.principles if f != CONCISION]
+        weights = {feature: config.weights.get(feature, 1.0) for feature in pool}
+        return {feature: weight for feature, weight in weights.items() if weight > 0}
+
+    def shown_pool(self, row: str) -> list[Principle]:
+        """The principles that a model chooses from, in an order drawn for the row.
+
+        Models prefer what stands first, and the alphabet says nothing about a prompt.
+        """
+        pool = [self.catalogue[feature] for feature in self.weights]
+        self._rng(row, "pool").shuffle(pool)
+        return pool
+
+    def _rng(self, row: str, purpose: str) -> random.Random:
+        return random.Random(derive_seed(self.seed, row, purpose))
+
+    def _with_concision(self, features: tuple[str, ...], rng: random.Random) -> tuple[str, ...]:
+        is_free = CONCISION in self.catalogue.principles and CONCISION not in features
+        if is_free and rng.random() < self.config.concision_probability:
+            return (*features, CONCISION)
+        return features
+
+    def _system_template(self, row: str) -> str:
+        names = self.templates.systems() if self.config.paraphrase else (SYSTEM,)
+        return names[int(self._rng(row, "wording/system").random() * len(names))]
+
+
+def check_features(config: SteeringConfig, catalogue: Catalogue) -> None:
+    """Raise ConfigError when the configuration names a feature that the catalogue lacks."""
+    known = ", ".join(catalogue.principles)
+    for key, features in (("features", config.features), ("weights", tuple(config.weights))):
+        for feature in features:
+            if feature not in catalogue.principles:
+                raise ConfigError(
+                    f"steering.{key}: no principle {feature!r} in {catalogue.directory}; "
+                    f"there are {known}"
+                )
+    left = len(Rules(config=config, catalogue=catalogue, seed=0).weights)
+    if not left:
+        raise ConfigError("steering.weights: every feature has weight 0; give one a weight above 0")
+    if config.choose == "policy" and left <= config.count:
+        raise ConfigError(
+            f"steering.count: the policy cannot choose {config.count} of {left} features; "
+            "lower it, or set steering.choose=all"
+        )
+
+
+def steer(
+    prompt: Prompt,
+    config: SteeringConfig,
+    catalogue: Catalogue,
+    *,
+    seed: int,
+    templates: Templates = SHIPPED,
+) -> Steering:
+    """The features of one prompt by rule, with the catalogue's texts."""
+    rules = Rules(config=config, catalogue=catalogue, seed=seed, templates=templates)
+    return rules.steering(prompt.id, rules.draw(prompt.id), config.choose)
+
+
+def system_text(texts: Sequence[str], name: str = SYSTEM, templates: Templates = SHIPPED) -> str:
+    """The system message that asks for responses that follow `texts`."""
+    return templates.render(name, texts=list(texts))
+
+
+def _draw(weights: Mapping[str, float], count: int, rng: random.Random) -> list[str]:
+    """`count` different features, each next one with probability proportional to its weight.
+
+    Exponential keys (Efraimidis and Spirakis 2006): the smallest of Exp(weight) draws.
+    """
+    keys = {feature: rng.expovariate(weight) for feature, weight in weights.items()}
+    return sorted(keys, key=keys.__getitem__)[:count]

@@ -1,0 +1,454 @@
+"""The three views of a prompt: the chat template, probed once, and the token ids it renders to.
+
+Ids equal the tokenizer's own `apply_chat_template` on text without control tokens. Where a message
+holds the text of a control token, only the template's own control tokens become control ids.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from functools import cached_property
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Literal
+
+from sso_data.config.run import ViewsConfig
+from sso_data.core.errors import ConfigError, ModelError, described, one_line
+from sso_data.core.records import Message, View
+
+_PROBE_SYSTEM, _PROBE_USER = "Qz7001zQ", "Qz7002zQ"
+_FIRST_MARK = 9000
+_MARK = re.compile(r"Qz(\d+)zQ")
+_OURS = frozenset(
+    (
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "strftime_now",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    )
+)
+"""Arguments of `apply_chat_template` that are no template's own, or that we set."""
+_ROLE = re.compile(r"[A-Za-z][\w-]{0,31}", re.ASCII)
+_MOST_FRAMES, _MOST_KEPT_TURNS = 512, 256
+_MOST_CHARS = 2**26
+"""A longer rendering is a template gone mad; 2 ** 26 characters are 16 million tokens or so."""
+
+
+class Unrenderable(Exception):  # noqa: N818 - an answer about one row, not a fault
+    """The template cannot render this prompt: `reason` in one word, the detail as the message."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateFacts:
+    """What the probe found out about a chat template; written to run.json.
+
+    system_role: `native`, or `folded` into the first user turn where the template has none.
+    default_system: what the template says when no system message is given; steering is added to it.
+    bos: where the one BOS comes from (`none`: this tokenizer uses none).
+    control_tokens: whether typed control tokens can be kept as text.
+    date: the pinned date, where the template inserts one.
+    opens_thinking: the generation prompt ends inside a thinking block.
+    """
+
+    system_role: Literal["native", "folded"]
+    default_system: str | None
+    bos: Literal["template", "added", "none"]
+    control_tokens: Literal["text", "refused"]
+    date: str | None
+    template_kwargs: Mapping[str, Any]
+    opens_thinking: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedViews:
+    """Per view the prompt's token ids; for good and bad the whole system message."""
+
+    ids: Mapping[View, list[int]]
+    system: Mapping[View, str]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest of the three prompts."""
+        return max(len(ids) for ids in self.ids.values())
+
+
+def load_tokenizer(model: Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model directory; ModelError when there is none, or no chat template."""
+    from transformers import AutoTokenizer
+
+    if not model.is_dir():
+        raise ModelError(f"{model}: no such model directory")
+    if not (model / "config.json").is_file():
+        raise ModelError(f"{model}: not a model directory (no config.json in it)")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+        has_template = bool(tokenizer.chat_template and tokenizer.get_chat_template())
+    except Exception as error:
+        reason = described(error)
+        raise ModelError(f"{model}: its tokenizer cannot be loaded: {reason}") from error
+    if not has_template:
+        raise ModelError(
+            f"{model}: its tokenizer has no chat template; use an instruction-tuned model, "
+            "or put a chat_template.jinja into the directory"
+        )
+    return tokenizer
+
+
+def reserved(template_kwargs: Mapping[str, Any]) -> str | None:
+    """The first of some template arguments that may not be set, if there is one."""
+    return min(_OURS & template_kwargs.keys(), default=None)
+
+
+class ChatTemplate:
+    """A tokenizer's chat template, with everything pinned that differs between views or days."""
+
+    def __init__(self, tokenizer: Any, config: ViewsConfig, *, today: str) -> None:
+        """Raises ModelError where the template cannot be used, ConfigError for its arguments."""
+        if name := reserved(config.template_kwargs):
+            raise ConfigError(
+                f"views.template_kwargs.{name} cannot be set; name the template's own"
+            )
+        self.tokenizer = tokenizer
+        self._refuse_control = config.control_tokens == "refuse"
+        self._source = str(tokenizer.get_chat_template())
+        self._date = config.date or today
+        self._kwargs = dict(config.template_kwargs)
+        if re.search(r"\benable_thinking\b", self._source):
+            self._kwargs.setdefault("enable_thinking", False)
+        self._frames: dict[tuple[str, ...], _Frame | None] = {}
+        self.facts = self._probe()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over the template's text and all that was found or pinned."""
+        content = json.dumps([self._source, asdict(self.facts)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def views(self, messages: tuple[Message, ...], good: str, bad: str) -> RenderedViews:
+        """The three views of a prompt, `good` and `bad` being the steering texts.
+
+        Raises Unrenderable when the template refuses the prompt.
+        """
+        own = messages[0].content if messages and messages[0].role == "system" else None
+        base = own if own is not None else self.facts.default_system
+        system: dict[View, str] = {
+            "good": f"{base}\n\n{good}" if base else good,
+            "bad": f"{base}\n\n{bad}" if base else bad,
+        }
+        ids: dict[View, list[int]] = {
+            "plain": self.ids(messages),
+            "good": self.ids(with_system(messages, system["good"])),
+            "bad": self.ids(with_system(messages, system["bad"])),
+        }
+        return RenderedViews(ids=ids, system=system)
+
+    def ids(self, messages: tuple[Message, ...]) -> list[int]:
+        """The prompt's ids, generation prompt included, with exactly one BOS where there is one."""
+        if self.facts.system_role == "folded":
+            messages = fold_system(messages)
+        ids = self._encode(messages)
+        return [self.tokenizer.bos_token_id, *ids] if self.facts.bos == "added" else ids
+
+    def holds_control(self, text: str) -> bool:
+        """Whether the text of a control token stands in `text`."""
+        return any(control in text for control in self._control_ids)
+
+    def forges(self, text: str, ids: Sequence[int]) -> bool:
+        """Whether `ids`, into which the tokenizer turned `text`, hold more than its control tokens.
+
+        A tokenizer that normalises may find one in letters that only look like it.
+        """
+        if not self._control_ids:
+            return False
+        written = [self._control_ids[control] for control in self._control_pattern.findall(text)]
+        return Counter(self._controls(ids)) - Counter(written) != Counter()
+
+    def segment_ids(self, literals: Sequence[str], contents: Sequence[str]) -> list[int]:
+        """Ids of contents between literals; control tokens come from the literals only.
+
+        Raises Unrenderable where control tokens' text cannot be kept as text.
+        """
+        if self._refuse_control or self.facts.control_tokens == "refused":
+            raise Unrenderable("control_tokens", "a message holds the text of a control token")
+        turns = [Message(role="assistant", content=content) for content in contents]
+        return self._segment_ids(_Frame(literals=tuple(literals), controls=[]), turns)
+
+    @cached_property
+    def kwargs_json(self) -> str:
+        """The template arguments as JSON text, as they stand in every row."""
+        return json.dumps(self.facts.template_kwargs, sort_keys=True)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """A response's text: its ids without special tokens, otherwise unchanged."""
+        return str(
+            self.tokenizer.decode(
+                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def is_unclosed_thinking(self, text: str) -> bool:
+        """Whether a response ends inside its thinking block: it never came to its answer."""
+        opened = text.count("<think>") + int(self.facts.opens_thinking)
+        return opened > text.count("</think>")
+
+    def _encode(self, messages: tuple[Message, ...]) -> list[int]:
+        text = self._render(messages)
+        ids = self._plain_ids(text)
+        frame = self._frame(tuple(message.role for message in messages))
+        if frame is None:
+            held = any(self.holds_control(message.content) for message in messages)
+            forged = held or self.forges(text, ids)
+        else:
+            forged = self._controls(ids) != frame.controls
+        return self._encode_as_text(text, messages, frame) if forged else ids
+
+    def _encode_as_text(
+        self, text: str, messages: Sequence[Message], frame: "_Frame | None"
+    ) -> list[int]:
+        """Ids of a prompt whose messages hold control tokens' text."""
+        if self._refuse_control or self.facts.control_tokens == "refused":
+            raise Unrenderable("control_tokens", "a message holds the text of a control token")
+        if frame is None or frame.text(messages) != text:
+            raise Unrenderable(
+                "control_tokens",
+                "a message holds the text of a control token, and the template alters messages",
+            )
+        return self._segment_ids(frame, messages)
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        pinned: dict[str, Any] = dict(self._kwargs)
+        if "strftime_now" in self._source:
+            pinned["strftime_now"] = datetime.fromisoformat(self._date).strftime
+        turns = [message.to_json() for message in messages]
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, **pinned
+            )
+        except Exception as error:
+            reason = one_line(error, 300)
+            raise Unrenderable("template_refused", f"the chat template says: {reason}") from error
+        if len(rendered) > _MOST_CHARS:
+            detail = f"the chat template writes {len(rendered)} characters"
+            raise Unrenderable("template_refused", detail)
+        if not is_encodable(rendered):
+            raise Unrenderable("half_character", "a text holds half a character (lone surrogate)")
+        return str(rendered)
+
+    def _frame(self, roles: tuple[str, ...]) -> "_Frame | None":
+        """The template's own text around turns of these roles; None where it cannot be told."""
+        if roles in self._frames:
+            return self._frames[roles]
+        for role in set(roles):
+            if not _ROLE.fullmatch(role) or self.holds_control(role):
+                raise Unrenderable("unknown_role", f"a turn has the role {one_line(role, 80)!r}")
+        frame = self._new_frame(roles)
+        if len(self._frames) < _MOST_FRAMES and len(roles) <= _MOST_KEPT_TURNS:
+            self._frames[roles] = frame
+        return frame
+
+    def _new_frame(self, roles: tuple[str, ...]) -> "_Frame | None":
+        numbers = [str(_FIRST_MARK + index) for index in range(len(roles))]
+        turns = [
+            Message(role=role, content=f"Qz{number}zQ")
+            for role, number in zip(roles, numbers, strict=True)
+        ]
+        split = _MARK.split(self._try_render(turns))
+        literals, found = split[::2], split[1::2]
+        if found != numbers:
+            return None
+        controls = self._controls(self._plain_ids(" ".join(literals)))
+        return _Frame(literals=tuple(literals), controls=controls)
+
+    def _plain_ids(self, text: str) -> list[int]:
+        """The tokenizer's own ids; long texts are judged later, so it need not warn of them."""
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    @cached_property
+    def _control_ids(self) -> dict[str, int]:
+        """Every added token, special or not: text that the tokenizer turns into one id."""
+        return {str(token): index for index, token in self.tokenizer.added_tokens_decoder.items()}
+
+    @cached_property
+    def _control_id_set(self) -> frozenset[int]:
+        return frozenset(self._control_ids.values())
+
+    def _controls(self, ids: Sequence[int]) -> list[int]:
+        return [token for token in ids if token in self._control_id_set]
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str]:
+        controls = sorted(self._control_ids, key=len, reverse=True)
+        return re.compile("(" + "|".join(re.escape(control) for control in controls) + ")")
+
+    @cached_property
+    def _text_only(self) -> Any:
+        """The same tokenizer without any added token: control tokens' text is ordinary text."""
+        from tokenizers import Tokenizer
+
+        spec = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        spec.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+        vocabulary = spec["model"].get("vocab")
+        if isinstance(vocabulary, dict):
+            for control in self._control_ids:
+                vocabulary.pop(control, None)
+        return Tokenizer.from_str(json.dumps(spec))
+
+    def _segment_ids(self, frame: "_Frame", messages: Sequence[Message]) -> list[int]:
+        """Ids with control tokens from the template's parts only; the text between is one run."""
+        ids: list[int] = []
+        run = ""
+        contents = [message.content for message in messages]
+        for literal, content in zip_longest(frame.literals, contents, fillvalue=""):
+            for piece in self._control_pattern.split(literal):
+                if piece in self._control_ids:
+                    ids += [*self._text_ids(run), self._control_ids[piece]]
+                    run = ""
+                else:
+                    run += piece
+            run += content
+        return [*ids, *self._text_ids(run)]
+
+    def _text_ids(self, text: str) -> list[int]:
+        if not text:
+            return []
+        ids = list(self._text_only.encode(text, add_special_tokens=False).ids)
+        if self._controls(ids):
+            raise Unrenderable("control_tokens", "a message's text cannot be told from a control")
+        return ids
+
+    def _probe(self) -> TemplateFacts:
+        """Find out what the template does; ModelError when it cannot render a plain question."""
+        user = Message(role="user", content=_PROBE_USER)
+        system = Message(role="system", content=_PROBE_SYSTEM)
+        try:
+            plain = self._render([user])
+        except Unrenderable as error:
+            raise ModelError(f"the chat template cannot render one user turn: {error}") from error
+        if plain.count(_PROBE_USER) != 1:
+            raise ModelError("the chat template does not show the user's turn exactly once")
+        if not self._plain_ids(_PROBE_USER):
+            raise ModelError("the tokenizer makes no tokens of a text; download the model again")
+        steered = self._try_render([system, user])
+        native = (
+            steered.count(_PROBE_SYSTEM) == 1
+            and steered.count(_PROBE_USER) == 1
+            and steered.index(_PROBE_SYSTEM) < steered.index(_PROBE_USER)
+        )
+        tail = plain[plain.index(_PROBE_USER) :]
+        return TemplateFacts(
+            system_role="native" if native else "folded",
+            default_system=self._default_system(plain, steered) if native else None,
+            bos=self._probe_bos(plain),
+            control_tokens="text" if self._keeps_control_text() else "refused",
+            date=self._date if "strftime_now" in self._source else None,
+            template_kwargs=self._kwargs,
+            opens_thinking=tail.count("<think>") > tail.count("</think>"),
+        )
+
+    def _try_render(self, messages: Sequence[Message]) -> str:
+        try:
+            return self._render(messages)
+        except Unrenderable:
+            return ""
+
+    @staticmethod
+    def _default_system(plain: str, steered: str) -> str | None:
+        """What stands in `plain` where the system message stands in `steered`, if anything does."""
+        before, _, after = steered.partition(_PROBE_SYSTEM)
+        if not (plain.startswith(before) and plain.endswith(after)):
+            return None
+        return plain[len(before) : len(plain) - len(after)] or None
+
+    def _probe_bos(self, plain: str) -> Literal["template", "added", "none"]:
+        bos = self.tokenizer.bos_token_id
+        if bos is None:
+            return "none"
+        start = self._plain_ids(plain)[:2]
+        if start == [bos, bos]:
+            raise ModelError("the chat template writes two BOS tokens at the start; one is right")
+        if start[:1] == [bos]:
+            return "template"
+        return "added" if self.tokenizer("a")["input_ids"][:1] == [bos] else "none"
+
+    def _keeps_control_text(self) -> bool:
+        """Whether encoding by segments gives the tokenizer's own ids on ordinary text."""
+        if getattr(self.tokenizer, "backend_tokenizer", None) is None or not self._control_ids:
+            return False
+        turns = [Message(role="user", content="Is 3 < 4?\nYes, it is.")]
+        frame = self._frame(("user",))
+        text = self._render(turns)
+        if frame is None or frame.text(turns) != text:
+            return False
+        try:
+            return self._segment_ids(frame, turns) == self._plain_ids(text)
+        except Exception:  # noqa: BLE001 - a tokenizer whose twin cannot be built
+            return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Frame:
+    """A chat template's own text before, between and after contents, and its control ids."""
+
+    literals: tuple[str, ...]
+    controls: list[int]
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """The rendering, if the template shows contents as they are."""
+        contents = [message.content for message in messages]
+        pairs = zip_longest(self.literals, contents, fillvalue="")
+        return "".join(part for pair in pairs for part in pair)
+
+
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can hold `text`: a JSON escape such as \\ud800 makes half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def today() -> str:
+    """The date that a template may show, as YYYY-MM-DD."""
+    return date.today().isoformat()
+
+
+def with_system(messages: tuple[Message, ...], system: str) -> tuple[Message, ...]:
+    """The messages with `system` in the place of their own system message."""
+    turns = messages[1:] if messages and messages[0].role == "system" else messages
+    return (Message(role="system", content=system), *turns)
+
+
+def fold_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The system message put before the first user turn, for templates without a system role."""
+    if not messages or messages[0].role != "system":
+        return messages
+    system, *turns = messages
+    for index, turn in enumerate(turns):
+        if turn.role == "user":
+            content = f"{system.content}\n\n{turn.content}" if system.content else turn.content
+            turns[index] = Message(role="user", content=content)
+            return tuple(turns)
+    return tuple(turns)

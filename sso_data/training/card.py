@@ -1,0 +1,77 @@
+"""The model card of a trained policy: which model, which data, which recipe, what was measured."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sso_data.core.jinja import render
+from sso_data.core.naming import is_local, shown_name
+from sso_data.runs.files import write_atomic
+
+
+def write_card(
+    manifest: Mapping[str, Any], history: Sequence[Mapping[str, float]], file: Path
+) -> None:
+    """Write the card from train.json's content and the logged metrics."""
+    logs = [line for line in history if "loss" in line]
+    names = [name for name in logs[0] if name in logs[-1]] if logs else []
+    shown = [name for name in names if name not in {"step", "epoch"}]
+    text = render(
+        "model_card.j2",
+        manifest=manifest,
+        base_model=_hub_id(manifest["model"]["name"]),
+        model=shown_name(manifest["model"]["name"]),
+        source=shown_name(manifest["data"]["source"]),
+        datasets=_datasets(manifest),
+        made_by=[
+            {**origin, "model": shown_name(origin["model"])}
+            for origin in manifest["data"]["made_by"]
+        ],
+        objective=", ".join(_objective(manifest["config"])),
+        tags=["sso-data", *(part.replace(" ", "-") for part in _objective(manifest["config"]))],
+        recipe=recipe(manifest["config"]),
+        measured=[(name, f"{logs[0][name]:.4g}", f"{logs[-1][name]:.4g}") for name in shown],
+    )
+    write_atomic(file, (text + "\n").encode())
+
+
+def recipe(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The settings that decide the result, as (key, value)."""
+    what = "reward" if config["kind"] == "reward" else "loss"
+    sections = (what, "sequence", "optim", "data") + ("lora",) * config["lora"]["enabled"]
+    found = [("seed", str(config["seed"]))]
+    for section in sections:
+        found += [(f"{section}.{key}", _shown(value)) for key, value in config[section].items()]
+    return found
+
+
+def _shown(value: Any) -> str:
+    """A setting as a card may print it; those of `reward.mix` name data."""
+    if isinstance(value, list):
+        value = [
+            {**part, "data": shown_name(part["data"])}
+            if isinstance(part, dict) and "data" in part
+            else part
+            for part in value
+        ]
+    return str(value)
+
+
+def _objective(config: Mapping[str, Any]) -> list[str]:
+    loss = config["loss"]
+    return ["reward model"] if config["kind"] == "reward" else [loss["objective"], loss["base"]]
+
+
+def _datasets(manifest: Mapping[str, Any]) -> list[str]:
+    """The Hub datasets that were trained on, as YAML texts, without their configurations."""
+    config = manifest["config"]
+    mixed = config["reward"]["mix"] if config["kind"] == "reward" else []
+    names = [manifest["data"]["source"], *(part["data"] for part in mixed)]
+    found = [name.partition(":")[0] for name in names if not is_local(name)]
+    return [json.dumps(name) for name in dict.fromkeys(found)]
+
+
+def _hub_id(model: str) -> str | None:
+    """The model's name where it is one on the Hub; a card must not name a local path."""
+    return None if is_local(model) else json.dumps(model)

@@ -1,0 +1,243 @@
+"""A reward model on preference pairs: Bradley-Terry, a head of one number, `RewardTrainer`.
+
+Shape letters: B rows, S sides (preferred, other). The reward of a response is read at the last
+token of prompt + response, as every `AutoModelForSequenceClassification` of a decoder does; a
+response is scored as it was sampled, its end-of-sequence token included and nothing after it.
+"""
+
+# ruff: noqa: N803 - shape letters
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForSequenceClassification, TrainingArguments, set_seed
+from transformers.utils import logging
+
+from sso_data.config.reward import RewardConfig
+from sso_data.core.errors import ModelError
+from sso_data.training.batch import Batch, Collator, PairRows
+from sso_data.training.contrasts import Contrast
+from sso_data.training.encode import EncodedRow
+from sso_data.training.row_trainer import RowTrainer
+
+_PAIRS: tuple[Contrast, ...] = ("base",)
+_HEADS = frozenset({"score", "classifier"})
+
+
+def bradley_terry(rewards_BS: Tensor, centre: float = 0.0) -> Tensor:
+    """-log sigmoid(r+ - r-) + centre * (r+ + r-)^2, one loss a row [B].
+
+    The first term is the negative log-likelihood of the Bradley-Terry model (arXiv 2305.18290 eqs.
+    1 and 2, arXiv 2203.02155 eq. 1 for two responses a prompt); the second, which fixes the
+    rewards' free constant near 0, is Eisenstein et al.'s (arXiv 2312.09244).
+    """
+    preferred, other = rewards_BS.unbind(-1)
+    loss = -functional.logsigmoid(preferred - other)
+    return loss + centre * (preferred + other) ** 2 if centre else loss
+
+
+def reward_metrics(rewards_BS: Tensor, tokens_BS: Tensor) -> dict[str, Tensor]:
+    """What one wants to see of each row, [B] each: `accuracy` is 1 where r+ > r-, 1/2 where equal.
+
+    `tokens_*` count the response's tokens: a reward that only follows length shows beside them.
+    """
+    rewards = rewards_BS.detach().float()
+    margin = rewards[:, 0] - rewards[:, 1]
+    return {
+        "accuracy": (torch.sign(margin) + 1) / 2,
+        "margin": margin,
+        "reward_chosen": rewards[:, 0],
+        "reward_rejected": rewards[:, 1],
+        "tokens_chosen": tokens_BS[:, 0].float(),
+        "tokens_rejected": tokens_BS[:, 1].float(),
+    }
+
+
+class RewardTrainer(RowTrainer):
+    """Trains a sequence classifier of one label on encoded rows.
+
+    Overridden beside RowTrainer's: `training_step` (a step's mean over its rows), `compute_loss`
+    and `prediction_step` (no labels; our metrics).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        config: RewardConfig,
+        rows: Sequence[EncodedRow],
+        eval_rows: Sequence[EncodedRow] | None = None,
+        pad_id: int,
+        **options: Any,
+    ) -> None:
+        """`pad_id` is the model's own, by which it finds the last token of a sequence."""
+        self.config = config
+        super().__init__(
+            model,
+            args,
+            collator=Collator(contrasts=_PAIRS, pad_id=pad_id),
+            rows=PairRows(rows, _PAIRS),
+            eval_rows=PairRows(eval_rows, _PAIRS) if eval_rows else None,
+            **options,
+        )
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Forward and backward of a micro-batch; gives its share of the step's mean loss."""
+        model.train()
+        rewards = self.rewards(model, inputs)
+        losses = bradley_terry(rewards, self.config.centre)
+        self._refuse_nonfinite(losses, inputs)
+        loss = losses.sum() * self._scale(inputs, num_items_in_batch)
+        self._backward(loss)
+        self._note(self._pending, reward_metrics(rewards, response_tokens(inputs)))
+        return loss.detach()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The micro-batch's mean loss."""
+        rewards = self.rewards(model, inputs)
+        loss = bradley_terry(rewards, self.config.centre).mean()
+        return (loss, {"rewards": rewards}) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The mean loss; there are no labels."""
+        with torch.no_grad():
+            rewards = self.rewards(model, inputs)
+        self._note(self._pending_eval, reward_metrics(rewards, response_tokens(inputs)))
+        return bradley_terry(rewards, self.config.centre).mean(), None, None
+
+    def rewards(self, model: Any, inputs: Batch) -> Tensor:
+        """Rewards [B, S] of a batch, fp32 at least, from one forward pass."""
+        sequences = {
+            name: inputs["base"][name].to(self.args.device)
+            for name in ("input_ids", "attention_mask")
+        }
+        logits: Tensor = model(**sequences, use_cache=False).logits
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return logits.view(2, -1).T
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Forward and backward of every token: 6 a parameter."""
+        return int(6 * inputs["base"]["input_ids"].numel() * self._num_parameters)
+
+
+def response_tokens(inputs: Batch) -> Tensor:
+    """How many tokens each response of a batch has, [B, S]."""
+    labels: Tensor = inputs["base"]["labels"]
+    return (labels >= 0).sum(-1).view(2, -1).T
+
+
+def load_reward_model(
+    model_dir: Path,
+    tokenizer: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+) -> Any:
+    """The model of a directory under a head of one number, drawn from `seed` where it is new.
+
+    Model and tokenizer are given the same padding token (`padding_id`). Only safetensors are
+    loaded. Raises ModelError for a model that has no such head, a head of another size, or lacks
+    other weights.
+    """
+    set_seed(seed)
+    try:
+        with _quiet():
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                model_dir,
+                num_labels=1,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=trust_remote_code,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{model_dir}: cannot become a reward model: {reason}") from error
+    if lost := [name for name in found["missing_keys"] if name.split(".")[0] not in _HEADS]:
+        raise ModelError(f"{model_dir}: its files lack weights of the model: {sorted(lost)[:3]}")
+    pad_id = padding_id(tokenizer)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)
+    model.config.pad_token_id = pad_id
+    model.config.get_text_config().pad_token_id = pad_id
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No report of transformers' own on the head that is new."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def padding_id(tokenizer: Any) -> int:
+    """The padding token's id: one that ends no response, as far as the tokenizer has one.
+
+    A reward is read at the last token that is not padding. Where EOS is the padding token, too,
+    that would be the token before EOS; then another special token takes its place. Raises
+    ModelError for a tokenizer without any.
+    """
+    end = tokenizer.eos_token_id
+    named = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
+    special = [token for token in (*named, *tokenizer.all_special_ids) if token is not None]
+    for token in (*(token for token in special if token != end), end):
+        if token is not None:
+            return int(token)
+    raise ModelError("the tokenizer has no special token to pad with; set its pad_token")
+
+
+def build_reward_trainer(
+    model: Any,
+    args: TrainingArguments,
+    config: RewardConfig,
+    *,
+    tokenizer: Any,
+    rows: Sequence[EncodedRow],
+    eval_rows: Sequence[EncodedRow] | None = None,
+    **options: Any,
+) -> RewardTrainer:
+    """A trainer of `model`: a directory, or a model of `load_reward_model` (with LoRA, say).
+
+    Rows come from `mix.reward_data`. `trainer.train()` trains, `trainer.evaluate()` gives
+    `eval_accuracy`, `eval_margin` and the like, `trainer.save_model()` writes safetensors and the
+    tokenizer. `options` go to transformers.Trainer.
+    """
+    if isinstance(model, (str, Path)):
+        model = load_reward_model(Path(model), tokenizer, seed=args.seed)
+    return RewardTrainer(
+        model,
+        args,
+        config=config,
+        rows=rows,
+        eval_rows=eval_rows,
+        pad_id=model.config.get_text_config().pad_token_id,
+        processing_class=tokenizer,
+        **options,
+    )

@@ -1,0 +1,311 @@
+"""`train`: everything checked before the model is loaded, then steps until the rows are done.
+
+The same command continues after an interruption, from the last whole checkpoint, to the same
+weights as an uninterrupted training's.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer
+from transformers.trainer_callback import PrinterCallback
+
+from sso_data import __version__
+from sso_data.config.training import TrainConfig
+from sso_data.core.errors import ConfigError, InputError, RunError
+from sso_data.core.records import SCHEMA_VERSION
+from sso_data.models.training_model import PolicyFiles, find_policy, save_model
+from sso_data.runs.files import make_dir, publish_files, remove_tree
+from sso_data.runs.run import locked
+from sso_data.training.arguments import tensorboard_in, training_arguments
+from sso_data.training.callbacks import Metrics
+from sso_data.training.card import write_card
+from sso_data.training.checkpoints import WRITE_ERRORS, SafeCheckpoints, unwritten
+from sso_data.training.errors import TrainError
+from sso_data.training.job import Job, Place, Prepared
+from sso_data.training.listener import Silence, TrainListener
+from sso_data.training.plot import draw
+from sso_data.training.policy_job import PolicyJob
+from sso_data.training.processes import decided_by_first, is_first, wait
+from sso_data.training.reward_job import RewardJob
+from sso_data.training.state import Manifest, TrainingDir, open_training, refuse_strangers, step_of
+
+_FREE_SECTIONS = ("stop", "log")
+_FREE_KEYS = {
+    "optim": ("micro_batch_rows", "gradient_checkpointing"),
+    "checkpoints": ("every", "keep", "keep_finished"),
+}
+"""What may change between an interrupted training and its continuation."""
+
+_LIBRARIES = ("torch", "transformers", "accelerate", "safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSummary:
+    """How a training ended; `new_steps` is 0 when it had finished before.
+
+    `manifest` is the content of train.json.
+    """
+
+    out: Path
+    manifest: Mapping[str, Any]
+    new_steps: int
+    seconds: float
+
+    @property
+    def stopped(self) -> str | None:
+        """Why it was stopped early, if it was."""
+        found: str | None = self.manifest["stopped"]
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """What a script wants to know."""
+        keys = ("data", "references", "steps", "max_steps", "stopped", "first", "last")
+        return {
+            "out": str(self.out),
+            "seconds": round(self.seconds, 2),
+            "new_steps": self.new_steps,
+            **{key: self.manifest[key] for key in keys},
+        }
+
+
+def train(
+    source: str,
+    out: Path,
+    config: TrainConfig,
+    listener: TrainListener,
+    *,
+    overwrite: bool = False,
+) -> TrainSummary:
+    """Train on the preference rows of `source`; the model and all about it go to `out`.
+
+    Under torchrun or `accelerate launch` every process calls this; the first one writes and tells
+    the listener. Raises SsoDataError.
+    """
+    started = time.monotonic()
+    args = training_arguments(config, out)
+    if args.n_gpu > 1:
+        raise ConfigError(
+            f"{args.n_gpu} GPUs and one process: start with `accelerate launch -m sso_data train "
+            "...`, or choose one by CUDA_VISIBLE_DEVICES"
+        )
+    first = is_first()
+    place = Place(out=out, args=args, listener=listener if first else Silence())
+    place.listener.phase("checking the model and its chat template")
+    policy = find_policy(config)
+    _refuse_inputs_in(out, source, policy, config)
+    if first:
+        refuse_strangers(out)
+    place.listener.phase("reading the data")
+    job: Job = (RewardJob if config.kind == "reward" else PolicyJob)(source, policy, config)
+    if config.data.eval_share and not job.data["held_out"]:
+        raise InputError(
+            f"{source}: data.eval_share {config.data.eval_share} holds out none of "
+            f"{job.data['training']} rows; raise it"
+        )
+    for line in job.lines:
+        place.listener.note(line)
+    for line in job.warnings:
+        place.listener.warn(line)
+    if first:
+        make_dir(out)
+    guard: AbstractContextManager[None] = locked(out, "model") if first else nullcontext()
+    with guard:
+        folder, checkpoint = _opened(out, config, policy, job, overwrite=overwrite)
+        if folder.is_finished:
+            place.listener.note(f"{out}: finished before; nothing to do")
+            seconds = time.monotonic() - started
+            return TrainSummary(out=out, manifest=folder.manifest, new_steps=0, seconds=seconds)
+        return _steps(folder, checkpoint, job, policy, config, place, started)
+
+
+def _refuse_inputs_in(out: Path, source: str, policy: PolicyFiles, config: TrainConfig) -> None:
+    """ConfigError where the model or the data lies in `out`: a training clears and replaces it."""
+    mixed = [part.data for part in config.reward.mix] if config.kind == "reward" else []
+    given = [("--model", policy.name, policy.directory)]
+    given += [("DATA", source, Path(source))]
+    given += [("reward.mix", name, Path(name)) for name in mixed]
+    for what, name, path in given:
+        if name.strip() and path.exists() and _lies_in(path, out):
+            raise ConfigError(
+                f"{what} {name}: lies in --out {out}, which the training writes to; "
+                "use another --out"
+            )
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether `path` is `folder` or lies in it, itself or through links."""
+    whole = folder.resolve()
+    return path.resolve().is_relative_to(whole) or (
+        path.parent.resolve() / path.name
+    ).is_relative_to(whole)
+
+
+def _opened(
+    out: Path, config: TrainConfig, policy: PolicyFiles, job: Job, *, overwrite: bool
+) -> tuple[TrainingDir, Path | None]:
+    """The training's directory, and the checkpoint to go on from, as the first process has it."""
+    found: tuple[Manifest, Path | None] | None = None
+    if is_first():
+        folder = open_training(
+            out,
+            identity=_identity(config, policy, job),
+            details=_details(config, policy, job),
+            overwrite=overwrite,
+        )
+        checkpoint = None if folder.is_finished else folder.last_checkpoint()
+        if not folder.is_finished:
+            folder.cut_metrics(step_of(checkpoint) if checkpoint else 0)
+        found = folder.manifest, checkpoint
+    manifest, last = decided_by_first(found) or ({}, None)
+    return TrainingDir(out, manifest), last
+
+
+def _identity(config: TrainConfig, policy: PolicyFiles, job: Job) -> dict[str, Any]:
+    """What decides the weights that come out, flat: a continued training must agree in it."""
+    dumped = config.model_dump(mode="json", exclude={"model", "revision", "trust_remote_code"})
+    flat = {}
+    for section, values in dumped.items():
+        if section in _FREE_SECTIONS:
+            continue
+        if not isinstance(values, dict):
+            flat[section] = values
+            continue
+        free = _FREE_KEYS.get(section, ())
+        flat |= {f"{section}.{key}": value for key, value in values.items() if key not in free}
+    return {
+        "model": policy.fingerprint,
+        "tokenizer": policy.tokenizer_fingerprint,
+        **job.identity,
+        **flat,
+    }
+
+
+def _details(config: TrainConfig, policy: PolicyFiles, job: Job) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "sso_data": __version__,
+        "model": {"name": policy.name, "fingerprint": policy.fingerprint},
+        "data": dict(job.data),
+        "config": config.model_dump(mode="json"),
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def _steps(
+    folder: TrainingDir,
+    checkpoint: Path | None,
+    job: Job,
+    policy: PolicyFiles,
+    config: TrainConfig,
+    place: Place,
+    started: float,
+) -> TrainSummary:
+    """Train to the end, write the model, and say how it went."""
+    with _memory_named(), tensorboard_in(place.out / "logs"):
+        prepared = job.prepare(place)
+    trainer = prepared.trainer
+    assert isinstance(trainer, SafeCheckpoints)
+    trainer.keep = config.checkpoints.keep
+    trainer.remove_callback(PrinterCallback)
+    metrics = Metrics(place.out / "metrics.jsonl" if is_first() else None, place.listener)
+    trainer.add_callback(metrics)
+    if prepared.watch:
+        trainer.add_callback(prepared.watch)
+    if is_first():
+        folder.note(**prepared.findings)
+    place.listener.phase("training")
+    try:
+        with _memory_named():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        metrics.close()
+    place.listener.phase("writing the model")
+    _write_model(trainer, prepared, policy, config, place.out)
+    if is_first():
+        _finish(folder, trainer, prepared, config, place)
+    wait()
+    done = trainer.state.global_step - (step_of(checkpoint) if checkpoint else 0)
+    seconds = time.monotonic() - started
+    return TrainSummary(out=place.out, manifest=folder.manifest, new_steps=done, seconds=seconds)
+
+
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """Turn running out of the device's memory into a TrainError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainError(
+            "out of memory; lower optim.micro_batch_rows or sequence.max_length, or train with "
+            "--lora; the same command continues from the last checkpoint"
+        ) from error
+
+
+def _write_model(
+    trainer: Trainer, prepared: Prepared, policy: PolicyFiles, config: TrainConfig, out: Path
+) -> None:
+    """Gather the weights from wherever they are and write them, beside and then in place."""
+    unwrapped = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not is_first():
+        return
+    if config.lora.enabled and config.lora.merge:
+        unwrapped.load_state_dict(state)
+        unwrapped = unwrapped.merge_and_unload()
+        state = unwrapped.state_dict()
+    new = out / ".model"
+    remove_tree(new)
+    try:
+        save_model(unwrapped, state, policy, new, tokenizer=prepared.tokenizer)
+    except WRITE_ERRORS as error:
+        if isinstance(error, RunError):
+            raise
+        remove_tree(new)
+        raise RunError(unwritten(out, error)) from error
+    publish_files(new, out)
+
+
+def _finish(
+    folder: TrainingDir,
+    trainer: Trainer,
+    prepared: Prepared,
+    config: TrainConfig,
+    place: Place,
+) -> None:
+    """Card, plot, and last of all the word in train.json that the training has finished."""
+    history = [line for line in trainer.state.log_history if {"loss", "eval_loss"} & line.keys()]
+    logs = [line for line in history if "loss" in line]
+    stopped = prepared.watch.reason if prepared.watch else None
+    folder.manifest |= {
+        "steps": trainer.state.global_step,
+        "max_steps": trainer.state.max_steps,
+        "stopped": stopped,
+        "best_checkpoint": _best(trainer),
+        "first": logs[0] if logs else {},
+        "last": logs[-1] if logs else {},
+    }
+    if stopped:
+        place.listener.warn(f"stopped early: {stopped}")
+    write_card(folder.manifest, history, place.out / "README.md")
+    if config.log.plot and history and not draw(history, place.out / "loss.png"):
+        place.listener.note("no loss.png: pip install 'sso-data[train]' draws it")
+    folder.note(finished=_today())
+    if not config.checkpoints.keep_finished:
+        remove_tree(place.out / "checkpoints")
+
+
+def _best(trainer: Trainer) -> int | None:
+    """The step whose weights were kept, where the best ones were asked for."""
+    best: int | None = trainer.state.best_global_step
+    return best if trainer.args.load_best_model_at_end else None
+
+
+def _today() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,344 @@
+"""Rounds of the tiny policy: lineage, books, going on, other kinds of rounds, what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sso_data.core.errors import InputError, RunError
+from sso_data.core.records import Row
+from sso_data.iteration.run import Iterated, iterate
+from sso_data.iteration.training import Training
+from sso_data.models.directory import model_fingerprint
+from sso_data.runs.files import locked_file
+from sso_data.runs.journal import read_rows
+from sso_data.world import policy_dir
+from tests.iteration.conftest import PROMPTS, Heard, lines_of, run, tiny, train_here
+
+
+def never(training: Training) -> None:
+    raise AssertionError("trained again")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("iterate") / "out"
+
+
+@pytest.fixture(scope="module")
+def done(prompts: Path, out: Path) -> Iterated:
+    """Two rounds."""
+    return run(tiny(prompts), out)
+
+
+@pytest.fixture
+def copied(done: Iterated, out: Path, tmp_path: Path) -> Path:
+    """The two rounds, to be changed."""
+    return Path(shutil.copytree(out, tmp_path / "out"))
+
+
+def rows_of(folder: Path) -> list[Row]:
+    return list(read_rows(folder))
+
+
+def longer_wins(folder: Path) -> str:
+    """A judge to whom the longer answer is better; it scores nothing by itself."""
+    (folder / "judge.py").write_text(
+        "def said(one):\n"
+        "    a, b = len(one['a']), len(one['b'])\n"
+        "    return 0.5 + 0.5 * ((a > b) - (a < b))\n"
+        "def longer(comparisons):\n"
+        "    return [said(one) for one in comparisons]\n"
+    )
+    return f"{folder / 'judge.py'}:longer"
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    """Every file but locks, byte for byte."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.suffix != ".lock"]
+    return {file.relative_to(folder): file.read_bytes() for file in files}
+
+
+def test_lineage(done: Iterated, out: Path) -> None:
+    manifest = json.loads((out / "iterate.json").read_text())
+    first, second = manifest["rounds"]
+    assert first["policy"]["fingerprint"] == model_fingerprint(policy_dir())
+    assert second["policy"] == first["model"]
+    assert done.policy.to_json() == second["model"]
+    seen: list[str] = []
+    for one in (first, second):
+        place = out / f"round-{one['round']}"
+        rows = rows_of(place / "run")
+        assert {row.model_fingerprint for row in rows} == {one["policy"]["fingerprint"]}
+        assert {json.loads(row.metadata)["round"] for row in rows} == {one["round"]}
+        assert model_fingerprint(place / "model") == one["model"]["fingerprint"]
+        trained = json.loads((place / "model" / "train.json").read_text())
+        assert trained["data"]["fingerprint"] == one["data"]
+        assert trained["model"]["fingerprint"] == one["policy"]["fingerprint"]
+        assert trained["references"]["source"] == "recorded"
+        seen += [row.source_id or "" for row in rows]
+    assert sorted(seen) == sorted(f"q{number}" for number in range(2 * PROMPTS)), "disjoint"
+
+
+def test_books_and_table(done: Iterated, out: Path) -> None:
+    found = done.to_json()["totals"]
+    assert found["prompts"] == 2 * PROMPTS == found["rows"] + found["failed"]
+    lines = lines_of(out / "rounds.jsonl")
+    assert lines == list(done.lines)
+    for line in lines:
+        for key in ("accuracy_kept", "unprompted", "closeness_chosen", "gap", "tokens_original"):
+            assert line[key] is not None
+        assert line["train_rows"] == line["kept"]
+        assert line["train_margin_base"] is not None
+    page = (out / "report.html").read_text()
+    assert "round 2" in page and "<script" not in page and 'src="http' not in page
+    assert done.policy.fingerprint in page
+
+
+def test_the_numbers_are_those_of_the_rows(done: Iterated, out: Path) -> None:
+    """The table against a plain computation from the journal."""
+    rows = rows_of(out / "round-1" / "run")
+    line = done.lines[0]
+
+    def mean(values: list[float]) -> Any:
+        return pytest.approx(sum(values) / len(values), abs=1e-5)
+
+    assert line["tokens_chosen"] == mean([row.responses["good"].num_tokens for row in rows])
+    assert line["tokens_original"] == mean([row.responses["plain"].num_tokens for row in rows])
+    own = [row.mean("plain", "plain") for row in rows]
+    pairs = list(zip(own, rows, strict=True))
+    assert line["closeness_chosen"] == mean([a - row.mean("plain", "good") for a, row in pairs])
+    assert line["closeness_rejected"] == mean([a - row.mean("plain", "bad") for a, row in pairs])
+    assert line["gap_bad"] == mean([r.mean("bad", "bad") - r.mean("good", "bad") for r in rows])
+    steered = [
+        row.mean("good", "good") > row.mean("plain", "good") > row.mean("bad", "good")
+        and row.mean("bad", "bad") > row.mean("plain", "bad") > row.mean("good", "bad")
+        for row in rows
+    ]
+    assert line["steered"] == mean([float(one) for one in steered])
+
+
+def test_a_finished_iteration_is_not_done_again(
+    done: Iterated, copied: Path, prompts: Path
+) -> None:
+    before = content(copied)
+    stage = Heard()
+    again = run(tiny(prompts), copied, stage, by=never)
+    assert again.lines == done.lines and again.new_rounds == 0
+    assert not any("generating" in heading for heading in stage.headings)
+    after = content(copied)
+    moved = {Path("iterate.json"), Path("report.html")}  # they name where the model lies
+    assert {file for file in before if before[file] != after[file]} <= moved
+
+
+def test_more_rounds_later(done: Iterated, copied: Path, prompts: Path) -> None:
+    before = content(copied / "round-2")
+    more = run(tiny(prompts, rounds=3), copied)
+    assert more.new_rounds == 1 and [line["round"] for line in more.lines] == [1, 2, 3]
+    assert list(more.lines[:2]) == list(done.lines)
+    assert content(copied / "round-2") == before
+    with pytest.raises(InputError, match="5 rounds of 8 take 40"):
+        run(tiny(prompts, rounds=5), copied)
+
+
+def test_interrupted_steps_go_on(copied: Path, prompts: Path, done: Iterated) -> None:
+    """A round whose last marks are missing: what its steps left is taken, not made again."""
+    manifest = json.loads((copied / "iterate.json").read_text())
+    manifest["rounds"].pop()
+    (copied / "iterate.json").write_text(json.dumps(manifest))
+    file = copied / "round-2" / "round.json"
+    facts = json.loads(file.read_text())
+    facts["steps"] = {"sliced": facts["steps"]["sliced"]}
+    file.write_text(json.dumps(facts))
+    (copied / "rounds.jsonl").unlink()
+    again = run(tiny(prompts), copied, by=never)
+    assert again.lines == done.lines and again.new_rounds == 1
+
+
+def test_another_judge_is_asked_about_the_rows_that_are_there(copied: Path, prompts: Path) -> None:
+    judge = {"kind": "python", "callable": longer_wins(copied.parent)}
+    held_out = {"judge": judge, "judged_rows": 5}
+    stage = Heard()
+    again = run(tiny(prompts, held_out=held_out), copied, stage, by=never)
+    assert [line["judged"] for line in again.lines] == [5, 5]
+    assert again.lines[0]["unprompted"] is None
+    assert not any("generating" in heading for heading in stage.headings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"train": {"loss": {"g": 0.5}}}, "train.loss.g is 0.1 there and 0.5 here"),
+        ({"seed": 4}, "seed is 3 there and 4 here"),
+        ({"slices": {"order": "same"}}, "slices.order"),
+        ({"generate": {"principles": None}}, "principles is"),
+    ],
+)
+def test_another_iteration_is_refused_by_name(
+    copied: Path, prompts: Path, changes: dict[str, Any], part: str
+) -> None:
+    before = content(copied)
+    with pytest.raises(RunError) as caught:
+        run(tiny(prompts, **changes), copied, by=never)
+    assert part in str(caught.value) and "--overwrite" in str(caught.value)
+    assert content(copied) == before
+
+
+def test_a_policy_that_was_replaced_is_refused(copied: Path, prompts: Path) -> None:
+    shutil.copy(policy_dir() / "model.safetensors", copied / "round-2/model/model.safetensors")
+    with pytest.raises(RunError, match="its round trained"):
+        run(tiny(prompts, rounds=3), copied, by=never)
+
+
+def test_models_of_earlier_rounds_may_be_removed(copied: Path, prompts: Path) -> None:
+    shutil.rmtree(copied / "round-1" / "model")
+    assert run(tiny(prompts, rounds=3), copied).new_rounds == 1
+
+
+def test_strangers_and_second_processes(copied: Path, prompts: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").touch()
+    with pytest.raises(RunError, match=r"thesis\.tex"):
+        run(tiny(prompts), tmp_path / "thesis", by=never)
+    with locked_file(copied / ".iterate.lock"), pytest.raises(RunError, match="another process"):
+        run(tiny(prompts), copied, by=never)
+
+
+def test_a_stop_names_the_last_good_policy_and_looser_limits_go_on(
+    copied: Path, prompts: Path
+) -> None:
+    strict = tiny(prompts, rounds=3, stop={"signal_accuracy": 1.0, "gap": 9.0})
+    stopped = run(strict, copied, by=never)
+    assert stopped.stop is not None and stopped.stop.good_until == 2
+    assert stopped.policy.path == str(copied / "round-2" / "model")
+    verdict = "\n".join(stopped.verdict)
+    assert "stopped after 2 of 3 rounds" in verdict and "to change: " in verdict
+    assert json.loads((copied / "iterate.json").read_text())["stopped"]["good_until"] == 2
+    went_on = run(tiny(prompts, rounds=3), copied)
+    assert went_on.stop is None and went_on.new_rounds == 1
+
+
+def test_nothing_kept_is_a_stop(prompts: Path, tmp_path: Path) -> None:
+    none = {"preset": "closeness", "gap": 50.0}
+    done = run(tiny(prompts, generate={"filter": none}), tmp_path / "out", by=never)
+    assert done.stop is not None and done.stop.rule == "nothing_kept"
+    assert done.policy.path == str(policy_dir())
+    assert done.to_json()["totals"]["kept"] == 0
+
+
+def test_the_same_prompts_and_a_judge_that_scores_nothing(prompts: Path, tmp_path: Path) -> None:
+    """The own answers of later rounds stand against those of the first."""
+    judge = {"kind": "python", "callable": longer_wins(tmp_path)}
+    config = tiny(prompts, slices={"order": "same"}, held_out={"judge": judge})
+    done = run(config, tmp_path / "out")
+    texts = [
+        {row.id: row.responses["plain"].text for row in rows_of(tmp_path / f"out/round-{n}/run")}
+        for n in (1, 2)
+    ]
+    assert texts[0].keys() == texts[1].keys()
+    wins = [
+        0.5 + 0.5 * ((len(texts[1][key]) > len(old)) - (len(texts[1][key]) < len(old)))
+        for key, old in texts[0].items()
+    ]
+    assert done.lines[0]["unprompted_win_rate"] == 0.5, "against itself"
+    assert done.lines[1]["unprompted_win_rate"] == pytest.approx(sum(wins) / len(wins), abs=1e-6)
+
+
+def test_labelled_pairs(done: Iterated, out: Path, prompts: Path, tmp_path: Path) -> None:
+    """Rows of the first round, as plain pairs: references are scored by each round's policy."""
+    pairs = lines_of(out / "round-1" / "run" / "pairs" / "train.jsonl")
+    file = tmp_path / "pairs.jsonl"
+    plain = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in pairs]
+    file.write_text("".join(json.dumps(row) + "\n" for row in plain))
+    loss = {"objective": "pairs"}
+    config = tiny(
+        prompts, labelled={"data": str(file)}, slices={"prompts": 4}, train={"loss": loss}
+    )
+    found = run(config, tmp_path / "out")
+    assert [line["kept"] for line in found.lines] == [4, 4]
+    assert found.lines[0]["tokens_rejected"] is not None
+    assert "tokens_original" not in found.lines[0]
+    for number in (1, 2):
+        trained = json.loads((tmp_path / f"out/round-{number}/model/train.json").read_text())
+        assert trained["references"]["source"] == "scored"
+        assert {row["round"] for row in lines_of(tmp_path / f"out/round-{number}/pairs.jsonl")} == {
+            number
+        }
+
+
+def test_a_generator_makes_the_pairs_of_the_policy(prompts: Path, tmp_path: Path) -> None:
+    generator = {"train": {"loss": {"objective": "sso-generator"}, "optim": dict(_STEPS)}}
+    loss = {"objective": "pairs", "base": "dpo", "beta": 0.1}
+    config = tiny(prompts, rounds=1, generator=generator, train={"loss": loss})
+    done = run(config, tmp_path / "out")
+    place = tmp_path / "out" / "round-1"
+    first = model_fingerprint(policy_dir())
+    made = json.loads((place / "generator" / "train.json").read_text())
+    trained = json.loads((place / "model" / "train.json").read_text())
+    assert made["model"]["fingerprint"] == trained["model"]["fingerprint"] == first
+    pairs = rows_of(place / "generator-run")
+    assert {row.model_fingerprint for row in pairs} == {model_fingerprint(place / "generator")}
+    assert {row.model_fingerprint for row in rows_of(place / "run")} == {first}
+    assert trained["references"]["source"] == "scored", "off-policy"
+    assert done.lines[0]["rows"] == len(pairs)
+    assert done.lines[0]["train_rows"] == len(lines_of(place / "generator-run/pairs/train.jsonl"))
+    assert done.policy.path == str(place / "model")
+    own = [row.responses["plain"].num_tokens for row in rows_of(place / "run")]
+    assert done.lines[0]["tokens_original"] == pytest.approx(sum(own) / len(own))
+
+
+_STEPS = {"lr": 3e-4, "max_steps": 1, "batch_rows": 4, "warmup": 0.0, "schedule": "constant"}
+
+
+def test_a_reward_model(prompts: Path, tmp_path: Path) -> None:
+    train = {"kind": "reward", "loss": {}, "optim": dict(_STEPS), "log": {"plot": False}}
+    config = tiny(prompts).model_copy(
+        update={"rounds": 1, "train": type(tiny(prompts).train)(**train)}
+    )
+    done = run(config, tmp_path / "out")
+    assert done.reward_model == str(tmp_path / "out" / "round-1" / "model")
+    assert done.policy.path == str(policy_dir()), "the policy stays as it was"
+    assert done.lines[0]["train_accuracy"] is not None
+    assert run(config, tmp_path / "out", by=never).reward_model == done.reward_model
+
+
+def test_an_adapter_is_merged(prompts: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    config = tiny(prompts, rounds=1, train={"lora": {"enabled": True, "r": 4}})
+    done = run(config, tmp_path / "out")
+    model = tmp_path / "out" / "round-1" / "model"
+    assert not (model / "adapter_config.json").exists()
+    whole = model_fingerprint(model)
+    assert done.policy.fingerprint == whole != model_fingerprint(policy_dir())
+
+
+def test_overwrite_starts_anew_and_leaves_strangers_files(copied: Path, prompts: Path) -> None:
+    (copied / "notes.txt").write_text("mine")
+    changed = tiny(prompts, rounds=1, seed=4)
+    done = iterate(changed, copied, Heard(), overwrite=True, train=train_here)
+    assert len(done.lines) == 1 and not (copied / "round-2").exists()
+    assert (copied / "notes.txt").read_text() == "mine"
+
+
+def test_held_out_prompts(done: Iterated, copied: Path, prompts: Path, tmp_path: Path) -> None:
+    held_out = {"prompts": str(prompts), "limit": 4}
+    found = run(tiny(prompts, held_out=held_out), copied, by=never)
+    assert found.lines[0]["win_rate"] is None, "only the last policy"
+    assert found.lines[1]["win_rate"] is not None
+    assert found.lines[1]["held_out_tokens_first"] is not None
+    every = tiny(prompts, held_out=held_out | {"every_round": True})
+    found = run(every, copied, by=never)
+    assert all(line["win_rate"] is not None for line in found.lines)
+
+
+def test_order_of_rows_changes_no_weight(done: Iterated, out: Path, tmp_path: Path) -> None:
+    """Rows finished in another order train the same policy."""
+    pairs = out / "round-1" / "run" / "pairs" / "train.jsonl"
+    other = tmp_path / "pairs.jsonl"
+    other.write_text("".join(reversed(pairs.read_text().splitlines(keepends=True))))
+    manifest = json.loads((out / "round-1" / "model" / "train.json").read_text())
+    config = type(tiny(other).train)(**manifest["config"])
+    train_here(Training(source=other, out=tmp_path / "model", config=config))
+    assert model_fingerprint(tmp_path / "model") == model_fingerprint(out / "round-1" / "model")

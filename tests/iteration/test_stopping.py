@@ -1,0 +1,109 @@
+"""When the signal is gone: each limit, what to change, and which policy is the last good one."""
+
+from typing import Any
+
+import pytest
+
+from sso_data.config.iteration import iterate_config
+from sso_data.iteration.stopping import Stop, after_training, before_training
+from sso_data.iteration.table import remarks, shown, totals
+
+GOOD: dict[str, Any] = {
+    "prompts": 10,
+    "rows": 9,
+    "failed": 1,
+    "kept": 5,
+    "dropped": {"gap": 4},
+    "kept_share": 5 / 9,
+    "steered": 0.8,
+    "accuracy_kept": 0.9,
+    "gap": 0.1,
+    "tokens_original": 100.0,
+    "train_steps": 3,
+}
+
+
+def rounds(*changes: dict[str, Any]) -> list[dict[str, Any]]:
+    return [GOOD | {"round": number} | one for number, one in enumerate(changes, start=1)]
+
+
+def stop_of(*changes: dict[str, Any], **limits: Any) -> Stop | None:
+    return before_training(rounds(*changes), iterate_config({"stop": limits}).stop)
+
+
+def test_a_good_round_goes_on() -> None:
+    assert stop_of({}, {}) is None
+    assert stop_of({"accuracy_kept": None, "steered": None, "gap": None}) is None, "not measured"
+
+
+@pytest.mark.parametrize(
+    ("rule", "bad", "advice"),
+    [
+        ("signal_accuracy", {"accuracy_kept": 0.55}, "train.loss.g"),
+        ("steered", {"steered": 0.1}, "preview"),
+        ("gap", {"gap": 0.005}, "train.loss.g"),
+        ("nothing_kept", {"kept": 0, "dropped": {"gap": 3, "off_policy": 6}}, "closeness=q0.8"),
+        ("length_growth", {"tokens_original": 301.0}, "concision_probability"),
+    ],
+)
+def test_each_limit(rule: str, bad: dict[str, Any], advice: str) -> None:
+    stop = stop_of({}, {}, bad)
+    assert stop is not None and stop.rule == rule
+    assert "round 3" in stop.reason
+    assert any(advice in text for text in stop.advice)
+    assert stop.good_until == (1 if rule == "length_growth" else 2)
+
+
+@pytest.mark.parametrize(
+    ("limits", "line"),
+    [
+        ({"signal_accuracy": 0.5}, {"accuracy_kept": 0.55}),
+        ({"steered": 0.05}, {"steered": 0.1}),
+        ({"gap": 0}, {"gap": 0.005}),
+        ({"length_growth": 4}, {"tokens_original": 301.0}),
+    ],
+)
+def test_looser_limits_go_on(limits: dict[str, float], line: dict[str, Any]) -> None:
+    assert stop_of({}, line, **limits) is None
+
+
+def test_answers_that_grow_in_the_second_round_leave_the_first_policy() -> None:
+    stop = stop_of({}, {"tokens_original": 900.0})
+    assert stop is not None and stop.good_until == 0 and "9.0 times" in stop.reason
+
+
+def test_a_training_that_ended_early() -> None:
+    line = GOOD | {"round": 2, "train_stopped": "step 4: fell by 1.3 nats/token"}
+    stop = after_training(line, iterate_config({}))
+    assert stop is not None and stop.good_until == 1 and "fell by 1.3" in stop.reason
+    unlimited = {"train": {"stop": {"chosen_drop": None}}}
+    assert after_training(line, iterate_config(unlimited)) is None
+    assert after_training(GOOD | {"round": 2}, iterate_config({})) is None
+
+
+def test_the_books_over_all_rounds() -> None:
+    assert totals(rounds({}, {})) == {
+        **{"prompts": 20, "rows": 18, "failed": 2, "kept": 10},
+        "dropped.gap": 8,
+    }
+    with pytest.raises(AssertionError, match="failed"):
+        totals(rounds({}, {"failed": 0}))
+    with pytest.raises(AssertionError, match="dropped"):
+        totals(rounds({}, {"kept": 4}))
+
+
+def test_the_table_shows_what_is_there() -> None:
+    table = dict(shown(rounds({}, {"accuracy_kept": None})))
+    assert table["signal accuracy: kept / all rows"] == ["0.900 / -", "-"]
+    assert table["kept share"] == ["55.6%", "55.6%"]
+    assert not any("held out" in name for name in table)
+
+
+def test_remarks_say_what_changed_and_what_to_do() -> None:
+    worse = {"accuracy_kept": 0.7, "tokens_original": 180.0, "kept_share": 0.1, "unprompted": 0.4}
+    found = "\n".join(remarks(rounds({"unprompted": 0.6}, worse)))
+    for part in ("1.80 times", "concision", "0.900 to 0.700", "fell: 0.600 to 0.400", "kept 10%"):
+        assert part in found
+    calm = "\n".join(remarks(rounds({}, {})))
+    assert "concision" not in calm and "docs/filter.md" not in calm
+    assert remarks(rounds({})) == []

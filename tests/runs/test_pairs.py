@@ -1,0 +1,234 @@
+"""RUN/pairs: what stands in the files, that they load, and that they are swapped whole."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonlines
+import numpy as np
+import orjson
+import pyarrow.parquet as pq
+import pytest
+
+from sso_data.config.run import FilterConfig
+from sso_data.core.errors import RunError
+from sso_data.core.records import Row
+from sso_data.filtering.filters import decide
+from sso_data.runs import files
+from sso_data.runs import parquet as parquet_module
+from sso_data.runs.pairs import Pairs, outside_row, write_pairs
+from sso_data.runs.scores import load_scores
+from tests.factories import make_row, to_line, write_part
+
+CONFIG = FilterConfig()
+RESERVED = {
+    "ref_chosen_logps",
+    "ref_rejected_logps",
+    "margin",
+    "messages",
+    "tools",
+    "images",
+    "image",
+    "prompt_ids",
+    "chosen_ids",
+    "rejected_ids",
+    "chat_template_kwargs",
+}
+
+
+def make_pairs(run: Path, rows: list[Row], **options: Any) -> Pairs:
+    """A run of these rows, filtered and written."""
+    write_part(run, rows)
+    scores = load_scores(run, dry=False)
+    decision = decide(scores.rows, CONFIG)
+    return write_pairs(run, scores, decision.kept, decision.summary(CONFIG), **options)
+
+
+def read(file: Path) -> list[dict]:
+    with jsonlines.open(file) as reader:
+        return list(reader)
+
+
+def mixed_rows() -> list[Row]:
+    """Rows 0, 2 and 4 are kept."""
+    return [make_row(i, texts={"good": ""} if i % 2 else {}) for i in range(5)]
+
+
+def test_outside_row_is_the_journal_row_and_two_messages(tmp_path: Path) -> None:
+    pairs = make_pairs(tmp_path, mixed_rows())
+    assert pairs.rows == 3
+    assert pairs.files == ("train.jsonl", "train.parquet")
+    rows = read(pairs.directory / "train.jsonl")
+    assert [row["source_id"] for row in rows] == ["source-0", "source-2", "source-4"]
+    journal = orjson.loads(to_line(make_row(2)))
+    message = {"role": "assistant", "content": "A good answer to question 2."}
+    other = {"role": "assistant", "content": "A bad answer to question 2."}
+    assert rows[1] == journal | {"chosen_message": message, "rejected_message": other}
+    assert list(rows[1])[:-2] == list(journal)
+    assert not RESERVED & rows[1].keys()
+    assert "logp_good_plain" not in rows[1]
+    assert Row.from_json(rows[1]) == make_row(2)
+
+
+def test_filter_json(tmp_path: Path) -> None:
+    make_pairs(tmp_path, mixed_rows())
+    content = json.loads((tmp_path / "pairs" / "filter.json").read_text())
+    assert content["schema_version"] == 1
+    assert content["preset"] == "closeness"
+    assert (content["rows"], content["kept"], content["dropped"]["empty"]) == (5, 3, 2)
+    assert content["thresholds"] == {
+        "requested": {"closeness": 0.3, "gap": 0.05},
+        "resolved": {"min_tokens": 1, "closeness": 0.3, "gap": 0.05},
+    }
+    assert [s["left"] for s in content["funnel"] if s["dropped"] or s["reason"] == "rows"] == [5, 3]
+    assert content["files"] == ["train.jsonl", "train.parquet"]
+    assert len(content["leakage_fingerprint"]) == 16
+
+
+def test_the_ninth_cell_is_a_column_where_it_was_scored(tmp_path: Path) -> None:
+    pairs = make_pairs(tmp_path, [make_row(0), make_row(1, means={("good", "plain"): -1.25})])
+    first, second = pq.read_table(pairs.directory / "train.parquet").to_pylist()
+    assert (first["logp_good_plain"], second["logp_good_plain"]) == (None, -10.0)
+    assert ["logp_good_plain" in row for row in read(pairs.directory / "train.jsonl")] == [
+        False,
+        True,
+    ]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., Any]:
+    """`datasets.load_dataset` that caches in the test's directory."""
+    from datasets import load_dataset
+
+    def load(kind: str, file: Path) -> Any:
+        return load_dataset(
+            kind, data_files=str(file), split="train", cache_dir=str(tmp_path / "cache")
+        )
+
+    return load
+
+
+def test_both_files_load_with_equal_rows(tmp_path: Path, load: Callable[..., Any]) -> None:
+    """Metadata of different shapes does no harm: it is JSON text."""
+    odd = {"metadata": '{"tags": [1, {"deep": null}]}', "template_kwargs": "{}"}
+    rows = [make_row(0), make_row(1, **odd), make_row(2, texts={"good": "Ünïcode \u2028 \0 🪁"})]
+    pairs = make_pairs(tmp_path, rows)
+    lines = load("json", pairs.directory / "train.jsonl")
+    table = load("parquet", pairs.directory / "train.parquet")
+    assert lines.features == table.features
+    assert lines.to_list() == table.to_list() == read(pairs.directory / "train.jsonl")
+
+
+def test_rows_without_source_id_load(tmp_path: Path, load: Callable[..., Any]) -> None:
+    pairs = make_pairs(tmp_path, [make_row(i, source_id=None) for i in range(2)])
+    table = load("parquet", pairs.directory / "train.parquet")
+    assert table["source_id"] == [None, None]
+    assert table.to_list() == load("json", pairs.directory / "train.jsonl").to_list()
+
+
+def test_several_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [make_row(i) for i in range(10, 30)]  # lines of one length
+    size = sum(len(to_line(row)) for row in rows)
+    monkeypatch.setattr(parquet_module, "PART_BYTES", size // 4 + 1)
+    pairs = make_pairs(tmp_path, rows)
+    names = [f"train-{i:05}-of-00004.parquet" for i in range(4)]
+    assert pairs.files == (*names, "train.jsonl")
+    tables = [pq.read_table(pairs.directory / name).to_pylist() for name in names]
+    assert [len(table) for table in tables] == [5, 5, 5, 5]
+    expected = [{"logp_good_plain": None, **row} for row in read(pairs.directory / "train.jsonl")]
+    assert [{"logp_good_plain": None, **row} for table in tables for row in table] == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "names"),
+    [
+        (0, ["train.parquet"]),
+        (512 << 20, ["train.parquet"]),
+        ((512 << 20) + 1, ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]),
+    ],
+)
+def test_part_names(size: int, names: list[str]) -> None:
+    assert parquet_module.part_names(size) == names
+
+
+def test_nothing_kept(tmp_path: Path) -> None:
+    pairs = make_pairs(tmp_path, [make_row(texts={"good": ""})])
+    assert pairs.rows == 0
+    assert (pairs.directory / "train.jsonl").read_bytes() == b""
+    assert pq.read_table(pairs.directory / "train.parquet").num_rows == 0
+    assert "prompt" in pq.read_schema(pairs.directory / "train.parquet").names
+
+
+def test_without_parquet_the_old_file_goes(tmp_path: Path) -> None:
+    make_pairs(tmp_path, mixed_rows())
+    pairs = make_pairs(tmp_path, mixed_rows()[:1], parquet=False)
+    assert sorted(p.name for p in pairs.directory.iterdir()) == ["filter.json", "train.jsonl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pairs", "rows"]
+
+
+def test_progress(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    make_pairs(
+        tmp_path,
+        [make_row(i) for i in range(600)],
+        parquet=False,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(256, 600), (512, 600), (600, 600)]
+
+
+def test_changed_journal_is_refused_and_old_pairs_stay(tmp_path: Path) -> None:
+    pairs = make_pairs(tmp_path, mixed_rows())
+    old = (pairs.directory / "train.jsonl").read_bytes()
+    scores = load_scores(tmp_path, dry=True)
+    part = tmp_path / "rows" / "00000.jsonl"
+    part.write_bytes(part.read_bytes().replace(b"question 2", b"question 7"))
+    with pytest.raises(RunError, match="at byte"):
+        write_pairs(tmp_path, scores, np.arange(5), {})
+    assert (pairs.directory / "train.jsonl").read_bytes() == old
+    assert not (tmp_path / ".pairs.new").exists()
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace", "unlink", "rmdir"])
+@pytest.mark.parametrize("nth", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("buffer", [1, 1 << 20])
+def test_disk_full_at_every_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, nth: int, buffer: int
+) -> None:
+    """One line for the user; afterwards the old pairs or the new ones, whole, and no rubbish."""
+    pairs = make_pairs(tmp_path, mixed_rows())
+    new = make_pairs(tmp_path / "new", mixed_rows()[:1])
+    whole = {(p.directory / "train.jsonl").read_bytes() for p in (pairs, new)}
+    real, calls = getattr(os, call), [0]
+
+    def failing(*args: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == nth:
+            raise OSError(28, os.strerror(28))
+        return real(*args)
+
+    scores = load_scores(tmp_path, dry=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing)
+        patch.setattr(files, "_NEW_FILE_BUFFER", buffer)
+        try:
+            write_pairs(tmp_path, scores, np.array([0]), {})
+            assert calls[0] < nth
+        except RunError as error:
+            assert "the disk is full" in str(error)
+    assert (tmp_path / "pairs" / "train.jsonl").read_bytes() in whole
+    assert not (tmp_path / ".pairs.new").exists()
+
+
+def test_a_value_that_fits_no_column_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"does not fit the columns .* output\.parquet=false"):
+        make_pairs(tmp_path, [make_row(0, seed={"plain": 1, "good": 2, "bad": 2**63})])
+
+
+def test_outside_row_leaves_its_argument_alone() -> None:
+    row = make_row().to_json()
+    before = json.dumps(row)
+    assert outside_row(row)["chosen_message"]["role"] == "assistant"
+    assert json.dumps(row) == before
