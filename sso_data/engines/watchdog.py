@@ -6,9 +6,9 @@ from contextlib import suppress
 
 from sso_data.config.run import EngineConfig
 from sso_data.core.errors import EngineDeadError, EngineError, EngineMemoryError, SsoDataError
+from sso_data.engines.crash_bisector import CrashBisector
 from sso_data.engines.interface import Engine, EngineInfo, Refused, Request, Result, row_of
 from sso_data.engines.requests import take_keys
-from sso_data.engines.suspects import Suspects
 
 FIRST_WAIT_SECONDS = 1.0
 MOST_WAIT_SECONDS = 60.0
@@ -21,7 +21,7 @@ class WatchedEngine:
     """The engine that `start` makes, replaced whenever it dies.
 
     Between a death and the next start it waits 1, 2, 4 ... 60 seconds, counted from the last
-    answer. A row that kills the engine is found by `Suspects` and refused; the others go on. Death
+    answer. A row that kills the engine is found by `CrashBisector` and refused; the others go on. Death
     for want of memory halves `engine.score_slots`. `tell` is given one line for each death.
 
     The first start's error is raised as it is. `step` and `submit` raise EngineError when the
@@ -40,7 +40,7 @@ class WatchedEngine:
         self._tell, self._wait = tell, wait
         self._open: dict[str, Request] = {}
         self._waiting: dict[str, Request] = {}
-        self._suspects = Suspects()
+        self._bisector = CrashBisector()
         self._unanswered_deaths = 0
         self._refused_in_vain = False
         self._results: list[Result] = []
@@ -75,17 +75,17 @@ class WatchedEngine:
         """Answers: whoever gave them is alive, and its rows are less suspect."""
         for result in results:
             del self._open[result.key]
-            self._suspects.answered(row_of(result.key))
+            self._bisector.answered(row_of(result.key))
         if any(not isinstance(r, Refused) or r.reason != "engine_died" for r in results):
             self._unanswered_deaths = 0
             self._refused_in_vain = False
-        if self._suspects.narrowing:
-            self._suspects.forget_answered({row_of(key) for key in self._open})
+        if self._bisector.narrowing:
+            self._bisector.forget_answered({row_of(key) for key in self._open})
         self._send()
 
     def _send(self) -> None:
         """Give the engine what may run; what may not waits."""
-        sent = [r for key, r in self._waiting.items() if self._suspects.allows(row_of(key))]
+        sent = [r for key, r in self._waiting.items() if self._bisector.allows(row_of(key))]
         if not sent:
             return
         for request in sent:
@@ -100,20 +100,20 @@ class WatchedEngine:
         with suppress(EngineError):
             self._engine.close()
         under_way = [key for key in self._open if key not in self._waiting]
-        guilty = self._suspects.died_with(map(row_of, under_way))
+        culprit = self._bisector.on_crash(map(row_of, under_way))
         self._unanswered_deaths += 1
-        if guilty is not None:
-            self._refuse(guilty, error)
+        if culprit is not None:
+            self._refuse(culprit, error)
         if isinstance(error, EngineMemoryError):
             self._config = _with_fewer_scores(self._config)
         self._start_again(error)
         answered = {result.key for result in self._results}
         self._waiting = {key: r for key, r in self._open.items() if key not in answered}
-        self._suspects.forget_answered({row_of(key) for key in self._waiting})
+        self._bisector.forget_answered({row_of(key) for key in self._waiting})
         self._send()
 
     def _refuse(self, row: str, error: EngineDeadError) -> None:
-        """Answer a guilty row's requests; EngineError if none was answered since the last one."""
+        """Answer a culprit row's requests; EngineError if none was answered since the last one."""
         if self._refused_in_vain:
             raise EngineError(f"the engine dies whatever it is given: {error}")
         self._refused_in_vain = True

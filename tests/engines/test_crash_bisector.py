@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sso_data.engines.suspects import Suspects
+from sso_data.engines.crash_bisector import CrashBisector
 
 
 def play(rows: list[str], poison: Collection[str], *, limit: int = 10_000) -> tuple[set[str], int]:
@@ -15,7 +15,7 @@ def play(rows: list[str], poison: Collection[str], *, limit: int = 10_000) -> tu
 
     Returns the refused rows and the number of deaths.
     """
-    suspects, open_rows, refused, deaths = Suspects(), list(rows), set[str](), 0
+    suspects, open_rows, refused, deaths = CrashBisector(), list(rows), set[str](), 0
     for _ in range(limit):
         if not open_rows:
             return refused, deaths
@@ -23,10 +23,10 @@ def play(rows: list[str], poison: Collection[str], *, limit: int = 10_000) -> tu
         assert running, "rows are open and none may run"
         if any(row in poison for row in running):
             deaths += 1
-            guilty = suspects.died_with(running)
-            if guilty is not None:
-                refused.add(guilty)
-                open_rows.remove(guilty)
+            culprit = suspects.on_crash(running)
+            if culprit is not None:
+                refused.add(culprit)
+                open_rows.remove(culprit)
         else:
             open_rows = [row for row in open_rows if row not in running]
         suspects.forget_answered(open_rows)
@@ -46,33 +46,33 @@ def test_exactly_the_poisonous_rows_are_refused(count: int, poison: set[int], al
 
 def test_by_hand() -> None:
     """Four rows, c kills: all, all, then ab | cd, then c alone twice."""
-    suspects = Suspects()
-    assert suspects.died_with("abcd") is None
+    suspects = CrashBisector()
+    assert suspects.on_crash("abcd") is None
     assert all(map(suspects.allows, "abcd")), "one death accuses nobody"
-    assert suspects.died_with("abcd") is None
+    assert suspects.on_crash("abcd") is None
     assert [row for row in "abcd" if suspects.allows(row)] == ["a", "b"]
     suspects.forget_answered({"c", "d"})
     assert [row for row in "abcd" if suspects.allows(row)] == ["c", "d"]
-    assert suspects.died_with("cd") is None
-    assert suspects.died_with("c") is None
-    assert suspects.died_with("c") == "c"
+    assert suspects.on_crash("cd") is None
+    assert suspects.on_crash("c") is None
+    assert suspects.on_crash("c") == "c"
     assert suspects.allows("d") and not suspects.allows("e")
     suspects.forget_answered(set())
     assert suspects.allows("e") and not suspects.narrowing
 
 
 def test_other_rows_of_two_deaths_are_not_suspect() -> None:
-    suspects = Suspects()
-    suspects.died_with("abcd")
-    suspects.died_with("efgh")
+    suspects = CrashBisector()
+    suspects.on_crash("abcd")
+    suspects.on_crash("efgh")
     assert not suspects.narrowing
 
 
 def test_a_death_with_nothing_under_way_accuses_nobody() -> None:
-    suspects = Suspects()
-    suspects.died_with("ab")
-    suspects.died_with("ab")
-    assert suspects.died_with(()) is None
+    suspects = CrashBisector()
+    suspects.on_crash("ab")
+    suspects.on_crash("ab")
+    assert suspects.on_crash(()) is None
     assert suspects.allows("a") and not suspects.allows("b")
 
 

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 
-class Suspects:
+class CrashBisector:
     """Narrows deaths down to a row, by halves.
 
     A first death accuses nobody: engines are killed for reasons of their own. Rows that were under
     way in two deaths in a row are run in halves, and the half that the engine dies with in halves
-    again. A row with which alone the engine died twice, and answered nothing between, is guilty;
+    again. A row with which alone the engine died twice, and answered nothing between, is culprit;
     nothing else ever is.
     """
 
@@ -36,8 +36,8 @@ class Suspects:
         while self._groups and not any(row in open_rows for row in self._groups[-1]):
             self._groups.pop()
 
-    def died_with(self, rows: Iterable[str]) -> str | None:
-        """The engine died while these rows were under way; returns the row that is guilty."""
+    def on_crash(self, rows: Iterable[str]) -> str | None:
+        """The engine died while these rows were under way; returns the row that is culprit."""
         under_way = list(dict.fromkeys(rows))
         if not under_way:
             return None
