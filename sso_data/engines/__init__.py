@@ -31,9 +31,9 @@ def start_engine(
     if config.process == "inline":
         return start_inline(model_path, config)
     from sso_data.engines.child import ChildEngine
-    from sso_data.engines.watchdog import WatchedEngine
+    from sso_data.engines.restarting import RestartingEngine
 
-    return WatchedEngine(
+    return RestartingEngine(
         lambda resolved: ChildEngine(model_path, resolved),
         config,
         tell=tell,

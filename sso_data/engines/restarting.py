@@ -17,7 +17,7 @@ STARTS = 5
 Start = Callable[[EngineConfig], Engine]
 
 
-class WatchedEngine:
+class RestartingEngine:
     """The engine that `start` makes, replaced whenever it dies.
 
     Between a death and the next start it waits 1, 2, 4 ... 60 seconds, counted from the last

@@ -14,8 +14,8 @@ from sso_data.core.errors import EngineDeadError, EngineError, EngineMemoryError
 from sso_data.engines import start_engine
 from sso_data.engines.child import ChildEngine
 from sso_data.engines.interface import EngineInfo, Refused, Request, Result, Scored, row_of
+from sso_data.engines.restarting import RestartingEngine
 from sso_data.engines.vllm import _is_out_of_memory
-from sso_data.engines.watchdog import WatchedEngine
 from sso_data.world import policy_dir
 from tests.engines.asking import score
 from tests.engines.fake import start_fake
@@ -64,8 +64,8 @@ def watched(
     kills: Kills,
     told: list[str] | None = None,
     waits: list[float] | None = None,
-) -> WatchedEngine:
-    return WatchedEngine(
+) -> RestartingEngine:
+    return RestartingEngine(
         lambda config: Mortal(config, kills),
         EngineConfig(),
         tell=(told if told is not None else []).append,
@@ -77,7 +77,7 @@ def keys(rows: int) -> list[str]:
     return [f"r{row}/{view}" for row in range(rows) for view in ("plain", "good", "bad")]
 
 
-def answers(engine: WatchedEngine, wanted: list[str], limit: int = 2000) -> dict[str, Result]:
+def answers(engine: RestartingEngine, wanted: list[str], limit: int = 2000) -> dict[str, Result]:
     """Every key's one answer."""
     engine.submit([score(key, (1, 2), (3,)) for key in wanted])
     found: dict[str, Result] = {}
@@ -156,7 +156,7 @@ def test_a_start_that_fails_is_tried_again_and_then_given_up() -> None:
         error = EngineDeadError("killed")
         return Mortal(config, lambda keys, c: error if dies and dies.pop() else None)
 
-    engine = WatchedEngine(start, EngineConfig(), wait=lambda seconds: None)
+    engine = RestartingEngine(start, EngineConfig(), wait=lambda seconds: None)
     fails["left"] = 4
     assert len(answers(engine, keys(2))) == 6
     dies.append(True)
@@ -170,7 +170,7 @@ def test_the_first_start_fails_as_it_fails() -> None:
         raise ModelError("no model")
 
     with pytest.raises(ModelError, match="no model"):
-        WatchedEngine(start, EngineConfig())
+        RestartingEngine(start, EngineConfig())
 
 
 def test_another_number_format_after_a_restart_is_refused() -> None:
@@ -184,7 +184,7 @@ def test_another_number_format_after_a_restart_is_refused() -> None:
         return engine
 
     with pytest.raises(EngineError, match="with dtype bfloat16 instead of float32"):
-        answers(WatchedEngine(start, EngineConfig(), wait=lambda seconds: None), keys(1))
+        answers(RestartingEngine(start, EngineConfig(), wait=lambda seconds: None), keys(1))
 
 
 def test_a_real_process_that_is_killed_or_stopped_is_replaced() -> None:
@@ -196,7 +196,7 @@ def test_a_real_process_that_is_killed_or_stopped_is_replaced() -> None:
         return engines[-1]
 
     config = EngineConfig(heartbeat_timeout=1.5)
-    engine = WatchedEngine(start, config, wait=lambda seconds: None)
+    engine = RestartingEngine(start, config, wait=lambda seconds: None)
     try:
         for number in (signal.SIGKILL, signal.SIGSTOP) * 2 + (signal.SIGKILL,):
             pid = engines[-1].pid
@@ -215,7 +215,7 @@ def test_a_real_process_that_is_killed_or_stopped_is_replaced() -> None:
 def test_the_front_door_watches_engines_in_child_processes() -> None:
     engine = start_engine(policy_dir(), EngineConfig(name="transformers", max_model_len=256))
     try:
-        assert isinstance(engine, WatchedEngine)
+        assert isinstance(engine, RestartingEngine)
     finally:
         engine.close()
 
