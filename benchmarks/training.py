@@ -27,9 +27,9 @@ from sso_data.config.loss import LossConfig, ReferenceConfig
 from sso_data.core.records import VIEWS, View
 from sso_data.models.head import IGNORED, disable_dropout
 from sso_data.training.batch import Batch, Collator
-from sso_data.training.contrasts import CONTRASTS
 from sso_data.training.encode import EncodedRow
 from sso_data.training.loss import sso_loss, terms_of
+from sso_data.training.preference_terms import PREFERENCE_TERMS
 from sso_data.training.reference import model_scorer, resolve_references
 from sso_data.training.trainer import SSOTrainer, spread_counts
 
@@ -112,7 +112,7 @@ def rows_of(work: Work) -> list[EncodedRow]:
         completions: dict[View, Any] = {
             view: response(int(place)) for view, place in zip(VIEWS, order, strict=True)
         }
-        nothing = np.full((len(CONTRASTS), 2), np.nan)
+        nothing = np.full((len(PREFERENCE_TERMS), 2), np.nan)
         found.append(
             EncodedRow(id=f"row-{index}", prompts=prompts, completions=completions, ref_CS=nothing)
         )
@@ -161,11 +161,11 @@ class Authors:
         self._reference = copy.deepcopy(model).eval().requires_grad_(False)
         if work.checkpointing:
             model.gradient_checkpointing_enable()
-        batch = Collator(contrasts=CONTRASTS, pad_id=PAD)(list(enumerate(rows_of(work))))
-        self._tokens = spread_counts(batch, CONTRASTS).to(work.device)
+        batch = Collator(contrasts=PREFERENCE_TERMS, pad_id=PAD)(list(enumerate(rows_of(work))))
+        self._tokens = spread_counts(batch, PREFERENCE_TERMS).to(work.device)
         self._pairs = [
             {name: tensor.to(work.device) for name, tensor in batch[contrast].items()}
-            for contrast in CONTRASTS
+            for contrast in PREFERENCE_TERMS
         ]
         self._config = LossConfig()
         self._recorded: Tensor | None = None

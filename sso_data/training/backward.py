@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from sso_data.config.loss import LossConfig
-from sso_data.training.contrasts import CONTRASTS, Contrast
 from sso_data.training.loss import (
     Parts,
     factor,
@@ -25,6 +24,7 @@ from sso_data.training.loss import (
     sso_loss,
     terms_of,
 )
+from sso_data.training.preference_terms import PREFERENCE_TERMS, PreferenceTerm
 
 BackwardMode = Literal["one_pair", "two_pairs", "joint"]
 """`one_pair`: as above, at most one pair's graph alive, one extra forward pass where W is attached;
@@ -42,8 +42,8 @@ class Step:
     `scale` turns a sum over rows into this micro-batch's share of the step's mean.
     """
 
-    totals: Callable[[Contrast], Tensor]
-    all_totals: Callable[[tuple[Contrast, ...]], Tensor]
+    totals: Callable[[PreferenceTerm], Tensor]
+    all_totals: Callable[[tuple[PreferenceTerm, ...]], Tensor]
     ref: Tensor | None
     tokens: Tensor
     config: LossConfig
@@ -51,13 +51,13 @@ class Step:
     no_sync: Callable[[], AbstractContextManager[object]]
     scale: Tensor | float
 
-    def ref_of(self, name: Contrast) -> Tensor | None:
+    def ref_of(self, name: PreferenceTerm) -> Tensor | None:
         """References of one contrast [B, S]."""
-        return None if self.ref is None else self.ref[:, CONTRASTS.index(name)]
+        return None if self.ref is None else self.ref[:, PREFERENCE_TERMS.index(name)]
 
-    def tokens_of(self, name: Contrast) -> Tensor:
+    def tokens_of(self, name: PreferenceTerm) -> Tensor:
         """Token counts of one contrast [B, S]."""
-        return self.tokens[:, CONTRASTS.index(name)]
+        return self.tokens[:, PREFERENCE_TERMS.index(name)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,15 +86,15 @@ def run_eval(step: Step) -> Outcome:
         return _outcome(step, {name: step.totals(name) for name in contrasts})
 
 
-def spread(totals: Tensor, contrasts: tuple[Contrast, ...]) -> Tensor:
+def spread(totals: Tensor, contrasts: tuple[PreferenceTerm, ...]) -> Tensor:
     """Totals [B, C', S] of some contrasts in the places of all, [B, C, S]; NaN elsewhere."""
     nothing = torch.full_like(totals[:, 0], torch.nan).detach()
     return torch.stack(
-        [totals[:, contrasts.index(c)] if c in contrasts else nothing for c in CONTRASTS], 1
+        [totals[:, contrasts.index(c)] if c in contrasts else nothing for c in PREFERENCE_TERMS], 1
     )
 
 
-def _outcome(step: Step, policy: dict[Contrast, Tensor]) -> Outcome:
+def _outcome(step: Step, policy: dict[PreferenceTerm, Tensor]) -> Outcome:
     """The values of detached totals."""
     totals = spread(torch.stack(list(policy.values()), 1), tuple(policy))
     with torch.no_grad():
@@ -109,11 +109,11 @@ class _PairByPair:
         self._step = step
         self._terms = terms_of(step.config)
         self._keep_base = keep_base
-        self._policy: dict[Contrast, Tensor] = {}
-        self._preference: dict[Contrast, Tensor] = {}
+        self._policy: dict[PreferenceTerm, Tensor] = {}
+        self._preference: dict[PreferenceTerm, Tensor] = {}
         self._weight: Tensor | None = None
 
-    def run(self) -> dict[Contrast, Tensor]:
+    def run(self) -> dict[PreferenceTerm, Tensor]:
         """Every contrast's backward; their detached totals [B, S]."""
         attached = self._terms.steered_by_w and not self._step.config.detach_weight
         base = self._weigh() if attached else None
@@ -132,7 +132,7 @@ class _PairByPair:
         self._weight = on_policy_weight(totals.detach(), tokens, self._step.config)
         return totals if self._keep_base else None
 
-    def _pair(self, name: Contrast, totals: Tensor | None, attached: bool) -> None:
+    def _pair(self, name: PreferenceTerm, totals: Tensor | None, attached: bool) -> None:
         """Forward (unless `totals` are given) and backward of one contrast's share of the loss."""
         step, terms = self._step, self._terms
         totals = step.totals(name) if totals is None else totals

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from sso_data.models.head import IGNORED
-from sso_data.training.contrasts import Contrast
 from sso_data.training.encode import EncodedRow, Ids
+from sso_data.training.preference_terms import PreferenceTerm
 
 Batch = dict[str, Any]
 
@@ -19,7 +19,7 @@ Batch = dict[str, Any]
 class PairRows(Dataset[tuple[int, EncodedRow]]):
     """Encoded rows with their positions."""
 
-    def __init__(self, rows: Sequence[EncodedRow], contrasts: Sequence[Contrast]) -> None:
+    def __init__(self, rows: Sequence[EncodedRow], contrasts: Sequence[PreferenceTerm]) -> None:
         self.rows = rows
         self.contrasts = tuple(contrasts)
         self.lengths = [row.length(contrasts) for row in rows]
@@ -54,7 +54,7 @@ class Collator:
                                   [-100, 7, 7, 9]]
     """
 
-    contrasts: tuple[Contrast, ...]
+    contrasts: tuple[PreferenceTerm, ...]
     pad_id: int
 
     def __call__(self, items: Sequence[tuple[int, EncodedRow]]) -> Batch:

@@ -21,7 +21,13 @@ from sso_data.templating.chat_template import (
     with_system,
 )
 from sso_data.templating.external_rows import completion_ids, preference_of, turns_of
-from sso_data.training.contrasts import CONTRASTS, DRAWN, SEEN, Contrast, cells_of
+from sso_data.training.preference_terms import (
+    DRAWN,
+    PREFERENCE_TERMS,
+    SEEN,
+    PreferenceTerm,
+    cells_of,
+)
 
 Ids = NDArray[np.int32]
 _DAYS_BACK = 3650
@@ -31,7 +37,7 @@ _DAYS_BACK = 3650
 class EncodedRow:
     """One row as training sees it: prompts by view, responses by the view they were drawn under.
 
-    `ref_CS` are total nats of the reference policy, float64 [3, 2] in the order of CONTRASTS and
+    `ref_CS` are total nats of the reference policy, float64 [3, 2] in the order of PREFERENCE_TERMS and
     (preferred, other); NaN where the row has none. `cut`: responses lost their ends, so recorded
     log-probs do not fit them.
     """
@@ -42,11 +48,11 @@ class EncodedRow:
     ref_CS: NDArray[np.float64]  # noqa: N815 - shape letters
     cut: bool = False
 
-    def sequence(self, contrast: Contrast, side: int) -> tuple[Ids, Ids]:
+    def sequence(self, contrast: PreferenceTerm, side: int) -> tuple[Ids, Ids]:
         """Prompt and response of a contrast's preferred (0) or other (1) side."""
         return self.prompts[SEEN[contrast]], self.completions[DRAWN[contrast][side]]
 
-    def length(self, contrasts: Sequence[Contrast]) -> int:
+    def length(self, contrasts: Sequence[PreferenceTerm]) -> int:
         """Tokens of the longest sequence."""
         pairs = [self.sequence(name, side) for name in contrasts for side in (0, 1)]
         return max(len(prompt) + len(completion) for prompt, completion in pairs)
@@ -81,7 +87,7 @@ class Encoder:
 
     template: ChatTemplate
     config: SequenceConfig
-    contrasts: Sequence[Contrast]
+    contrasts: Sequence[PreferenceTerm]
     eos_ids: frozenset[int]
     vocab_size: int
     report: EncodeReport = field(default_factory=EncodeReport)
@@ -153,7 +159,7 @@ class Encoder:
             id=str(row.get("id") or content_hash((*messages, *chosen, *rejected))),
             prompts={"plain": np.asarray(prompt, np.int32)},
             completions=completions,
-            ref_CS=np.full((len(CONTRASTS), 2), np.nan),
+            ref_CS=np.full((len(PREFERENCE_TERMS), 2), np.nan),
         )
 
     def _known_ids(self, ids: Sequence[int] | NDArray[np.int64], where: str) -> Ids:
@@ -228,9 +234,11 @@ def _wrong(where: str, column: str, value: Any, wanted: str) -> InputError:
     return InputError(f"{where}: column {column!r} must be {wanted}, and is {shown}")
 
 
-def recorded_nats(row: JsonRow, contrasts: Sequence[Contrast], where: str) -> NDArray[np.float64]:
+def recorded_nats(
+    row: JsonRow, contrasts: Sequence[PreferenceTerm], where: str
+) -> NDArray[np.float64]:
     """The row's `logp_<seen>_<drawn>` in the places of `EncodedRow.ref_CS`; NaN where missing."""
-    found = np.full((len(CONTRASTS), 2), np.nan)
+    found = np.full((len(PREFERENCE_TERMS), 2), np.nan)
     for name in contrasts:
         for side, (seen, drawn) in enumerate(cells_of(name)):
             column = f"logp_{seen}_{drawn}"
@@ -239,7 +247,7 @@ def recorded_nats(row: JsonRow, contrasts: Sequence[Contrast], where: str) -> ND
             value = typed(row, column, (float, int), where)
             if not -np.inf < value <= 0:
                 raise InputError(f"{where}: {column} is {value}, not a log-probability")
-            found[CONTRASTS.index(name), side] = value
+            found[PREFERENCE_TERMS.index(name), side] = value
     return found
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sso_data.config.loss import LossConfig
-from sso_data.training.contrasts import CONTRASTS, Contrast
+from sso_data.training.preference_terms import PREFERENCE_TERMS, PreferenceTerm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,17 +30,17 @@ class Terms:
     steered: float
     base_by_w: bool
     steered_by_w: bool
-    nll: Mapping[Contrast, float]
+    nll: Mapping[PreferenceTerm, float]
 
     @property
-    def contrasts(self) -> tuple[Contrast, ...]:
+    def contrasts(self) -> tuple[PreferenceTerm, ...]:
         """The contrasts that have to be computed."""
-        factors: Mapping[Contrast, float] = {
+        factors: Mapping[PreferenceTerm, float] = {
             "base": self.base,
             "good": self.steered,
             "bad": self.steered,
         }
-        return tuple(name for name in CONTRASTS if factors[name] or self.nll[name])
+        return tuple(name for name in PREFERENCE_TERMS if factors[name] or self.nll[name])
 
 
 def terms_of(config: LossConfig) -> Terms:
@@ -50,7 +50,7 @@ def terms_of(config: LossConfig) -> Terms:
     l_base + g*(...); without g: W*l_base in every scope; without both: l_base. `as-published`
     drops the steered terms without W. sso-generator: l_good + l_bad.
     """
-    none: Mapping[Contrast, float] = {"base": 0.0, "good": 0.0, "bad": 0.0}
+    none: Mapping[PreferenceTerm, float] = {"base": 0.0, "good": 0.0, "bad": 0.0}
     if config.objective == "sso-generator":
         nll = {**none, "good": config.generator_nll, "bad": config.generator_nll}
         return Terms(base=0.0, steered=1.0, base_by_w=False, steered_by_w=False, nll=nll)
@@ -151,7 +151,7 @@ class Parts:
     """A loss and what it is made of, one number a row each; `weight` is None without W."""
 
     loss: Tensor
-    preference: Mapping[Contrast, Tensor]
+    preference: Mapping[PreferenceTerm, Tensor]
     weight: Tensor | None
 
 
@@ -163,7 +163,7 @@ def sso_loss(
 ) -> Parts:
     """The objective's loss per row [B], from total log-probs in nats and token counts."""
     terms = terms_of(config)
-    index = {name: CONTRASTS.index(name) for name in terms.contrasts}
+    index = {name: PREFERENCE_TERMS.index(name) for name in terms.contrasts}
     preference = {
         name: preference_loss(
             policy_BCS[:, c], None if ref_BCS is None else ref_BCS[:, c], tokens_BCS[:, c], config
@@ -180,7 +180,9 @@ def sso_loss(
     return Parts(loss=loss, preference=preference, weight=weight)
 
 
-def combine(preference: Mapping[Contrast, Tensor], weight: Tensor | None, terms: Terms) -> Tensor:
+def combine(
+    preference: Mapping[PreferenceTerm, Tensor], weight: Tensor | None, terms: Terms
+) -> Tensor:
     """base*[W]*l_base + steered*[W]*(l_good + l_bad), [B] each; nothing for an absent contrast."""
     found = []
     if terms.base:
@@ -215,7 +217,7 @@ def metrics(
     found: dict[str, Tensor] = {}
     with torch.no_grad():
         for name, loss in parts.preference.items():
-            c = CONTRASTS.index(name)
+            c = PREFERENCE_TERMS.index(name)
             ref = None if ref_BCS is None else ref_BCS[:, c]
             delta = margin(policy_BCS[:, c], ref, tokens_BCS[:, c], config)
             found[f"margin_{name}"] = delta
@@ -227,6 +229,6 @@ def metrics(
             m = means(policy_BCS[:, 0], tokens_BCS[:, 0])
             found["logp_chosen"], found["logp_rejected"] = m[:, 0], m[:, 1]
         pair = "base" if "base" in parts.preference else "good"
-        lengths = tokens_BCS[:, CONTRASTS.index(pair)]
+        lengths = tokens_BCS[:, PREFERENCE_TERMS.index(pair)]
         found["tokens_chosen"], found["tokens_rejected"] = lengths[:, 0], lengths[:, 1]
     return {name: value.detach().to(torch.float32) for name, value in found.items()}

@@ -10,12 +10,12 @@ from sso_data.config.training import StopConfig, TrainConfig
 from sso_data.models.training_model import PolicyFiles, compute_dtype, load_model
 from sso_data.training.callbacks import Watch
 from sso_data.training.checkpoints import PolicyTrainer
-from sso_data.training.contrasts import CONTRASTS
 from sso_data.training.dataset import Data, describe, load_data, without_references
 from sso_data.training.encode import EncodedRow
 from sso_data.training.errors import TrainError
 from sso_data.training.job import Place, Prepared
 from sso_data.training.loss import terms_of
+from sso_data.training.preference_terms import PREFERENCE_TERMS
 from sso_data.training.processes import shared_scorer
 from sso_data.training.reference import Scorer, loss_difference, model_scorer, resolve_references
 
@@ -159,7 +159,7 @@ def d_at_step_0(rows: Sequence[EncodedRow], scorer: Scorer, config: TrainConfig)
     tokens = np.ones_like(here)
     for index, row in enumerate(sample):
         for name in contrasts:
-            place = CONTRASTS.index(name)
+            place = PREFERENCE_TERMS.index(name)
             tokens[index, place] = [len(row.sequence(name, side)[1]) for side in (0, 1)]
     ref = np.stack([row.ref_CS for row in sample])
     return float(np.nanquantile(loss_difference(here, ref, tokens, config.loss), 0.95))

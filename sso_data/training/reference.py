@@ -17,10 +17,10 @@ from sso_data.config.loss import LossConfig, ReferenceConfig
 from sso_data.models.head import CompletionScorer
 from sso_data.runs.files import make_dir, write_atomic
 from sso_data.training.batch import pad_sequences
-from sso_data.training.contrasts import CONTRASTS, Contrast
 from sso_data.training.encode import EncodedRow
 from sso_data.training.errors import TrainError
 from sso_data.training.loss import terms_of
+from sso_data.training.preference_terms import PREFERENCE_TERMS, PreferenceTerm
 
 Nats = NDArray[np.float64]
 Scorer = Callable[[Sequence[EncodedRow]], Iterator[tuple[list[int], Nats]]]
@@ -136,7 +136,7 @@ def loss_difference(one: Nats, other: Nats, tokens: Nats, loss: LossConfig) -> N
 
 def model_scorer(
     model: Any,
-    contrasts: Sequence[Contrast],
+    contrasts: Sequence[PreferenceTerm],
     *,
     pad_id: int,
     batch_tokens: int = 16384,
@@ -150,13 +150,13 @@ def model_scorer(
 
     def score(rows: Sequence[EncodedRow]) -> Iterator[tuple[list[int], Nats]]:
         for group in _groups([row.length(contrasts) for row in rows], batch_tokens):
-            found = np.full((len(group), len(CONTRASTS), 2), np.nan)
+            found = np.full((len(group), len(PREFERENCE_TERMS), 2), np.nan)
             for name in contrasts:
                 pairs = [rows[index].sequence(name, side) for index in group for side in (0, 1)]
                 batch = pad_sequences(pairs, pad_id)
                 with compute:
                     nats = _totals(model, head, batch)
-                found[:, CONTRASTS.index(name)] = nats.reshape(-1, 2)
+                found[:, PREFERENCE_TERMS.index(name)] = nats.reshape(-1, 2)
             yield group, found
 
     return score
@@ -185,9 +185,9 @@ def _groups(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         yield group
 
 
-def _of(totals: Nats, contrasts: Sequence[Contrast]) -> Nats:
+def _of(totals: Nats, contrasts: Sequence[PreferenceTerm]) -> Nats:
     """The numbers of some contrasts: [B, C', S] of [B, C, S]."""
-    return totals[:, [CONTRASTS.index(name) for name in contrasts]]
+    return totals[:, [PREFERENCE_TERMS.index(name) for name in contrasts]]
 
 
 def _complete(totals: Nats) -> NDArray[np.bool_]:
@@ -208,7 +208,7 @@ def _checked(
     count = min(config.check_rows, len(candidates))
     picked = candidates[np.linspace(0, len(candidates) - 1, count).round().astype(np.intp)]
     sample = [rows[index] for index in picked]
-    here = np.full((count, len(CONTRASTS), 2), np.nan)
+    here = np.full((count, len(PREFERENCE_TERMS), 2), np.nan)
     for positions, found in scorer(sample):
         here[positions] = found
     tokens = np.array(
@@ -229,7 +229,7 @@ def _checked(
 
 
 def _scored(
-    rows: Sequence[EncodedRow], scorer: Scorer, contrasts: Sequence[Contrast], cache: "_Cache"
+    rows: Sequence[EncodedRow], scorer: Scorer, contrasts: Sequence[PreferenceTerm], cache: "_Cache"
 ) -> Nats:
     """Total nats of all rows, those that are in the cache read from it."""
     totals = cache.read(len(rows))
@@ -248,7 +248,9 @@ def _scored(
     return totals
 
 
-def _cache_key(rows: Sequence[EncodedRow], contrasts: Sequence[Contrast], model_key: str) -> str:
+def _cache_key(
+    rows: Sequence[EncodedRow], contrasts: Sequence[PreferenceTerm], model_key: str
+) -> str:
     """A hash over everything that a score depends on: model, contrasts, ids of every row."""
     digest = hashlib.sha256(f"{model_key}/{','.join(contrasts)}".encode())
     for row in rows:
@@ -273,7 +275,7 @@ class _Cache:
 
     def read(self, rows: int) -> Nats:
         """The cached totals [rows, C, S]; NaN where there are none for this key."""
-        nothing = np.full((rows, len(CONTRASTS), 2), np.nan)
+        nothing = np.full((rows, len(PREFERENCE_TERMS), 2), np.nan)
         if self.file is None or not self.file.is_file():
             return nothing
         try:

@@ -21,11 +21,11 @@ from transformers.utils import logging
 from sso_data.config.reward import RewardConfig
 from sso_data.core.errors import ModelError
 from sso_data.training.batch import Batch, Collator, PairRows
-from sso_data.training.contrasts import Contrast
 from sso_data.training.encode import EncodedRow
+from sso_data.training.preference_terms import PreferenceTerm
 from sso_data.training.row_trainer import RowTrainer
 
-_PAIRS: tuple[Contrast, ...] = ("base",)
+_PAIRS: tuple[PreferenceTerm, ...] = ("base",)
 _HEADS = frozenset({"score", "classifier"})
 
 

@@ -18,9 +18,9 @@ from sso_data.config.loss import LossConfig
 from sso_data.models.head import IGNORED, CompletionScorer
 from sso_data.training.backward import BackwardMode, Outcome, Step, run_eval, run_step
 from sso_data.training.batch import Batch, Collator, PairRows
-from sso_data.training.contrasts import CONTRASTS, Contrast
 from sso_data.training.encode import EncodedRow
 from sso_data.training.loss import metrics, terms_of
+from sso_data.training.preference_terms import PREFERENCE_TERMS, PreferenceTerm
 from sso_data.training.row_trainer import RowTrainer
 
 
@@ -133,7 +133,7 @@ class SSOTrainer(RowTrainer):
             scale=scale,
         )
 
-    def _totals(self, model: nn.Module, inputs: Batch, names: tuple[Contrast, ...]) -> Tensor:
+    def _totals(self, model: nn.Module, inputs: Batch, names: tuple[PreferenceTerm, ...]) -> Tensor:
         """Total nats [B, C', S] of the given contrasts, in one forward pass."""
         joined = join([inputs[name] for name in names])
         columns = (joined[name].to(self.args.device) for name in _COLUMNS)
@@ -169,10 +169,10 @@ def join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def spread_counts(batch: Batch, contrasts: Sequence[Contrast]) -> Tensor:
+def spread_counts(batch: Batch, contrasts: Sequence[PreferenceTerm]) -> Tensor:
     """How many tokens each response has, [B, C, S]; 1 where a contrast is left out."""
     counts = torch.ones_like(batch["ref_nats"], dtype=torch.long)
     for name in contrasts:
         found = (batch[name]["labels"] != IGNORED).sum(-1).view(2, -1).T
-        counts[:, CONTRASTS.index(name)] = found
+        counts[:, PREFERENCE_TERMS.index(name)] = found
     return counts

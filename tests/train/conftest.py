@@ -13,8 +13,8 @@ from sso_data.config.loss import SequenceConfig
 from sso_data.config.run import ViewsConfig
 from sso_data.core.records import JsonRow
 from sso_data.templating.chat_template import load_tokenizer
-from sso_data.training.contrasts import CONTRASTS
 from sso_data.training.encode import EncodedRow, Encoder, template_for
+from sso_data.training.preference_terms import PREFERENCE_TERMS
 from sso_data.world import policy_dir
 from tests.tiny_runs import tiny_run
 
@@ -62,7 +62,7 @@ def encoder(tokenizer: Any, journal: list[JsonRow]) -> Encoder:
     return Encoder(
         template=template_for(tokenizer, journal[0], ViewsConfig()),
         config=SequenceConfig(),
-        contrasts=CONTRASTS,
+        contrasts=PREFERENCE_TERMS,
         eos_ids=frozenset({2}),
         vocab_size=945,
     )

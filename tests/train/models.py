@@ -8,8 +8,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sso_data.core.records import View
-from sso_data.training.contrasts import CONTRASTS
 from sso_data.training.encode import EncodedRow, Ids
+from sso_data.training.preference_terms import PREFERENCE_TERMS
 
 
 def arrays(*ids: int) -> Ids:
@@ -48,7 +48,7 @@ def random_rows(count: int, *, vocab_size: int = 40, seed: int = 0) -> list[Enco
                 id=f"row-{index}",
                 prompts={view: ids() for view in views},
                 completions=completions,
-                ref_CS=-rng.uniform(1, 30, (len(CONTRASTS), 2)),
+                ref_CS=-rng.uniform(1, 30, (len(PREFERENCE_TERMS), 2)),
             )
         )
     return found

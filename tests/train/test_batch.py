@@ -5,8 +5,8 @@ import torch
 
 from sso_data.core.records import View
 from sso_data.training.batch import Collator, LengthSortedSampler, PairRows
-from sso_data.training.contrasts import CONTRASTS, DRAWN, SEEN, cells_of
 from sso_data.training.encode import EncodedRow, Ids
+from sso_data.training.preference_terms import DRAWN, PREFERENCE_TERMS, SEEN, cells_of
 from tests.train.models import arrays, random_rows
 
 N = -100
@@ -41,27 +41,27 @@ def test_the_six_sequences_of_a_row() -> None:
     prompts = {view: arrays(10 + index) for index, view in enumerate(views)}
     completions = {view: arrays(20 + index) for index, view in enumerate(views)}
     one = EncodedRow(id="x", prompts=prompts, completions=completions, ref_CS=np.zeros((3, 2)))
-    batch = Collator(contrasts=CONTRASTS, pad_id=0)([(0, one)])
-    assert {name: batch[name]["input_ids"].tolist() for name in CONTRASTS} == {
+    batch = Collator(contrasts=PREFERENCE_TERMS, pad_id=0)([(0, one)])
+    assert {name: batch[name]["input_ids"].tolist() for name in PREFERENCE_TERMS} == {
         "base": [[10, 21], [10, 22]],
         "good": [[11, 21], [11, 22]],
         "bad": [[12, 20], [12, 21]],
     }
-    assert [cells_of(name) for name in CONTRASTS] == [
+    assert [cells_of(name) for name in PREFERENCE_TERMS] == [
         (("plain", "good"), ("plain", "bad")),
         (("good", "good"), ("good", "bad")),
         (("bad", "plain"), ("bad", "good")),
     ]
-    assert set(SEEN) == set(DRAWN) == set(CONTRASTS)
+    assert set(SEEN) == set(DRAWN) == set(PREFERENCE_TERMS)
 
 
 def test_padding_is_the_widest_sequence_of_its_contrast_only() -> None:
-    rows = PairRows(random_rows(6), CONTRASTS)
-    batch = Collator(contrasts=CONTRASTS, pad_id=0)([rows[i] for i in range(6)])
-    for name in CONTRASTS:
+    rows = PairRows(random_rows(6), PREFERENCE_TERMS)
+    batch = Collator(contrasts=PREFERENCE_TERMS, pad_id=0)([rows[i] for i in range(6)])
+    for name in PREFERENCE_TERMS:
         width = max(sum(map(len, r.sequence(name, side))) for r in rows.rows for side in (0, 1))
         assert batch[name]["input_ids"].shape == (12, width)
-    assert max(batch[name]["labels"].shape[1] for name in CONTRASTS) == max(rows.lengths)
+    assert max(batch[name]["labels"].shape[1] for name in PREFERENCE_TERMS) == max(rows.lengths)
 
 
 class TestOrder:

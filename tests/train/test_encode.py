@@ -11,8 +11,8 @@ from sso_data.config.run import ViewsConfig
 from sso_data.core.errors import InputError
 from sso_data.core.records import JsonRow, Message, hash_ids
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, with_system
-from sso_data.training.contrasts import CONTRASTS, Contrast
 from sso_data.training.encode import EncodedRow, Encoder, template_for
+from sso_data.training.preference_terms import PREFERENCE_TERMS, PreferenceTerm
 from sso_data.world import policy_dir
 from tests import tokenizers_of_the_field as field
 
@@ -23,7 +23,7 @@ NO = {"role": "assistant", "content": "I am fine."}
 
 def encoder_of(
     template: ChatTemplate,
-    contrasts: tuple[Contrast, ...] = ("base",),
+    contrasts: tuple[PreferenceTerm, ...] = ("base",),
     **config: Any,
 ) -> Encoder:
     return Encoder(
@@ -58,7 +58,7 @@ class TestOurRows:
         for row in encoder.encode(pairs):
             same = by_id[row.id]
             assert np.array_equal(row.ref_CS, same.ref_CS)
-            for name in CONTRASTS:
+            for name in PREFERENCE_TERMS:
                 for side in (0, 1):
                     for one, other in zip(
                         row.sequence(name, side), same.sequence(name, side), strict=True
@@ -194,7 +194,7 @@ class TestLength:
         assert encoder.report.cut_rows == 1
         assert encoder.report.cut_responses == len(over)
         assert encoder.report.eos_lost == sum(int(ids[-1]) == 2 for ids in over)
-        assert cut.length(CONTRASTS) == longest + budget
+        assert cut.length(PREFERENCE_TERMS) == longest + budget
 
     def test_a_prompt_that_leaves_no_room_is_dropped_all_the_same(
         self, encoder: Encoder, journal: list[JsonRow]
@@ -269,7 +269,7 @@ class TestForeignRows:
                     assert one.tolist() == other.tolist()
 
     def test_sso_says_what_it_lacks(self) -> None:
-        encoder = encoder_of(template_of(field.CHATML), CONTRASTS)
+        encoder = encoder_of(template_of(field.CHATML), PREFERENCE_TERMS)
         with pytest.raises(InputError, match=r"no token ids .* --objective pairs"):
             encoder.encode([{"prompt": [USER], "chosen": [YES], "rejected": [NO]}])
 

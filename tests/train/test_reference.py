@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from sso_data.config.loss import LossConfig, ReferenceConfig
-from sso_data.training.contrasts import CONTRASTS
 from sso_data.training.encode import EncodedRow
 from sso_data.training.errors import TrainError
+from sso_data.training.preference_terms import PREFERENCE_TERMS
 from sso_data.training.reference import Nats, loss_difference, model_scorer, resolve_references
 from tests.train.models import random_rows
 
@@ -201,11 +201,11 @@ class TestModelScorer:
         self, policy: Any, encoded: list[EncodedRow]
     ) -> None:
         found = np.full((len(encoded), 3, 2), np.nan)
-        for positions, nats in model_scorer(policy, CONTRASTS, pad_id=0)(encoded):
+        for positions, nats in model_scorer(policy, PREFERENCE_TERMS, pad_id=0)(encoded):
             found[positions] = nats
         recorded = np.stack([row.ref_CS for row in encoded])
         np.testing.assert_allclose(found, recorded, atol=2e-4)
-        _, report = resolve(encoded, model_scorer(policy, CONTRASTS, pad_id=0), "strict")
+        _, report = resolve(encoded, model_scorer(policy, PREFERENCE_TERMS, pad_id=0), "strict")
         assert report.source == "recorded"
         assert report.worst < 1e-4
 
@@ -228,4 +228,4 @@ class TestModelScorer:
             for parameter in policy.parameters():
                 parameter += 0.1 * torch.randn_like(parameter)
         with pytest.raises(TrainError, match="is this the model that made the data"):
-            resolve(encoded, model_scorer(policy, CONTRASTS, pad_id=0), "strict")
+            resolve(encoded, model_scorer(policy, PREFERENCE_TERMS, pad_id=0), "strict")

@@ -1,6 +1,6 @@
 """The three preference terms of SSO: under which view which response is preferred to which.
 
-Shape letters of this package: B rows, C contrasts in the order of CONTRASTS, S sides (preferred,
+Shape letters of this package: B rows, C contrasts in the order of PREFERENCE_TERMS, S sides (preferred,
 other).
 """
 
@@ -9,11 +9,11 @@ from typing import Literal
 
 from sso_data.core.records import Cell, View
 
-Contrast = Literal["base", "good", "bad"]
+PreferenceTerm = Literal["base", "good", "bad"]
 
-CONTRASTS: tuple[Contrast, ...] = ("base", "good", "bad")
-SEEN: Mapping[Contrast, View] = {"base": "plain", "good": "good", "bad": "bad"}
-DRAWN: Mapping[Contrast, tuple[View, View]] = {
+PREFERENCE_TERMS: tuple[PreferenceTerm, ...] = ("base", "good", "bad")
+SEEN: Mapping[PreferenceTerm, View] = {"base": "plain", "good": "good", "bad": "bad"}
+DRAWN: Mapping[PreferenceTerm, tuple[View, View]] = {
     "base": ("good", "bad"),
     "good": ("good", "bad"),
     "bad": ("plain", "good"),
@@ -22,7 +22,7 @@ DRAWN: Mapping[Contrast, tuple[View, View]] = {
 bad view y0 over y+."""
 
 
-def cells_of(contrast: Contrast) -> tuple[Cell, Cell]:
+def cells_of(contrast: PreferenceTerm) -> tuple[Cell, Cell]:
     """(seen, drawn) of the preferred and of the other side."""
     preferred, other = DRAWN[contrast]
     return (SEEN[contrast], preferred), (SEEN[contrast], other)
