@@ -31,7 +31,7 @@ from sso_data.engines.interface import (
 )
 from sso_data.generation import sample
 from sso_data.generation.generate import Setup, make_rows
-from sso_data.generation.sample import Drawing
+from sso_data.generation.sample import SamplingPlan
 from sso_data.prompts import count_prompts, read_prompts
 from sso_data.runs.run import open_run
 from sso_data.templating.chat_template import with_system
@@ -64,7 +64,7 @@ class Work:
     source: Path
     context_tokens: int
 
-    def drawings(self) -> Iterator[Drawing]:
+    def drawings(self) -> Iterator[SamplingPlan]:
         """The same plans that the pipeline makes: views, seeds, token budget."""
         config, rules = self.setup.config, self.setup.rules
         for messages in self.prompts:
@@ -80,7 +80,7 @@ class Work:
                 run_seed=config.seed,
                 context_tokens=self.context_tokens,
             )
-            if not isinstance(planned, Drawing):
+            if not isinstance(planned, SamplingPlan):
                 raise SystemExit(f"a prompt of the benchmark is too long: {planned.detail}")
             yield planned
 
@@ -216,10 +216,10 @@ class AuthorsWay:
             seconds=time.perf_counter() - began, tokens=self._tokens, parts=self._watch.seconds
         )
 
-    def _batch(self, batch: Sequence[Drawing]) -> list[dict[str, Any]]:
+    def _batch(self, batch: Sequence[SamplingPlan]) -> list[dict[str, Any]]:
         with self._watch.measure("features"):
             features = self._choose_features(batch)
-        texts = {view: [self._prompt_text(drawing, view) for drawing in batch] for view in VIEWS}
+        texts = {view: [self._prompt_text(plan, view) for plan in batch] for view in VIEWS}
         responses = {}
         with self._watch.measure("sampling"):
             for view in ("good", "bad", "plain"):
@@ -242,16 +242,16 @@ class AuthorsWay:
         )
         return outputs
 
-    def _choose_features(self, batch: Sequence[Drawing]) -> list[list[str]]:
+    def _choose_features(self, batch: Sequence[SamplingPlan]) -> list[list[str]]:
         """Two features a prompt; what the policy names and nobody knows is filled up."""
         from vllm import SamplingParams
 
         known = list(self._work.setup.catalogue.principles)
         questions = [
             FEATURE_QUESTION.format(
-                features=", ".join(known), query=drawing.prompt.messages[-1].content
+                features=", ".join(known), query=plan.prompt.messages[-1].content
             )
-            for drawing in batch
+            for plan in batch
         ]
         settings = self._work.setup.config.sampling
         params = SamplingParams(
@@ -263,22 +263,22 @@ class AuthorsWay:
         )
         outputs = self._generate(questions, params)
         chosen = []
-        for drawing, output in zip(batch, outputs, strict=True):
+        for plan, output in zip(batch, outputs, strict=True):
             named = [name.strip() for name in output.outputs[0].text.split(",")]
             found = [name for name in named if name in known]
-            chosen.append([*found, *drawing.steering.features][:2])
+            chosen.append([*found, *plan.steering.features][:2])
         return chosen
 
-    def _prompt_text(self, drawing: Drawing, view: View) -> str:
-        messages = drawing.prompt.messages
+    def _prompt_text(self, plan: SamplingPlan, view: View) -> str:
+        messages = plan.prompt.messages
         if view != "plain":
-            messages = with_system(messages, drawing.rendered.system[view])
+            messages = with_system(messages, plan.rendered.system[view])
         tokenizer = self._work.setup.policy.template.tokenizer
         turns = [message.to_json() for message in messages]
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return str(text)
 
-    def _sample(self, batch: Sequence[Drawing], view: View, texts: Sequence[str]) -> list[str]:
+    def _sample(self, batch: Sequence[SamplingPlan], view: View, texts: Sequence[str]) -> list[str]:
         from vllm import SamplingParams
 
         settings = self._work.setup.config.sampling
@@ -286,11 +286,11 @@ class AuthorsWay:
             SamplingParams(
                 temperature=settings.temperature,
                 top_p=settings.top_p,
-                max_tokens=drawing.max_tokens,
-                seed=drawing.seed[view],
+                max_tokens=plan.max_tokens,
+                seed=plan.seed[view],
                 stop_token_ids=self._bench.eos_ids,
             )
-            for drawing in batch
+            for plan in batch
         ]
         outputs = self._generate(texts, params)
         self._tokens += sum(len(output.outputs[0].token_ids) for output in outputs)

@@ -25,7 +25,7 @@ from sso_data.core.records import (
 )
 from sso_data.engines.interface import Engine, Refused, Request, Result, Sampled, Scored
 from sso_data.generation import sample, score
-from sso_data.generation.sample import Drawing
+from sso_data.generation.sample import SamplingPlan
 from sso_data.generation.score import CheckResult, LogprobCheck
 from sso_data.models.policy import Policy
 from sso_data.prompts import BadRow, Candidate
@@ -64,7 +64,7 @@ class Progress:
 class _InFlight:
     """One row that is being made."""
 
-    drawing: Drawing
+    plan: SamplingPlan
     verifies: bool
     responses: dict[View, Response] = field(default_factory=dict)
     sampled: dict[Cell, float] = field(default_factory=dict)
@@ -107,14 +107,14 @@ class Pipeline:
 
     def run(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[Progress]:
         """Make a row or a failure of every candidate; yields after every step of the engine."""
-        todo = self._drawings(candidates)
+        todo = self._plans(candidates)
         exhausted = False
         while True:
             while not exhausted and not self._is_full():
-                drawing = next(todo, None)
-                exhausted = drawing is None
-                if drawing is not None:
-                    self._start(drawing)
+                plan = next(todo, None)
+                exhausted = plan is None
+                if plan is not None:
+                    self._start(plan)
             self._settle_check(exhausted)
             self._send()
             if not self._rows and exhausted:
@@ -142,7 +142,7 @@ class Pipeline:
             len(self._held) * len(VIEWS) >= window and len(self._held) >= self._verify_rows
         )
 
-    def _drawings(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[Drawing]:
+    def _plans(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[SamplingPlan]:
         """What is still to be done; failures that need no engine are written on the way."""
         for candidate in candidates:
             self.progress.taken += 1
@@ -176,7 +176,7 @@ class Pipeline:
         else:
             self.progress.skipped += 1
 
-    def _plan(self, prompt: Prompt) -> Drawing | Failure:
+    def _plan(self, prompt: Prompt) -> SamplingPlan | Failure:
         problem = unanswerable(prompt.messages)
         if problem:
             reason, detail = problem
@@ -195,16 +195,16 @@ class Pipeline:
             context_tokens=self._engine.info.context_tokens,
         )
 
-    def _start(self, drawing: Drawing) -> None:
+    def _start(self, plan: SamplingPlan) -> None:
         """Ask for a row's three responses."""
         undecided = self._check.result is None
         verifies = undecided and self._check.rows + self._verifying < self._verify_rows
-        row = _InFlight(drawing=drawing, verifies=verifies)
+        row = _InFlight(plan=plan, verifies=verifies)
         self._verifying += verifies
-        self._rows[drawing.prompt.id] = row
+        self._rows[plan.prompt.id] = row
         for view in VIEWS:
-            key = f"{drawing.prompt.id}/{view}"
-            self._ask(row, sample.request(drawing, view, self._config.sampling, key=key))
+            key = f"{plan.prompt.id}/{view}"
+            self._ask(row, sample.request(plan, view, self._config.sampling, key=key))
 
     @property
     def _verify_rows(self) -> int:
@@ -253,8 +253,8 @@ class Pipeline:
 
     def _ask_score(self, row: _InFlight, cell: Cell) -> None:
         seen, drawn = cell
-        key = f"{row.drawing.prompt.id}/{seen}/{drawn}"
-        prompt_ids, response = row.drawing.rendered.ids[seen], row.responses[drawn]
+        key = f"{row.plan.prompt.id}/{seen}/{drawn}"
+        prompt_ids, response = row.plan.rendered.ids[seen], row.responses[drawn]
         self._ask(row, score.request(prompt_ids, response, key=key, was_sampled=seen == drawn))
 
     def _complete(self, row: _InFlight) -> None:
@@ -310,30 +310,30 @@ class Pipeline:
         self._on_row(finished)
 
     def _row(self, row: _InFlight, diagonal: Mapping[Cell, float]) -> Row:
-        drawing, template = row.drawing, self._policy.template
+        plan, template = row.plan, self._policy.template
         return Row(
-            id=drawing.prompt.id,
-            source_id=drawing.prompt.source_id,
-            messages=drawing.prompt.messages,
-            steering=drawing.steering,
-            system=drawing.rendered.system,
+            id=plan.prompt.id,
+            source_id=plan.prompt.source_id,
+            messages=plan.prompt.messages,
+            steering=plan.steering,
+            system=plan.rendered.system,
             responses=row.responses,
             logp={**row.scored, **{cell: diagonal[cell] for cell in DIAGONAL}},
-            seed=drawing.seed,
-            prompt_hash={view: hash_ids(drawing.rendered.ids[view]) for view in VIEWS},
+            seed=plan.seed,
+            prompt_hash={view: hash_ids(plan.rendered.ids[view]) for view in VIEWS},
             model=self._policy.name,
             model_fingerprint=self._policy.fingerprint,
             template_fingerprint=template.fingerprint,
             template_kwargs=template.kwargs_json,
-            metadata=drawing.prompt.metadata,
+            metadata=plan.prompt.metadata,
         )
 
     def _drop(self, row: _InFlight, stage: str, reason: str, detail: str) -> None:
         """The engine refused a part of this row: the row fails, the run goes on."""
         if row.verifies:
             self._verifying -= 1
-        del self._rows[row.drawing.prompt.id]
-        self._fail(sample.failure(row.drawing.prompt, stage=stage, reason=reason, detail=detail))
+        del self._rows[row.plan.prompt.id]
+        self._fail(sample.failure(row.plan.prompt, stage=stage, reason=reason, detail=detail))
 
     def _fail(self, failure: Failure) -> None:
         self._sink.write_failure(failure)

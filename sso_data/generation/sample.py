@@ -19,7 +19,7 @@ from sso_data.templating.chat_template import ChatTemplate, RenderedViews
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawing:
+class SamplingPlan:
     """Everything that decides a prompt's three responses; `max_tokens` is the same for all."""
 
     prompt: Prompt
@@ -37,8 +37,8 @@ def plan(
     *,
     run_seed: int,
     context_tokens: int,
-) -> Drawing | Failure:
-    """The drawing of a prompt, or the failure `prompt_too_long`.
+) -> SamplingPlan | Failure:
+    """The plan of a prompt, or the failure `prompt_too_long`.
 
     The budget is min(max_tokens, context - longest of the three prompts), the same for all views,
     so that no view's response is cut off earlier than another's.
@@ -53,18 +53,18 @@ def plan(
             f"{context_tokens}; sampling.min_completion asks for {config.min_completion} more",
         )
     seed = {view: derive_seed(run_seed, prompt.id, view) for view in VIEWS}
-    return Drawing(
+    return SamplingPlan(
         prompt=prompt, steering=steering, rendered=rendered, seed=seed, max_tokens=budget
     )
 
 
-def request(drawing: Drawing, view: View, config: SamplingConfig, *, key: str) -> SampleRequest:
+def request(plan: SamplingPlan, view: View, config: SamplingConfig, *, key: str) -> SampleRequest:
     """The request for the response drawn under `view`."""
     return SampleRequest(
         key=key,
-        prompt_ids=drawing.rendered.ids[view],
-        max_tokens=drawing.max_tokens,
-        seed=drawing.seed[view],
+        prompt_ids=plan.rendered.ids[view],
+        max_tokens=plan.max_tokens,
+        seed=plan.seed[view],
         temperature=config.temperature,
         top_p=config.top_p,
     )
