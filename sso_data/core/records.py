@@ -22,11 +22,11 @@ JsonRow = dict[str, Any]
 
 VIEWS: tuple[View, ...] = ("plain", "good", "bad")
 SIDE_OF: Mapping[View, str] = {"good": "chosen", "bad": "rejected", "plain": "original"}
-DIAGONAL: tuple[Cell, ...] = tuple((view, view) for view in VIEWS)
+ON_VIEW: tuple[Cell, ...] = tuple((view, view) for view in VIEWS)
 ALL_CELLS: tuple[Cell, ...] = tuple((seen, drawn) for seen in VIEWS for drawn in VIEWS)
-SPARE_CELL: Cell = ("good", "plain")
+OPTIONAL_SCORE: Cell = ("good", "plain")
 """y0 seen under good: neither the loss nor the filter needs it."""
-NEEDED_CELLS: tuple[Cell, ...] = tuple(cell for cell in ALL_CELLS if cell != SPARE_CELL)
+NEEDED_CELLS: tuple[Cell, ...] = tuple(cell for cell in ALL_CELLS if cell != OPTIONAL_SCORE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from sso_data.config.run import RunConfig
 from sso_data.core.records import (
-    DIAGONAL,
+    ON_VIEW,
     VIEWS,
     Cell,
     Failure,
@@ -288,7 +288,7 @@ class Pipeline:
         self._held.remove(row)
         row.verifies = True
         self._verifying += 1
-        for cell in DIAGONAL:
+        for cell in ON_VIEW:
             self._ask_score(row, cell)
 
     def _finish(self, row: _InFlight) -> None:
@@ -297,7 +297,7 @@ class Pipeline:
         if self._check.result.agreed:
             diagonal = row.sampled
         else:
-            missing = [cell for cell in DIAGONAL if cell not in row.scored]
+            missing = [cell for cell in ON_VIEW if cell not in row.scored]
             for cell in missing:
                 self._ask_score(row, cell)
             if missing:
@@ -318,7 +318,7 @@ class Pipeline:
             steering=plan.steering,
             system=plan.rendered.system,
             responses=row.responses,
-            logp={**row.scored, **{cell: diagonal[cell] for cell in DIAGONAL}},
+            logp={**row.scored, **{cell: diagonal[cell] for cell in ON_VIEW}},
             seed=plan.seed,
             prompt_hash={view: hash_ids(plan.rendered.ids[view]) for view in VIEWS},
             model=self._policy.name,

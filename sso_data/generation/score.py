@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sso_data.config.run import ScoringConfig
-from sso_data.core.records import DIAGONAL, NEEDED_CELLS, SPARE_CELL, Cell, Response, View
+from sso_data.core.records import NEEDED_CELLS, ON_VIEW, OPTIONAL_SCORE, Cell, Response, View
 from sso_data.engines.interface import ScoreRequest
 
 
@@ -15,8 +15,8 @@ def cells_of(drawn: View, *, full: bool, diagonal: bool) -> list[Cell]:
     Eight of nine are needed, the ninth with `full`; the three `seen == drawn` ones come from
     sampling unless `diagonal`.
     """
-    wanted = (*NEEDED_CELLS, SPARE_CELL) if full else NEEDED_CELLS
-    return [cell for cell in wanted if cell[1] == drawn and (diagonal or cell not in DIAGONAL)]
+    wanted = (*NEEDED_CELLS, OPTIONAL_SCORE) if full else NEEDED_CELLS
+    return [cell for cell in wanted if cell[1] == drawn and (diagonal or cell not in ON_VIEW)]
 
 
 def request(
@@ -62,7 +62,7 @@ class LogprobCheck:
         responses: Mapping[View, Response],
     ) -> None:
         """Take in one row's diagonal cells, total nats from sampling and from scoring."""
-        for cell in DIAGONAL:
+        for cell in ON_VIEW:
             difference = abs(sampled[cell] - scored[cell]) / responses[cell[1]].num_tokens
             self._worst = max(self._worst, difference)
         self._rows += 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sso_data.core.records import ALL_CELLS, SPARE_CELL
+from sso_data.core.records import ALL_CELLS, OPTIONAL_SCORE
 from sso_data.runs.parquet import schema
 
 _MESSAGES = ("chosen_message", "rejected_message")
@@ -22,9 +22,9 @@ def card_features(*files: Path, journal: bool) -> list[dict[str, Any]]:
 
     The ninth log-prob is a column where a row has it.
     """
-    spare = "logp_{}_{}".format(*SPARE_CELL)
+    spare = "logp_{}_{}".format(*OPTIONAL_SCORE)
     is_there = any(_has_column(file, spare) for file in files)
-    cells = [cell for cell in ALL_CELLS if is_there or cell != SPARE_CELL]
+    cells = [cell for cell in ALL_CELLS if is_there or cell != OPTIONAL_SCORE]
     fields = [field for field in schema(cells) if not (journal and field.name in _MESSAGES)]
     return [{"name": field.name, **_feature(field.type)} for field in fields]
 

@@ -16,7 +16,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sso_data.core.errors import RunError
-from sso_data.core.records import SCHEMA_VERSION, SPARE_CELL, VIEWS, JsonRow
+from sso_data.core.records import OPTIONAL_SCORE, SCHEMA_VERSION, VIEWS, JsonRow
 from sso_data.runs.files import NewFile, make_dir, recover_dir, remove_tree, swap_dir, write_new
 from sso_data.runs.scores import Scores
 
@@ -101,7 +101,7 @@ def _table(directory: Path, scores: Scores, kept: NDArray[np.intp]) -> Any:
     """A Parquet writer for the kept rows; the ninth log-prob is a column where a row has it."""
     from sso_data.runs.parquet import ParquetWriter
 
-    seen, drawn = (VIEWS.index(view) for view in SPARE_CELL)
+    seen, drawn = (VIEWS.index(view) for view in OPTIONAL_SCORE)
     return ParquetWriter(
         directory,
         int(scores.rows["length"][kept].sum(dtype=np.uint64)),

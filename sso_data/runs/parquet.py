@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sso_data.core.errors import RunError, one_line
-from sso_data.core.records import ALL_CELLS, SIDE_OF, SPARE_CELL, VIEWS, Cell, JsonRow
+from sso_data.core.records import ALL_CELLS, OPTIONAL_SCORE, SIDE_OF, VIEWS, Cell, JsonRow
 from sso_data.runs.files import NewFile
 
 PART_BYTES = 512 << 20
@@ -68,7 +68,7 @@ class ParquetWriter:
     """
 
     def __init__(self, directory: Path, total_bytes: int, *, spare_cell: bool) -> None:
-        cells = [cell for cell in ALL_CELLS if spare_cell or cell != SPARE_CELL]
+        cells = [cell for cell in ALL_CELLS if spare_cell or cell != OPTIONAL_SCORE]
         self._schema = schema(cells)
         self._paths = [directory / name for name in part_names(total_bytes)]
         self._share = total_bytes / len(self._paths)

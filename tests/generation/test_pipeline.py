@@ -8,8 +8,8 @@ import pytest
 from sso_data.config.run import RunConfig, load_config
 from sso_data.core.records import (
     ALL_CELLS,
-    DIAGONAL,
     NEEDED_CELLS,
+    ON_VIEW,
     VIEWS,
     Message,
     Row,
@@ -146,7 +146,7 @@ class TestLogprobCheck:
         assert result.agreed
         assert result.rows == 8
         assert result.worst_nats_per_token == pytest.approx(0.001)
-        assert {row.logp[cell] for row in memory.rows for cell in DIAGONAL} == {-3.0}
+        assert {row.logp[cell] for row in memory.rows for cell in ON_VIEW} == {-3.0}
 
     def test_disagreement_scores_every_row_the_first_ones_too(self) -> None:
         checks: list[CheckResult] = []
@@ -154,13 +154,13 @@ class TestLogprobCheck:
         assert not checks[0].agreed
         assert checks[0].worst_nats_per_token == pytest.approx(0.5)
         assert len(memory.rows) == len(PROMPTS)
-        assert {row.logp[cell] for row in memory.rows for cell in DIAGONAL} == {-4.5}
+        assert {row.logp[cell] for row in memory.rows for cell in ON_VIEW} == {-4.5}
 
     def test_an_earlier_decision_is_kept(self) -> None:
         checks: list[CheckResult] = []
         memory = run(PROMPTS, self.scored(-4.5), earlier=agreed(False), checks=checks)
         assert not checks
-        assert {row.logp[cell] for row in memory.rows for cell in DIAGONAL} == {-4.5}
+        assert {row.logp[cell] for row in memory.rows for cell in ON_VIEW} == {-4.5}
 
     def test_fewer_rows_than_it_wants_are_enough(self) -> None:
         checks: list[CheckResult] = []
