@@ -88,7 +88,7 @@ def _resolved(
     from sso_data.config.judging import judge_tree
     from sso_data.config.recipes import load_recipe
     from sso_data.config.run import config_tree
-    from sso_data.core.merging import layered
+    from sso_data.core.deep_merge import deep_merge
 
     if tiny and recipe is None:
         raise ConfigError("--tiny belongs to --recipe, whose settings for a small machine it takes")
@@ -96,9 +96,9 @@ def _resolved(
         raise ConfigError("--judge-endpoint is the server of --judge llm:MODEL; name that, too")
     tree = load_recipe(recipe, tiny=tiny) if recipe is not None else {}
     if config is not None:
-        tree = layered(tree, config_tree(config, None))
+        tree = deep_merge(tree, config_tree(config, None))
     if judge is not None:
-        tree = layered(tree, {"held_out": {}})
+        tree = deep_merge(tree, {"held_out": {}})
         tree["held_out"]["judge"] = judge_tree(judge, endpoint)
     tree = config_tree(None, settings, base=tree, **wanted)
     return iterate_config(tree, origin=recipe or str(config or "configuration"))

@@ -7,7 +7,7 @@ tell (learning rate and rows of a step of the first version) is not here and sta
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from sso_data.core.merging import Tree, layered
+from sso_data.core.deep_merge import Tree, deep_merge
 
 Recipe = Literal["default", "paper"]
 
@@ -60,8 +60,8 @@ LOSSES: Mapping[str, Tree] = {
 def training_of(given: Mapping[str, Any]) -> Tree:
     """The values that fit a training: those of its objective, no loss at all for a reward model."""
     if given.get("kind") == "reward":
-        return layered(TRAINING, {})
+        return deep_merge(TRAINING, {})
     loss = given.get("loss")
     objective = loss.get("objective", "sso") if isinstance(loss, Mapping) else "sso"
     name = objective if isinstance(objective, str) else "sso"
-    return layered(TRAINING, LOSSES.get(name, LOSSES["pairs"]))
+    return deep_merge(TRAINING, LOSSES.get(name, LOSSES["pairs"]))

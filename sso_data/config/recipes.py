@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sso_data.core.deep_merge import Tree, deep_merge
 from sso_data.core.errors import ConfigError, one_line
-from sso_data.core.merging import Tree, layered
 from sso_data.core.paths import examples_dir, world_dir
 from sso_data.core.yaml_files import read_yaml
 
@@ -45,7 +45,7 @@ def load_recipe(name: str | Path, *, tiny: bool = False) -> Tree:
         raise ConfigError(f"{first}: has no `tiny` override; let it extend a shipped recipe")
     merged: Tree = {}
     for layer in [*trees, *(overrides if tiny else [])]:
-        merged = layered(merged, layer)
+        merged = deep_merge(merged, layer)
     filled: Tree = _filled(merged)
     if tiny and filled.get("title"):
         filled["title"] = f"{filled['title']} (tried on the tiny policy)"

@@ -25,8 +25,8 @@ from pydantic import (
 )
 
 from sso_data.config.paper import RUN, Recipe
+from sso_data.core.deep_merge import deep_merge
 from sso_data.core.errors import ConfigError, one_line, without_secrets
-from sso_data.core.merging import layered
 from sso_data.core.yaml_files import parse_yaml, read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -350,7 +350,7 @@ def over_paper(values: Any, paper: Mapping[str, Any]) -> Any:
         name: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
         for name, value in values.items()
     }
-    return layered(paper, given)
+    return deep_merge(paper, given)
 
 
 def quantile_of(value: str) -> float:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sso_data.config.iteration import IterateConfig, iterate_config
-from sso_data.core.merging import layered
+from sso_data.core.deep_merge import deep_merge
 from sso_data.iteration.run import Iterated, iterate
 from sso_data.iteration.training import Train, Training
 from sso_data.training.run import train
@@ -47,7 +47,7 @@ TINY: dict[str, Any] = {
 
 def tiny(prompts: Path, **changes: Any) -> IterateConfig:
     """The settings of a tiny iteration, changed section by section."""
-    return iterate_config(layered(layered(TINY, {"prompts": str(prompts)}), changes))
+    return iterate_config(deep_merge(deep_merge(TINY, {"prompts": str(prompts)}), changes))
 
 
 def write_prompts(file: Path, number: int, *, seed: int = 5) -> Path:

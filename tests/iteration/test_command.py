@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sso_data.cli import app
-from sso_data.core.merging import layered
+from sso_data.core.deep_merge import deep_merge
 from tests.cli.test_bad_input import one_line
 from tests.iteration.conftest import TINY, run, tiny, write_prompts
 
@@ -20,7 +20,7 @@ def invoke(out: Path, *words: object) -> Result:
 def file_of(folder: Path, **changes: Any) -> Path:
     """A file for --config."""
     file = folder / "tiny.yaml"
-    file.write_text(json.dumps(layered(TINY, changes)))
+    file.write_text(json.dumps(deep_merge(TINY, changes)))
     return file
 
 

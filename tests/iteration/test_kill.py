@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sso_data.config.iteration import iterate_config
-from sso_data.core.merging import layered
+from sso_data.core.deep_merge import deep_merge
 from sso_data.iteration.table import shown
 from tests.iteration.conftest import TINY, lines_of, run, write_prompts
 from tests.iteration.test_processes import children_of, linux, until
@@ -74,7 +74,7 @@ class Watch:
 @pytest.mark.slow
 def test_killed_in_generating_and_in_training(tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path / "prompts.jsonl", PROMPTS * ROUNDS)
-    tree = layered(TINY, CHANGES)
+    tree = deep_merge(TINY, CHANGES)
     (tmp_path / "tiny.yaml").write_text(json.dumps(tree))
     out = tmp_path / "killed"
     words = [str(prompts), "--out", str(out), "--config", str(tmp_path / "tiny.yaml")]
@@ -89,7 +89,7 @@ def test_killed_in_generating_and_in_training(tmp_path: Path) -> None:
     assert "steps, going on after step" in done.stderr, "the training went on from a checkpoint"
     assert "round 1" not in done.stderr, "what was finished is not done again"
 
-    inline = layered(tree, {"prompts": str(prompts), "generate": TINY["generate"]})
+    inline = deep_merge(tree, {"prompts": str(prompts), "generate": TINY["generate"]})
     whole = run(iterate_config(inline), tmp_path / "whole")
     lines = lines_of(out / "rounds.jsonl")
     assert shown(lines) == shown(whole.lines)

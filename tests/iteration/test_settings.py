@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sso_data.config.iteration import iterate_config
+from sso_data.core.deep_merge import deep_merge
 from sso_data.core.errors import ConfigError
-from sso_data.core.merging import layered
 from sso_data.iteration.identity import identity_of
 from sso_data.iteration.plans import generate_config, merges_adapters, train_config
 from sso_data.iteration.state import PolicyAt
@@ -44,7 +44,7 @@ def test_refused(tree: dict[str, Any], parts: tuple[str, ...]) -> None:
 
 
 def identity(**changes: Any) -> dict[str, Any]:
-    return identity_of(iterate_config(layered(TINY, changes)), "0123")
+    return identity_of(iterate_config(deep_merge(TINY, changes)), "0123")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_training_may_change_what_its_iteration_lets_change() -> None:
 
 def test_what_a_round_is_told() -> None:
     config = iterate_config(
-        layered(
+        deep_merge(
             TINY,
             {
                 "generate": {"engine": {"revision": "v1"}},

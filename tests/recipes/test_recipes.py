@@ -7,8 +7,8 @@ import pytest
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.recipes import load_recipe, recipe_names, recipes_dir
 from sso_data.config.run import validated_as
+from sso_data.core.deep_merge import deep_merge
 from sso_data.core.errors import ConfigError
-from sso_data.core.merging import layered
 from sso_data.world.examples import FOLDER, files
 
 
@@ -97,7 +97,7 @@ def test_a_recipe_of_ones_own_extends_a_shipped_one(tmp_path: Path) -> None:
     write(tmp_path, mine="extends: llama3.1-8b-sft-sso.yaml\nmodel: me\ntrain: {loss: {g: 0.5}}\n")
     shipped = load_recipe("llama3.1-8b-sft-sso")
     mine = load_recipe(str(tmp_path / "mine.yaml"))
-    assert mine == layered(shipped, {"model": "me", "train": {"loss": {"g": 0.5}}})
+    assert mine == deep_merge(shipped, {"model": "me", "train": {"loss": {"g": 0.5}}})
 
 
 def test_shipped_folders_are_put_in_at_the_start_of_a_value(tmp_path: Path) -> None:
