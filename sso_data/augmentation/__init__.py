@@ -19,7 +19,7 @@ from sso_data.chat.interface import Completions
 from sso_data.config.augmentation import AugmentConfig
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import Templates
-from sso_data.core.naming import shown_name
+from sso_data.core.naming import public_name
 from sso_data.models.directory import adapter_fingerprint, model_fingerprint, resolve_model
 
 _IDENTITY_SECTIONS = ("operations", "answers", "checks", "duplicates")
@@ -179,7 +179,7 @@ def _who(config: AugmentConfig) -> tuple[str, str]:
     found = model_fingerprint(resolve_model(config.model, config.engine.revision))
     if config.engine.adapter is not None:
         found = f"{found}+{adapter_fingerprint(config.engine.adapter)}"
-    return f"{shown_name(config.model)}@{found}", found
+    return f"{public_name(config.model)}@{found}", found
 
 
 def _judge(setup: _Setup, output: Output, listener: Listener) -> Judge:

@@ -19,7 +19,7 @@ def is_local(name: str) -> bool:
     return Path(name).suffix.lower() in _FILE_SUFFIXES or Path(name).exists()
 
 
-def shown_name(name: str) -> str:
+def public_name(name: str) -> str:
     """A model's or a dataset's name as a card may print it: of a local path, the last part."""
     return _last_part(name) if is_local(name) else name
 
@@ -37,7 +37,7 @@ def _shown_word(word: str) -> str:
     """One word of a command; `--option=PATH` and `key=PATH` keep what stands before the sign."""
     before, sign, value = word.rpartition("=")
     is_path = "/" in value or value.startswith("~") or value in (".", "..")
-    return f"{before}{sign}{shown_name(value)}" if is_path else word
+    return f"{before}{sign}{public_name(value)}" if is_path else word
 
 
 def _last_part(name: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from sso_data.core.errors import InputError, RunError
-from sso_data.core.naming import shown_name
+from sso_data.core.naming import public_name
 from sso_data.core.records import JsonRow, Row
 from sso_data.exporting.formats import DataFile, Format, Job, format_of
 from sso_data.exporting.job import job_of
@@ -153,7 +153,7 @@ def _facts(manifest: Mapping[str, Any], wanted: Format, job: Job, tally: Tally) 
     facts: dict[str, Any] = {
         "sso_data": manifest.get("sso_data"),
         "format": wanted.name,
-        "model": shown_name(job.recipe.config.model),
+        "model": public_name(job.recipe.config.model),
         "model_fingerprint": section(manifest, "identity").get("model"),
         wanted.holds: tally.rows,
         "exported": tally.exported,

@@ -8,7 +8,7 @@ from typing import Any
 
 from sso_data.config.run import validated
 from sso_data.core.errors import ConfigError, one_line
-from sso_data.core.naming import shown_name
+from sso_data.core.naming import public_name
 from sso_data.core.records import VIEWS, View
 from sso_data.exporting.formats import Format, Job
 from sso_data.exporting.recipes import Recipe
@@ -69,7 +69,7 @@ def _checked_name(name: str) -> str:
 
 def model_name(model: str, drawn: View = "plain") -> str:
     """The last part of the model's name, in characters that a file name can have."""
-    last = shown_name(model).rpartition("/")[2].partition(":")[0]
+    last = public_name(model).rpartition("/")[2].partition(":")[0]
     safe = re.sub(r"[^\w.+-]+", "-", last).strip("-.")[:_LONGEST_NAME] or "model"
     return safe if drawn == "plain" else f"{safe}-{drawn}"
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, RunConfig
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import SHIPPED, Templates
-from sso_data.core.naming import shown_name
+from sso_data.core.naming import public_name
 from sso_data.core.records import Prompt, Row, content_hash
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import Engine, EngineInfo
@@ -145,7 +145,7 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
     fingerprint = model_fingerprint(model_dir)
     if config.engine.adapter is not None:
         fingerprint = f"{fingerprint}+{adapter_fingerprint(config.engine.adapter)}"
-    policy = Policy(name=shown_name(config.model), fingerprint=fingerprint, template=template)
+    policy = Policy(name=public_name(config.model), fingerprint=fingerprint, template=template)
     identity = {
         "seed": config.seed,
         "engine": engine_name,

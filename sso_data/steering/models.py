@@ -10,7 +10,7 @@ from sso_data.chat import Endpoint, EngineCompletions, open_endpoint, open_model
 from sso_data.chat.interface import Completions
 from sso_data.config.run import RunConfig, SteeringConfig, ViewsConfig
 from sso_data.core.jinja import SYSTEM
-from sso_data.core.naming import shown_name
+from sso_data.core.naming import public_name
 from sso_data.core.records import JsonRow, Prompt
 from sso_data.engines.interface import Engine
 from sso_data.models.directory import model_fingerprint, resolve_model
@@ -119,7 +119,7 @@ def _models(config: RunConfig, policy: Policy, engine: OnDemand, listener: Liste
     return Models(
         open_policy=open_policy,
         is_control=policy.template.holds_control,
-        writer=shown_name(other) if other else "policy",
+        writer=public_name(other) if other else "policy",
         open_writer=partial(_writer, config, engine, listener) if other else None,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import ConfigError
 from sso_data.core.jinja import Templates
-from sso_data.core.naming import shown_name
+from sso_data.core.naming import public_name
 from sso_data.core.records import JsonRow, Prompt
 from sso_data.prompts import count_prompts, read_prompts
 from sso_data.runs.steering import Occurrences
@@ -74,7 +74,7 @@ def write_principles(
             rules=rules,
             choose=config.steering.choose == "policy",
             write=True,
-            writer=shown_name(str(config.steering.principle_model or config.model)),
+            writer=public_name(str(config.steering.principle_model or config.model)),
             is_control=control_test(model),
         )
         for _ in Round(task, lambda: model, MemoryBook(), on_line=on_line).run(todo()):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.core.jinja import render
-from sso_data.core.naming import is_local, shown_name
+from sso_data.core.naming import is_local, public_name
 from sso_data.runs.files import write_atomic
 
 
@@ -21,11 +21,11 @@ def write_card(
         "model_card.j2",
         manifest=manifest,
         base_model=_hub_id(manifest["model"]["name"]),
-        model=shown_name(manifest["model"]["name"]),
-        source=shown_name(manifest["data"]["source"]),
+        model=public_name(manifest["model"]["name"]),
+        source=public_name(manifest["data"]["source"]),
         datasets=_datasets(manifest),
         made_by=[
-            {**origin, "model": shown_name(origin["model"])}
+            {**origin, "model": public_name(origin["model"])}
             for origin in manifest["data"]["made_by"]
         ],
         objective=", ".join(_objective(manifest["config"])),
@@ -50,7 +50,7 @@ def _shown(value: Any) -> str:
     """A setting as a card may print it; those of `reward.mix` name data."""
     if isinstance(value, list):
         value = [
-            {**part, "data": shown_name(part["data"])}
+            {**part, "data": public_name(part["data"])}
             if isinstance(part, dict) and "data" in part
             else part
             for part in value

@@ -10,7 +10,7 @@ from sso_data.chat.interface import Completion, CompletionRequest, Completions
 from sso_data.config.judging import JudgeConfig
 from sso_data.core.errors import one_line
 from sso_data.core.jinja import SHIPPED, Templates
-from sso_data.core.naming import shown_name
+from sso_data.core.naming import public_name
 from sso_data.core.records import Message, derive_seed
 from sso_data.engines.interface import Refused as Unanswered
 from sso_data.evaluation.judges.verdicts import (
@@ -212,7 +212,7 @@ def open_llm(config: JudgeConfig, *, tell: Callable[[str], None] = lambda line: 
         return LlmJudge(
             completions,
             config,
-            name=f"{shown_name(config.model)} as judge",
+            name=f"{public_name(config.model)} as judge",
             templates=Templates(directory=config.templates),
             close=opened.pop_all().close,
         )

@@ -6,7 +6,7 @@ from typing import Any
 from sso_data.config.judging import FORMS, JudgeConfig
 from sso_data.core.errors import ConfigError
 from sso_data.core.jinja import Templates
-from sso_data.core.naming import shown_name
+from sso_data.core.naming import public_name
 from sso_data.evaluation.judges.function import FunctionJudge, function_fingerprint
 from sso_data.evaluation.judges.verdicts import Judge
 from sso_data.models.directory import model_fingerprint, resolve_model
@@ -68,5 +68,5 @@ def judge_identity(config: JudgeConfig) -> dict[str, Any]:
         found["model"] = f"{config.model}@{config.endpoint}"
     elif config.model:
         directory = resolve_model(config.model, config.loading.revision)
-        found["model"] = f"{shown_name(config.model)}@{model_fingerprint(directory)}"
+        found["model"] = f"{public_name(config.model)}@{model_fingerprint(directory)}"
     return found

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from sso_data.config.judging import JudgeConfig
-from sso_data.core.naming import shown_name
+from sso_data.core.naming import public_name
 from sso_data.core.records import Message
 from sso_data.engines.environment import prepare_environment
 from sso_data.evaluation.judges.verdicts import (
@@ -44,7 +44,7 @@ class RewardJudge:
         prepare_environment(engine)
         trusted = engine.trust_remote_code
         directory = resolve_model(config.model, engine.revision, trust_remote_code=trusted)
-        self.name = f"reward model {shown_name(config.model)}"
+        self.name = f"reward model {public_name(config.model)}"
         tokenizer = load_tokenizer(directory, trust_remote_code=trusted)
         self._template = ChatTemplate(tokenizer, config.views, today=today())
         facts = read_model_facts(directory, engine)

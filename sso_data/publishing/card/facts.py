@@ -11,7 +11,7 @@ import yaml
 
 from sso_data.config.run import RunConfig, validated
 from sso_data.core.errors import one_line, without_secrets
-from sso_data.core.naming import is_local, shown_command, shown_name
+from sso_data.core.naming import is_local, public_name, shown_command
 from sso_data.core.records import SIDE_OF
 from sso_data.publishing.card.markdown import Cells, code, inline
 from sso_data.publishing.card.numbers import Distribution, PairNumbers
@@ -65,7 +65,7 @@ def made(facts: RunFacts, numbers: PairNumbers) -> Iterator[Cells]:
     identity = section(manifest, "identity")
     yield "model", model_link(config.model, config.engine.revision)
     if config.engine.adapter:
-        yield "adapter (LoRA)", code(shown_name(str(config.engine.adapter)))
+        yield "adapter (LoRA)", code(public_name(str(config.engine.adapter)))
     yield "fingerprint of the weights", code(identity.get("model", "-"))
     yield "prompts from", ", ".join(map(_source_link, facts.sources)) or "not recorded"
     yield "prompts", _prompts(facts.account, numbers)
@@ -235,7 +235,7 @@ def _public(value: Any) -> Any:
 
 
 def _clean(name: str) -> str:
-    return without_secrets(shown_name(name))
+    return without_secrets(public_name(name))
 
 
 def _bounded(command: str) -> str:

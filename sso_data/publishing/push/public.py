@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sso_data.core.errors import without_secrets
-from sso_data.core.naming import is_local, shown_name
+from sso_data.core.naming import is_local, public_name
 
 _NAMES = {
     *("model", "principles", "adapter", "sources", "source", "data", "name"),
@@ -46,4 +46,4 @@ def _public(value: Any, key: str = "") -> Any:
     if not isinstance(value, str) or not value:
         return value
     is_path = is_local(value) if key in _NAMES else _PATH.fullmatch(value) is not None
-    return without_secrets(f"./{shown_name(value)}" if is_path else value)
+    return without_secrets(f"./{public_name(value)}" if is_path else value)
