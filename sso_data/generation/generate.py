@@ -72,12 +72,12 @@ class Listener(Protocol):
         ...
 
 
-class Notebook(Protocol):
+class RunMetadata(Protocol):
     """Where a run keeps what it found out once and must know when it goes on."""
 
     def get(self, key: str) -> Any: ...
 
-    def note(self, key: str, value: object) -> None: ...
+    def set(self, key: str, value: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,10 +217,10 @@ def _note_given(run: Run, source: str, config: RunConfig, total: int) -> None:
     )
     before = origin_of(run.manifest, run.path.name).given
     done = len(run.ledger)
-    run.note("prompts", done + _count_new(source, config, run) if done else total)
-    run.note("sources", list(dict.fromkeys([*(run.get("sources") or []), source])))
+    run.set("prompts", done + _count_new(source, config, run) if done else total)
+    run.set("sources", list(dict.fromkeys([*(run.get("sources") or []), source])))
     after = [one.to_json() for one in before]
-    run.note("given", after if given in before else [*after, given.to_json()])
+    run.set("given", after if given in before else [*after, given.to_json()])
 
 
 def _count_new(source: str, config: RunConfig, run: Run) -> int:
@@ -274,12 +274,12 @@ def make_rows(
     candidates: Iterable[Candidate | BadRow],
     setup: Setup,
     sink: Sink,
-    notebook: Notebook,
+    metadata: RunMetadata,
     listener: Listener,
     *,
     guide: Guide | None = None,
 ) -> Progress:
-    """Steer the prompts and run the pipeline over them; findings go to the notebook.
+    """Steer the prompts and run the pipeline over them; findings go to the metadata.
 
     `guide` is what models that steer are asked about, where any are.
     """
@@ -290,18 +290,18 @@ def make_rows(
         kept += decide_row(row, setup.config.filter) is None
 
     def note_engine(info: EngineInfo) -> None:
-        _refuse_another_engine(notebook.get("engine"), info)
-        notebook.note("engine", asdict(info))
-        notebook.note("resume", resume_promise(info, setup.config.engine))
+        _refuse_another_engine(metadata.get("engine"), info)
+        metadata.set("engine", asdict(info))
+        metadata.set("resume", resume_promise(info, setup.config.engine))
 
     def note_check(result: CheckResult) -> None:
-        notebook.note("logprob_check", result.to_json())
+        metadata.set("logprob_check", result.to_json())
 
-    check = LogprobCheck(setup.config.scoring, notebook.get("logprob_check"))
+    check = LogprobCheck(setup.config.scoring, metadata.get("logprob_check"))
     with engine_on_demand(setup, listener, note_engine) as engine:
         steer = steered(setup.rules, setup.config, setup.policy, engine, guide, listener)
         if guide:
-            notebook.note("steering", guide.tally.to_json())
+            metadata.set("steering", guide.tally.to_json())
             listener.phase("making rows")
         pipeline = Pipeline(
             engine,

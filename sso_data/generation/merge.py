@@ -97,7 +97,7 @@ def merge(
     with open_run(out, identity=identity, details=first, overwrite=overwrite) as run:
         _refuse_others(out, prompts)
         for key, value in details.items():
-            run.note(key, value)
+            run.set(key, value)
         _add_rows(run, parts, rows, on_rows)
         _add_failures(run, parts)
     total = sum(len(part.scores) for part in parts)

@@ -16,7 +16,7 @@ from sso_data.steering.stage import Guide, prompts_of
 
 @dataclass(slots=True)
 class _Memory:
-    """A sink and notebook that keep everything in memory."""
+    """A sink and metadata that keep everything in memory."""
 
     rows: list[Row] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -39,7 +39,7 @@ class _Memory:
     def get(self, key: str) -> Any:
         return self.findings.get(key)
 
-    def note(self, key: str, value: object) -> None:
+    def set(self, key: str, value: object) -> None:
         self.findings[key] = value
 
 

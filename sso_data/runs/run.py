@@ -217,7 +217,7 @@ class Run:
         """A finding from run.json, or None."""
         return self.manifest.get(key)
 
-    def note(self, key: str, value: object) -> None:
+    def set(self, key: str, value: object) -> None:
         """Put a finding into run.json."""
         if self.manifest.get(key) != value:
             self.manifest[key] = value
