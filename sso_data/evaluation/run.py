@@ -38,7 +38,7 @@ from sso_data.evaluation.place import (
 )
 from sso_data.evaluation.result import Evaluation, failures_of, side_of, steering_of, wins_of
 from sso_data.generation.generate import Listener as RunListener
-from sso_data.generation.generate import Setup, engine_on_demand, generate, prepare
+from sso_data.generation.generate import Setup, generate, lazy_engine, prepare
 from sso_data.prompts import BadRow, Candidate, read_prompts
 from sso_data.runs.journal import read_rows
 from sso_data.runs.run import read_failures
@@ -195,7 +195,7 @@ def _of_the_other(plan: _Plan, listener: Listener) -> dict[str, Answer | NoAnswe
     listener.phase(f"answers of {plan.against.config.model}")
     with (
         closing(Book(plan.out / AGAINST / "answers.jsonl", "id")) as book,
-        engine_on_demand(plan.against, listener, lambda info: None) as engine,
+        lazy_engine(plan.against, listener, lambda info: None) as engine,
     ):
         for done in answer_all(plan.prompts, plan.against, engine, book):
             listener.written(done, len(plan.prompts), "answers")

@@ -30,7 +30,7 @@ from sso_data.runs.origin import Given, origin_of
 from sso_data.runs.run import Account, Run, open_run, read_manifest
 from sso_data.runs.steering import Occurrences, SteeringBook
 from sso_data.steering.books import Tally
-from sso_data.steering.models import OnDemand, identity_of, steered
+from sso_data.steering.models import LazyEngine, identity_of, steered
 from sso_data.steering.principles import Catalogue, load_catalogue
 from sso_data.steering.rules import Rules, check_features
 from sso_data.steering.stage import Guide, prompts_of
@@ -251,9 +251,9 @@ def _prompts_left(source: str, config: RunConfig, run: Run) -> Iterator[Prompt]:
 
 
 @contextmanager
-def engine_on_demand(
+def lazy_engine(
     setup: Setup, listener: Listener, on_start: Callable[[EngineInfo], None]
-) -> Iterator[OnDemand]:
+) -> Iterator[LazyEngine]:
     """The setup's engine, started when it is asked for; it is closed with the context."""
 
     def start() -> Engine:
@@ -266,7 +266,7 @@ def engine_on_demand(
             failing.pop_all()
         return engine
 
-    with closing(OnDemand(start)) as engine:
+    with closing(LazyEngine(start)) as engine:
         yield engine
 
 
@@ -298,7 +298,7 @@ def make_rows(
         metadata.set("logprob_check", result.to_json())
 
     check = LogprobCheck(setup.config.scoring, metadata.get("logprob_check"))
-    with engine_on_demand(setup, listener, note_engine) as engine:
+    with lazy_engine(setup, listener, note_engine) as engine:
         steer = steered(setup.rules, setup.config, setup.policy, engine, guide, listener)
         if guide:
             metadata.set("steering", guide.tally.to_json())

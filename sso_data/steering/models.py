@@ -33,7 +33,7 @@ class Listener(Protocol):
     def warn(self, text: str) -> None: ...
 
 
-class OnDemand:
+class LazyEngine:
     """An engine that is started when it is asked for, and again after it was let go."""
 
     def __init__(self, start: Callable[[], Engine]) -> None:
@@ -74,7 +74,7 @@ def steered(
     rules: Rules,
     config: RunConfig,
     policy: Policy,
-    engine: OnDemand,
+    engine: LazyEngine,
     guide: Guide | None,
     listener: Listener,
 ) -> Callable[[Prompt], Steered]:
@@ -107,7 +107,7 @@ def steered(
     return look_up(guide.book, rules)
 
 
-def _models(config: RunConfig, policy: Policy, engine: OnDemand, listener: Listener) -> Models:
+def _models(config: RunConfig, policy: Policy, engine: LazyEngine, listener: Listener) -> Models:
     """The policy behind the run's engine, and another writer where one is named."""
     name = f"{policy.name}@{policy.fingerprint}"
     steering = config.steering
@@ -126,7 +126,7 @@ def _models(config: RunConfig, policy: Policy, engine: OnDemand, listener: Liste
 
 @contextmanager
 def _writer(
-    config: RunConfig, engine: OnDemand, listener: Listener
+    config: RunConfig, engine: LazyEngine, listener: Listener
 ) -> Iterator[Callable[[], Completions]]:
     """A function that opens the model that writes; it is closed with the context.
 
