@@ -39,7 +39,7 @@ def rows_of_bands(threshold: float) -> int:
     return max(fitting, default=1)
 
 
-class Neighbours:
+class NearDuplicateIndex:
     """Texts by similarity. Raises ConfigError where rensa is not installed."""
 
     def __init__(self, config: DuplicatesConfig) -> None:

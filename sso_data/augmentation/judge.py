@@ -7,7 +7,7 @@ from sso_data.augmentation.answers import Rejection, read_answer
 from sso_data.augmentation.attempts import Attempt
 from sso_data.augmentation.checks import Examples, first_problem
 from sso_data.augmentation.contamination import Contamination
-from sso_data.augmentation.duplicates import Match, Neighbours
+from sso_data.augmentation.duplicates import Match, NearDuplicateIndex
 from sso_data.augmentation.seeds import Seed, Seeds
 from sso_data.chat.interface import Completion
 from sso_data.config.augmentation import AugmentConfig
@@ -90,7 +90,7 @@ class Judge:
         self._config = config
         self._contamination = contamination
         self._examples = Examples(templates)
-        self._known = Neighbours(config.duplicates)
+        self._known = NearDuplicateIndex(config.duplicates)
         for number, text in enumerate(self._examples.queries, start=1):
             self._known.add(text, "example", f"example {number}")
         for seed in seeds.rows:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from sso_data.augmentation.duplicates import Neighbours, rows_of_bands
+from sso_data.augmentation.duplicates import NearDuplicateIndex, rows_of_bands
 from sso_data.augmentation.texts import normal, shingles
 from sso_data.config.augmentation import DuplicatesConfig
 
@@ -74,8 +74,8 @@ OTHER_WISH = [
 ]
 
 
-def neighbours(**keys: float) -> Neighbours:
-    return Neighbours(DuplicatesConfig.model_validate(keys))
+def neighbours(**keys: float) -> NearDuplicateIndex:
+    return NearDuplicateIndex(DuplicatesConfig.model_validate(keys))
 
 
 @pytest.mark.parametrize(("first", "second"), SAME_WISH)
@@ -168,7 +168,7 @@ def test_bands_find_98_percent_at_the_threshold() -> None:
 
 def test_hashes_are_the_same_in_every_process() -> None:
     code = (
-        "from sso_data.augmentation.duplicates import Neighbours as N\n"
+        "from sso_data.augmentation.duplicates import NearDuplicateIndex as N\n"
         "from sso_data.config.augmentation import DuplicatesConfig as C\n"
         "n = N(C())\n"
         "print(n._sketch_of('', {'abcde', 'bcdef', 'grün'}).digest())\n"
