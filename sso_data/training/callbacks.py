@@ -58,7 +58,7 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
             self._lines.close()
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
+class EarlyStopping(TrainerCallback):  # type: ignore[misc]
     """Warns, and stops the training, when the chosen responses lose their likelihood.
 
     `start`: mean log-prob of y+ under the plain view over the data before the first step,

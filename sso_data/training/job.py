@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from transformers import Trainer, TrainingArguments
 
-from sso_data.training.callbacks import Watch
+from sso_data.training.callbacks import EarlyStopping
 from sso_data.training.listener import TrainListener
 
 
@@ -29,7 +29,7 @@ class Prepared:
 
     trainer: Trainer
     findings: Mapping[str, Any]
-    watch: Watch | None = None
+    watch: EarlyStopping | None = None
     tokenizer: Any = None
 
 

@@ -55,7 +55,7 @@ class TrainListener(Protocol):
         ...
 
 
-class Silence:
+class NullProgress:
     """A listener that hears nothing: that of every process but the first."""
 
     def phase(self, text: str) -> None: ...

@@ -8,7 +8,7 @@ import torch
 
 from sso_data.config.training import StopConfig, TrainConfig
 from sso_data.models.training_model import PolicyFiles, compute_dtype, load_model
-from sso_data.training.callbacks import Watch
+from sso_data.training.callbacks import EarlyStopping
 from sso_data.training.checkpoints import PolicyTrainer
 from sso_data.training.dataset import Data, describe, load_data, without_references
 from sso_data.training.encode import EncodedRow
@@ -88,7 +88,7 @@ class PolicyJob:
             pad_id=self._pad_id,
         )
         start = _mean_chosen(rows) if config.loss.needs_reference else None
-        watch = Watch(config.stop, start, place.listener)
+        watch = EarlyStopping(config.stop, start, place.listener)
         return Prepared(trainer=trainer, findings=findings, watch=watch)
 
     @property

@@ -29,7 +29,7 @@ from sso_data.training.card import write_card
 from sso_data.training.checkpoints import WRITE_ERRORS, SafeCheckpoints, unwritten
 from sso_data.training.errors import TrainError
 from sso_data.training.job import Job, Place, Prepared
-from sso_data.training.listener import Silence, TrainListener
+from sso_data.training.listener import NullProgress, TrainListener
 from sso_data.training.plot import draw
 from sso_data.training.policy_job import PolicyJob
 from sso_data.training.processes import decided_by_first, is_first, wait
@@ -96,7 +96,7 @@ def train(
             "...`, or choose one by CUDA_VISIBLE_DEVICES"
         )
     first = is_first()
-    place = Place(out=out, args=args, listener=listener if first else Silence())
+    place = Place(out=out, args=args, listener=listener if first else NullProgress())
     place.listener.phase("checking the model and its chat template")
     policy = find_policy(config)
     _refuse_inputs_in(out, source, policy, config)

@@ -51,7 +51,7 @@ def same(found: Any, expected: Any) -> bool:
     return bool(found == expected)
 
 
-class Watch:
+class EarlyStopping:
     """The processes under the command, whenever it is looked at, until a training has steps."""
 
     def __init__(self, metrics: Path) -> None:
@@ -81,7 +81,7 @@ def test_killed_in_generating_and_in_training(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "sso_data", "iterate", *words]
     journal = out / "round-1" / "run" / "rows" / "00000.jsonl"
     killed_when(words, lambda _: lines_in(journal) >= 2)
-    watch = Watch(out / "round-2" / "model" / "metrics.jsonl")
+    watch = EarlyStopping(out / "round-2" / "model" / "metrics.jsonl")
     killed_when(words, watch)
     watch.check()
     done = subprocess.run([*words, "--json"], capture_output=True, text=True, timeout=400)

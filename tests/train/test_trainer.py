@@ -14,7 +14,7 @@ from sso_data.config.loss import LossConfig
 from sso_data.config.training import StopConfig
 from sso_data.models.head import CompletionScorer
 from sso_data.training.backward import BackwardMode
-from sso_data.training.callbacks import FiniteGradients, Watch
+from sso_data.training.callbacks import EarlyStopping, FiniteGradients
 from sso_data.training.encode import EncodedRow
 from sso_data.training.errors import TrainError
 from sso_data.training.listener import TrainListener
@@ -333,7 +333,7 @@ def test_a_continued_training_judges_the_steps_before_as_well() -> None:
     logs = [{"logp_chosen": -1.0}, {"logp_chosen": -1.0}, {"logp_chosen": -1.0}]
     found = []
     for earlier, now in ((logs, []), ([], logs)):
-        watch = Watch(StopConfig(chosen_drop=0.5), -1.0, MagicMock(spec=TrainListener))
+        watch = EarlyStopping(StopConfig(chosen_drop=0.5), -1.0, MagicMock(spec=TrainListener))
         state, control = TrainerState(log_history=earlier), TrainerControl()
         watch.on_train_begin(None, state, control)
         for log in now:
