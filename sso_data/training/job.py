@@ -12,7 +12,7 @@ from sso_data.training.listener import TrainListener
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class TrainContext:
     """Where a training happens: its directory, Trainer's arguments, who is told."""
 
     out: Path
@@ -56,6 +56,6 @@ class Job(Protocol):
         """What looks odd about the data."""
         ...
 
-    def prepare(self, place: Place) -> Prepared:
+    def prepare(self, place: TrainContext) -> Prepared:
         """Load the model and make the trainer."""
         ...

@@ -13,7 +13,7 @@ from sso_data.training.checkpoints import PolicyTrainer
 from sso_data.training.dataset import Data, describe, load_data, without_references
 from sso_data.training.encode import EncodedRow
 from sso_data.training.errors import TrainError
-from sso_data.training.job import Place, Prepared
+from sso_data.training.job import Prepared, TrainContext
 from sso_data.training.loss import terms_of
 from sso_data.training.preference_terms import PREFERENCE_TERMS
 from sso_data.training.processes import shared_scorer
@@ -73,7 +73,7 @@ class PolicyJob:
             )
         return found
 
-    def prepare(self, place: Place) -> Prepared:
+    def prepare(self, place: TrainContext) -> Prepared:
         """Load the model, fill in the references and make the trainer."""
         config, args = self._config, place.args
         place.listener.phase(f"loading {self._policy.name}")
@@ -96,7 +96,7 @@ class PolicyJob:
         return int(self._policy.tokenizer.pad_token_id or 0)
 
     def _with_references(
-        self, model: Any, place: Place
+        self, model: Any, place: TrainContext
     ) -> tuple[list[EncodedRow], list[EncodedRow], dict[str, Any]]:
         """Training and held-out rows with references, and what the check found."""
         config, rows = self._config, self._rows
@@ -136,7 +136,7 @@ class PolicyJob:
         return every[: len(rows.train)], every[len(rows.train) :], findings
 
     @staticmethod
-    def _move(model: Any, place: Place) -> None:
+    def _move(model: Any, place: TrainContext) -> None:
         """Put the model where it is scored, whole: before FSDP or DeepSpeed cut it."""
         try:
             model.to(place.args.device)

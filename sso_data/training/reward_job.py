@@ -11,7 +11,7 @@ from sso_data.models.training_model import PolicyFiles, with_adapter
 from sso_data.prompts.preferences import read_preferences
 from sso_data.training.checkpoints import SafeCheckpoints
 from sso_data.training.dataset import fingerprint_of
-from sso_data.training.job import Place, Prepared
+from sso_data.training.job import Prepared, TrainContext
 from sso_data.training.mix import PairReader, mix_summary, reward_data
 from sso_data.training.reward import RewardTrainer, load_reward_model
 
@@ -84,7 +84,7 @@ class RewardJob:
         """Nothing yet."""
         return []
 
-    def prepare(self, place: Place) -> Prepared:
+    def prepare(self, place: TrainContext) -> Prepared:
         """Load the model under its new head and make the trainer."""
         transformers.utils.logging.disable_progress_bar()
         place.listener.phase(f"loading {self._policy.name}")

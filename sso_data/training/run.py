@@ -28,7 +28,7 @@ from sso_data.training.callbacks import Metrics
 from sso_data.training.card import write_card
 from sso_data.training.checkpoints import WRITE_ERRORS, SafeCheckpoints, unwritten
 from sso_data.training.errors import TrainError
-from sso_data.training.job import Job, Place, Prepared
+from sso_data.training.job import Job, Prepared, TrainContext
 from sso_data.training.listener import NullProgress, TrainListener
 from sso_data.training.plot import draw
 from sso_data.training.policy_job import PolicyJob
@@ -96,7 +96,7 @@ def train(
             "...`, or choose one by CUDA_VISIBLE_DEVICES"
         )
     first = is_first()
-    place = Place(out=out, args=args, listener=listener if first else NullProgress())
+    place = TrainContext(out=out, args=args, listener=listener if first else NullProgress())
     place.listener.phase("checking the model and its chat template")
     policy = find_policy(config)
     _refuse_inputs_in(out, source, policy, config)
@@ -204,7 +204,7 @@ def _steps(
     job: Job,
     policy: PolicyFiles,
     config: TrainConfig,
-    place: Place,
+    place: TrainContext,
     started: float,
 ) -> TrainSummary:
     """Train to the end, write the model, and say how it went."""
@@ -277,7 +277,7 @@ def _finish(
     trainer: Trainer,
     prepared: Prepared,
     config: TrainConfig,
-    place: Place,
+    place: TrainContext,
 ) -> None:
     """Card, plot, and last of all the word in train.json that the training has finished."""
     history = [line for line in trainer.state.log_history if {"loss", "eval_loss"} & line.keys()]
