@@ -56,6 +56,6 @@ class Job(Protocol):
         """What looks odd about the data."""
         ...
 
-    def prepare(self, place: TrainContext) -> Prepared:
+    def prepare(self, context: TrainContext) -> Prepared:
         """Load the model and make the trainer."""
         ...

@@ -73,12 +73,12 @@ class PolicyJob:
             )
         return found
 
-    def prepare(self, place: TrainContext) -> Prepared:
+    def prepare(self, context: TrainContext) -> Prepared:
         """Load the model, fill in the references and make the trainer."""
-        config, args = self._config, place.args
-        place.listener.phase(f"loading {self._policy.name}")
+        config, args = self._config, context.args
+        context.listener.phase(f"loading {self._policy.name}")
         model = load_model(self._policy, config)
-        rows, held_out, findings = self._with_references(model, place)
+        rows, held_out, findings = self._with_references(model, context)
         trainer = PolicyTrainer(
             model,
             args,
@@ -88,7 +88,7 @@ class PolicyJob:
             pad_id=self._pad_id,
         )
         start = _mean_chosen(rows) if config.loss.needs_reference else None
-        watch = EarlyStopping(config.stop, start, place.listener)
+        watch = EarlyStopping(config.stop, start, context.listener)
         return Prepared(trainer=trainer, findings=findings, watch=watch)
 
     @property
@@ -96,7 +96,7 @@ class PolicyJob:
         return int(self._policy.tokenizer.pad_token_id or 0)
 
     def _with_references(
-        self, model: Any, place: TrainContext
+        self, model: Any, context: TrainContext
     ) -> tuple[list[EncodedRow], list[EncodedRow], dict[str, Any]]:
         """Training and held-out rows with references, and what the check found."""
         config, rows = self._config, self._rows
@@ -105,8 +105,8 @@ class PolicyJob:
             every = without_references(every)
         dtype = compute_dtype(config)
         if config.loss.needs_reference:
-            place.listener.phase("checking the references")
-            self._move(model, place)
+            context.listener.phase("checking the references")
+            self._move(model, context)
         scorer = model_scorer(
             model,
             terms_of(config.loss).contrasts,
@@ -118,31 +118,31 @@ class PolicyJob:
             shared_scorer(scorer),
             config.loss,
             config.reference,
-            cache=place.out / "references.npz",
-            model_key=f"{self._policy.fingerprint}/{dtype}/{place.args.device.type}",
-            writes_cache=place.args.process_index == 0,
+            cache=context.out / "references.npz",
+            model_key=f"{self._policy.fingerprint}/{dtype}/{context.args.device.type}",
+            writes_cache=context.args.process_index == 0,
         )
-        place.listener.note(str(report))
+        context.listener.note(str(report))
         findings: dict[str, Any] = {"references": {"text": str(report), **report.to_json()}}
         if config.loss.needs_reference:
             found = d_at_step_0(every, scorer, config)
             findings["references"]["d_at_step_0"] = found
-            place.listener.note(
+            context.listener.note(
                 f"D at step 0: 95 % of {min(_STEP_0_ROWS, len(every))} rows within {found:.2g} "
                 f"in what the loss sees (tolerance {config.reference.tolerance})"
             )
             if found > config.reference.tolerance:
-                place.listener.warn("D at step 0 is over the tolerance; see docs/training.md")
+                context.listener.warn("D at step 0 is over the tolerance; see docs/training.md")
         return every[: len(rows.train)], every[len(rows.train) :], findings
 
     @staticmethod
-    def _move(model: Any, place: TrainContext) -> None:
+    def _move(model: Any, context: TrainContext) -> None:
         """Put the model where it is scored, whole: before FSDP or DeepSpeed cut it."""
         try:
-            model.to(place.args.device)
+            model.to(context.args.device)
         except torch.OutOfMemoryError as error:
             raise TrainError(
-                f"the whole model does not fit on {place.args.device} for checking the references; "
+                f"the whole model does not fit on {context.args.device} for checking the references; "
                 "use a base loss without reference (simpo, orpo), or LoRA"
             ) from error
 

@@ -84,10 +84,10 @@ class RewardJob:
         """Nothing yet."""
         return []
 
-    def prepare(self, place: TrainContext) -> Prepared:
+    def prepare(self, context: TrainContext) -> Prepared:
         """Load the model under its new head and make the trainer."""
         transformers.utils.logging.disable_progress_bar()
-        place.listener.phase(f"loading {self._policy.name}")
+        context.listener.phase(f"loading {self._policy.name}")
         config, tokenizer = self._config, self._policy.tokenizer
         model = load_reward_model(
             self._policy.directory,
@@ -101,7 +101,7 @@ class RewardJob:
             model = with_adapter(model, self._policy, config, task="SEQ_CLS")
         trainer = SafeRewardTrainer(
             model,
-            place.args,
+            context.args,
             config=config.reward,
             rows=self._rows.rows,
             eval_rows=self._rows.eval_rows or None,

@@ -96,13 +96,13 @@ def train(
             "...`, or choose one by CUDA_VISIBLE_DEVICES"
         )
     first = is_first()
-    place = TrainContext(out=out, args=args, listener=listener if first else NullProgress())
-    place.listener.phase("checking the model and its chat template")
+    context = TrainContext(out=out, args=args, listener=listener if first else NullProgress())
+    context.listener.phase("checking the model and its chat template")
     policy = find_policy(config)
     _refuse_inputs_in(out, source, policy, config)
     if first:
         refuse_strangers(out)
-    place.listener.phase("reading the data")
+    context.listener.phase("reading the data")
     job: Job = (RewardJob if config.kind == "reward" else PolicyJob)(source, policy, config)
     if config.data.eval_share and not job.data["held_out"]:
         raise InputError(
@@ -110,19 +110,19 @@ def train(
             f"{job.data['training']} rows; raise it"
         )
     for line in job.lines:
-        place.listener.note(line)
+        context.listener.note(line)
     for line in job.warnings:
-        place.listener.warn(line)
+        context.listener.warn(line)
     if first:
         make_dir(out)
     guard: AbstractContextManager[None] = locked(out, "model") if first else nullcontext()
     with guard:
         folder, checkpoint = _opened(out, config, policy, job, overwrite=overwrite)
         if folder.is_finished:
-            place.listener.note(f"{out}: finished before; nothing to do")
+            context.listener.note(f"{out}: finished before; nothing to do")
             seconds = time.monotonic() - started
             return TrainSummary(out=out, manifest=folder.manifest, new_steps=0, seconds=seconds)
-        return _steps(folder, checkpoint, job, policy, config, place, started)
+        return _steps(folder, checkpoint, job, policy, config, context, started)
 
 
 def _refuse_inputs_in(out: Path, source: str, policy: PolicyFiles, config: TrainConfig) -> None:
@@ -204,36 +204,36 @@ def _steps(
     job: Job,
     policy: PolicyFiles,
     config: TrainConfig,
-    place: TrainContext,
+    context: TrainContext,
     started: float,
 ) -> TrainSummary:
     """Train to the end, write the model, and say how it went."""
-    with _memory_named(), tensorboard_in(place.out / "logs"):
-        prepared = job.prepare(place)
+    with _memory_named(), tensorboard_in(context.out / "logs"):
+        prepared = job.prepare(context)
     trainer = prepared.trainer
     assert isinstance(trainer, SafeCheckpoints)
     trainer.keep = config.checkpoints.keep
     trainer.remove_callback(PrinterCallback)
-    metrics = Metrics(place.out / "metrics.jsonl" if is_first() else None, place.listener)
+    metrics = Metrics(context.out / "metrics.jsonl" if is_first() else None, context.listener)
     trainer.add_callback(metrics)
     if prepared.watch:
         trainer.add_callback(prepared.watch)
     if is_first():
         folder.note(**prepared.findings)
-    place.listener.phase("training")
+    context.listener.phase("training")
     try:
         with _memory_named():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         metrics.close()
-    place.listener.phase("writing the model")
-    _write_model(trainer, prepared, policy, config, place.out)
+    context.listener.phase("writing the model")
+    _write_model(trainer, prepared, policy, config, context.out)
     if is_first():
-        _finish(folder, trainer, prepared, config, place)
+        _finish(folder, trainer, prepared, config, context)
     wait()
     done = trainer.state.global_step - (step_of(checkpoint) if checkpoint else 0)
     seconds = time.monotonic() - started
-    return TrainSummary(out=place.out, manifest=folder.manifest, new_steps=done, seconds=seconds)
+    return TrainSummary(out=context.out, manifest=folder.manifest, new_steps=done, seconds=seconds)
 
 
 @contextmanager
@@ -251,7 +251,7 @@ def _memory_named() -> Iterator[None]:
 def _write_model(
     trainer: Trainer, prepared: Prepared, policy: PolicyFiles, config: TrainConfig, out: Path
 ) -> None:
-    """Gather the weights from wherever they are and write them, beside and then in place."""
+    """Gather the weights from wherever they are and write them, beside and then in context."""
     unwrapped = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not is_first():
@@ -277,7 +277,7 @@ def _finish(
     trainer: Trainer,
     prepared: Prepared,
     config: TrainConfig,
-    place: TrainContext,
+    context: TrainContext,
 ) -> None:
     """Card, plot, and last of all the word in train.json that the training has finished."""
     history = [line for line in trainer.state.log_history if {"loss", "eval_loss"} & line.keys()]
@@ -292,13 +292,13 @@ def _finish(
         "last": logs[-1] if logs else {},
     }
     if stopped:
-        place.listener.warn(f"stopped early: {stopped}")
-    write_card(folder.manifest, history, place.out / "README.md")
-    if config.log.plot and history and not draw(history, place.out / "loss.png"):
-        place.listener.note("no loss.png: pip install 'sso-data[train]' draws it")
+        context.listener.warn(f"stopped early: {stopped}")
+    write_card(folder.manifest, history, context.out / "README.md")
+    if config.log.plot and history and not draw(history, context.out / "loss.png"):
+        context.listener.note("no loss.png: pip install 'sso-data[train]' draws it")
     folder.note(finished=_today())
     if not config.checkpoints.keep_finished:
-        remove_tree(place.out / "checkpoints")
+        remove_tree(context.out / "checkpoints")
 
 
 def _best(trainer: Trainer) -> int | None:
