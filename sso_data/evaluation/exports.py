@@ -12,7 +12,7 @@ from sso_data.core.errors import InputError
 from sso_data.core.jinja import render
 from sso_data.core.records import JsonRow, Response, Row
 from sso_data.evaluation.answers import Answer, NoAnswer
-from sso_data.evaluation.place import COMMANDS, EXPORTS, MODEL
+from sso_data.evaluation.eval_dir import COMMANDS, EXPORTS, MODEL
 from sso_data.exporting import export
 from sso_data.exporting.job import model_name
 from sso_data.exporting.rows import alpaca_eval, mt_bench, one_instruction, second_turn

@@ -9,8 +9,8 @@ from typing import Any
 
 from sso_data.core.records import JsonRow
 from sso_data.evaluation.book import Book
+from sso_data.evaluation.eval_dir import JUDGES, write_json
 from sso_data.evaluation.judges import Comparison, Judge, Refused, Verdict
-from sso_data.evaluation.place import JUDGES, write_json
 from sso_data.runs.files import make_dir
 
 Report = Callable[[int, int], None]

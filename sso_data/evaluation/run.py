@@ -15,6 +15,15 @@ from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.records import Prompt, Row, content_hash
 from sso_data.evaluation.answers import Answer, NoAnswer, answer_all, answer_of
 from sso_data.evaluation.book import Book
+from sso_data.evaluation.eval_dir import (
+    AGAINST,
+    MODEL,
+    RESULT,
+    identity_of,
+    open_eval_dir,
+    read_setup,
+    write_json,
+)
 from sso_data.evaluation.exports import export_all
 from sso_data.evaluation.judges import (
     Answered,
@@ -27,15 +36,6 @@ from sso_data.evaluation.judges import (
 )
 from sso_data.evaluation.judges.pairs import signal_comparison
 from sso_data.evaluation.judging import directory_of, judge_all
-from sso_data.evaluation.place import (
-    AGAINST,
-    MODEL,
-    RESULT,
-    identity_of,
-    open_place,
-    read_setup,
-    write_json,
-)
 from sso_data.evaluation.result import Evaluation, failures_of, side_of, steering_of, wins_of
 from sso_data.generation.generate import Listener as RunListener
 from sso_data.generation.generate import Setup, generate, lazy_engine, prepare
@@ -115,7 +115,7 @@ def evaluate(
         "date": plan.model.identity["views.date"],
         "config": config.model_dump(mode="json"),
     }
-    with open_place(out, identity, details, overwrite=overwrite):
+    with open_eval_dir(out, identity, details, overwrite=overwrite):
         answers = _answers(plan, listener)
         said, judge = _said(plan, answers, listener)
         listener.phase("writing the results")

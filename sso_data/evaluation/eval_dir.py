@@ -49,7 +49,7 @@ def identity_of(model: Setup, against: Setup) -> dict[str, Any]:
 
 
 @contextmanager
-def open_place(
+def open_eval_dir(
     out: Path, identity: Mapping[str, Any], details: Mapping[str, Any], *, overwrite: bool
 ) -> Iterator[None]:
     """Hold the directory of a new evaluation, or of one that goes on.
