@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sso_data.cli.books import books, end, show_decision, show_steering
 from sso_data.cli.options import Json, RunPath, Settings
 from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
+from sso_data.cli.summary import end, run_summary, show_decision, show_steering
 
 RETRY_EXAMPLE = "Example: sso-data retry runs/first --set engine.max_num_seqs=64"
 MERGE_EXAMPLE = "Example: sso-data merge runs/part1 runs/part2 --out runs/whole"
@@ -40,7 +40,9 @@ def retry(
     decision, account = summary.refiltered.decision, summary.refiltered.account
     if as_json:
         counts = {"tried": tried, "new_rows": done, "failed_again": summary.progress.failed}
-        print_json(books(run, decision, account) | counts | {"no_prompts": summary.no_prompts})
+        print_json(
+            run_summary(run, decision, account) | counts | {"no_prompts": summary.no_prompts}
+        )
     elif tried:
         show_decision(decision, account)
         show_steering(summary.steering)
@@ -88,7 +90,7 @@ def merge(
         )
     decision, account = merged.refiltered.decision, merged.refiltered.account
     if as_json:
-        print_json(books(out, decision, account) | {"repeated": merged.repeated})
+        print_json(run_summary(out, decision, account) | {"repeated": merged.repeated})
     else:
         show_decision(decision, account)
         typer.echo(str(out / "pairs" / "train.jsonl"))

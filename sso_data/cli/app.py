@@ -8,7 +8,6 @@ import typer
 from sso_data import __version__
 from sso_data.cli.again import MERGE_EXAMPLE, RETRY_EXAMPLE, merge, retry
 from sso_data.cli.augment import AUGMENT_EXAMPLE, augment
-from sso_data.cli.books import books, end, nothing_kept, show_decision, show_steering, work_done
 from sso_data.cli.evaluating import EVAL_EXAMPLE, evaluate
 from sso_data.cli.export import EXPORT_EXAMPLE, export
 from sso_data.cli.iterating import ITERATE_EXAMPLE, iterate
@@ -33,6 +32,14 @@ from sso_data.cli.options import (
 from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print_json, say
 from sso_data.cli.principles import principles_app
 from sso_data.cli.push import PUSH_EXAMPLE, push
+from sso_data.cli.summary import (
+    end,
+    nothing_kept,
+    run_summary,
+    show_decision,
+    show_steering,
+    work_done,
+)
 from sso_data.cli.training import TRAIN_EXAMPLE, train
 
 app = typer.Typer(
@@ -115,7 +122,7 @@ def generate(
     with hint_to_continue(hint), listening() as listener:
         summary = run_generate(prompts, out, resolved, listener, overwrite=overwrite)
     if as_json:
-        print_json(books(out, summary.decision, summary.account) | work_done(summary))
+        print_json(run_summary(out, summary.decision, summary.account) | work_done(summary))
     else:
         show_decision(summary.decision, summary.account)
         show_steering(summary.steering)
@@ -152,7 +159,7 @@ def filter_(
         done = refilter(run, resolved, dry_run=dry_run, on_progress=listener.written)
     decision, account = done.decision, done.account
     if as_json:
-        print_json(books(run, decision, account) | {"dry_run": dry_run})
+        print_json(run_summary(run, decision, account) | {"dry_run": dry_run})
     else:
         show_decision(decision, account)
         if not dry_run:

@@ -1,4 +1,4 @@
-"""What the commands that make pairs say at their end: funnel, thresholds, the books, advice."""
+"""What the commands that make pairs say at their end: funnel, thresholds, the counts, advice."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ def show_steering(tally: "Tally | None") -> None:
         typer.echo(text)
 
 
-def books(run: Path, decision: "Decision", account: "Account") -> dict[str, Any]:
+def run_summary(run: Path, decision: "Decision", account: "Account") -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
