@@ -15,7 +15,7 @@ from sso_data.core.records import JsonRow, Row
 from sso_data.exporting.formats import DataFile, Format, Job, format_of
 from sso_data.exporting.job import job_of
 from sso_data.exporting.output import mark_as_ours, new_directory, open_writers, write_texts
-from sso_data.exporting.tally import Exported, Tally
+from sso_data.exporting.tally import ExportCounts, Exported
 from sso_data.runs.decided import not_a_row, read_decided, read_pairs, section
 from sso_data.runs.run import require_manifest, run_account
 from sso_data.runs.scores import load_scores
@@ -58,7 +58,7 @@ def export(
     decided = read_decided(run) if wanted.holds == "pairs" else None
     job = job_of(run, out, manifest, decided, wanted, drawn=drawn, name=name)
     source = _answers(run, manifest) if decided is None else _pairs(run, decided)
-    tally = Tally(wanted, job.drawn)
+    tally = ExportCounts(wanted, job.drawn)
     with new_directory(out, overwrite=overwrite) as directory:
         _write(directory, job, wanted, source, tally, on_progress)
         if tally.rows != source.total:
@@ -87,7 +87,7 @@ def _write(
     job: Job,
     wanted: Format,
     source: Source,
-    tally: Tally,
+    tally: ExportCounts,
     on_progress: Progress | None,
 ) -> None:
     files = wanted.files(job)
@@ -101,7 +101,7 @@ def _write(
                 on_progress(done, source.total, wanted.holds)
 
 
-def _converted(row: Row, files: tuple[DataFile, ...], tally: Tally) -> list[JsonRow]:
+def _converted(row: Row, files: tuple[DataFile, ...], tally: ExportCounts) -> list[JsonRow]:
     """The row for each file; nothing where the format cannot hold it.
 
     RunError for a row whose metadata or template arguments are no JSON.
@@ -148,7 +148,9 @@ def _row(row: JsonRow, where: str) -> Row:
         raise not_a_row(where, error) from error
 
 
-def _facts(manifest: Mapping[str, Any], wanted: Format, job: Job, tally: Tally) -> dict[str, Any]:
+def _facts(
+    manifest: Mapping[str, Any], wanted: Format, job: Job, tally: ExportCounts
+) -> dict[str, Any]:
     """export.json: what was exported, of which run."""
     facts: dict[str, Any] = {
         "sso_data": manifest.get("sso_data"),

@@ -39,7 +39,7 @@ class Exported:
         return f"{self.holds} {self.rows} = exported {self.exported}{parts}"
 
 
-class Tally:
+class ExportCounts:
     """Counts the rows of an export as they come."""
 
     def __init__(self, wanted: Format, drawn: View) -> None:
