@@ -13,7 +13,7 @@ from sso_data.augmentation.judge import Judge
 from sso_data.augmentation.loop import Loop, State
 from sso_data.augmentation.output import Output, Paths, check_name, open_output, write_report
 from sso_data.augmentation.seeds import Seeds, read_seeds
-from sso_data.augmentation.tally import DUPLICATES, Tally
+from sso_data.augmentation.tally import DUPLICATES, AttemptCounts
 from sso_data.chat import Endpoint, open_endpoint, open_model
 from sso_data.chat.interface import Completions
 from sso_data.config.augmentation import AugmentConfig
@@ -37,7 +37,7 @@ class Listener(Protocol):
         """Something went wrong, and the work goes on."""
         ...
 
-    def progress(self, tally: Tally, wanted: int) -> None:
+    def progress(self, tally: AttemptCounts, wanted: int) -> None:
         """Counts of all attempts so far, those of earlier calls included."""
         ...
 
@@ -49,7 +49,7 @@ class Augmented:
     paths: Paths
     wanted: int
     state: State
-    tally: Tally
+    tally: AttemptCounts
     report: Mapping[str, Any]
     new_attempts: int
     seconds: float
@@ -219,7 +219,7 @@ def _model_on_demand(
         yield start
 
 
-def _report(setup: _Setup, tally: Tally, wanted: int, state: str) -> dict[str, Any]:
+def _report(setup: _Setup, tally: AttemptCounts, wanted: int, state: str) -> dict[str, Any]:
     """What the report file says: how it ended, the counts, the sources, the configuration."""
     counts = tally.to_json()
     benchmarks = setup.contamination.benchmarks

@@ -15,7 +15,7 @@ from sso_data.augmentation.attempts import draw, request
 from sso_data.augmentation.judge import Accepted, Judge
 from sso_data.augmentation.output import Answer, Output
 from sso_data.augmentation.seeds import Seeds
-from sso_data.augmentation.tally import Tally
+from sso_data.augmentation.tally import AttemptCounts
 from sso_data.chat.interface import Completions
 from sso_data.config.augmentation import AugmentConfig
 from sso_data.core.jinja import Templates
@@ -43,7 +43,7 @@ class Loop:
         *,
         wanted: int,
         model: str,
-        on_progress: Callable[[Tally], None],
+        on_progress: Callable[[AttemptCounts], None],
     ) -> None:
         self._start = start
         self._seeds = seeds

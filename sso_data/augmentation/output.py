@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from sso_data import __version__
-from sso_data.augmentation.tally import Tally
+from sso_data.augmentation.tally import AttemptCounts
 from sso_data.chat.interface import Completion
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.records import SCHEMA_VERSION, JsonRow, Message, messages_from_json
@@ -148,7 +148,7 @@ class Output:
     def __init__(self, paths: Paths, *, promised: int) -> None:
         """`promised` attempts were durable when the report was written."""
         self.paths = paths
-        self.tally = Tally()
+        self.tally = AttemptCounts()
         with ExitStack() as opened:
             self._queries = opened.enter_context(closing(open_lines(paths.queries)))
             self._rejected = opened.enter_context(closing(open_lines(paths.rejected)))

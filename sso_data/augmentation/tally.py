@@ -11,7 +11,7 @@ DUPLICATES = ("duplicate_of_seed", "near_duplicate_of_seed", "duplicate", "near_
 
 
 @dataclass(slots=True)
-class Tally:
+class AttemptCounts:
     """Counts of the attempts decided so far; `idle` is how many since the last accepted query."""
 
     accepted: Counter[str] = field(default_factory=Counter)
@@ -47,9 +47,9 @@ class Tally:
             self.files[file] += 1
         self.idle += 1
 
-    def copy(self) -> "Tally":
+    def copy(self) -> "AttemptCounts":
         """The counts as they are now."""
-        return Tally(
+        return AttemptCounts(
             accepted=self.accepted.copy(),
             rejected={operation: reasons.copy() for operation, reasons in self.rejected.items()},
             files=self.files.copy(),

@@ -11,7 +11,7 @@ from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print
 
 if TYPE_CHECKING:
     from sso_data.augmentation import Augmented
-    from sso_data.augmentation.tally import Tally
+    from sso_data.augmentation.tally import AttemptCounts
     from sso_data.cli.progress import BarListener, PlainListener
 
 AUGMENT_EXAMPLE = (
@@ -104,7 +104,7 @@ class _Progress:
     def warn(self, text: str) -> None:
         self._listener.warn(text)
 
-    def progress(self, tally: "Tally", wanted: int) -> None:
+    def progress(self, tally: "AttemptCounts", wanted: int) -> None:
         from sso_data.cli.progress import BarListener, duration
 
         if isinstance(self._listener, BarListener):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.augmentation import Augmented, augment
-from sso_data.augmentation.tally import Tally
+from sso_data.augmentation.tally import AttemptCounts
 from sso_data.chat.interface import Completion, CompletionRequest
 from sso_data.config.augmentation import AugmentConfig
 from sso_data.engines.interface import Refused
@@ -82,7 +82,7 @@ class Quiet:
     """A listener that keeps the last counts."""
 
     def __init__(self) -> None:
-        self.tally = Tally()
+        self.tally = AttemptCounts()
 
     def phase(self, text: str) -> None:
         pass
@@ -90,7 +90,7 @@ class Quiet:
     def warn(self, text: str) -> None:
         raise AssertionError(text)
 
-    def progress(self, tally: Tally, wanted: int) -> None:
+    def progress(self, tally: AttemptCounts, wanted: int) -> None:
         self.tally = tally
 
 
