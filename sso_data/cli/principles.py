@@ -162,7 +162,7 @@ def principles_write(
 ) -> None:
     """Show the principles that a model writes for each query, as JSON lines; keep nothing."""
     from sso_data.cli.progress import listening
-    from sso_data.steering.books import Tally
+    from sso_data.steering.books import SteeringCounts
     from sso_data.steering.models import summary_of, warnings_of
     from sso_data.steering.writing import write_principles
 
@@ -179,7 +179,7 @@ def principles_write(
         source__split=split,
         source__column=column,
     )
-    tally = Tally()
+    tally = SteeringCounts()
     with hint_to_continue("nothing is kept of it"), listening() as listener:
         for line in write_principles(prompts, resolved, listener.warn, tally):
             typer.echo(json.dumps(line, ensure_ascii=False))

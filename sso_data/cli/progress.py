@@ -18,7 +18,7 @@ from rich.progress import Progress as Bar
 from sso_data.cli.outcome import say
 from sso_data.engines.interface import EngineInfo
 from sso_data.generation.pipeline import Progress
-from sso_data.steering.books import Tally
+from sso_data.steering.books import SteeringCounts
 from sso_data.training.listener import StepLog
 
 _LINE_SECONDS = 10.0
@@ -119,7 +119,7 @@ class _Steering:
         return (total - done) * (now - since) / (done - before)
 
 
-def _stand_ins(tally: Tally) -> str:
+def _stand_ins(tally: SteeringCounts) -> str:
     """The shares of choices and of texts that were of no use, where there are any."""
     parts = [
         f"{tally.fallback_share:.0%} of choices by rule" if tally.fallbacks else "",
@@ -150,7 +150,7 @@ class PlainListener:
     def engine(self, info: EngineInfo) -> None:
         say(describe_engine(info))
 
-    def steered(self, done: int, tally: Tally) -> None:
+    def steered(self, done: int, tally: SteeringCounts) -> None:
         eta = self._steering.left(done, self._total)
         now = time.monotonic()
         if now < self._next and (done < self._total or done == self._said):
@@ -222,7 +222,7 @@ class BarListener:
         self._bar.console.print(describe_engine(info), style="dim", highlight=False)
         self._bar.update(self._task, description="rows")
 
-    def steered(self, done: int, tally: Tally) -> None:
+    def steered(self, done: int, tally: SteeringCounts) -> None:
         now = time.monotonic()
         if now < self._next:
             return

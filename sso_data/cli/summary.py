@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sso_data.filtering.filters import Decision
     from sso_data.generation.generate import Summary
     from sso_data.runs.run import Account
-    from sso_data.steering.books import Tally
+    from sso_data.steering.books import SteeringCounts
 
 
 def show_decision(decision: "Decision", account: "Account") -> None:
@@ -24,7 +24,7 @@ def show_decision(decision: "Decision", account: "Account") -> None:
     console.print(tables.account_line(account, decision), highlight=False)
 
 
-def show_steering(tally: "Tally | None") -> None:
+def show_steering(tally: "SteeringCounts | None") -> None:
     """What models that were asked about the prompts said, in a line or two."""
     from sso_data.steering.models import summary_of
 

@@ -29,7 +29,7 @@ from sso_data.prompts import BadRow, Candidate, count_prompts, read_prompts
 from sso_data.runs.origin import Given, origin_of
 from sso_data.runs.run import Account, Run, open_run, read_manifest
 from sso_data.runs.steering import Occurrences, SteeringBook
-from sso_data.steering.books import Tally
+from sso_data.steering.books import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
 from sso_data.steering.principles import Catalogue, load_catalogue
 from sso_data.steering.rules import Rules, check_features
@@ -51,7 +51,7 @@ class Listener(Protocol):
         """How many prompts there are."""
         ...
 
-    def steered(self, done: int, tally: Tally) -> None:
+    def steered(self, done: int, tally: SteeringCounts) -> None:
         """So many prompts are steered; `tally` says how, those of earlier calls included."""
         ...
 
@@ -119,7 +119,7 @@ class Summary:
     progress: Progress
     seconds: float
     decision: Decision
-    steering: Tally | None = None
+    steering: SteeringCounts | None = None
 
 
 def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
@@ -240,7 +240,7 @@ def run_guide(
     if not setup.rules.asks_a_model:
         yield None
         return
-    tally = Tally()
+    tally = SteeringCounts()
     with closing(SteeringBook(run.path, on_line=tally.add)) as book:
         yield Guide(prompts=prompts, book=book, tally=tally)
 

@@ -10,7 +10,7 @@ from sso_data.filtering.filters import decide_row
 from sso_data.generation.generate import Listener, make_rows, prepare
 from sso_data.prompts import count_prompts, read_prompts
 from sso_data.runs.steering import Occurrences
-from sso_data.steering.books import MemoryBook, Tally
+from sso_data.steering.books import MemoryBook, SteeringCounts
 from sso_data.steering.stage import Guide, prompts_of
 
 
@@ -62,7 +62,7 @@ def preview(source: str, config: RunConfig, listener: Listener) -> Preview:
             read_prompts(source, config.source), Occurrences().next, lambda identity: True
         ),
         book=MemoryBook(),
-        tally=Tally(),
+        tally=SteeringCounts(),
     )
     prompts = read_prompts(source, config.source)
     make_rows(

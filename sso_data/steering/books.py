@@ -44,7 +44,7 @@ class MemoryBook:
 
 
 @dataclass(slots=True)
-class Tally:
+class SteeringCounts:
     """What became of choices and of texts.
 
     `*_reasons` count the answers that were of no use, those that were asked for again included.

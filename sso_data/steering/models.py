@@ -15,7 +15,7 @@ from sso_data.core.records import JsonRow, Prompt
 from sso_data.engines.interface import Engine
 from sso_data.models.directory import model_fingerprint, resolve_model
 from sso_data.models.policy import Policy
-from sso_data.steering.books import Tally
+from sso_data.steering.books import SteeringCounts
 from sso_data.steering.rules import Rules, Steered
 from sso_data.steering.stage import Guide, Models, look_up, steer_all
 
@@ -28,7 +28,7 @@ class Listener(Protocol):
 
     def phase(self, text: str) -> None: ...
 
-    def steered(self, done: int, tally: Tally) -> None: ...
+    def steered(self, done: int, tally: SteeringCounts) -> None: ...
 
     def warn(self, text: str) -> None: ...
 
@@ -169,7 +169,7 @@ def endpoint_of(config: SteeringConfig) -> Endpoint:
     )
 
 
-def summary_of(tally: Tally) -> list[str]:
+def summary_of(tally: SteeringCounts) -> list[str]:
     """How the steering by models went, a line for choices and one for texts."""
     found = []
     if tally.choices:
@@ -187,7 +187,7 @@ def summary_of(tally: Tally) -> list[str]:
     return found
 
 
-def warnings_of(tally: Tally, config: SteeringConfig) -> Iterator[str]:
+def warnings_of(tally: SteeringCounts, config: SteeringConfig) -> Iterator[str]:
     """What is wrong with too large a share of choices or of texts."""
     if tally.fallback_share > config.max_fallback_share:
         yield (

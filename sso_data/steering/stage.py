@@ -9,7 +9,7 @@ from sso_data.core.errors import RunError
 from sso_data.core.records import JsonRow, Prompt, Steering, content_hash
 from sso_data.prompts import BadRow, Candidate
 from sso_data.prompts.answerable import unanswerable
-from sso_data.steering.books import Book, Tally
+from sso_data.steering.books import Book, SteeringCounts
 from sso_data.steering.by_model import Task
 from sso_data.steering.rounds import Round
 from sso_data.steering.rules import Rules, Steered
@@ -39,7 +39,7 @@ class Guide:
 
     prompts: Callable[[], Iterable[Prompt]]
     book: Book
-    tally: Tally
+    tally: SteeringCounts
 
 
 def steer_all(

@@ -10,7 +10,7 @@ from sso_data.core.naming import public_name
 from sso_data.core.records import JsonRow, Prompt
 from sso_data.prompts import count_prompts, read_prompts
 from sso_data.runs.steering import Occurrences
-from sso_data.steering.books import MemoryBook, Tally
+from sso_data.steering.books import MemoryBook, SteeringCounts
 from sso_data.steering.by_model import Task
 from sso_data.steering.catalogue_models import asked_model, control_test
 from sso_data.steering.principles import load_catalogue
@@ -35,7 +35,7 @@ class _InOrder:
 
 
 def write_principles(
-    source: str, config: RunConfig, tell: Callable[[str], None], tally: Tally
+    source: str, config: RunConfig, tell: Callable[[str], None], tally: SteeringCounts
 ) -> Iterator[JsonRow]:
     """The line of each query, with its `prompt`, in the order of the source; nothing is kept.
 

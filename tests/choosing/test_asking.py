@@ -12,7 +12,7 @@ from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.records import JsonRow, Message, Prompt, content_hash
 from sso_data.prompts import BadRow, Candidate
 from sso_data.runs.steering import Occurrences
-from sso_data.steering.books import MemoryBook, Tally
+from sso_data.steering.books import MemoryBook, SteeringCounts
 from sso_data.steering.conversation import CUT, REQUEST_CHARS, SYSTEM_CHARS, TURN_CHARS
 from sso_data.steering.principles import load_catalogue
 from sso_data.steering.rules import CONCISION, Rules, check_features
@@ -129,7 +129,7 @@ def test_prompts_that_have_a_line_are_passed_over() -> None:
 def test_a_model_is_not_opened_when_there_is_nothing_to_ask() -> None:
     book = MemoryBook()
     steer(MANY, book=book)
-    guide = Guide(prompts=lambda: MANY, book=book, tally=Tally())
+    guide = Guide(prompts=lambda: MANY, book=book, tally=SteeringCounts())
 
     def never() -> Completions:
         raise AssertionError("opened")
@@ -257,7 +257,7 @@ class Two:
 
 
 def test_another_writer_has_a_pass_of_its_own() -> None:
-    two, book, tally = Two(), MemoryBook(), Tally()
+    two, book, tally = Two(), MemoryBook(), SteeringCounts()
     guide = Guide(prompts=lambda: MANY, book=book, tally=tally)
     both = rules(choose="policy", principles="written")
     passes: list[str] = []
@@ -328,7 +328,7 @@ def test_a_choice_that_is_none_is_refused(config: dict[str, Any], words: str) ->
 
 
 def test_a_tally_tells_choices_from_texts() -> None:
-    tally = Tally()
+    tally = SteeringCounts()
     for line in steer(MANY, shaky)[0].values():
         tally.add(line)
     assert tally.prompts == tally.choices == 30
@@ -337,4 +337,4 @@ def test_a_tally_tells_choices_from_texts() -> None:
     assert 0 < tally.replaced_share < 0.5
     assert set(tally.choice_reasons) <= {"no_feature", "too_few"}
     assert set(tally.text_reasons) == {"missing_side"}
-    assert Tally().fallback_share == Tally().replaced_share == 0
+    assert SteeringCounts().fallback_share == SteeringCounts().replaced_share == 0

@@ -12,7 +12,7 @@ from sso_data.core.records import JsonRow, Prompt
 from sso_data.runs.ledger import SEEN
 from sso_data.runs.run import open_run
 from sso_data.runs.steering import FILE, Occurrences, Places, SteeringBook, read_steering
-from sso_data.steering.books import Tally
+from sso_data.steering.books import SteeringCounts
 from sso_data.steering.stage import Guide, Models, steer_all
 from tests.choosing.scripted import Scripted, prompt, rules
 from tests.choosing.test_asking import shaky
@@ -21,9 +21,9 @@ PROMPTS = [prompt(f"Question number {number // 2}: why?", number % 2) for number
 BOTH = rules(choose="policy", principles="written")
 
 
-def run(directory: Path, prompts: list[Prompt] = PROMPTS) -> tuple[Scripted, Tally]:
+def run(directory: Path, prompts: list[Prompt] = PROMPTS) -> tuple[Scripted, SteeringCounts]:
     """Steer the prompts that have no line yet, as a command would."""
-    model, tally = Scripted(shaky), Tally()
+    model, tally = Scripted(shaky), SteeringCounts()
     with closing(SteeringBook(directory, on_line=tally.add)) as book:
         guide = Guide(prompts=lambda: prompts, book=book, tally=tally)
         models = Models(open_policy=lambda: model, is_control=lambda text: False)
