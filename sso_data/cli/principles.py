@@ -162,7 +162,7 @@ def principles_write(
 ) -> None:
     """Show the principles that a model writes for each query, as JSON lines; keep nothing."""
     from sso_data.cli.progress import listening
-    from sso_data.steering.books import SteeringCounts
+    from sso_data.steering.answer_store import SteeringCounts
     from sso_data.steering.models import summary_of, warnings_of
     from sso_data.steering.writing import write_principles
 

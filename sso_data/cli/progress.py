@@ -18,7 +18,7 @@ from rich.progress import Progress as Bar
 from sso_data.cli.outcome import say
 from sso_data.engines.interface import EngineInfo
 from sso_data.generation.pipeline import Progress
-from sso_data.steering.books import SteeringCounts
+from sso_data.steering.answer_store import SteeringCounts
 from sso_data.training.listener import StepLog
 
 _LINE_SECONDS = 10.0

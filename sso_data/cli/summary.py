@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sso_data.filtering.filters import Decision
     from sso_data.generation.generate import Summary
     from sso_data.runs.run import Account
-    from sso_data.steering.books import SteeringCounts
+    from sso_data.steering.answer_store import SteeringCounts
 
 
 def show_decision(decision: "Decision", account: "Account") -> None:

@@ -29,7 +29,7 @@ from sso_data.prompts import BadRow, Candidate, count_prompts, read_prompts
 from sso_data.runs.origin import Given, origin_of
 from sso_data.runs.run import Account, Run, open_run, read_manifest
 from sso_data.runs.steering import Occurrences, SteeringBook
-from sso_data.steering.books import SteeringCounts
+from sso_data.steering.answer_store import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
 from sso_data.steering.principles import Catalogue, load_catalogue
 from sso_data.steering.rules import Rules, check_features

@@ -10,7 +10,7 @@ from sso_data.filtering.filters import decide_row
 from sso_data.generation.generate import Listener, make_rows, prepare
 from sso_data.prompts import count_prompts, read_prompts
 from sso_data.runs.steering import Occurrences
-from sso_data.steering.books import MemoryBook, SteeringCounts
+from sso_data.steering.answer_store import MemoryBook, SteeringCounts
 from sso_data.steering.stage import Guide, prompts_of
 
 

@@ -20,7 +20,7 @@ from sso_data.prompts.answerable import unanswerable
 from sso_data.runs.columns import row_key
 from sso_data.runs.run import Run, open_run, read_failures, require_manifest
 from sso_data.runs.scores import load_scores
-from sso_data.steering.books import SteeringCounts
+from sso_data.steering.answer_store import SteeringCounts
 
 _MALFORMED = "malformed"
 _REMEDY = "`retry` uses the run's own settings: leave these out"

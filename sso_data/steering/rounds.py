@@ -8,7 +8,7 @@ from functools import cached_property
 from sso_data.chat.interface import Completion, CompletionRequest, Completions
 from sso_data.core.records import JsonRow, Prompt
 from sso_data.engines.interface import Refused
-from sso_data.steering.books import Book
+from sso_data.steering.answer_store import Book
 from sso_data.steering.by_model import Answers, Asking, Task, content_of, steer_by_model
 
 _WINDOW = 2

@@ -10,7 +10,7 @@ from sso_data.core.naming import public_name
 from sso_data.core.records import JsonRow, Prompt
 from sso_data.prompts import count_prompts, read_prompts
 from sso_data.runs.steering import Occurrences
-from sso_data.steering.books import MemoryBook, SteeringCounts
+from sso_data.steering.answer_store import MemoryBook, SteeringCounts
 from sso_data.steering.by_model import Task
 from sso_data.steering.catalogue_models import asked_model, control_test
 from sso_data.steering.principles import load_catalogue

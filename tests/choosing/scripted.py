@@ -8,7 +8,7 @@ from sso_data.chat.interface import Completion, CompletionRequest
 from sso_data.config.run import SteeringConfig
 from sso_data.core.records import JsonRow, Message, Prompt, content_hash, row_id
 from sso_data.engines.interface import Refused
-from sso_data.steering.books import MemoryBook
+from sso_data.steering.answer_store import MemoryBook
 from sso_data.steering.by_model import Task
 from sso_data.steering.principles import load_catalogue
 from sso_data.steering.rounds import Round

@@ -12,7 +12,7 @@ from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.records import JsonRow, Message, Prompt, content_hash
 from sso_data.prompts import BadRow, Candidate
 from sso_data.runs.steering import Occurrences
-from sso_data.steering.books import MemoryBook, SteeringCounts
+from sso_data.steering.answer_store import MemoryBook, SteeringCounts
 from sso_data.steering.conversation import CUT, REQUEST_CHARS, SYSTEM_CHARS, TURN_CHARS
 from sso_data.steering.principles import load_catalogue
 from sso_data.steering.rules import CONCISION, Rules, check_features

@@ -12,7 +12,7 @@ from sso_data.core.records import JsonRow, Prompt
 from sso_data.runs.ledger import SEEN
 from sso_data.runs.run import open_run
 from sso_data.runs.steering import FILE, Occurrences, Places, SteeringBook, read_steering
-from sso_data.steering.books import SteeringCounts
+from sso_data.steering.answer_store import SteeringCounts
 from sso_data.steering.stage import Guide, Models, steer_all
 from tests.choosing.scripted import Scripted, prompt, rules
 from tests.choosing.test_asking import shaky

@@ -11,7 +11,7 @@ import pytest
 
 from sso_data.chat import Endpoint, EndpointCompletions
 from sso_data.core.records import JsonRow, Message, Prompt, content_hash, row_id
-from sso_data.steering.books import MemoryBook
+from sso_data.steering.answer_store import MemoryBook
 from sso_data.steering.by_model import ACCEPTED, CUT_OFF, Task
 from sso_data.steering.rounds import Round
 from sso_data.steering.rules import FREE_FORM
