@@ -40,7 +40,7 @@ _LABEL = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class PrincipleTexts:
     """A good and a bad principle, each on one line."""
 
     good: str
@@ -68,7 +68,7 @@ def messages(
     )
 
 
-def read(text: str) -> Pair | None:
+def read(text: str) -> PrincipleTexts | None:
     """The two sides that an answer holds, as JSON or under labels; None where one is missing."""
     answer = answer_of(text)
     for value in json_values(answer):
@@ -79,7 +79,7 @@ def read(text: str) -> Pair | None:
     return _pair(labelled) if labelled.keys() == {"good", "bad"} else None
 
 
-def problem(pair: Pair, request: str, limits: Limits) -> str | None:
+def problem(pair: PrincipleTexts, request: str, limits: Limits) -> str | None:
     """Why a pair will not do for a request, in one word, or None."""
     both = (pair.good, pair.bad)
     tests: tuple[tuple[str, Callable[[], bool]], ...] = (
@@ -100,8 +100,8 @@ def _holds_control(text: str, limits: Limits) -> bool:
     return checks.holds_control(text) or limits.is_control(text)
 
 
-def _pair(sides: Mapping[str, str]) -> Pair:
-    return Pair(good=_line(sides["good"]), bad=_line(sides["bad"]))
+def _pair(sides: Mapping[str, str]) -> PrincipleTexts:
+    return PrincipleTexts(good=_line(sides["good"]), bad=_line(sides["bad"]))
 
 
 def _line(text: str) -> str:
