@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from sso_data.core.errors import ConfigError
-from sso_data.evaluation.judges import JudgeConfig, JudgeError, Refused, judge_identity, open_judge
+from sso_data.evaluation.judges import (
+    JudgeConfig,
+    JudgeError,
+    NoVerdict,
+    judge_identity,
+    open_judge,
+)
 from sso_data.evaluation.judges.function import AT_ONCE
 from tests.judges.sides import compared
 
@@ -80,8 +86,8 @@ def test_it_is_given_dicts_in_parts_and_scores(file: Path) -> None:
 
 def test_numbers_pairs_and_nothing(file: Path) -> None:
     said = judge(f"{file}:mixed").compare([compared("x", "y", key=str(i)) for i in range(5)])
-    assert [one.preference for one in said if not isinstance(one, Refused)] == [1, 0.25, 1, 0.5]
-    assert isinstance(said[2], Refused)
+    assert [one.preference for one in said if not isinstance(one, NoVerdict)] == [1, 0.25, 1, 0.5]
+    assert isinstance(said[2], NoVerdict)
     assert said[2].reason == "no_verdict"
     assert said[3].scores == (3.5, -1)
 

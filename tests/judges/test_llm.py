@@ -11,7 +11,7 @@ from sso_data.core.errors import ConfigError, EngineError
 from sso_data.core.jinja import Templates
 from sso_data.evaluation.judges import (
     JudgeConfig,
-    Refused,
+    NoVerdict,
     Verdict,
     agreement,
     judge_identity,
@@ -109,7 +109,7 @@ def test_what_is_no_verdict_is_asked_for_once_more_then_failed() -> None:
         on_verdict=lambda one: heard.append(one.key),
     )
     assert isinstance(results[0], Verdict)
-    reasons = [one.reason for one in results[1:] if isinstance(one, Refused)]
+    reasons = [one.reason for one in results[1:] if isinstance(one, NoVerdict)]
     assert reasons == ["no_verdict", "no_verdict", "judge_refused"]
     assert results[1].detail == 'the judge said \'{"better": "both"}\''
     assert tries == {"0ab": 2, "0ba": 2, "1ab": 2, "1ba": 2, "2ab": 1, "2ba": 2, "3ab": 1, "3ba": 1}
@@ -221,7 +221,7 @@ def test_a_server_that_talks_and_one_that_is_cut_off() -> None:
         assert len(server.bodies) == 8
     assert isinstance(first, Verdict)
     assert first.orders == (0.5, 0.5)
-    assert isinstance(second, Refused)
+    assert isinstance(second, NoVerdict)
     assert (second.reason, second.detail) == (
         "no_verdict",
         "the judge's verdict was cut off at 20 tokens",
@@ -240,7 +240,7 @@ def test_a_server_that_refuses_one_and_one_that_refuses_all() -> None:
         results = found.compare([signal_comparison(row) for row in rows])
         found.close()
     verdicts = [one for one in results if isinstance(one, Verdict)]
-    assert [one.reason for one in results if isinstance(one, Refused)] == ["judge_refused"]
+    assert [one.reason for one in results if isinstance(one, NoVerdict)] == ["judge_refused"]
     assert (len(verdicts), tied(verdicts), agreement(verdicts)) == (2, 2, 1)
     with serving(lambda body, attempt: failed(401, "who are you")) as server:
         found = open_judge(endpoint(server.url))
@@ -266,4 +266,4 @@ def test_the_tiny_policy_is_no_judge_and_that_is_said() -> None:
     assert found.name == "policy as judge"
     results = found.compare([compared("a", "b"), compared("b", "a")])
     found.close()
-    assert [one.reason for one in results if isinstance(one, Refused)] == ["no_verdict"] * 2
+    assert [one.reason for one in results if isinstance(one, NoVerdict)] == ["no_verdict"] * 2

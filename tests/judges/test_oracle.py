@@ -9,7 +9,7 @@ from sso_data.core.errors import ConfigError, ModelError
 from sso_data.core.records import Message, Row
 from sso_data.evaluation.judges import (
     JudgeConfig,
-    Refused,
+    NoVerdict,
     Verdict,
     judge_identity,
     judge_tree,
@@ -59,7 +59,7 @@ def test_foreign_prompts_are_refused_with_a_reason() -> None:
     ours, foreign = compared("a", "b", QUERY), compared("a", "b", "Why is the sky blue?")
     first, second = open_judge(ORACLE).compare([ours, foreign])
     assert isinstance(first, Verdict)
-    assert isinstance(second, Refused)
+    assert isinstance(second, NoVerdict)
     assert second.reason == "foreign_prompt"
     assert "choose another judge" in second.detail
 
@@ -76,7 +76,7 @@ def test_the_signal_of_pairs() -> None:
     results = open_judge(ORACLE).compare([signal_comparison(row) for row in rows])
     verdicts = [one for one in results if isinstance(one, Verdict)]
     high, low = score(QUERY, good).total, score(QUERY, bad).total
-    assert [one.reason for one in results if isinstance(one, Refused)] == ["foreign_prompt"]
+    assert [one.reason for one in results if isinstance(one, NoVerdict)] == ["foreign_prompt"]
     assert rate_of([one.preference for one in verdicts]).value == pytest.approx(2.5 / 4)
     assert tied(verdicts) == 1
     assert mean_score(verdicts, 0) == pytest.approx((3 * high + low) / 4)

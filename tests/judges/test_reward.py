@@ -18,7 +18,7 @@ from sso_data.core.records import Message, Row
 from sso_data.evaluation.judges import (
     Comparison,
     JudgeConfig,
-    Refused,
+    NoVerdict,
     Verdict,
     answered,
     judge_identity,
@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_refused(reward: Path) -> None:
     judge = open_judge(config_of(reward, engine={"dtype": "float32", "max_model_len": 64}))
     long, fine = judge.compare([compared("word " * 80, "No."), compared("No.", "Yes.")])
     judge.close()
-    assert isinstance(long, Refused)
+    assert isinstance(long, NoVerdict)
     assert long.reason == "too_long"
     assert isinstance(fine, Verdict)
 
@@ -235,5 +235,5 @@ def test_a_message_that_cannot_be_rendered_fails_alone(reward: Path) -> None:
     )
     judge.close()
     assert isinstance(second, Verdict)
-    assert isinstance(first, Refused)
+    assert isinstance(first, NoVerdict)
     assert first.key == "odd"

@@ -5,7 +5,7 @@ from sso_data.evaluation.judges.errors import JudgeError
 from sso_data.evaluation.judges.opening import judge_identity, open_judge
 from sso_data.evaluation.judges.pairs import answered, mean_score, signal_comparison
 from sso_data.evaluation.judges.statistics import Rate, agreement, length_controlled, rate_of, tied
-from sso_data.evaluation.judges.verdicts import Answered, Comparison, Judge, Refused, Verdict
+from sso_data.evaluation.judges.verdicts import Answered, Comparison, Judge, NoVerdict, Verdict
 
 __all__ = [
     "FORMS",
@@ -15,7 +15,7 @@ __all__ = [
     "JudgeConfig",
     "JudgeError",
     "Rate",
-    "Refused",
+    "NoVerdict",
     "Verdict",
     "agreement",
     "answered",

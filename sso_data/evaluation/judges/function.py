@@ -14,9 +14,9 @@ from sso_data.core.errors import ConfigError, described, one_line
 from sso_data.evaluation.judges.errors import JudgeError
 from sso_data.evaluation.judges.verdicts import (
     Comparison,
+    NoVerdict,
     OnProgress,
     OnVerdict,
-    Refused,
     Verdict,
     preference_of,
     quiet,
@@ -49,8 +49,8 @@ class FunctionJudge:
         *,
         on_progress: OnProgress = quiet,
         on_verdict: OnVerdict = unheard,
-    ) -> list[Verdict | Refused]:
-        results: list[Verdict | Refused] = []
+    ) -> list[Verdict | NoVerdict]:
+        results: list[Verdict | NoVerdict] = []
         for start in range(0, len(comparisons), AT_ONCE):
             part = comparisons[start : start + AT_ONCE]
             for comparison, said in zip(part, self._said(part), strict=True):
@@ -76,10 +76,10 @@ class FunctionJudge:
             )
         return found
 
-    def _verdict(self, comparison: Comparison, said: Any) -> Verdict | Refused:
+    def _verdict(self, comparison: Comparison, said: Any) -> Verdict | NoVerdict:
         if said is None:
             detail = f"{self.name} returned None"
-            return Refused(key=comparison.key, reason="no_verdict", detail=detail)
+            return NoVerdict(key=comparison.key, reason="no_verdict", detail=detail)
         numbers = _numbers(said)
         if len(numbers) == 2:
             a, b = numbers

@@ -12,12 +12,12 @@ from sso_data.core.errors import one_line
 from sso_data.core.jinja import SHIPPED, Templates
 from sso_data.core.naming import public_name
 from sso_data.core.records import Message, derive_seed
-from sso_data.engines.interface import Refused as Unanswered
+from sso_data.engines.interface import NoVerdict as Refused
 from sso_data.evaluation.judges.verdicts import (
     Comparison,
+    NoVerdict,
     OnProgress,
     OnVerdict,
-    Refused,
     Verdict,
     quiet,
     unheard,
@@ -58,7 +58,7 @@ class _Pair:
 
     number: int
     comparison: Comparison
-    said: dict[Order, float | Refused] = field(default_factory=dict)
+    said: dict[Order, float | NoVerdict] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
 
 
@@ -91,8 +91,8 @@ class LlmJudge:
         *,
         on_progress: OnProgress = quiet,
         on_verdict: OnVerdict = unheard,
-    ) -> list[Verdict | Refused]:
-        results: dict[int, Verdict | Refused] = {}
+    ) -> list[Verdict | NoVerdict]:
+        results: dict[int, Verdict | NoVerdict] = {}
         for number, verdict in self._verdicts(comparisons):
             results[number] = verdict
             on_verdict(verdict)
@@ -104,7 +104,7 @@ class LlmJudge:
 
     def _verdicts(
         self, comparisons: Sequence[Comparison]
-    ) -> Iterator[tuple[int, Verdict | Refused]]:
+    ) -> Iterator[tuple[int, Verdict | NoVerdict]]:
         """(position, verdict) as they come; about twice what the model works on is submitted."""
         pairs = (_Pair(number=i, comparison=one) for i, one in enumerate(comparisons))
         window = _WINDOW * self._completions.max_in_flight
@@ -135,12 +135,12 @@ class LlmJudge:
             self._completions.submit(requests)
 
     def _take(
-        self, pair: _Pair, order: Order, attempt: int, answer: Completion | Unanswered
+        self, pair: _Pair, order: Order, attempt: int, answer: Completion | Refused
     ) -> CompletionRequest | None:
         """Put one answer into its pair; a request where it must be asked for again."""
         key = pair.comparison.key
-        if isinstance(answer, Unanswered):
-            pair.said[order] = Refused(key=key, reason=UNANSWERED, detail=answer.detail)
+        if isinstance(answer, Refused):
+            pair.said[order] = NoVerdict(key=key, reason=UNANSWERED, detail=answer.detail)
             return None
         found = None if answer.finish_reason == "length" else read_verdict(answer.text)
         if found is not None:
@@ -157,7 +157,7 @@ class LlmJudge:
             if cut
             else f"the judge said {one_line(answer.text, 120)!r}"
         )
-        pair.said[order] = Refused(key=key, reason=NO_VERDICT, detail=detail)
+        pair.said[order] = NoVerdict(key=key, reason=NO_VERDICT, detail=detail)
         return None
 
     def _request(self, pair: _Pair, order: Order, attempt: int) -> CompletionRequest:
@@ -249,13 +249,13 @@ def _parts(key: str) -> tuple[int, Order, int]:
     return int(number), "ab" if order == "ab" else "ba", int(attempt)
 
 
-def _verdict(pair: _Pair) -> Verdict | Refused:
+def _verdict(pair: _Pair) -> Verdict | NoVerdict:
     """The pair's verdict from both orders; the first order that failed says why there is none."""
     key = pair.comparison.key
     shown_first, shown_second = (pair.said[order] for order in ORDERS)
-    if isinstance(shown_first, Refused):
+    if isinstance(shown_first, NoVerdict):
         return shown_first
-    if isinstance(shown_second, Refused):
+    if isinstance(shown_second, NoVerdict):
         return shown_second
     return Verdict(
         key=key,

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from sso_data.evaluation.judges.verdicts import (
     Comparison,
+    NoVerdict,
     OnProgress,
     OnVerdict,
-    Refused,
     Verdict,
     preference_of,
     quiet,
@@ -30,7 +30,7 @@ class Oracle:
         *,
         on_progress: OnProgress = quiet,
         on_verdict: OnVerdict = unheard,
-    ) -> list[Verdict | Refused]:
+    ) -> list[Verdict | NoVerdict]:
         results = []
         for done, comparison in enumerate(comparisons, start=1):
             results.append(_verdict(comparison))
@@ -42,11 +42,11 @@ class Oracle:
         """Nothing is open."""
 
 
-def _verdict(comparison: Comparison) -> Verdict | Refused:
+def _verdict(comparison: Comparison) -> Verdict | NoVerdict:
     query = next((m.content for m in reversed(comparison.messages) if m.role == "user"), "")
     try:
         a, b = (score(query, side.text).total for side in (comparison.a, comparison.b))
     except ValueError:
         detail = "the oracle knows the tiny world's queries only; choose another judge"
-        return Refused(key=comparison.key, reason=FOREIGN, detail=detail)
+        return NoVerdict(key=comparison.key, reason=FOREIGN, detail=detail)
     return Verdict(key=comparison.key, preference=preference_of(a, b), scores=(a, b))

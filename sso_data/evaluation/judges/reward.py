@@ -9,9 +9,9 @@ from sso_data.engines.environment import prepare_environment
 from sso_data.evaluation.judges.verdicts import (
     Answered,
     Comparison,
+    NoVerdict,
     OnProgress,
     OnVerdict,
-    Refused,
     Verdict,
     preference_of,
     quiet,
@@ -26,7 +26,7 @@ TOO_LONG = "too_long"
 """Why a comparison is refused: prompt and answer are longer than the reward model's context."""
 
 _Text = tuple[tuple[Message, ...], str]
-_Take = Callable[[_Text, float | Refused], None]
+_Take = Callable[[_Text, float | NoVerdict], None]
 
 
 class RewardJudge:
@@ -63,16 +63,16 @@ class RewardJudge:
         *,
         on_progress: OnProgress = quiet,
         on_verdict: OnVerdict = unheard,
-    ) -> list[Verdict | Refused]:
-        results: list[Verdict | Refused | None] = [None] * len(comparisons)
-        rewards: dict[_Text, float | Refused] = {}
+    ) -> list[Verdict | NoVerdict]:
+        results: list[Verdict | NoVerdict | None] = [None] * len(comparisons)
+        rewards: dict[_Text, float | NoVerdict] = {}
         users: dict[_Text, list[int]] = {}
         for number, comparison in enumerate(comparisons):
             for text in {_text(comparison, side) for side in (comparison.a, comparison.b)}:
                 users.setdefault(text, []).append(number)
         done = 0
 
-        def take(text: _Text, reward: float | Refused) -> None:
+        def take(text: _Text, reward: float | NoVerdict) -> None:
             """A text's reward; the comparisons for which it was the last one are decided."""
             nonlocal done
             rewards[text] = reward
@@ -101,7 +101,7 @@ class RewardJudge:
         scored: list[_Text] = []
         for text in texts:
             ids = self._ids(*text)
-            if isinstance(ids, Refused):
+            if isinstance(ids, NoVerdict):
                 take(text, ids)
             else:
                 sequences.append(ids)
@@ -109,17 +109,17 @@ class RewardJudge:
         for position, reward in self._model.rewards(sequences):
             take(scored[position], reward)
 
-    def _ids(self, messages: tuple[Message, ...], answer: str) -> list[int] | Refused:
+    def _ids(self, messages: tuple[Message, ...], answer: str) -> list[int] | NoVerdict:
         """Prompt and answer as one sequence of ids, as `train` renders pairs that are text."""
         said = (Message(role="assistant", content=answer),)
         try:
             ids = self._template.ids(messages)
             ids = [*ids, *completion_ids(self._template, messages, said, self._eos_ids)]
         except Unrenderable as error:
-            return Refused(key="", reason=error.reason, detail=str(error))
+            return NoVerdict(key="", reason=error.reason, detail=str(error))
         if len(ids) > self._context:
             detail = f"{len(ids)} tokens of a context of {self._context}"
-            return Refused(key="", reason=TOO_LONG, detail=detail)
+            return NoVerdict(key="", reason=TOO_LONG, detail=detail)
         return ids
 
 
@@ -127,10 +127,10 @@ def _text(comparison: Comparison, side: Answered) -> _Text:
     return comparison.messages, side.text
 
 
-def _verdict(key: str, a: float | Refused, b: float | Refused) -> Verdict | Refused:
+def _verdict(key: str, a: float | NoVerdict, b: float | NoVerdict) -> Verdict | NoVerdict:
     for reward in (a, b):
-        if isinstance(reward, Refused):
-            return Refused(key=key, reason=reward.reason, detail=reward.detail)
-    assert not isinstance(a, Refused)
-    assert not isinstance(b, Refused)
+        if isinstance(reward, NoVerdict):
+            return NoVerdict(key=key, reason=reward.reason, detail=reward.detail)
+    assert not isinstance(a, NoVerdict)
+    assert not isinstance(b, NoVerdict)
     return Verdict(key=key, preference=preference_of(a, b), scores=(a, b))

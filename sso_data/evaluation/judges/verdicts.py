@@ -14,7 +14,7 @@ def quiet(done: int, total: int) -> None:
     """The listener that hears nothing."""
 
 
-def unheard(verdict: "Verdict | Refused") -> None:
+def unheard(verdict: "Verdict | NoVerdict") -> None:
     """The same for verdicts."""
 
 
@@ -54,7 +54,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class NoVerdict:
     """A comparison without a verdict: why, as a word that is counted and a line for a person."""
 
     key: str
@@ -67,7 +67,7 @@ def preference_of(a: float, b: float) -> float:
     return 0.5 if a == b else float(a > b)
 
 
-OnVerdict = Callable[[Verdict | Refused], None]
+OnVerdict = Callable[[Verdict | NoVerdict], None]
 """Given each verdict as soon as it is there, in any order."""
 
 
@@ -90,7 +90,7 @@ class Judge(Protocol):
         *,
         on_progress: OnProgress = quiet,
         on_verdict: OnVerdict = unheard,
-    ) -> list[Verdict | Refused]:
+    ) -> list[Verdict | NoVerdict]:
         """A verdict or a reason for each comparison, in their order.
 
         Raises SsoDataError when nothing can be judged any more.
