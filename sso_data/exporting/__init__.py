@@ -12,7 +12,7 @@ import orjson
 from sso_data.core.errors import InputError, RunError
 from sso_data.core.naming import public_name
 from sso_data.core.records import JsonRow, Row
-from sso_data.exporting.formats import DataFile, Format, Job, format_of
+from sso_data.exporting.formats import DataFile, ExportJob, Format, format_of
 from sso_data.exporting.job import job_of
 from sso_data.exporting.output import mark_as_ours, new_directory, open_writers, write_texts
 from sso_data.exporting.tally import ExportCounts, Exported
@@ -84,7 +84,7 @@ def export(
 
 def _write(
     directory: Path,
-    job: Job,
+    job: ExportJob,
     wanted: Format,
     source: Source,
     tally: ExportCounts,
@@ -149,7 +149,7 @@ def _row(row: JsonRow, where: str) -> Row:
 
 
 def _facts(
-    manifest: Mapping[str, Any], wanted: Format, job: Job, tally: ExportCounts
+    manifest: Mapping[str, Any], wanted: Format, job: ExportJob, tally: ExportCounts
 ) -> dict[str, Any]:
     """export.json: what was exported, of which run."""
     facts: dict[str, Any] = {

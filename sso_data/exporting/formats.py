@@ -15,7 +15,7 @@ Convert = Callable[[Row], JsonRow]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class ExportJob:
     """What is exported: `name` is the model's in files of answers, `drawn` which answers.
 
     `folded`: the model's template has no system role; `made` is when the run was started, in
@@ -50,7 +50,7 @@ class Format:
 
     name: str
     holds: Literal["pairs", "answers"]
-    files: Callable[[Job], tuple[DataFile, ...]]
+    files: Callable[[ExportJob], tuple[DataFile, ...]]
     unfit: Callable[[Row], str | None]
     wants: str
     next: str
@@ -59,7 +59,7 @@ class Format:
     recipes: Mapping[str, str] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
 
-    def texts(self, job: Job) -> dict[str, str]:
+    def texts(self, job: ExportJob) -> dict[str, str]:
         """The recipe files, by name."""
         written = {
             name: recipe_text(template, job.recipe) for name, template in self.recipes.items()
@@ -67,37 +67,37 @@ class Format:
         infos = {name: json.dumps(content, indent=2) + "\n" for name, content in self.info.items()}
         return written | infos
 
-    def command(self, job: Job) -> str:
+    def command(self, job: ExportJob) -> str:
         """The command to run next."""
         return command_of(self.next, job.recipe, name=job.name)
 
 
-def _preferences(job: Job) -> tuple[DataFile, ...]:
+def _preferences(job: ExportJob) -> tuple[DataFile, ...]:
     convert = partial(rows.preference, folded=job.folded)
     return (DataFile(name="train.jsonl", layout="lines", convert=convert),)
 
 
-def _autoalign(_job: Job) -> tuple[DataFile, ...]:
+def _autoalign(_job: ExportJob) -> tuple[DataFile, ...]:
     return (
         DataFile(name="sso.json", layout="array", convert=rows.autoalign_sso),
         DataFile(name="dpo.json", layout="array", convert=rows.autoalign_dpo),
     )
 
 
-def _sso(_job: Job) -> tuple[DataFile, ...]:
+def _sso(_job: ExportJob) -> tuple[DataFile, ...]:
     return (DataFile(name="train.json", layout="array", convert=rows.sso),)
 
 
-def _rewardbench(_job: Job) -> tuple[DataFile, ...]:
+def _rewardbench(_job: ExportJob) -> tuple[DataFile, ...]:
     return (DataFile(name="pairs.jsonl", layout="lines", convert=rows.whole_conversations),)
 
 
-def _alpaca_eval(job: Job) -> tuple[DataFile, ...]:
+def _alpaca_eval(job: ExportJob) -> tuple[DataFile, ...]:
     convert = partial(rows.alpaca_eval, drawn=job.drawn, name=job.name)
     return (DataFile(name="model_outputs.json", layout="array", convert=convert),)
 
 
-def _mt_bench(job: Job) -> tuple[DataFile, ...]:
+def _mt_bench(job: ExportJob) -> tuple[DataFile, ...]:
     convert = partial(rows.mt_bench, drawn=job.drawn, name=job.name, made=job.made)
     return (DataFile(name=f"{job.name}.jsonl", layout="lines", convert=convert),)
 

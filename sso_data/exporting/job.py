@@ -10,7 +10,7 @@ from sso_data.config.run import validated
 from sso_data.core.errors import ConfigError, one_line
 from sso_data.core.naming import public_name
 from sso_data.core.records import VIEWS, View
-from sso_data.exporting.formats import Format, Job
+from sso_data.exporting.formats import ExportJob, Format
 from sso_data.exporting.recipes import Recipe
 from sso_data.runs.decided import section
 
@@ -27,7 +27,7 @@ def job_of(
     *,
     drawn: str | None,
     name: str | None,
-) -> Job:
+) -> ExportJob:
     """The export that the options ask for; ConfigError for one that is wrong or has no effect."""
     if wanted.holds == "pairs" and (drawn or name):
         given = "--drawn" if drawn else "--name"
@@ -35,7 +35,7 @@ def job_of(
     config = validated(manifest["config"], origin=str(run / "run.json"))
     view = _view(drawn or "plain")
     template = section(manifest, "template")
-    return Job(
+    return ExportJob(
         recipe=Recipe(
             directory=out.resolve(),
             config=config,
