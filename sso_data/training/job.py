@@ -33,7 +33,7 @@ class Prepared:
     tokenizer: Any = None
 
 
-class Job(Protocol):
+class TrainingJob(Protocol):
     """Something to train, its data read and checked."""
 
     @property

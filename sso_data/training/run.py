@@ -28,7 +28,7 @@ from sso_data.training.callbacks import Metrics
 from sso_data.training.card import write_card
 from sso_data.training.checkpoints import WRITE_ERRORS, SafeCheckpoints, unwritten
 from sso_data.training.errors import TrainError
-from sso_data.training.job import Job, Prepared, TrainContext
+from sso_data.training.job import Prepared, TrainContext, TrainingJob
 from sso_data.training.listener import NullProgress, TrainListener
 from sso_data.training.plot import draw
 from sso_data.training.policy_job import PolicyJob
@@ -103,7 +103,7 @@ def train(
     if first:
         refuse_strangers(out)
     context.listener.phase("reading the data")
-    job: Job = (RewardJob if config.kind == "reward" else PolicyJob)(source, policy, config)
+    job: TrainingJob = (RewardJob if config.kind == "reward" else PolicyJob)(source, policy, config)
     if config.data.eval_share and not job.data["held_out"]:
         raise InputError(
             f"{source}: data.eval_share {config.data.eval_share} holds out none of "
@@ -148,7 +148,7 @@ def _lies_in(path: Path, folder: Path) -> bool:
 
 
 def _opened(
-    out: Path, config: TrainConfig, policy: PolicyFiles, job: Job, *, overwrite: bool
+    out: Path, config: TrainConfig, policy: PolicyFiles, job: TrainingJob, *, overwrite: bool
 ) -> tuple[TrainingDir, Path | None]:
     """The training's directory, and the checkpoint to go on from, as the first process has it."""
     found: tuple[Manifest, Path | None] | None = None
@@ -167,7 +167,7 @@ def _opened(
     return TrainingDir(out, manifest), last
 
 
-def _identity(config: TrainConfig, policy: PolicyFiles, job: Job) -> dict[str, Any]:
+def _identity(config: TrainConfig, policy: PolicyFiles, job: TrainingJob) -> dict[str, Any]:
     """What decides the weights that come out, flat: a continued training must agree in it."""
     dumped = config.model_dump(mode="json", exclude={"model", "revision", "trust_remote_code"})
     flat = {}
@@ -187,7 +187,7 @@ def _identity(config: TrainConfig, policy: PolicyFiles, job: Job) -> dict[str, A
     }
 
 
-def _details(config: TrainConfig, policy: PolicyFiles, job: Job) -> dict[str, Any]:
+def _details(config: TrainConfig, policy: PolicyFiles, job: TrainingJob) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "sso_data": __version__,
@@ -201,7 +201,7 @@ def _details(config: TrainConfig, policy: PolicyFiles, job: Job) -> dict[str, An
 def _steps(
     folder: TrainingDir,
     checkpoint: Path | None,
-    job: Job,
+    job: TrainingJob,
     policy: PolicyFiles,
     config: TrainConfig,
     context: TrainContext,
