@@ -78,7 +78,7 @@ class HeldOutConfig(_Section):
     """After every round, in place of the last one only."""
 
 
-class StopConfig(_Section):
+class StopRules(_Section):
     """When the signal is gone and no further round is made."""
 
     signal_accuracy: Share = 0.6
@@ -123,7 +123,7 @@ class IterateConfig(_Section):
     """Words before `-m sso_data train` in place of this Python, for example `[accelerate, launch,
     --config_file, examples/accelerate/ddp.yaml]`."""
     held_out: HeldOutConfig = HeldOutConfig()
-    stop: StopConfig = StopConfig()
+    stop: StopRules = StopRules()
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sso_data.config.iteration import IterateConfig, StopConfig
+from sso_data.config.iteration import IterateConfig, StopRules
 
 Line = Mapping[str, Any]
 """A round's line of the table; see `table.line_of`."""
@@ -32,7 +32,7 @@ class Stop:
         }
 
 
-def before_training(lines: Sequence[Line], config: StopConfig) -> Stop | None:
+def before_training(lines: Sequence[Line], config: StopRules) -> Stop | None:
     """Whether the newest round's rows are worth training on; `lines` holds all rounds so far."""
     line = lines[-1]
     number = int(line["round"])
@@ -82,7 +82,7 @@ def _nothing_kept(line: Line, good_until: int) -> Stop:
     )
 
 
-def _too_long(lines: Sequence[Line], config: StopConfig) -> Stop | None:
+def _too_long(lines: Sequence[Line], config: StopRules) -> Stop | None:
     """Answers that grew: the policy that wrote them is not good any more, the one before is."""
     first, last = lines[0].get("tokens_original"), lines[-1].get("tokens_original")
     if not first or not last or last / first <= config.length_growth:
