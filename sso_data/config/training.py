@@ -105,7 +105,7 @@ class LoraConfig(_Section):
     """Save the model with the adapter merged in, in place of the adapter."""
 
 
-class StopConfig(_Section):
+class EarlyStoppingConfig(_Section):
     """When to warn, and when to stop early."""
 
     chosen_drop: Positive | None = 1.0
@@ -154,7 +154,7 @@ class TrainConfig(_Section):
     optim: OptimConfig = OptimConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
     lora: LoraConfig = LoraConfig()
-    stop: StopConfig = StopConfig()
+    stop: EarlyStoppingConfig = EarlyStoppingConfig()
     log: LogConfig = LogConfig()
     views: ViewsConfig = ViewsConfig()
     reward: RewardConfig = RewardConfig()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sso_data.config.training import StopConfig
+from sso_data.config.training import EarlyStoppingConfig
 from sso_data.runs.files import Appender
 from sso_data.runs.journal import open_lines, to_line
 from sso_data.training.errors import TrainError
@@ -65,7 +65,9 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
     nats/token; None takes the first logged mean.
     """
 
-    def __init__(self, config: StopConfig, start: float | None, listener: TrainListener) -> None:
+    def __init__(
+        self, config: EarlyStoppingConfig, start: float | None, listener: TrainListener
+    ) -> None:
         self._config = config
         self._start = start
         self._listener = listener

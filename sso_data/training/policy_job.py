@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sso_data.config.training import StopConfig, TrainConfig
+from sso_data.config.training import EarlyStoppingConfig, TrainConfig
 from sso_data.models.training_model import PolicyFiles, compute_dtype, load_model
 from sso_data.training.callbacks import EarlyStopping
 from sso_data.training.checkpoints import PolicyTrainer
@@ -174,7 +174,7 @@ def _mean_chosen(rows: Sequence[EncodedRow]) -> float | None:
     return mean if np.isfinite(mean) else None
 
 
-def length_warning(data: Data, config: StopConfig) -> list[str]:
+def length_warning(data: Data, config: EarlyStoppingConfig) -> list[str]:
     """A line where chosen and rejected responses differ much in length."""
     ratio = data.length_ratio
     if 1 / config.warn_length_ratio <= ratio <= config.warn_length_ratio:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sso_data.config.loss import LossConfig
-from sso_data.config.training import StopConfig
+from sso_data.config.training import EarlyStoppingConfig
 from sso_data.models.head import CompletionScorer
 from sso_data.training.backward import BackwardMode
 from sso_data.training.callbacks import EarlyStopping, FiniteGradients
@@ -333,7 +333,9 @@ def test_a_continued_training_judges_the_steps_before_as_well() -> None:
     logs = [{"logp_chosen": -1.0}, {"logp_chosen": -1.0}, {"logp_chosen": -1.0}]
     found = []
     for earlier, now in ((logs, []), ([], logs)):
-        watch = EarlyStopping(StopConfig(chosen_drop=0.5), -1.0, MagicMock(spec=TrainListener))
+        watch = EarlyStopping(
+            EarlyStoppingConfig(chosen_drop=0.5), -1.0, MagicMock(spec=TrainListener)
+        )
         state, control = TrainerState(log_history=earlier), TrainerControl()
         watch.on_train_begin(None, state, control)
         for log in now:
