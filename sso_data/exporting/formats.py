@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sso_data.core.errors import ConfigError
 from sso_data.core.records import JsonRow, Row, View
 from sso_data.exporting import rows
-from sso_data.exporting.recipes import Recipe, command_of, recipe_text
+from sso_data.exporting.recipes import TrainerRecipe, command_of, recipe_text
 
 Convert = Callable[[Row], JsonRow]
 
@@ -22,7 +22,7 @@ class ExportJob:
     seconds since 1970.
     """
 
-    recipe: Recipe
+    recipe: TrainerRecipe
     drawn: View
     name: str
     folded: bool

@@ -11,7 +11,7 @@ from sso_data.core.errors import ConfigError, one_line
 from sso_data.core.naming import public_name
 from sso_data.core.records import VIEWS, View
 from sso_data.exporting.formats import ExportJob, Format
-from sso_data.exporting.recipes import Recipe
+from sso_data.exporting.recipes import TrainerRecipe
 from sso_data.runs.decided import section
 
 _LONGEST_NAME = 100
@@ -36,7 +36,7 @@ def job_of(
     view = _view(drawn or "plain")
     template = section(manifest, "template")
     return ExportJob(
-        recipe=Recipe(
+        recipe=TrainerRecipe(
             directory=out.resolve(),
             config=config,
             template_kwargs=dict(section(template, "template_kwargs")),

@@ -14,7 +14,7 @@ from sso_data.core.jinja import render
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class TrainerRecipe:
     """What the recipe templates know: where the rows are, and which policy made them.
 
     `mean_tokens` is the mean length of the kept chosen and rejected responses, in tokens; `date`
@@ -39,7 +39,7 @@ class Recipe:
         return f"{self.directory}-model"
 
 
-def recipe_text(template: str, recipe: Recipe) -> str:
+def recipe_text(template: str, recipe: TrainerRecipe) -> str:
     """The recipe of `template`; every value from outside is quoted for its language."""
     train = TrainConfig()
     quote = shlex.quote if ".sh" in template else quoted
@@ -67,7 +67,7 @@ def recipe_text(template: str, recipe: Recipe) -> str:
     return text + "\n"
 
 
-def command_of(command: str, recipe: Recipe, *, name: str) -> str:
+def command_of(command: str, recipe: TrainerRecipe, *, name: str) -> str:
     """A command whose `{directory}` and `{name}` are filled in, quoted for a shell."""
     words = (
         word.format(directory=recipe.directory, name=name) if "{" in word else word
