@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sso_data.core.deep_merge import Tree, deep_merge
 
-Recipe = Literal["default", "paper"]
+DefaultsFrom = Literal["default", "paper"]
 
 RUN: Mapping[str, Any] = {
     "steering": {

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from sso_data.config.paper import RUN, Recipe
+from sso_data.config.paper import RUN, DefaultsFrom
 from sso_data.core.deep_merge import deep_merge
 from sso_data.core.errors import ConfigError, one_line, without_secrets
 from sso_data.core.yaml_files import parse_yaml, read_yaml
@@ -317,7 +317,7 @@ class RunConfig(_Section):
 
     model: str = ""
     """Model directory or Hub id of the policy."""
-    recipe: Annotated[Recipe, Field(exclude=True)] = "default"
+    recipe: Annotated[DefaultsFrom, Field(exclude=True)] = "default"
     """`paper`: keys that are not given take the paper's values in place of our defaults; run.json
     records the values, not this word (docs/recipes.md)."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -138,7 +138,7 @@ class TrainConfig(_Section):
     """Model revision on the Hub: a branch, tag or commit."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you trust its author."""
-    recipe: Annotated[Recipe, Field(exclude=True)] = "default"
+    recipe: Annotated[DefaultsFrom, Field(exclude=True)] = "default"
     """`paper`: keys that are not given take the paper's values in place of our defaults; train.json
     records the values, not this word (docs/recipes.md). Not to be confused with `loss.recipe`,
     which says how an ablation is read."""
