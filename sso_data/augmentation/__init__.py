@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from sso_data.augmentation.attempts import TEMPLATE
 from sso_data.augmentation.contamination import Contamination
-from sso_data.augmentation.judge import Judge
 from sso_data.augmentation.loop import Loop, State
 from sso_data.augmentation.output import Output, Paths, check_name, open_output, write_report
+from sso_data.augmentation.reviewer import QueryReviewer
 from sso_data.augmentation.seeds import Seeds, read_seeds
 from sso_data.augmentation.tally import DUPLICATES, AttemptCounts
 from sso_data.chat import Endpoint, open_endpoint, open_model
@@ -182,10 +182,10 @@ def _who(config: AugmentConfig) -> tuple[str, str]:
     return f"{public_name(config.model)}@{found}", found
 
 
-def _judge(setup: _Setup, output: Output, listener: Listener) -> Judge:
+def _judge(setup: _Setup, output: Output, listener: Listener) -> QueryReviewer:
     """A judge that knows the seeds and what was accepted earlier."""
     listener.phase(f"indexing {len(setup.seeds.rows)} seeds")
-    judge = Judge(setup.seeds, setup.config, setup.contamination, setup.templates)
+    judge = QueryReviewer(setup.seeds, setup.config, setup.contamination, setup.templates)
     for messages, identity in output.accepted():
         judge.remember(messages, identity)
     return judge

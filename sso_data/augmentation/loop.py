@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Literal
 
 from sso_data.augmentation.attempts import draw, request
-from sso_data.augmentation.judge import Accepted, Judge
 from sso_data.augmentation.output import Answer, Output
+from sso_data.augmentation.reviewer import Accepted, QueryReviewer
 from sso_data.augmentation.seeds import Seeds
 from sso_data.augmentation.tally import AttemptCounts
 from sso_data.chat.interface import Completions
@@ -38,7 +38,7 @@ class Loop:
         start: Callable[[], Completions],
         seeds: Seeds,
         config: AugmentConfig,
-        judge: Judge,
+        judge: QueryReviewer,
         output: Output,
         *,
         wanted: int,

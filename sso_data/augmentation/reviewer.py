@@ -77,7 +77,7 @@ def _origin(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-class Judge:
+class QueryReviewer:
     """Judges answers one after the other: what it accepts counts for those that follow."""
 
     def __init__(
