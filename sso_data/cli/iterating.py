@@ -128,13 +128,13 @@ def _show(done: "Iterated", *, as_json: bool) -> None:
         return
     from sso_data.cli import tables
     from sso_data.cli.progress import duration
-    from sso_data.iteration.report import report_files, totals
+    from sso_data.iteration.report import report_files, totals_of
 
     console = tables.console()
     console.print(_table(done))
     for line in done.verdict:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    typer.echo(totals(done))
+    typer.echo(totals_of(done))
     files = ", ".join(str(file) for file in report_files(done.out))
     typer.echo(f"{files} ({duration(done.seconds)})")
 

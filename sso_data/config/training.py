@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sso_data.config.loss import LossConfig, NotNegative, Positive, ReferenceConfig, SequenceConfig
-from sso_data.config.paper import Recipe, training_of
+from sso_data.config.paper import DefaultsFrom, training_of
 from sso_data.config.reward import RewardConfig
 from sso_data.config.run import ViewsConfig, config_tree, over_paper, validated_as
 

@@ -21,8 +21,8 @@ class RestartingEngine:
     """The engine that `start` makes, replaced whenever it dies.
 
     Between a death and the next start it waits 1, 2, 4 ... 60 seconds, counted from the last
-    answer. A row that kills the engine is found by `CrashBisector` and refused; the others go on. Death
-    for want of memory halves `engine.score_slots`. `tell` is given one line for each death.
+    answer. A row that kills the engine is found by `CrashBisector` and refused; the others go on.
+    Death for want of memory halves `engine.score_slots`. `tell` is given one line for each death.
 
     The first start's error is raised as it is. `step` and `submit` raise EngineError when the
     engine cannot be started again, or dies whatever it is given.

@@ -10,7 +10,7 @@ from typing import Any
 from sso_data.core.records import JsonRow
 from sso_data.evaluation.book import Book
 from sso_data.evaluation.eval_dir import JUDGES, write_json
-from sso_data.evaluation.judges import Comparison, Judge, Refused, Verdict
+from sso_data.evaluation.judges import Comparison, Judge, NoVerdict, Verdict
 from sso_data.runs.files import make_dir
 
 Report = Callable[[int, int], None]
@@ -30,7 +30,7 @@ def judge_all(
     place: Path,
     identity: dict[str, Any],
     report: Report,
-) -> tuple[str | None, dict[str, Verdict | Refused]]:
+) -> tuple[str | None, dict[str, Verdict | NoVerdict]]:
     """(the judge's name, verdicts and refusals by key).
 
     Verdicts are kept in `place`; a comparison that was refused is asked about again when the same
@@ -41,7 +41,7 @@ def judge_all(
         name = book.lines[_NAME]["name"] if _NAME in book.lines else None
         todo = [one for one in comparisons if one.key not in book.lines]
         there = len(comparisons) - len(todo)
-        refused: dict[str, Refused] = {}
+        refused: dict[str, NoVerdict] = {}
         if todo:
             with closing(open_judge()) as judge:
                 if name is None:
@@ -49,7 +49,7 @@ def judge_all(
                     write_json(place / "judge.json", {"name": name, **identity})
                     book.add({"key": _NAME, "name": name})
 
-                def keep(said: Verdict | Refused) -> None:
+                def keep(said: Verdict | NoVerdict) -> None:
                     if isinstance(said, Verdict):
                         book.add(_line(said))
                     else:

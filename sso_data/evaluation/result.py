@@ -10,8 +10,8 @@ from sso_data.core.records import SCHEMA_VERSION, Row
 from sso_data.evaluation.answers import Answer, NoAnswer
 from sso_data.evaluation.judges import (
     Comparison,
+    NoVerdict,
     Rate,
-    Refused,
     Verdict,
     agreement,
     length_controlled,
@@ -196,7 +196,7 @@ def failures_of(
     ids: Sequence[str],
     model: Mapping[str, Answer | NoAnswer],
     against: Mapping[str, Answer | NoAnswer],
-    said: Mapping[str, Verdict | Refused],
+    said: Mapping[str, Verdict | NoVerdict],
 ) -> dict[str, int]:
     """Prompts without a verdict by who failed and why; the first that failed counts."""
     found: Counter[str] = Counter()
@@ -207,7 +207,7 @@ def failures_of(
             found[f"model.{mine.reason}"] += 1
         elif isinstance(theirs, NoAnswer):
             found[f"against.{theirs.reason}"] += 1
-        elif isinstance(verdict, Refused):
+        elif isinstance(verdict, NoVerdict):
             found[f"judge.{verdict.reason}"] += 1
     return dict(sorted(found.items()))
 

@@ -28,7 +28,7 @@ from sso_data.evaluation.exports import export_all
 from sso_data.evaluation.judges import (
     Answered,
     Comparison,
-    Refused,
+    NoVerdict,
     Verdict,
     judge_identity,
     open_judge,
@@ -45,7 +45,7 @@ from sso_data.runs.run import read_failures
 from sso_data.runs.steering import Occurrences
 from sso_data.templating.chat_template import today
 
-Said = Mapping[str, Verdict | Refused]
+Said = Mapping[str, Verdict | NoVerdict]
 
 
 class Listener(RunListener, Protocol):
@@ -242,7 +242,7 @@ def _evaluation(plan: _Plan, answers: _Answers, said: Said, judge: str | None) -
     verdicts = [one for i in ids if isinstance(one := said.get(i), Verdict)]
     keys = [f"{row.id}/signal" for row in answers.rows]
     signal = [one for key in keys if isinstance(one := said.get(key), Verdict)]
-    refused = [one for key in keys if isinstance(one := said.get(key), Refused)]
+    refused = [one for key in keys if isinstance(one := said.get(key), NoVerdict)]
     by_key = {
         i: Comparison(key=i, messages=(), a=_answered(mine), b=_answered(theirs))
         for i, mine, theirs in both

@@ -14,7 +14,7 @@ from sso_data.evaluation.judges import (
     Answered,
     Comparison,
     JudgeConfig,
-    Refused,
+    NoVerdict,
     Verdict,
     judge_identity,
     open_judge,
@@ -25,7 +25,7 @@ from sso_data.evaluation.judging import directory_of, judge_all
 from sso_data.iteration.measure import mean
 from sso_data.templating.external_rows import preference_of
 
-Said = Verdict | Refused
+Said = Verdict | NoVerdict
 
 _SCORES = {"oracle": True, "reward": True, "llm": False}
 """Whether a judge scores answers by themselves; of a Python function its verdicts tell."""
@@ -100,7 +100,7 @@ def _numbers(asked: ToJudge, said: Mapping[str, Said], *, scores: bool) -> dict[
     own = [one for key in keys if isinstance(one := said.get(key), Verdict)]
     return {
         "judged": len(every),
-        "refused": dict(Counter(o.reason for o in said.values() if isinstance(o, Refused))),
+        "refused": dict(Counter(o.reason for o in said.values() if isinstance(o, NoVerdict))),
         "accuracy_all": mean(every),
         "accuracy_all_interval": _interval(every),
         "accuracy_kept": mean(kept),

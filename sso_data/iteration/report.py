@@ -34,7 +34,7 @@ def write_report(work: Work, done: "Iterated") -> bool:
         stopped=done.stop is not None,
         rounds=[line["round"] for line in done.lines],
         table=shown(done.lines),
-        totals=totals(done),
+        totals=totals_of(done),
         lineage=_lineage(work),
         judge=_judge(work),
         picture=_embedded(picture),
@@ -45,7 +45,7 @@ def write_report(work: Work, done: "Iterated") -> bool:
     return picture is not None
 
 
-def totals(done: "Iterated") -> str:
+def totals_of(done: "Iterated") -> str:
     """The books over all rounds, one line."""
     found = totals(done.lines)
     dropped = [

@@ -142,7 +142,7 @@ class PolicyJob:
             model.to(context.args.device)
         except torch.OutOfMemoryError as error:
             raise TrainError(
-                f"the whole model does not fit on {context.args.device} for checking the references; "
+                f"the whole model does not fit on {context.args.device} to check the references; "
                 "use a base loss without reference (simpo, orpo), or LoRA"
             ) from error
 

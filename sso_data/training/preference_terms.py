@@ -1,7 +1,7 @@
 """The three preference terms of SSO: under which view which response is preferred to which.
 
-Shape letters of this package: B rows, C contrasts in the order of PREFERENCE_TERMS, S sides (preferred,
-other).
+Shape letters of this package: B rows, C terms in the order of PREFERENCE_TERMS, S sides
+(preferred, other).
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """A whole `generate` with a scripted engine: 20 rows and four failures in some milliseconds.
 
-Everything but the model is real: `generate`, the prompt file, the pipeline, the store, the filter. An
-answer depends on its request alone, so the content of a finished run is the same whatever happened
-on the way, bit for bit.
+Everything but the model is real: `generate`, the prompt file, the pipeline, the store, the filter.
+An answer depends on its request alone, so the content of a finished run is the same whatever
+happened on the way, bit for bit.
 """
 
 import hashlib

@@ -12,7 +12,7 @@ from sso_data.core.errors import one_line
 from sso_data.core.jinja import SHIPPED, Templates
 from sso_data.core.naming import public_name
 from sso_data.core.records import Message, derive_seed
-from sso_data.engines.interface import NoVerdict as Refused
+from sso_data.engines.interface import Refused
 from sso_data.evaluation.judges.verdicts import (
     Comparison,
     NoVerdict,
