@@ -38,8 +38,8 @@ class EncodedRow:
     """One row as training sees it: prompts by view, responses by the view they were drawn under.
 
     `ref_CS` are total nats of the reference policy, float64 [3, 2] in the order of PREFERENCE_TERMS
-    and (preferred, other); NaN where the row has none. `cut`: responses lost their ends, so recorded
-    log-probs do not fit them.
+    and (preferred, other); NaN where the row has none. `cut`: responses lost their ends, so
+    recorded log-probs do not fit them.
     """
 
     id: str
