@@ -200,10 +200,10 @@ def _make_run(
 
 def _check_memory(config: RunConfig, device: str, listener: Listener) -> None:
     """Say when an engine does not give its memory back before something is trained."""
-    if config.engine.process == "inline" and not device.startswith("cpu"):
+    if config.engine.isolation == "inline" and not device.startswith("cpu"):
         listener.warn(
             f"the engine ran inside this process, which keeps some of the memory of {device} while "
-            "training runs; set generate.engine.process=child"
+            "training runs; set generate.engine.isolation=subprocess"
         )
 
 

@@ -47,8 +47,14 @@ EXCEPTIONS = {
     ("engines/worker.py", "os.open"): "the same file, seen from the child",
     ("engines/worker.py", "unlink"): "the same file, when the parent is gone",
     ("iteration/plots.py", "savefig"): "a picture, into memory",
-    ("models/training_model.py", "save_pretrained"): "weights and tokenizer, into a directory swapped in",
-    ("models/training_model.py", "copyfile"): "tokenizer files of the policy, into the same directory",
+    (
+        "models/training_model.py",
+        "save_pretrained",
+    ): "weights and tokenizer, into a directory swapped in",
+    (
+        "models/training_model.py",
+        "copyfile",
+    ): "tokenizer files of the policy, into the same directory",
     ("training/run.py", "save_model"): "our own function of that name, in models/training_model.py",
     ("training/plot.py", "savefig"): "a picture, into memory",
     ("training/reference.py", "savez"): "references, into memory",

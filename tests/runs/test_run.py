@@ -66,7 +66,10 @@ def test_overwrite_deletes_only_what_is_ours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("thesis.tex", "not empty and not a run"), ("failed.jsonl", "holds failed.jsonl but no run.json")],
+    [
+        ("thesis.tex", "not empty and not a run"),
+        ("failed.jsonl", "holds failed.jsonl but no run.json"),
+    ],
 )
 def test_a_directory_of_something_else_is_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / name).write_text("precious")
