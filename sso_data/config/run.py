@@ -5,7 +5,6 @@ The docstring under each field is its documentation (`docs/configuration.md` is 
 
 import copy
 import json
-import math
 import re
 import reprlib
 from collections.abc import Mapping
@@ -471,19 +470,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _parse_value(setting: str, text: str) -> object:
     try:
-        value = parse_yaml(text)
+        return parse_yaml(text)
     except ValueError as error:
         raise ConfigError(f"--set {one_line(setting, 200)}: the value is not valid YAML") from error
-    return _number(value) if isinstance(value, str) else value
-
-
-def _number(text: str) -> object:
-    """YAML 1.1 reads 5e-7 as a string; a person means the number."""
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return number if math.isfinite(number) else text
 
 
 def _put(tree: dict[str, Any], path: list[str], value: object, *, where: str) -> None:
