@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from sso_data.config.migration import renamed
 from sso_data.config.paper import RUN, DefaultsFrom
 from sso_data.core.deep_merge import deep_merge
 from sso_data.core.errors import ConfigError, one_line, without_secrets
@@ -425,6 +426,8 @@ def _first_problem(error: ValidationError, page: str) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"] if not _is_branch(str(part)))
     if first["type"] == "extra_forbidden":
+        if new := renamed(key):
+            return f"{key} is called {new} now"
         return f"unknown key {key!r}; known keys are in {page}"
     message = first["msg"].removeprefix("Value error, ")
     if key in _THRESHOLDS:

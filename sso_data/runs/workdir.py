@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sso_data import __version__
+from sso_data.config import migration
 from sso_data.core.errors import RunError, one_line
-from sso_data.runs import migration
 from sso_data.runs.files import locked_file, make_dir, remove_tree, write_atomic
 
 Manifest = dict[str, Any]
