@@ -21,12 +21,12 @@ from sso_data.filtering.refilter import filter_again
 from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
 from sso_data.generation.score import CheckResult, LogprobCheck
 from sso_data.models.directory import (
+    Policy,
     adapter_fingerprint,
     model_fingerprint,
     resolve_model,
     tokenizer_fingerprint,
 )
-from sso_data.models.policy import Policy
 from sso_data.prompts import BadRow, Candidate, count_prompts, read_prompts
 from sso_data.runs.origin import Given, origin_of
 from sso_data.runs.run import RUN, Account, Run, open_run, read_run

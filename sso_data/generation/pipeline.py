@@ -28,7 +28,7 @@ from sso_data.engines.interface import Engine, Refused, Request, Result, Sampled
 from sso_data.generation import sample, score
 from sso_data.generation.sample import SamplingPlan
 from sso_data.generation.score import CheckResult, LogprobCheck
-from sso_data.models.policy import Policy
+from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
 from sso_data.prompts.answerable import unanswerable
 from sso_data.steering.rules import Steered

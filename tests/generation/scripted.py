@@ -22,7 +22,7 @@ from sso_data.engines.interface import (
 )
 from sso_data.generation.pipeline import Pipeline
 from sso_data.generation.score import CheckResult, LogprobCheck
-from sso_data.models.policy import Policy
+from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
 from sso_data.steering.principles import load_catalogue
 from sso_data.steering.rules import Rules

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.core.errors import HubError, RunError
+from sso_data.models.directory import SAVED_FILES
 from sso_data.publishing.card.markdown import put_between_marks
 from sso_data.publishing.card.metadata import read_metadata, split_page, with_changes
 from sso_data.publishing.hub.client import Hub, check_repo_id
@@ -19,11 +20,7 @@ from sso_data.runs.identity import difference
 from sso_data.runs.run import locked
 from sso_data.training.state import MANIFEST, read_training
 
-_MODEL = (
-    *("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"),
-    *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.*", "merges.txt", "chat_template*", "*.model", "metrics.jsonl", "loss.png"),
-)
+_MODEL = (*SAVED_FILES, "metrics.jsonl", "loss.png")
 _NAMING = (MANIFEST, "adapter_config.json")
 """Files that name other models, and so are cleaned of this machine's directories."""
 
