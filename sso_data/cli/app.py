@@ -31,7 +31,7 @@ from sso_data.cli.options import (
 )
 from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print_json, say
 from sso_data.cli.principles import principles_app
-from sso_data.cli.push import PUSH_EXAMPLE, push
+from sso_data.cli.push import PUSH_EXAMPLE, Counting, push
 from sso_data.cli.summary import (
     end,
     nothing_kept,
@@ -149,11 +149,11 @@ def filter_(
     """Decide again which rows become pairs, from the journal: no GPU, as often as you like."""
     from sso_data.cli.progress import listening
     from sso_data.filtering.refilter import refilter, run_config
-    from sso_data.publishing.pushed import run_directory
+    from sso_data.publishing.read_back import run_directory
 
     hint = f"{(out or run) / 'pairs'} is as it was before"
     with hint_to_continue(hint), listening() as listener:
-        run = run_directory(str(run), out, dry_run=dry_run, note=listener.note)
+        run = run_directory(str(run), out, dry_run=dry_run, progress=Counting(listener))
         resolved = run_config(run, settings, preset=preset)
         listener.phase("filtering")
         done = refilter(run, resolved, dry_run=dry_run, on_progress=listener.written)

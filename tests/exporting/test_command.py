@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sso_data.core.errors import RunError
-from sso_data.exporting import export
+from sso_data.exporting.export import export
 from sso_data.runs import system
 from sso_data.runs.files import locked_file
 from tests.cli.conftest import Cli, cli
