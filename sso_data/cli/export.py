@@ -7,7 +7,6 @@ import typer
 
 from sso_data.cli.options import Json, RunPath
 from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
-from sso_data.cli.push import showing_progress
 
 if TYPE_CHECKING:
     from sso_data.exporting.export import Exported
@@ -51,6 +50,7 @@ def export(
 
     Trainers get the pairs that the filter kept; alpaca-eval and mt-bench get every row's answer.
     """
+    from sso_data.cli.progress import showing_progress
     from sso_data.exporting.export import export as run_export
 
     with hint_to_continue(f"{out} is as it was before"), showing_progress() as progress:

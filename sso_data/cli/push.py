@@ -1,7 +1,5 @@
 """`push`: a run to a dataset repository on the Hub."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,8 +9,6 @@ from sso_data.cli.outcome import ends_well, hint_to_continue, print_json
 from sso_data.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sso_data.cli.progress import BarListener, PlainListener
-    from sso_data.core.progress import Progress
     from sso_data.publishing.upload import Published
 
 PUSH_EXAMPLE = "Example: sso-data push runs/first alice/pairs --license apache-2.0 --language en"
@@ -67,6 +63,7 @@ def push(
 
     Everything goes in one commit. Run the same command again after any failure: it continues.
     """
+    from sso_data.cli.progress import showing_progress
     from sso_data.publishing.dataset import push_run
 
     seen = private_of(public=public, private=private)
@@ -86,26 +83,6 @@ def push(
     show_published(done, as_json=as_json)
 
 
-class Counting:
-    """A `Progress` on a listener of `cli.progress`."""
-
-    def __init__(self, listener: "PlainListener | BarListener") -> None:
-        self.phase, self.note, self.warn = listener.phase, listener.note, listener.warn
-        self._written = listener.written
-
-    def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
-        self._written(done, done if total is None else total, unit)
-
-
-@contextmanager
-def showing_progress() -> "Iterator[Progress]":
-    """A `Progress` that fits stderr."""
-    from sso_data.cli.progress import listening
-
-    with listening() as listener:
-        yield Counting(listener)
-
-
 def private_of(*, public: bool, private: bool) -> bool | None:
     """The visibility of the options: private, public, or None where the user did not say.
 
@@ -121,11 +98,11 @@ def show_published(done: "Published", *, as_json: bool) -> None:
     if as_json:
         print_json(done.to_json())
         return
-    from rich.filesize import decimal
+    from sso_data.cli.progress import size
 
     who = "private" if done.private else "public"
     if done.new_files:
-        typer.echo(f"{done.new_files} files, {decimal(done.new_bytes)}, commit {done.commit}")
+        typer.echo(f"{done.new_files} files, {size(done.new_bytes)}, commit {done.commit}")
     else:
         typer.echo(f"nothing to do: it holds all of this since commit {done.commit}")
     typer.echo(f"{done.url} ({who})")

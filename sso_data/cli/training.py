@@ -9,7 +9,7 @@ import typer
 
 from sso_data.cli.options import Json, Model, Seed, Split
 from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
-from sso_data.cli.push import Private, Public, private_of, show_published, showing_progress
+from sso_data.cli.push import Private, Public, private_of, show_published
 from sso_data.core.errors import ConfigError, SsoDataError
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ def _run(
 def _check_target(repo: str | None, private: bool | None) -> None:
     """Find what is wrong with the target of --push before hours of training."""
     if repo is not None:
+        from sso_data.cli.progress import showing_progress
         from sso_data.publishing.model import check_model_target
 
         with showing_progress() as progress:
@@ -183,6 +184,7 @@ def _check_target(repo: str | None, private: bool | None) -> None:
 
 
 def _pushed(out: Path, repo: str, private: bool | None, *, overwrite: bool) -> "Published":
+    from sso_data.cli.progress import showing_progress
     from sso_data.publishing.model import push_model
 
     with showing_progress() as progress:

@@ -23,7 +23,7 @@ from sso_data.exporting.output import RowsWriter, mark_as_ours, new_directory
 from sso_data.exporting.recipes import TrainerRecipe
 from sso_data.runs.decided import not_a_row, read_decided, read_pairs, section
 from sso_data.runs.files import write_new
-from sso_data.runs.run import expected_prompts, require_manifest, run_account
+from sso_data.runs.run import expected_prompts, require_run, run_account
 from sso_data.runs.scores import load_scores
 
 _PROGRESS_ROWS = 256
@@ -77,7 +77,7 @@ def export(
     """
     progress = progress or NullProgress()
     wanted = format_of(to)
-    manifest = require_manifest(run)
+    manifest = require_run(run)
     decided = read_decided(run) if wanted.holds == "pairs" else None
     job = _job_of(run, out, manifest, decided, wanted, drawn=drawn, name=name)
     source = _answers(run, manifest) if decided is None else _pairs(run, decided)

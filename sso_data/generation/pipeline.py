@@ -7,7 +7,7 @@ waits for one row while others could go on.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from typing import Protocol
 
 from sso_data.config.run import RunConfig
@@ -23,6 +23,7 @@ from sso_data.core.records import (
     content_hash,
     hash_ids,
 )
+from sso_data.engines.driver import Window, drive
 from sso_data.engines.interface import Engine, Refused, Request, Result, Sampled, Scored
 from sso_data.generation import sample, score
 from sso_data.generation.sample import SamplingPlan
@@ -32,9 +33,6 @@ from sso_data.prompts import BadRow, Candidate
 from sso_data.prompts.answerable import unanswerable
 from sso_data.steering.rules import Steered
 from sso_data.templating.chat_template import Unrenderable
-
-_WINDOW = 2
-"""Requests kept submitted, as a multiple of what the engine works on at once."""
 
 
 class Sink(Protocol):
@@ -50,7 +48,7 @@ class Sink(Protocol):
 
 
 @dataclass(slots=True)
-class Progress:
+class RowCounts:
     """Counts since this process started; `skipped` were done or failed before."""
 
     taken: int = 0
@@ -58,6 +56,11 @@ class Progress:
     rows: int = 0
     failed: int = 0
     tokens: int = 0
+
+    @property
+    def done(self) -> int:
+        """Prompts that are finished, those of earlier processes included."""
+        return self.rows + self.failed + self.skipped
 
 
 @dataclass(slots=True, eq=False)
@@ -91,7 +94,6 @@ class Pipeline:
         on_check: Callable[[CheckResult], None] = lambda result: None,
         on_row: Callable[[Row], None] = lambda row: None,
     ) -> None:
-        self._start_engine = start_engine
         self._policy = policy
         self._steer = steer
         self._config = config
@@ -102,31 +104,23 @@ class Pipeline:
         self._rows: dict[str, _InFlight] = {}
         self._held: list[_InFlight] = []
         self._verifying = 0
-        self._outbox: list[Request] = []
-        self.progress = Progress()
+        engine = self._engine = cache(start_engine)
+        self._window = Window[Request, Result](engine, lambda: engine().info.max_in_flight)
+        self.counts = RowCounts()
 
-    def run(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[Progress]:
+    def run(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[RowCounts]:
         """Make a row or a failure of every candidate; yields after every step of the engine."""
         todo = self._plans(candidates)
-        exhausted = False
-        while True:
-            while not exhausted and not self._is_full():
-                plan = next(todo, None)
-                exhausted = plan is None
-                if plan is not None:
-                    self._start(plan)
-            self._settle_check(exhausted)
-            self._send()
-            if not self._rows and exhausted:
-                break
-            for result in self._engine.step():
-                self._take(result)
-            yield self.progress
-        yield self.progress
-
-    @cached_property
-    def _engine(self) -> Engine:
-        return self._start_engine()
+        for _ in drive(
+            self._window,
+            todo,
+            self._start,
+            self._take,
+            is_full=self._is_full,
+            settle=self._settle_check,
+        ):
+            yield self.counts
+        yield self.counts
 
     def _is_full(self) -> bool:
         """Whether enough rows are in flight to keep the engine busy.
@@ -136,7 +130,7 @@ class Pipeline:
         """
         if not self._rows:
             return False
-        window = _WINDOW * self._engine.info.max_in_flight
+        window = self._window.size
         busy = len(self._rows) - len(self._held)
         return busy * len(VIEWS) >= window or (
             len(self._held) * len(VIEWS) >= window and len(self._held) >= self._verify_rows
@@ -145,13 +139,13 @@ class Pipeline:
     def _plans(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[SamplingPlan]:
         """What is still to be done; failures that need no engine are written on the way."""
         for candidate in candidates:
-            self.progress.taken += 1
+            self.counts.taken += 1
             if isinstance(candidate, BadRow):
                 self._admit_bad(candidate)
                 continue
             identity, is_open = self._sink.admit(content_hash(candidate.messages))
             if not is_open:
-                self.progress.skipped += 1
+                self.counts.skipped += 1
                 continue
             planned = self._plan(
                 Prompt(
@@ -174,7 +168,7 @@ class Pipeline:
             detail = f"{bad.where}: {bad.detail}"
             self._fail(sample.failure(prompt, stage="source", reason="malformed", detail=detail))
         else:
-            self.progress.skipped += 1
+            self.counts.skipped += 1
 
     def _plan(self, prompt: Prompt) -> SamplingPlan | Failure:
         problem = unanswerable(prompt.messages)
@@ -192,7 +186,7 @@ class Pipeline:
             rendered,
             self._config.sampling,
             run_seed=self._config.seed,
-            context_tokens=self._engine.info.context_tokens,
+            context_tokens=self._engine().info.context_tokens,
         )
 
     def _start(self, plan: SamplingPlan) -> None:
@@ -212,12 +206,7 @@ class Pipeline:
 
     def _ask(self, row: _InFlight, request: Request) -> None:
         row.waiting.add(request.key)
-        self._outbox.append(request)
-
-    def _send(self) -> None:
-        if self._outbox:
-            self._engine.submit(self._outbox)
-            self._outbox = []
+        self._window.ask(request)
 
     def _take(self, result: Result) -> None:
         """Put one answer of the engine into its row; answers for rows that failed are dropped."""
@@ -243,7 +232,7 @@ class Pipeline:
         response = sample.response(sampled, self._policy.template)
         row.responses[drawn] = response
         row.sampled[drawn, drawn] = sampled.total_nats
-        self.progress.tokens += response.num_tokens
+        self.counts.tokens += response.num_tokens
         disagreed = self._check.result is not None and not self._check.result.agreed
         cells = score.cells_of(
             drawn, full=self._config.scoring.full, diagonal=row.verifies or disagreed
@@ -306,7 +295,7 @@ class Pipeline:
         finished = self._row(row, diagonal)
         self._sink.write_row(finished)
         del self._rows[finished.id]
-        self.progress.rows += 1
+        self.counts.rows += 1
         self._on_row(finished)
 
     def _row(self, row: _InFlight, diagonal: Mapping[Cell, float]) -> Row:
@@ -337,7 +326,7 @@ class Pipeline:
 
     def _fail(self, failure: Failure) -> None:
         self._sink.write_failure(failure)
-        self.progress.failed += 1
+        self.counts.failed += 1
 
 
 def _view(name: str) -> View:

@@ -22,8 +22,9 @@ from sso_data.publishing.readme import (
     table,
 )
 from sso_data.runs.decided import read_decided, section
-from sso_data.runs.run import Account, Manifest, require_manifest, run_account, unfinished
+from sso_data.runs.run import Account, require_run, run_account, unfinished
 from sso_data.runs.scores import Scores, load_scores
+from sso_data.runs.workdir import Manifest
 
 _TAGS = ("preference", "dpo", "on-policy", "synthetic", "self-steering-optimization", "sso-data")
 _CONFIG_NAMES = frozenset(("pairs", "rows"))
@@ -80,7 +81,7 @@ class RunFacts:
 
 def read_facts(run: Path) -> RunFacts:
     """Read a run. Raises RunError for one without pairs, ConfigError naming a key that is wrong."""
-    manifest = require_manifest(run)
+    manifest = require_run(run)
     scores = load_scores(run, dry=True)
     return RunFacts(
         run=run,

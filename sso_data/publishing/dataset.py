@@ -25,7 +25,7 @@ from sso_data.runs.columns import row_key
 from sso_data.runs.features import card_features
 from sso_data.runs.files import NewFile, make_dir, remove_tree, write_new
 from sso_data.runs.journal import read_lines, to_line, whole_lines_size
-from sso_data.runs.run import iterate_failures, locked, require_manifest
+from sso_data.runs.run import iterate_failures, locked, require_run
 from sso_data.runs.scores import parts
 
 STAGE = ".push"
@@ -62,7 +62,7 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
     if what not in ("pairs", "all"):
         raise ConfigError(f"--what {what}: neither pairs nor all")
     check_repo_id(repo)
-    require_manifest(run)
+    require_run(run)
     hub = Hub("dataset", endpoint=endpoint)
     target = Target(repo=repo, revision=revision, private=private, overwrite=overwrite)
     with locked(run), locked(run, "pairs"):

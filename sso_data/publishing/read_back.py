@@ -1,7 +1,6 @@
 """Read back: a pushed run as a run directory again, the same rows byte for byte."""
 
 import glob
-import json
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -11,9 +10,10 @@ from sso_data.prompts.hub import is_hub_id
 from sso_data.publishing.failures import HubTroubleError, patiently
 from sso_data.publishing.hub import Hub, State
 from sso_data.publishing.upload import LocalFile
-from sso_data.runs.files import make_dir, remove_tree, swap_dir, write_atomic
+from sso_data.runs.files import make_dir, remove_tree, swap_dir
 from sso_data.runs.identity import difference
-from sso_data.runs.run import read_manifest, require_manifest
+from sso_data.runs.run import read_run, require_run
+from sso_data.runs.workdir import write_json
 
 _FILES = ("run.json", "failed.jsonl", "rows/*.jsonl")
 
@@ -68,7 +68,7 @@ def _pushed_run(hub: Hub, repo: str) -> State:
 
 def _is_there(hub: Hub, repo: str, state: State, out: Path) -> bool:
     """Check for this run in `out`; RunError where it holds something else."""
-    manifest = read_manifest(out)
+    manifest = read_run(out)
     if manifest is None:
         if out.exists() and any(out.iterdir()):
             raise RunError(f"{out}: not empty and not a run; use another --out")
@@ -110,11 +110,10 @@ def _make(hub: Hub, repo: str, state: State, out: Path, progress: Progress) -> N
     make_dir(new)
     patiently(lambda: _downloaded(hub, repo, state, new), progress)
     remove_tree(new / ".cache")  # the client's notes on what it downloaded
-    manifest = require_manifest(new)
+    manifest = require_run(new)
     engine = manifest["config"].get("engine")
     if isinstance(engine, dict) and (engine.get("trust_remote_code") or engine.get("vllm")):
         # would run code of others when the run is continued
         engine |= {"trust_remote_code": False, "vllm": {}}
-        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        write_atomic(new / "run.json", text.encode())
+        write_json(new / "run.json", manifest)
     swap_dir(new, final)

@@ -34,7 +34,7 @@ needs_vllm = (
 
 
 def tiny_config(**settings: Any) -> EngineConfig:
-    settings = {"process": "inline", "device": "cpu", "threads": 1, "max_num_seqs": 32} | settings
+    settings = {"isolation": "inline", "device": "cpu", "threads": 1, "max_num_seqs": 32} | settings
     if settings.get("name") == "vllm":
         settings.setdefault("vllm", {"kv_cache_memory_bytes": 64 << 20})
     return EngineConfig(**settings)
@@ -119,7 +119,7 @@ def vllm_engine(model_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def child_engine(model_path: Path) -> Iterator[Engine]:
-    engine = start_engine(model_path, tiny_config(name="transformers", process="child"))
+    engine = start_engine(model_path, tiny_config(name="transformers", isolation="subprocess"))
     yield engine
     engine.close()
 
