@@ -135,7 +135,7 @@ def make_config(arguments: argparse.Namespace) -> "RunConfig":
         principles=str(principles) if principles else None,
         sampling__max_tokens=arguments.max_tokens,
         engine__name="vllm",
-        engine__process="inline",
+        engine__isolation="inline",
         engine__threads=arguments.threads,
     )
 

@@ -23,7 +23,7 @@ from sso_data.core.records import SCHEMA_VERSION, JsonRow, Message, messages_fro
 from sso_data.engines.interface import Refused
 from sso_data.runs.files import Appender, locked_file, make_dir, remove_tree, write_atomic
 from sso_data.runs.journal import open_lines, read_lines, to_line
-from sso_data.runs.run import differences
+from sso_data.runs.workdir import differences
 
 Answer = Completion | Refused
 _SUFFIXES = (".jsonl", ".ndjson")

@@ -207,8 +207,9 @@ class EngineConfig(Section):
 
     name: Literal["auto", "vllm", "transformers"] = "auto"
     """`auto`: vllm where it is installed, else transformers."""
-    process: Literal["child", "inline"] = "child"
-    """`child`: the engine lives in one spawned process; `inline`: in this one."""
+    isolation: Literal["subprocess", "inline"] = "subprocess"
+    """`subprocess`: the engine lives in a spawned process, which is restarted when it dies;
+    `inline`: in this process."""
     revision: str | None = None
     """Model revision on the Hub: a branch, tag or commit."""
     adapter: Path | None = None

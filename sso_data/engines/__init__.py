@@ -28,7 +28,7 @@ def start_engine(
     One in a child process is started again when it dies; `tell` is given one line then. Takes
     seconds to minutes. Raises EngineError or ModelError, one line each.
     """
-    if config.process == "inline":
+    if config.isolation == "inline":
         return start_inline(model_path, config)
     from sso_data.engines.child import ChildEngine
     from sso_data.engines.restarting import RestartingEngine

@@ -12,7 +12,7 @@ from sso_data.core.errors import RunError, one_line
 from sso_data.core.records import SCHEMA_VERSION
 from sso_data.generation.generate import Setup
 from sso_data.runs.files import locked_file, make_dir, remove_tree, write_atomic
-from sso_data.runs.run import differences
+from sso_data.runs.workdir import differences
 
 SETUP = "setup.json"
 """Stands in the directory of an evaluation from its start: how the answers are made."""

@@ -17,7 +17,7 @@ from sso_data.exporting.job import job_of
 from sso_data.exporting.output import mark_as_ours, new_directory, open_writers, write_texts
 from sso_data.exporting.tally import ExportCounts, Exported
 from sso_data.runs.decided import not_a_row, read_decided, read_pairs, section
-from sso_data.runs.run import require_manifest, run_account
+from sso_data.runs.run import require_run, run_account
 from sso_data.runs.scores import load_scores
 
 Progress = Callable[[int, int, str], None]
@@ -54,7 +54,7 @@ def export(
     Raises SsoDataError for what the user can put right; `out` is then as it was.
     """
     wanted = format_of(to)
-    manifest = require_manifest(run)
+    manifest = require_run(run)
     decided = read_decided(run) if wanted.holds == "pairs" else None
     job = job_of(run, out, manifest, decided, wanted, drawn=drawn, name=name)
     source = _answers(run, manifest) if decided is None else _pairs(run, decided)

@@ -10,7 +10,7 @@ from sso_data.core.errors import ConfigError, RunError
 from sso_data.filtering.filters import Decision, decide
 from sso_data.runs.decided import read_decided, section
 from sso_data.runs.pairs import write_pairs
-from sso_data.runs.run import Account, expected_prompts, locked, require_manifest, run_account
+from sso_data.runs.run import Account, expected_prompts, locked, require_run, run_account
 from sso_data.runs.scores import Scores, load_scores
 
 Written = Callable[[int, int], None]
@@ -44,7 +44,7 @@ class LastDecision:
 
 def run_config(run: Path, settings: list[str] | None, *, preset: str | None) -> RunConfig:
     """The configuration that a run was made with, changed by `--preset` and `--set filter...`."""
-    manifest = require_manifest(run)
+    manifest = require_run(run)
     for setting in settings or []:
         if not setting.startswith(("filter.", "output.")):
             raise ConfigError(f"--set {setting}: `filter` reads only filter.* and output.* keys")
@@ -53,7 +53,7 @@ def run_config(run: Path, settings: list[str] | None, *, preset: str | None) -> 
 
 def standing_config(run: Path, settings: list[str] | None, *, model: str | None) -> RunConfig:
     """The configuration of a run, its filter as `filter` last decided, with settings on top."""
-    base = dict(require_manifest(run)["config"])
+    base = dict(require_run(run)["config"])
     last = last_decision(run)
     if last and last.by_filter:
         base["filter"] = last.config.model_dump(mode="json")
@@ -129,7 +129,7 @@ def _decided(
     dry_run: bool = False,
     on_progress: Written | None,
 ) -> Refiltered:
-    manifest = require_manifest(run)
+    manifest = require_run(run)
     scores = _scores(run, dry_run=dry_run)
     decision = decide(scores.rows, config.filter)
     if not dry_run:

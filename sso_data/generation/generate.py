@@ -27,7 +27,7 @@ from sso_data.models.directory import (
 from sso_data.models.policy import Policy
 from sso_data.prompts import BadRow, Candidate, count_prompts, read_prompts
 from sso_data.runs.origin import Given, origin_of
-from sso_data.runs.run import Account, Run, open_run, read_manifest
+from sso_data.runs.run import Account, Run, open_run, read_run
 from sso_data.runs.steering import Occurrences, SteeringBook
 from sso_data.steering.answer_store import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
@@ -77,7 +77,7 @@ class RunMetadata(Protocol):
 
     def get(self, key: str) -> Any: ...
 
-    def set(self, key: str, value: object) -> None: ...
+    def set(self, **findings: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +178,7 @@ def generate(
     """
     started = time.monotonic()
     listener.phase("checking the model and its chat template")
-    manifest = None if overwrite else read_manifest(out)
+    manifest = None if overwrite else read_run(out)
     setup = prepare(config, date=manifest["date"] if manifest else None)
     listener.phase("checking the prompts")
     total = count_prompts(source, config.source)
@@ -217,10 +217,10 @@ def _note_given(run: Run, source: str, config: RunConfig, total: int) -> None:
     )
     before = origin_of(run.manifest, run.path.name).given
     done = len(run.ledger)
-    run.set("prompts", done + _count_new(source, config, run) if done else total)
-    run.set("sources", list(dict.fromkeys([*(run.get("sources") or []), source])))
+    run.set(prompts=done + _count_new(source, config, run) if done else total)
+    run.set(sources=list(dict.fromkeys([*(run.get("sources") or []), source])))
     after = [one.to_json() for one in before]
-    run.set("given", after if given in before else [*after, given.to_json()])
+    run.set(given=after if given in before else [*after, given.to_json()])
 
 
 def _count_new(source: str, config: RunConfig, run: Run) -> int:
@@ -291,17 +291,17 @@ def make_rows(
 
     def note_engine(info: EngineInfo) -> None:
         _refuse_another_engine(metadata.get("engine"), info)
-        metadata.set("engine", asdict(info))
-        metadata.set("resume", resume_promise(info, setup.config.engine))
+        metadata.set(engine=asdict(info))
+        metadata.set(resume=resume_promise(info, setup.config.engine))
 
     def note_check(result: CheckResult) -> None:
-        metadata.set("logprob_check", result.to_json())
+        metadata.set(logprob_check=result.to_json())
 
     check = LogprobCheck(setup.config.scoring, metadata.get("logprob_check"))
     with lazy_engine(setup, listener, note_engine) as engine:
         steer = steered(setup.rules, setup.config, setup.policy, engine, guide, listener)
         if guide:
-            metadata.set("steering", guide.tally.to_json())
+            metadata.set(steering=guide.tally.to_json())
             listener.phase("making rows")
         pipeline = Pipeline(
             engine,

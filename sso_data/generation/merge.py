@@ -18,19 +18,18 @@ from sso_data.runs.columns import row_key
 from sso_data.runs.ledger import DONE
 from sso_data.runs.origin import origin_of
 from sso_data.runs.run import (
-    Manifest,
     Run,
-    differences,
     expected_prompts,
     iterate_failures,
     open_run,
     read_failures,
-    read_manifest,
-    require_manifest,
+    read_run,
+    require_run,
     run_account,
     unfinished,
 )
 from sso_data.runs.scores import Scores, load_scores
+from sso_data.runs.workdir import Manifest, differences
 
 _ENGINE_FACTS = ("name", "device", "dtype")
 _ITS_OWN = (
@@ -92,12 +91,12 @@ def merge(
     config = _joined_config(parts, tell)
     identity = parts[0].manifest["identity"]
     details = _details(parts, config, len(prompts) + sum(part.missing for part in parts))
-    goes_on = not overwrite and read_manifest(out) is not None
+    goes_on = not overwrite and read_run(out) is not None
     first: dict[str, Any] = {} if goes_on else details
     with open_run(out, identity=identity, details=first, overwrite=overwrite) as run:
         _refuse_others(out, prompts)
         for key, value in details.items():
-            run.set(key, value)
+            run.set(**{key: value})
         _add_rows(run, parts, rows, on_rows)
         _add_failures(run, parts)
     total = sum(len(part.scores) for part in parts)
@@ -120,7 +119,7 @@ def _each_once(runs: Sequence[Path]) -> Sequence[Path]:
 
 
 def _part(run: Path) -> _Part:
-    manifest = require_manifest(run)
+    manifest = require_run(run)
     scores = load_scores(run, dry=True)
     account = run_account(run, scores)
     return _Part(

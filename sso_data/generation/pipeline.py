@@ -7,7 +7,7 @@ waits for one row while others could go on.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from typing import Protocol
 
 from sso_data.config.run import RunConfig
@@ -23,6 +23,7 @@ from sso_data.core.records import (
     content_hash,
     hash_ids,
 )
+from sso_data.engines.driver import Window, drive
 from sso_data.engines.interface import Engine, Refused, Request, Result, Sampled, Scored
 from sso_data.generation import sample, score
 from sso_data.generation.sample import SamplingPlan
@@ -32,9 +33,6 @@ from sso_data.prompts import BadRow, Candidate
 from sso_data.prompts.answerable import unanswerable
 from sso_data.steering.rules import Steered
 from sso_data.templating.chat_template import Unrenderable
-
-_WINDOW = 2
-"""Requests kept submitted, as a multiple of what the engine works on at once."""
 
 
 class Sink(Protocol):
@@ -91,7 +89,6 @@ class Pipeline:
         on_check: Callable[[CheckResult], None] = lambda result: None,
         on_row: Callable[[Row], None] = lambda row: None,
     ) -> None:
-        self._start_engine = start_engine
         self._policy = policy
         self._steer = steer
         self._config = config
@@ -102,31 +99,23 @@ class Pipeline:
         self._rows: dict[str, _InFlight] = {}
         self._held: list[_InFlight] = []
         self._verifying = 0
-        self._outbox: list[Request] = []
+        engine = self._engine = cache(start_engine)
+        self._window = Window[Request, Result](engine, lambda: engine().info.max_in_flight)
         self.progress = Progress()
 
     def run(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[Progress]:
         """Make a row or a failure of every candidate; yields after every step of the engine."""
         todo = self._plans(candidates)
-        exhausted = False
-        while True:
-            while not exhausted and not self._is_full():
-                plan = next(todo, None)
-                exhausted = plan is None
-                if plan is not None:
-                    self._start(plan)
-            self._settle_check(exhausted)
-            self._send()
-            if not self._rows and exhausted:
-                break
-            for result in self._engine.step():
-                self._take(result)
+        for _ in drive(
+            self._window,
+            todo,
+            self._start,
+            self._take,
+            is_full=self._is_full,
+            settle=self._settle_check,
+        ):
             yield self.progress
         yield self.progress
-
-    @cached_property
-    def _engine(self) -> Engine:
-        return self._start_engine()
 
     def _is_full(self) -> bool:
         """Whether enough rows are in flight to keep the engine busy.
@@ -136,7 +125,7 @@ class Pipeline:
         """
         if not self._rows:
             return False
-        window = _WINDOW * self._engine.info.max_in_flight
+        window = self._window.size
         busy = len(self._rows) - len(self._held)
         return busy * len(VIEWS) >= window or (
             len(self._held) * len(VIEWS) >= window and len(self._held) >= self._verify_rows
@@ -192,7 +181,7 @@ class Pipeline:
             rendered,
             self._config.sampling,
             run_seed=self._config.seed,
-            context_tokens=self._engine.info.context_tokens,
+            context_tokens=self._engine().info.context_tokens,
         )
 
     def _start(self, plan: SamplingPlan) -> None:
@@ -212,12 +201,7 @@ class Pipeline:
 
     def _ask(self, row: _InFlight, request: Request) -> None:
         row.waiting.add(request.key)
-        self._outbox.append(request)
-
-    def _send(self) -> None:
-        if self._outbox:
-            self._engine.submit(self._outbox)
-            self._outbox = []
+        self._window.ask(request)
 
     def _take(self, result: Result) -> None:
         """Put one answer of the engine into its row; answers for rows that failed are dropped."""

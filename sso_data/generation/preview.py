@@ -39,8 +39,8 @@ class _Memory:
     def get(self, key: str) -> Any:
         return self.findings.get(key)
 
-    def set(self, key: str, value: object) -> None:
-        self.findings[key] = value
+    def set(self, **findings: object) -> None:
+        self.findings |= findings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

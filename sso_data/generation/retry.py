@@ -18,7 +18,7 @@ from sso_data.generation.pipeline import Progress
 from sso_data.prompts import Candidate
 from sso_data.prompts.answerable import unanswerable
 from sso_data.runs.columns import row_key
-from sso_data.runs.run import Run, open_run, read_failures, require_manifest
+from sso_data.runs.run import Run, open_run, read_failures, require_run
 from sso_data.runs.scores import load_scores
 from sso_data.steering.answer_store import SteeringCounts
 
@@ -112,7 +112,7 @@ def retry(out: Path, config: RunConfig, listener: Listener, *, asked: bool = Fal
     one more attempt.
     """
     started = time.monotonic()
-    manifest = require_manifest(out)
+    manifest = require_run(out)
     with suppress(RunError):  # what a crash left in the files is mended where the run is opened
         failed = failed_in(out)
         if not failed.prompts:

@@ -38,7 +38,7 @@ from sso_data.iteration.table import line_of
 from sso_data.iteration.training import Train, Training, is_trained, training_facts
 from sso_data.models.directory import resolve_model
 from sso_data.prompts.preferences import read_preferences
-from sso_data.runs.run import require_manifest
+from sso_data.runs.run import require_run
 
 RUN, MODEL, GENERATOR, GENERATOR_RUN = "run", "model", "generator", "generator-run"
 PROMPTS, PAIRS = "prompts.jsonl", "pairs.jsonl"
@@ -177,7 +177,7 @@ def _make_run(
         return
     with work.stage(work.heading(place.number, what)) as listener:
         summary = generate(str(place.path / PROMPTS), run, config, listener)
-        manifest = require_manifest(run)
+        manifest = require_run(run)
         _check_memory(config, manifest["engine"]["device"], listener)
     account, decision = summary.account, summary.decision
     if account.prompts != work.rows:
@@ -200,10 +200,10 @@ def _make_run(
 
 def _check_memory(config: RunConfig, device: str, listener: Listener) -> None:
     """Say when an engine does not give its memory back before something is trained."""
-    if config.engine.process == "inline" and not device.startswith("cpu"):
+    if config.engine.isolation == "inline" and not device.startswith("cpu"):
         listener.warn(
             f"the engine ran inside this process, which keeps some of the memory of {device} while "
-            "training runs; set generate.engine.process=child"
+            "training runs; set generate.engine.isolation=subprocess"
         )
 
 

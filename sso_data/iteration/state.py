@@ -20,7 +20,7 @@ from sso_data import __version__
 from sso_data.core.errors import RunError, one_line
 from sso_data.core.records import SCHEMA_VERSION
 from sso_data.runs.files import locked_file, make_dir, remove_tree, write_atomic
-from sso_data.runs.run import differences
+from sso_data.runs.workdir import differences
 
 MANIFEST, ROUND_FILE = "iterate.json", "round.json"
 _OURS = ("report.html", "rounds.jsonl", "rounds.png")

@@ -13,7 +13,7 @@ from sso_data.publishing.hub.failures import HubTroubleError, patiently
 from sso_data.publishing.hub.parcel import Local
 from sso_data.runs.files import make_dir, remove_tree, swap_dir, write_atomic
 from sso_data.runs.identity import difference
-from sso_data.runs.run import read_manifest, require_manifest
+from sso_data.runs.run import read_run, require_run
 
 _FILES = ("run.json", "failed.jsonl", "rows/*.jsonl")
 
@@ -71,7 +71,7 @@ def _pushed_run(hub: Hub, repo: str) -> State:
 
 def _is_there(hub: Hub, repo: str, state: State, out: Path) -> bool:
     """Whether `out` holds this run already; RunError where it holds something else."""
-    manifest = read_manifest(out)
+    manifest = read_run(out)
     if manifest is None:
         if out.exists() and any(out.iterdir()):
             raise RunError(f"{out}: not empty and not a run; use another --out")
@@ -119,7 +119,7 @@ def _make(hub: Hub, repo: str, state: State, out: Path, note: Callable[[str], No
 
 def _disarm(run: Path) -> None:
     """Take from a run.json of others what would run code of theirs when the run is continued."""
-    manifest = require_manifest(run)
+    manifest = require_run(run)
     engine = manifest["config"].get("engine") if isinstance(manifest["config"], dict) else None
     if isinstance(engine, dict) and (engine.get("trust_remote_code") or engine.get("vllm")):
         engine |= {"trust_remote_code": False, "vllm": {}}

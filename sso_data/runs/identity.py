@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sso_data.runs.run import differences
+from sso_data.runs.workdir import differences
 
 
 def difference(there: bytes, here: Mapping[str, Any], *keys: str) -> str | None:

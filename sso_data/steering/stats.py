@@ -14,7 +14,7 @@ from sso_data.core.errors import RunError
 from sso_data.core.records import JsonRow
 from sso_data.runs.columns import mean_logp, row_key
 from sso_data.runs.decided import read_pairs
-from sso_data.runs.run import require_manifest
+from sso_data.runs.run import require_run
 from sso_data.runs.scores import Scores, load_scores
 
 _NUMBERS = ("gap_good", "gap_bad", "below_chosen", "below_rejected")
@@ -60,7 +60,7 @@ def principle_stats(run: Path, *, wordings: bool = False) -> list[PrincipleStats
 
     Raises RunError when the run has no rows, or no pairs were decided on yet.
     """
-    require_manifest(run)
+    require_run(run)
     kept = {row_key(str(row["id"])) for _, row in read_pairs(run)}
     scores = load_scores(run, dry=True)
     if not len(scores):

@@ -18,7 +18,7 @@ import orjson
 from sso_data.core.errors import RunError
 from sso_data.runs.files import make_dir, remove_tree, write_atomic
 from sso_data.runs.journal import read_lines
-from sso_data.runs.run import differences
+from sso_data.runs.workdir import differences
 
 MANIFEST = "train.json"
 COMPLETE = "complete.json"

@@ -16,7 +16,7 @@ from tests.augmentation.server import serving
 TINY = (
     f"--model={policy_dir()}",
     "--engine=transformers",
-    "--set=engine.process=inline",
+    "--set=engine.isolation=inline",
     "--set=engine.dtype=float32",
 )
 

@@ -157,7 +157,7 @@ def test_a_schema_keeps_the_order_of_its_keys() -> None:
 @pytest.fixture(scope="module")
 def real() -> Iterator[EngineCompletions]:
     """The tiny policy in the transformers engine."""
-    config = EngineConfig(name="transformers", process="inline", dtype="float32", threads=1)
+    config = EngineConfig(name="transformers", isolation="inline", dtype="float32", threads=1)
     with open_model(str(policy_dir()), config, ViewsConfig()) as model:
         yield model
 
@@ -184,7 +184,7 @@ def test_the_tiny_policy_answers_its_queries_with_what_was_sampled(real: EngineC
 def test_vllm_holds_answers_to_a_schema() -> None:
     """With the white space that models write, with other requests beside it, and repeatably."""
     config = EngineConfig(
-        name="vllm", process="inline", dtype="float32", threads=1, max_model_len=512,
+        name="vllm", isolation="inline", dtype="float32", threads=1, max_model_len=512,
         max_num_seqs=8, vllm={"kv_cache_memory_bytes": 64 << 20},
     )  # fmt: skip
     array = {

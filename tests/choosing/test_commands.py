@@ -21,7 +21,7 @@ INLINE = (
     f"--model={policy_dir()}",
     f"--principles={catalogue_dir()}",
     "--engine=transformers",
-    "--set=engine.process=inline",
+    "--set=engine.isolation=inline",
     "--set=engine.dtype=float32",
     "--set=sampling.max_tokens=24",
     "--set=steering.max_tokens=16",

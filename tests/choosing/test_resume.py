@@ -31,7 +31,7 @@ def start(server: ScriptedServer, prompts: Path, out: Path) -> subprocess.Popen[
     command = [
         *(sys.executable, "-m", "sso_data", "generate", str(prompts), "--out", str(out)),
         *("--model", str(policy_dir()), "--principles", str(catalogue_dir())),
-        *("--engine", "transformers", "--set", "engine.process=inline"),
+        *("--engine", "transformers", "--set", "engine.isolation=inline"),
         *("--set", "engine.dtype=float32", "--set", "sampling.max_tokens=8"),
         *("--principle-model", "big", "--set", f"steering.endpoint={server.url}"),
         *("--set", "steering.endpoint_in_flight=2"),

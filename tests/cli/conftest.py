@@ -15,7 +15,7 @@ Cli = Callable[..., Result]
 
 INLINE = (
     "--engine=transformers",
-    "--set=engine.process=inline",
+    "--set=engine.isolation=inline",
     "--set=engine.dtype=float32",
     "--set=sampling.max_tokens=128",
     f"--principles={catalogue_dir()}",

@@ -244,7 +244,7 @@ class TestModels:
         config = json.loads((model / "config.json").read_text())
         config["num_hidden_layers"] += 1
         (model / "config.json").write_text(json.dumps(config))
-        chosen = ("--model", model, "--engine", engine, "--set", "engine.process=child")
+        chosen = ("--model", model, "--engine", engine, "--set", "engine.isolation=subprocess")
         done = cli("generate", prompts, "--out", tmp_path / "run", *INLINE, *chosen)
         one_line(done, "weights")
         assert not rows_of(tmp_path / "run")

@@ -119,7 +119,7 @@ def vllm_engine(model_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def child_engine(model_path: Path) -> Iterator[Engine]:
-    engine = start_engine(model_path, tiny_config(name="transformers", process="child"))
+    engine = start_engine(model_path, tiny_config(name="transformers", isolation="subprocess"))
     yield engine
     engine.close()
 

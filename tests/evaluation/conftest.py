@@ -17,7 +17,7 @@ from sso_data.world import catalogue_dir, policy_dir, queries
 SETTINGS = (
     f"--principles={catalogue_dir()}",
     "--engine=transformers",
-    "--set=generate.engine.process=inline",
+    "--set=generate.engine.isolation=inline",
     "--set=generate.engine.dtype=float32",
     "--set=generate.sampling.max_tokens=96",
 )

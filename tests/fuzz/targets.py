@@ -32,7 +32,7 @@ from sso_data.core.yaml_files import parse_yaml
 from sso_data.prompts import BadRow, Candidate, read_prompts
 from sso_data.runs.columns import encode
 from sso_data.runs.journal import Journal, read_rows
-from sso_data.runs.run import iterate_failures, read_manifest
+from sso_data.runs.run import iterate_failures, read_run
 from sso_data.runs.scores import load_scores, side_file
 from sso_data.steering.principles import load_principle
 from sso_data.templating.chat_template import ChatTemplate, Unrenderable
@@ -198,7 +198,7 @@ def manifest(data: bytes) -> None:
     run = _fresh_run()
     (run / "run.json").write_bytes(data)
     try:
-        found = read_manifest(run)
+        found = read_run(run)
     except RunError as error:
         check_line(error)
         return

@@ -108,19 +108,17 @@ class TestFlow:
         assert len(scores) == 5 * len(PROMPTS)
 
     def test_nothing_to_do_starts_no_engine(self) -> None:
-        def never() -> Any:
-            raise AssertionError("started")
+        def never(*_: object) -> Any:
+            raise AssertionError("called")
 
         memory = Memory(closed=set(by_id(run(PROMPTS))))
         from sso_data.generation.pipeline import Pipeline
         from sso_data.generation.score import LogprobCheck
-        from sso_data.steering.principles import load_catalogue
         from tests.generation.scripted import POLICY
 
         config = RunConfig()
-        pipeline = Pipeline(
-            never, POLICY, load_catalogue(), config, memory, check=LogprobCheck(config.scoring)
-        )
+        check = LogprobCheck(config.scoring)
+        pipeline = Pipeline(never, POLICY, never, config, memory, check=check)
         assert [progress.skipped for progress in pipeline.run(PROMPTS)] == [20]
 
 

@@ -136,7 +136,7 @@ class Place:
         given = [str(option) for option in options]
         chosen = ["--model", str(model or policy_dir())]
         words = ["generate", str(source), "--out", str(self.run), "--engine=transformers"]
-        words += ["--set=engine.process=inline", "--set=sampling.max_tokens=16"]
+        words += ["--set=engine.isolation=inline", "--set=sampling.max_tokens=16"]
         if not any(option.startswith("--principles") for option in given):
             words.append(f"--principles={catalogue_dir()}")
         return [*words, *chosen, *given]

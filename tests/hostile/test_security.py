@@ -35,7 +35,11 @@ def generate(place: Path, *words: object, source: Path | None = None) -> Result:
     if source is None:
         source = place / "q.jsonl"
         source.write_text('{"prompt": "What is 2 plus 3?"}\n')
-    given = ["--engine=transformers", "--set=engine.process=inline", "--set=sampling.max_tokens=8"]
+    given = [
+        "--engine=transformers",
+        "--set=engine.isolation=inline",
+        "--set=sampling.max_tokens=8",
+    ]
     chosen = [f"--principles={catalogue_dir()}", "--out", place / "run"]
     model = () if "--model" in words else ("--model", policy_dir())
     return invoke("generate", source, *given, *chosen, *model, *words)

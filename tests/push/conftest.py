@@ -16,7 +16,7 @@ from sso_data.filtering.refilter import refilter
 from sso_data.publishing import card
 from sso_data.publishing.card.numbers import PairNumbers
 from sso_data.publishing.card.plots import draw_plots
-from sso_data.runs.run import require_manifest
+from sso_data.runs.run import require_run
 from tests.factories import make_row, write_part
 from tests.hub_server import HubServer
 from tests.push.outcomes import TABLES
@@ -115,7 +115,7 @@ def made_run(folder: Path, rows: int = 6, *, created: str = "2026-01-02T03:04:05
     }
     (folder / "run.json").write_text(json.dumps(manifest))
     refilter(folder, config)
-    assert require_manifest(folder)
+    assert require_run(folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Every byte under a run directory goes through `store/files.py`; elsewhere nothing writes files.
+"""Every byte under a run directory goes through `runs/files.py`; elsewhere nothing writes files.
 
 What else the package writes is listed here, each with its reason. A new entry needs one, too.
 """
@@ -40,18 +40,24 @@ OF_MODULE = {
 EXCEPTIONS = {
     ("demo.py", "write_text"): "the demo's prompt file, before its run begins",
     ("demo.py", "TemporaryDirectory"): "a directory for a demo that was given none",
-    ("card/plots.py", "savefig"): "pictures, into memory",
+    ("publishing/card/plots.py", "savefig"): "pictures, into memory",
     ("cli/outcome.py", "open"): "/dev/null in the place of a closed stdout",
     ("engines/child.py", "mkstemp"): "what the engine says on stderr, in the temporary directory",
     ("engines/child.py", "unlink"): "the same file, when it was read",
     ("engines/worker.py", "os.open"): "the same file, seen from the child",
     ("engines/worker.py", "unlink"): "the same file, when the parent is gone",
-    ("iterate/plots.py", "savefig"): "a picture, into memory",
-    ("train/model.py", "save_pretrained"): "weights and tokenizer, into a directory swapped in",
-    ("train/model.py", "copyfile"): "tokenizer files of the policy, into the same directory",
-    ("train/run.py", "save_model"): "our own function of that name, in train/model.py",
-    ("train/plot.py", "savefig"): "a picture, into memory",
-    ("train/reference.py", "savez"): "references, into memory",
+    ("iteration/plots.py", "savefig"): "a picture, into memory",
+    (
+        "models/training_model.py",
+        "save_pretrained",
+    ): "weights and tokenizer, into a directory swapped in",
+    (
+        "models/training_model.py",
+        "copyfile",
+    ): "tokenizer files of the policy, into the same directory",
+    ("training/run.py", "save_model"): "our own function of that name, in models/training_model.py",
+    ("training/plot.py", "savefig"): "a picture, into memory",
+    ("training/reference.py", "savez"): "references, into memory",
     ("world/tokenizer.py", "save_pretrained"): "a developer's tool: the tiny policy's files",
     ("world/train_policy.py", "save_pretrained"): "the same",
     ("world/train_policy.py", "chmod"): "the same",
@@ -102,12 +108,12 @@ def found() -> set[tuple[str, str]]:
         (str(file.relative_to(PACKAGE)), name)
         for file in PACKAGE.rglob("*.py")
         for name in writes(ast.parse(file.read_text(encoding="utf-8")))
-        if file.relative_to(PACKAGE).parts != ("store", "system.py")
+        if file.relative_to(PACKAGE).parts != ("runs", "system.py")
     }
 
 
 def test_nothing_else_writes_files() -> None:
-    assert not found() - set(EXCEPTIONS), "write through store/files.py"
+    assert not found() - set(EXCEPTIONS), "write through runs/files.py"
 
 
 def test_no_exception_is_stale() -> None:

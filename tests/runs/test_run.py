@@ -13,8 +13,9 @@ import pytest
 from sso_data.core.errors import RunError
 from sso_data.core.records import Failure, Message, content_hash, row_id
 from sso_data.runs.ledger import FAILED
-from sso_data.runs.run import Account, differences, open_run, read_failures, run_account
+from sso_data.runs.run import Account, open_run, read_failures, run_account
 from sso_data.runs.scores import load_scores
+from sso_data.runs.workdir import differences
 from tests.factories import make_row
 
 IDENTITY = {"seed": 0, "sampling.temperature": 0.7}
@@ -34,7 +35,7 @@ def test_a_new_run_writes_who_it_is(tmp_path: Path) -> None:
         pass
     manifest = json.loads((tmp_path / "run" / "run.json").read_text())
     assert manifest["identity"] == IDENTITY
-    assert manifest["schema_version"] == 1
+    assert manifest["schema_version"] == 2
 
 
 def test_another_identity_is_refused_and_named(tmp_path: Path) -> None:
@@ -65,7 +66,10 @@ def test_overwrite_deletes_only_what_is_ours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("thesis.tex", "not empty and not a run"), ("failed.jsonl", "holds rows but no run.json")],
+    [
+        ("thesis.tex", "not empty and not a run"),
+        ("failed.jsonl", "holds failed.jsonl but no run.json"),
+    ],
 )
 def test_a_directory_of_something_else_is_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / name).write_text("precious")

@@ -17,7 +17,7 @@ from sso_data.publishing.card.markdown import Cells, code, inline
 from sso_data.publishing.card.numbers import Distribution, PairNumbers
 from sso_data.runs.decided import section
 from sso_data.runs.origin import Given, Origin, origin_of
-from sso_data.runs.run import Account, require_manifest, run_account, unfinished
+from sso_data.runs.run import Account, require_run, run_account, unfinished
 from sso_data.runs.scores import load_scores
 
 _QUANTILES = (0.05, 0.5, 0.95)
@@ -53,7 +53,7 @@ class RunFacts:
 
 def read_facts(run: Path) -> RunFacts:
     """What run.json says, and the books; RunError, or ConfigError naming a key that is wrong."""
-    manifest = require_manifest(run)
+    manifest = require_run(run)
     config = validated(manifest["config"], origin=str(run / "run.json"))
     account = run_account(run, load_scores(run, dry=True))
     return RunFacts(config=config, manifest=manifest, account=account)

@@ -13,7 +13,7 @@ from sso_data.publishing.push.staging import STAGE, Wording, stage
 from sso_data.runs.decided import read_decided
 from sso_data.runs.files import remove_tree
 from sso_data.runs.identity import difference
-from sso_data.runs.run import locked, require_manifest, run_account, unfinished
+from sso_data.runs.run import locked, require_run, run_account, unfinished
 from sso_data.runs.scores import load_scores
 
 _OURS = re.compile(
@@ -39,7 +39,7 @@ def push_run(
     """
     _check_what(what)
     check_repo_id(target.repo)
-    require_manifest(run)
+    require_run(run)
     hub = Hub("dataset", endpoint=endpoint)
     with locked(run), locked(run, "pairs"):
         _check_finished(run, target, listener.note)
@@ -68,7 +68,7 @@ def pack(
 
     Raises InputError where the filter kept nothing or a field of the card is wrong.
     """
-    manifest = require_manifest(run)
+    manifest = require_run(run)
     kept, rows = _counted(run, note)
     staged = stage(
         run,
@@ -97,7 +97,7 @@ def _check_what(what: str) -> None:
 def _check_finished(run: Path, target: Target, note: Callable[[str], None]) -> None:
     """RunError where everybody would see a run that is not done."""
     account = run_account(run, load_scores(run, dry=True))
-    how_far = unfinished(require_manifest(run), account)
+    how_far = unfinished(require_run(run), account)
     if how_far and target.private is False:
         raise RunError(
             f"{run}: is unfinished, {how_far}; finish it with its `sso-data generate` command "

@@ -20,8 +20,9 @@ from sso_data.runs.columns import row_key
 from sso_data.runs.features import card_features
 from sso_data.runs.files import NewFile, make_dir, remove_tree, write_new
 from sso_data.runs.journal import read_lines, to_line, whole_lines_size
-from sso_data.runs.run import Manifest, iterate_failures
+from sso_data.runs.run import iterate_failures
 from sso_data.runs.scores import load_scores, parts
+from sso_data.runs.workdir import Manifest
 
 STAGE = ".push"
 PAIRS = "train.jsonl"

@@ -1,0 +1,249 @@
+"""Work directories: written by one process, known by a manifest, continued only as the same work.
+
+A run (run.json), a training (train.json), an iteration (iterate.json) and an evaluation
+(setup.json) are work directories. A manifest holds `schema_version`, the writer's version, the
+`identity` (everything that decides the content, flat, by dotted key), the resolved `config`, the
+`defaults` of the first start, and findings.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sso_data import __version__
+from sso_data.core.errors import RunError, one_line
+from sso_data.runs import migration
+from sso_data.runs.files import locked_file, make_dir, remove_tree, write_atomic
+
+Manifest = dict[str, Any]
+
+OVERWRITE = "use another --out, or --overwrite to start over"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkKind:
+    """One kind of work directory.
+
+    `noun`: "run", "training", ... in messages. `manifest`: the file name of its manifest.
+    `files`: glob patterns of everything else that it writes and `--overwrite` removes. `orphans`:
+    names that only this kind writes, so that a directory that lost its manifest is not taken for
+    another's. `is_valid`: what a manifest must hold beyond its identity. `how_to_make`: the command
+    that makes one, with {path}.
+    """
+
+    noun: migration.Kind
+    manifest: str
+    files: tuple[str, ...]
+    orphans: tuple[str, ...] = ()
+    is_valid: Callable[[Manifest], bool] = lambda manifest: True
+    how_to_make: str = ""
+
+    @property
+    def a_noun(self) -> str:
+        """The noun with its article."""
+        return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
+
+
+class WorkDir:
+    """A work directory held by its one writer; `manifest` is the content of its manifest file."""
+
+    def __init__(self, path: Path, kind: WorkKind, manifest: Manifest) -> None:
+        self.path = path
+        self.kind = kind
+        self.manifest = manifest
+
+    def get(self, key: str) -> Any:
+        """A finding of the manifest, or None."""
+        return self.manifest.get(key)
+
+    def set(self, **findings: object) -> None:
+        """Put findings into the manifest and write it, if it changes.
+
+        Raises RunError where it cannot be written.
+        """
+        if any(self.manifest.get(key) != value for key, value in findings.items()):
+            self.manifest |= findings
+            write_json(self.path / self.kind.manifest, self.manifest)
+
+
+def read_manifest(path: Path, kind: WorkKind) -> Manifest | None:
+    """The manifest of a work directory, in this version's format; None where there is none.
+
+    Raises RunError where it is not readable, is not a manifest of this kind, or was written by a
+    later version of sso-data.
+    """
+    manifest = _read(path, kind)
+    return None if manifest is None else migration.upgraded(manifest, kind.noun)
+
+
+def require_manifest(path: Path, kind: WorkKind) -> Manifest:
+    """The manifest of an existing directory; RunError says how to make one."""
+    manifest = read_manifest(path, kind)
+    if manifest is None:
+        what = f"no {kind.manifest} in it" if path.is_dir() else "no such directory"
+        raise RunError(f"{path}: {what}; {kind.how_to_make.format(path=path)}")
+    return manifest
+
+
+def stored_defaults(path: Path, kind: WorkKind) -> dict[str, Any]:
+    """The defaults that the directory keeps since its first start, nested; {} for a new one.
+
+    Raises RunError as `read_manifest`.
+    """
+    manifest = _read(path, kind)
+    return {} if manifest is None else migration.kept_defaults(manifest, kind.noun)
+
+
+def refuse_other_content(path: Path, kind: WorkKind) -> None:
+    """Raise RunError where `path` is a file, or a directory of something else; change nothing."""
+    try:
+        if not path.exists():
+            return
+        if not path.is_dir():
+            raise RunError(f"{path}: is a file, not a directory; use another --out")
+        if _read(path, kind) is not None:
+            return
+        names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+    if orphans := [name for name in names if name in kind.orphans]:
+        raise RunError(
+            f"{path}: holds {orphans[0]} but no {kind.manifest}; use another --out or --overwrite"
+        )
+    if names:
+        raise RunError(
+            f"{path}: not empty and not {kind.a_noun} (it holds {names[0]}); use another --out"
+        )
+
+
+@contextmanager
+def held(path: Path, lock: str, what: str) -> Iterator[None]:
+    """Hold one lock of a directory; a crash leaves no lock behind.
+
+    Raises RunError where another process holds it; `what` is what that one writes.
+    """
+    with locked_file(path / f".{lock}.lock") as is_ours:
+        if not is_ours:
+            raise RunError(f"{path}: another process is writing {what}; wait for it or end it")
+        yield
+
+
+def open_workdir(
+    path: Path,
+    kind: WorkKind,
+    *,
+    identity: Mapping[str, Any],
+    details: Mapping[str, Any],
+    overwrite: bool = False,
+    remedy: str = OVERWRITE,
+) -> WorkDir:
+    """Start the work in `path`, or continue it when `identity` is that of the work there.
+
+    The caller holds the directory's lock. `details` are put into the manifest besides the identity.
+    Raises RunError that names the first differences and the `remedy`, or refuses a directory of
+    something else.
+    """
+    make_dir(path)
+    if not (overwrite and clear(path, kind)):
+        refuse_other_content(path, kind)
+    manifest = read_manifest(path, kind)
+    if manifest is None:
+        manifest = {
+            "schema_version": migration.FORMAT,
+            "sso_data": __version__,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "identity": dict(identity),
+            **details,
+        }
+        write_json(path / kind.manifest, manifest)
+        return WorkDir(path, kind, manifest)
+    refuse_another(path, kind.noun, manifest["identity"], identity, remedy)
+    found = WorkDir(path, kind, manifest)
+    found.set(**{key: value for key, value in details.items() if key != "defaults"})
+    return found
+
+
+def clear(path: Path, kind: WorkKind) -> bool:
+    """Remove what work of this kind writes into its directory; False where there is none of it.
+
+    The manifest goes last: until then the directory is known for what it is.
+    """
+    if not any((path / name).exists() for name in (kind.manifest, *kind.orphans)):
+        return False
+    for pattern in kind.files:
+        for found in sorted(path.glob(pattern)):
+            remove_tree(found)
+    remove_tree(path / kind.manifest)
+    return True
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What differs between the identity of stored work and that asked for, one phrase a key."""
+    found = []
+    for key in sorted(there.keys() | here.keys()):
+        old, new = there.get(key, "absent"), here.get(key, "absent")
+        if old != new:
+            found.append(f"{key} is {json.dumps(old)} there and {json.dumps(new)} here")
+    return found
+
+
+def refuse_another(
+    path: Path,
+    noun: str,
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    remedy: str = OVERWRITE,
+) -> None:
+    """Raise RunError that names the first three differences of two identities, if there are any."""
+    changed = differences(there, here)
+    if changed:
+        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+        raise RunError(f"{path}: holds another {noun}: {'; '.join(changed[:3])}{more}; {remedy}")
+
+
+def refuse_later_format(file: Path, content: Mapping[str, Any], *, known: int) -> None:
+    """Raise RunError for a file of a later format than `known`; it names who wrote the file."""
+    written = content.get("schema_version", 1)
+    if not isinstance(written, int) or written > known:
+        writer = content.get("sso_data", "a later version")
+        raise RunError(
+            f"{file}: has format {written} of sso-data {writer}; this is sso-data {__version__}, "
+            f"which reads formats up to {known}; upgrade sso-data"
+        )
+
+
+def read_json(file: Path, *, remedy: str = "") -> Any:
+    """The content of a JSON file; None where there is none, RunError where it is not readable."""
+    try:
+        return json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError as error:
+        raise RunError(f"{file.parent}: is a file, not a directory") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{file}: not readable: {one_line(error, 200)}{remedy}") from error
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Replace a JSON file that people read, in one piece; RunError where it cannot be written."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
+    write_atomic(file, text.encode())
+
+
+def _read(path: Path, kind: WorkKind) -> Manifest | None:
+    """The manifest as it is written; None where there is none."""
+    file = path / kind.manifest
+    remedy = "; restore it from a copy, or use another --out (the other files are untouched)"
+    content = read_json(file, remedy=remedy)
+    if content is None:
+        return None
+    if not isinstance(content, dict):
+        raise RunError(f"{file}: not the {kind.manifest} of {kind.a_noun} of sso-data{remedy}")
+    refuse_later_format(file, content, known=migration.FORMAT)
+    if not isinstance(content.get("identity"), dict) or not kind.is_valid(content):
+        raise RunError(f"{file}: not the {kind.manifest} of {kind.a_noun} of sso-data{remedy}")
+    return content
