@@ -14,7 +14,7 @@ from sso_data.augmentation.output import Output, Paths, check_name, open_output,
 from sso_data.augmentation.reviewer import QueryReviewer
 from sso_data.augmentation.seeds import Seeds, read_seeds
 from sso_data.augmentation.tally import DUPLICATES, AttemptCounts
-from sso_data.chat import Endpoint, open_endpoint, open_model
+from sso_data.chat import open_chat
 from sso_data.chat.interface import Completions
 from sso_data.config.augmentation import AugmentConfig
 from sso_data.core.errors import ConfigError, RunError
@@ -199,20 +199,11 @@ def _model_on_demand(
     with ExitStack() as stack:
 
         def start() -> Completions:
-            if not config.endpoint:
-                listener.phase(f"loading {config.model}")
-                local = open_model(config.model, config.engine, config.views, tell=listener.warn)
-                opened: Completions = stack.enter_context(local)
-            else:
-                listener.phase(f"asking {config.model} at {config.endpoint}")
-                endpoint = Endpoint(
-                    url=config.endpoint,
-                    model=config.model,
-                    key_env=config.api_key_env,
-                    in_flight=config.endpoint_in_flight,
-                    timeout=config.endpoint_timeout,
-                )
-                opened = stack.enter_context(open_endpoint(endpoint, tell=listener.warn))
+            where = f"asking {config.model} at {config.endpoint}"
+            listener.phase(where if config.endpoint else f"loading {config.model}")
+            opened = stack.enter_context(
+                open_chat(config.model, config, config.engine, config.views, tell=listener.warn)
+            )
             listener.phase("queries")
             return opened
 

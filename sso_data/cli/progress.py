@@ -18,7 +18,6 @@ from rich.progress import Progress as Bar
 from sso_data.cli.outcome import say
 from sso_data.engines.interface import EngineInfo
 from sso_data.generation.pipeline import Progress
-from sso_data.steering.answer_store import SteeringCounts
 from sso_data.training.listener import StepLog
 
 _LINE_SECONDS = 10.0
@@ -90,42 +89,15 @@ class _Pace:
     """Time left of a count, from the moment it was first heard of."""
 
     def __init__(self, what: str, done: int) -> None:
-        self.what = what
-        self._done = done
+        self.what, self.done = what, done
         self._start = time.monotonic()
 
     def left(self, done: int, total: int) -> str:
         """`, 0:01:10 left`; nothing at the end, or before there is something to measure."""
         elapsed = time.monotonic() - self._start
-        if done in (self._done, total) or elapsed < _LEAST_SECONDS:
+        if done in (self.done, total) or elapsed < _LEAST_SECONDS:
             return ""
-        return f", {duration((total - done) * elapsed / (done - self._done))} left"
-
-
-class _Steering:
-    """Prompts steered per second by this process, and how many of them by rule or catalogue."""
-
-    def __init__(self) -> None:
-        self._start: tuple[float, int] | None = None
-
-    def left(self, done: int, total: int) -> float | None:
-        """Seconds; None until there is something to measure."""
-        now = time.monotonic()
-        if self._start is None or done < self._start[1]:
-            self._start = now, done
-        since, before = self._start
-        if now - since < _LEAST_SECONDS or done == before:
-            return None
-        return (total - done) * (now - since) / (done - before)
-
-
-def _stand_ins(tally: SteeringCounts) -> str:
-    """The shares of choices and of texts that were of no use, where there are any."""
-    parts = [
-        f"{tally.fallback_share:.0%} of choices by rule" if tally.fallbacks else "",
-        f"{tally.replaced_share:.0%} of texts from the catalogue" if tally.replaced else "",
-    ]
-    return ", ".join(part for part in parts if part)
+        return f", {duration((total - done) * elapsed / (done - self.done))} left"
 
 
 class PlainListener:
@@ -134,7 +106,6 @@ class PlainListener:
     def __init__(self) -> None:
         self._total = 0
         self._rates = _Rates()
-        self._steering = _Steering()
         self._left = _Left(0)
         self._next = 0.0
         self._said = -1
@@ -150,15 +121,17 @@ class PlainListener:
     def engine(self, info: EngineInfo) -> None:
         say(describe_engine(info))
 
-    def steered(self, done: int, tally: SteeringCounts) -> None:
-        eta = self._steering.left(done, self._total)
+    def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
         now = time.monotonic()
-        if now < self._next and (done < self._total or done == self._said):
+        if self._pace is None or self._pace.what != unit or done < self._pace.done:
+            self._pace = _Pace(unit, done)
+        is_last = done == total and done > self._pace.done
+        if now < self._next and not is_last:
             return
-        self._next, self._said = now + _LINE_SECONDS, done
-        left = f"{duration(eta)} left" if eta else ""
-        parts = (f"{done}/{self._total} prompts steered", _stand_ins(tally), left)
-        say(", ".join(part for part in parts if part))
+        self._next = now + _LINE_SECONDS
+        of = f"{done}/{total}" if total is not None else f"{done}"
+        left = self._pace.left(done, total) if total is not None else ""
+        say(f"{of} {unit}{f', {state}' if state else ''}{left}")
 
     def progress(self, progress: Progress, kept: int) -> None:
         tokens_per_second, rows_per_second = self._rates.of(progress)
@@ -222,16 +195,15 @@ class BarListener:
         self._bar.console.print(describe_engine(info), style="dim", highlight=False)
         self._bar.update(self._task, description="rows")
 
-    def steered(self, done: int, tally: SteeringCounts) -> None:
+    def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
         now = time.monotonic()
-        if now < self._next:
+        if self._writing != unit:
+            self._writing = unit  # what an earlier process did is no work of this one
+            self._bar.reset(self._task, completed=done, total=total, state=state)
+        elif now < self._next:
             return
         self._next = now + _DRAW_SECONDS
-        state = _stand_ins(tally)
-        if self._writing != "steering":
-            self._writing = "steering"  # lines of an earlier process are no work of this one
-            self._bar.reset(self._task, completed=done, state=state)
-        self._bar.update(self._task, completed=done, state=state)
+        self._bar.update(self._task, completed=done, total=total, state=state)
 
     def progress(self, progress: Progress, kept: int) -> None:
         tokens_per_second, _ = self._rates.of(progress)

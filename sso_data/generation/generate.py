@@ -29,11 +29,11 @@ from sso_data.prompts import BadRow, Candidate, count_prompts, read_prompts
 from sso_data.runs.origin import Given, origin_of
 from sso_data.runs.run import Account, Run, open_run, read_run
 from sso_data.runs.steering import Occurrences, SteeringBook
-from sso_data.steering.answer_store import SteeringCounts
+from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
+from sso_data.steering.passes import Guide, prompts_of
 from sso_data.steering.principles import Catalogue, load_catalogue
 from sso_data.steering.rules import Rules, check_features
-from sso_data.steering.stage import Guide, prompts_of
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
 
 _IDENTITY_SECTIONS = ("sampling", "scoring")
@@ -51,8 +51,12 @@ class Listener(Protocol):
         """How many prompts there are."""
         ...
 
-    def steered(self, done: int, tally: SteeringCounts) -> None:
-        """So many prompts are steered; `tally` says how, those of earlier calls included."""
+    def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
+        """So many units are done, as in `core.progress.Progress`."""
+        ...
+
+    def note(self, text: str) -> None:
+        """A finding that a person may want to read."""
         ...
 
     def progress(self, progress: Progress, kept: int) -> None:
@@ -185,7 +189,7 @@ def generate(
     listener.total(total)
     with open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite) as run:
         _note_given(run, source, config, total)
-        with run_guide(setup, run, lambda: _prompts_left(source, config, run)) as guide:
+        with run_guide(setup, run, lambda: _prompts_left(source, config, run), total) as guide:
             prompts = read_prompts(source, config.source)
             progress = make_rows(prompts, setup, run, run, listener, guide=guide)
         account = run.account()
@@ -203,7 +207,7 @@ def generate(
         progress=progress,
         seconds=time.monotonic() - started,
         decision=refiltered.decision,
-        steering=guide.tally if guide else None,
+        steering=guide.counts if guide else None,
     )
 
 
@@ -234,15 +238,18 @@ def _count_new(source: str, config: RunConfig, run: Run) -> int:
 
 @contextmanager
 def run_guide(
-    setup: Setup, run: Run, prompts: Callable[[], Iterable[Prompt]]
+    setup: Setup, run: Run, prompts: Callable[[], Iterable[Prompt]], total: int
 ) -> Iterator[Guide | None]:
-    """What a run's steering by models needs, where models are asked; `prompts` are those left."""
+    """What a run's steering by models needs, where models are asked.
+
+    `prompts` are those left, `total` counts those done as well.
+    """
     if not setup.rules.asks_a_model:
         yield None
         return
-    tally = SteeringCounts()
-    with closing(SteeringBook(run.path, on_line=tally.add)) as book:
-        yield Guide(prompts=prompts, book=book, tally=tally)
+    counts = SteeringCounts()
+    with closing(SteeringBook(run.path, on_line=counts.add)) as book:
+        yield Guide(prompts=prompts, book=book, counts=counts, total=total)
 
 
 def _prompts_left(source: str, config: RunConfig, run: Run) -> Iterator[Prompt]:
@@ -301,7 +308,7 @@ def make_rows(
     with lazy_engine(setup, listener, note_engine) as engine:
         steer = steered(setup.rules, setup.config, setup.policy, engine, guide, listener)
         if guide:
-            metadata.set(steering=guide.tally.to_json())
+            metadata.set(steering=guide.counts.to_json())
             listener.phase("making rows")
         pipeline = Pipeline(
             engine,

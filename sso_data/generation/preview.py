@@ -9,9 +9,9 @@ from sso_data.core.records import Failure, Row, row_id
 from sso_data.filtering.filters import decide_row
 from sso_data.generation.generate import Listener, make_rows, prepare
 from sso_data.prompts import count_prompts, read_prompts
-from sso_data.runs.steering import Occurrences
-from sso_data.steering.answer_store import MemoryBook, SteeringCounts
-from sso_data.steering.stage import Guide, prompts_of
+from sso_data.runs.steering import MemoryBook, Occurrences
+from sso_data.steering.counts import SteeringCounts
+from sso_data.steering.passes import Guide, prompts_of
 
 
 @dataclass(slots=True)
@@ -55,14 +55,16 @@ def preview(source: str, config: RunConfig, listener: Listener) -> Preview:
     """Make rows of the first `source.limit` prompts, writing nothing."""
     listener.phase("checking the model and its chat template")
     setup = prepare(config)
-    listener.total(count_prompts(source, config.source))
+    total = count_prompts(source, config.source)
+    listener.total(total)
     memory = _Memory()
     guide = Guide(
         prompts=lambda: prompts_of(
             read_prompts(source, config.source), Occurrences().next, lambda identity: True
         ),
         book=MemoryBook(),
-        tally=SteeringCounts(),
+        counts=SteeringCounts(),
+        total=total,
     )
     prompts = read_prompts(source, config.source)
     make_rows(

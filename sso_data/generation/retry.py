@@ -20,7 +20,7 @@ from sso_data.prompts.answerable import unanswerable
 from sso_data.runs.columns import row_key
 from sso_data.runs.run import Run, open_run, read_failures, require_run
 from sso_data.runs.scores import load_scores
-from sso_data.steering.answer_store import SteeringCounts
+from sso_data.steering.counts import SteeringCounts
 
 _MALFORMED = "malformed"
 _REMEDY = "`retry` uses the run's own settings: leave these out"
@@ -129,7 +129,7 @@ def retry(out: Path, config: RunConfig, listener: Listener, *, asked: bool = Fal
         failed = failed_in(out)
         prompts = _FailedPrompts(run, failed.prompts)
         listener.total(len(failed.prompts))
-        with run_guide(setup, run, prompts.prompts) as guide:
+        with run_guide(setup, run, prompts.prompts, len(failed.prompts)) as guide:
             candidates = prompts.candidates()
             progress = make_rows(candidates, setup, prompts, run, listener, guide=guide)
     listener.phase("filtering")
@@ -146,5 +146,5 @@ def retry(out: Path, config: RunConfig, listener: Listener, *, asked: bool = Fal
         progress=progress,
         seconds=time.monotonic() - started,
         no_prompts=failed.no_prompts,
-        steering=guide.tally if guide else None,
+        steering=guide.counts if guide else None,
     )
