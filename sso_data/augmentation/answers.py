@@ -1,4 +1,4 @@
-"""What a model answered, as a new query: strict where a schema held it, patient where none did."""
+"""Reading the new query out of a model's answer, malformed JSON included."""
 
 import ast
 import json
@@ -10,19 +10,23 @@ _FENCE = re.compile(r"```[a-zA-Z0-9_-]*[ \t]*\n(.*?)\n?```", re.DOTALL)
 _LABEL = re.compile(r"(?:new |the )?(?:query|question|prompt)\s*:\s*", re.IGNORECASE)
 _QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("«", "»"), ("„", "“"), ("「", "」"))
 _MOST_STARTS = 8
-"""Places in an answer at which an object is looked for."""
+"""The most places in an answer at which an object is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """Why an attempt gave no new query: one word that is counted, and a detail for a person."""
+    """Why an attempt gave no new query: a reason that is counted, and a detail for a person.
+
+    `file` is the benchmark that the query overlaps with.
+    """
 
     reason: str
     detail: str
+    file: str | None = None
 
 
 def read_answer(text: str, form: Literal["json", "text"]) -> str | Rejection:
-    """The query in an answer, without white space around it; or what is wrong with the answer."""
+    """The query in an answer, without white space around it, or why there is none."""
     text = text.strip()
     if not text:
         return Rejection(reason="empty", detail="the answer is blank")
@@ -35,7 +39,7 @@ def read_answer(text: str, form: Literal["json", "text"]) -> str | Rejection:
 
 
 def _from_text(text: str) -> str:
-    """The whole answer but for a label before it and one pair of quotation marks around it."""
+    """The answer without a label before it and one pair of quotation marks around it."""
     text = text[match.end() :] if (match := _LABEL.match(text)) else text
     for left, right in _QUOTES:
         inner = text[1:-1]
@@ -57,9 +61,9 @@ def _from_json(text: str) -> str | None:
     return None
 
 
-def _values(text: str) -> "list[Any]":
-    """The JSON values in a text, objects first; one written like a Python literal counts, too."""
-    decoder = json.JSONDecoder(strict=False)  # a line break inside of a text is forgiven
+def _values(text: str) -> list[Any]:
+    """The JSON values in a text, objects first; a Python literal counts as well."""
+    decoder = json.JSONDecoder(strict=False)  # line breaks in strings are accepted
     found: list[Any] = []
     starts = [match.start() for match in re.finditer(r"\{", text)][:_MOST_STARTS]
     for start in starts if starts else [0]:

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, RunConfig
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import SHIPPED, Templates
 from sso_data.core.naming import public_name
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.core.records import Prompt, Row, content_hash
+from sso_data.core.records import Prompt, content_hash
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import Engine, EngineInfo
 from sso_data.filtering.filters import Decision, decide_row
@@ -20,14 +21,13 @@ from sso_data.filtering.refilter import filter_again
 from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
 from sso_data.generation.score import CheckResult, LogprobCheck
 from sso_data.models.directory import (
+    Policy,
     adapter_fingerprint,
     model_fingerprint,
     resolve_model,
     tokenizer_fingerprint,
 )
-from sso_data.models.policy import Policy
 from sso_data.prompts import BadRow, Candidate, count_prompts, read_prompts
-from sso_data.runs.migration import defaults_of, with_defaults
 from sso_data.runs.origin import Given, origin_of
 from sso_data.runs.run import RUN, Account, Run, open_run, read_run
 from sso_data.runs.steering import Occurrences, SteeringBook
@@ -263,9 +263,9 @@ def make_rows(
     """
     kept = 0
 
-    def count_kept(row: Row) -> None:
+    def count_kept(record: bytes) -> None:
         nonlocal kept
-        kept += decide_row(row, setup.config.filter) is None
+        kept += decide_row(record, setup.config.filter) is None
 
     def note_engine(info: EngineInfo) -> None:
         _refuse_another_engine(metadata.get("engine"), info)
@@ -289,7 +289,7 @@ def make_rows(
             sink,
             check=check,
             on_check=note_check,
-            on_row=count_kept,
+            on_record=count_kept,
         )
         started = time.monotonic()
         for counts in pipeline.run(candidates):

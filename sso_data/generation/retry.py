@@ -80,8 +80,8 @@ class _FailedPrompts:
     def admit(self, content: str) -> tuple[str, bool]:
         return self._ids[content].popleft(), True
 
-    def write_row(self, row: Row) -> None:
-        self._run.write_row(row)
+    def write_row(self, row: Row) -> bytes:
+        return self._run.write_row(row)
 
     def write_failure(self, failure: Failure) -> None:
         attempts = self._failures[failure.id].attempts + 1

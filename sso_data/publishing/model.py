@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sso_data.core.errors import RunError
 from sso_data.core.progress import NullProgress, Progress
+from sso_data.models.directory import SAVED_FILES
 from sso_data.publishing.hub import Hub, check_repo_id
 from sso_data.publishing.public import public_json
 from sso_data.publishing.readme import README, Card, read_metadata, split_page
@@ -15,11 +16,7 @@ from sso_data.runs.files import write_new
 from sso_data.runs.run import locked
 from sso_data.training.state import MANIFEST, read_training
 
-_MODEL = (
-    *("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"),
-    *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.*", "merges.txt", "chat_template*", "*.model", "metrics.jsonl", "loss.png"),
-)
+_MODEL = (*SAVED_FILES, "metrics.jsonl", "loss.png")
 _OURS = re.compile(f"(?!.*/)(?:{'|'.join(map(translate, (*_MODEL, MANIFEST)))})")
 _NAMING = (MANIFEST, "adapter_config.json")
 """Files that name other models; the directories of this machine are removed from them."""

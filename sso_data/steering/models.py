@@ -14,8 +14,7 @@ from sso_data.core.naming import public_name
 from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Prompt
 from sso_data.engines.interface import Engine
-from sso_data.models.directory import model_fingerprint, resolve_model
-from sso_data.models.policy import Policy
+from sso_data.models.directory import Policy, model_fingerprint, resolve_model
 from sso_data.steering.answer_store import SteeringCounts
 from sso_data.steering.rules import Rules, Steered
 from sso_data.steering.stage import Guide, Models, look_up, steer_all

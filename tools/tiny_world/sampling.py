@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sso_data.world.batches import Example, collate, prompt_ids
-from sso_data.world.dialogues import Message
+from tools.tiny_world.batches import Example, collate, prompt_ids
+from tools.tiny_world.dialogues import Message
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ import torch
 
 from sso_data.world import lexicon as lex
 from sso_data.world import policy_dir, queries, score, skill_templates_dir
-from sso_data.world.dialogues import CLEAR, FRAMES, NOISY, sample_dialogue, system_message
-from sso_data.world.guidelines import feature_pairs, short_catalogue
-from sso_data.world.measure_skills import (
+from sso_data.world.queries import Query, parse
+from tools.tiny_world.dialogues import CLEAR, FRAMES, NOISY, sample_dialogue, system_message
+from tools.tiny_world.guidelines import feature_pairs, short_catalogue
+from tools.tiny_world.measure_skills import (
     augmenting,
     choosing,
     main,
@@ -24,9 +25,8 @@ from sso_data.world.measure_skills import (
     read_principle,
     writing,
 )
-from sso_data.world.queries import Query, parse, reword
-from sso_data.world.sampling import Heat, Policy, sample
-from sso_data.world.skills import (
+from tools.tiny_world.sampling import Heat, Policy, sample
+from tools.tiny_world.skills import (
     OPERATIONS,
     augment_prompt,
     choose_prompt,
@@ -34,9 +34,10 @@ from sso_data.world.skills import (
     draw_principle,
     draw_query,
     fits,
+    reword,
     write_prompt,
 )
-from sso_data.world.tokenizer import JSON_PIECES, PIECE, build_tokenizer
+from tools.tiny_world.tokenizer import JSON_PIECES, PIECE, build_tokenizer
 
 PRODUCT = Heat()
 SUM = "Tom has 7 pens and gets 5 more. How many pens does Tom have now?"

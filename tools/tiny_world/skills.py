@@ -11,8 +11,8 @@ from sso_data.core.jinja import render
 from sso_data.steering.principles import Principle
 from sso_data.world import lexicon as lex
 from sso_data.world import skill_templates_dir
-from sso_data.world.guidelines import feature_pairs, short_catalogue
-from sso_data.world.queries import Query, parse, reword, sample_query
+from sso_data.world.queries import Query, is_held_out, parse, sample_query
+from tools.tiny_world.guidelines import feature_pairs, short_catalogue
 
 Operation = Literal["rephrase", "evolve", "topic", "harder", "easier", "new"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -115,6 +115,17 @@ def new_query(seed: str, operation: Operation, rng: random.Random) -> str:
         text = reword(query, rng) if same else sample_query(rng)
         if fits(seed, text, operation):
             return text
+
+
+def reword(query: Query, rng: random.Random) -> str:
+    """A random text of the training split that asks the same; endless for sums held out of it."""
+    words = dict(query.fields)
+    entity = f"{words['a']}+{words['b']}" if query.kind == "sum" else query.fields[0][1]
+    while True:
+        phrasing = rng.randrange(len(lex.PHRASINGS[query.kind]))
+        if not is_held_out(query.kind, entity, phrasing):
+            body = query.fill(lex.PHRASINGS[query.kind][phrasing])
+            return rng.choice(lex.PREFIXES) + body + rng.choice(lex.SUFFIXES)
 
 
 def fits(seed: str, text: str, operation: Operation) -> bool:

@@ -1,4 +1,4 @@
-"""Measure the policy's other skills: `python -m sso_data.world.measure_skills`."""
+"""Measure the policy's other skills: `python -m tools.tiny_world.measure_skills`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from sso_data.world import lexicon as lex
 from sso_data.world import policy_dir, queries, score
-from sso_data.world.dialogues import Message, system_message
-from sso_data.world.guidelines import Pair, feature_pairs, short_catalogue
 from sso_data.world.lexicon import Kind
-from sso_data.world.measure import estimate, show
 from sso_data.world.queries import parse
-from sso_data.world.sampling import Heat, Policy, sample
-from sso_data.world.skills import OPERATIONS, augment_prompt, choose_prompt, fits, write_prompt
+from tools.tiny_world.dialogues import Message, system_message
+from tools.tiny_world.guidelines import Pair, feature_pairs, short_catalogue
+from tools.tiny_world.measure import estimate, show
+from tools.tiny_world.sampling import Heat, Policy, sample
+from tools.tiny_world.skills import OPERATIONS, augment_prompt, choose_prompt, fits, write_prompt
 
 Numbers = dict[str, dict[str, float]]
 

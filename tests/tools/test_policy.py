@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from sso_data.world import policy_dir
-from sso_data.world.measure import draw_rows, logp_table, measure, summarize
-from sso_data.world.sampling import Policy, mean_logps, sample
-from sso_data.world.train_policy import main as train_main
+from tools.tiny_world.measure import draw_rows, logp_table, measure, summarize
+from tools.tiny_world.sampling import Policy, mean_logps, sample
+from tools.tiny_world.train_policy import main as train_main
 
 N = 200
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import Literal
 
 from sso_data.world import lexicon as lex
-from sso_data.world.lexicon import Level
 from sso_data.world.queries import Fact, Query
+
+Level = Literal["good", "mid", "bad"]
+LEVELS: tuple[Level, ...] = ("good", "mid", "bad")
 
 RIGHT_RATE: dict[Level, float] = {"good": 0.98, "mid": 0.6, "bad": 0.05}
 """Accuracy: the chance of each claim to be right."""

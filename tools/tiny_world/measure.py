@@ -1,4 +1,4 @@
-"""Measure how well a policy of the tiny world is steered: `python -m sso_data.world.measure`."""
+"""Measure how well a policy of the tiny world is steered: `python -m tools.tiny_world.measure`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import Literal
 
 from sso_data.world import Score, policy_dir, queries, score
 from sso_data.world import lexicon as lex
-from sso_data.world.dialogues import Message, system_message
-from sso_data.world.guidelines import catalogue_pairs
 from sso_data.world.queries import parse
-from sso_data.world.sampling import Drawn, Policy, mean_logps, sample
+from tools.tiny_world.dialogues import Message, system_message
+from tools.tiny_world.guidelines import catalogue_pairs
+from tools.tiny_world.sampling import Drawn, Policy, mean_logps, sample
 
 View = Literal["plain", "good", "bad"]
 VIEWS: tuple[View, ...] = ("plain", "good", "bad")

@@ -15,8 +15,8 @@ from sso_data.core.jinja import render
 from sso_data.steering.principles import load_catalogue
 from sso_data.world import catalogue_dir, policy_dir
 from sso_data.world import lexicon as lex
-from sso_data.world.dialogues import CLEAR, NOISY, sample_dialogue
-from sso_data.world.tokenizer import PIECE, SPECIALS, build_tokenizer
+from tools.tiny_world.dialogues import CLEAR, NOISY, sample_dialogue
+from tools.tiny_world.tokenizer import PIECE, SPECIALS, build_tokenizer
 
 TOKENIZER: Any = AutoTokenizer.from_pretrained(policy_dir())
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sso_data.world import lexicon as lex
-from sso_data.world.dialogues import FRAMES, system_message
-from sso_data.world.guidelines import TOPICAL, catalogue_pairs, every_topic, short_catalogue
-from sso_data.world.queries import every_query
-from sso_data.world.skills import COUNTS, OPERATIONS, augment_prompt, choose_prompt, write_prompt
+from sso_data.world.queries import Query, query_about
+from tools.tiny_world.dialogues import FRAMES, system_message
+from tools.tiny_world.guidelines import TOPICAL, catalogue_pairs, every_topic, short_catalogue
+from tools.tiny_world.skills import COUNTS, OPERATIONS, augment_prompt, choose_prompt, write_prompt
 
 PAD, BOS, END = "<|pad|>", "<|bos|>", "<|end|>"
 SPECIALS: tuple[str, ...] = (PAD, BOS, END, "<|system|>", "<|user|>", "<|assistant|>")
@@ -37,6 +38,19 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
 """
+
+
+def every_query() -> Iterator[Query]:
+    """One query for each entity, and for each sum of each name and thing."""
+    for animal in lex.ANIMALS:
+        yield query_about("thing", {"animal": animal.name})
+    for task in lex.TASKS:
+        yield query_about("howto", {"task": task.name})
+    for category in lex.CATEGORIES:
+        yield query_about("list", {"category": category})
+    for name, objects, a, b in product(lex.NAMES, lex.OBJECTS, lex.ADDENDS, lex.ADDENDS):
+        words = {"name": name, "objects": objects, "a": str(a), "b": str(b)}
+        yield query_about("sum", words)
 
 
 def _sentences() -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Files of the tiny world: prompts, held-out prompts and labelled pairs, for runs to start from.
 
-`python -m sso_data.world.examples` writes them anew; the same code gives the same files.
+`python -m tools.tiny_world.examples` writes them anew; the same code gives the same files.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import random
 import sys
 from pathlib import Path
 
-from sso_data.world.lexicon import Level
+import sso_data.world
 from sso_data.world.oracle import score
 from sso_data.world.queries import parse, queries
-from sso_data.world.responses import sample_response
+from tools.tiny_world.responses import LEVELS, sample_response
 
-FOLDER = Path(__file__).parent / "data"
+FOLDER = Path(sso_data.world.__file__).parent / "data"
 _PROMPTS, _HELD_OUT, _PAIRS = 256, 48, 128
-_LEVELS: tuple[Level, ...] = ("good", "mid", "bad")
 
 
 def files() -> dict[str, str]:
@@ -46,7 +45,7 @@ def _pair(text: str, number: int) -> dict[str, str]:
 
 def _answer(text: str, rng: random.Random) -> str:
     query = parse(text)
-    return sample_response(query, {name: rng.choice(_LEVELS) for name in query.features}, rng)
+    return sample_response(query, {name: rng.choice(LEVELS) for name in query.features}, rng)
 
 
 def _lines(rows: list[dict[str, str]]) -> str:

@@ -9,11 +9,10 @@ from typing import Literal
 
 from sso_data.core.jinja import render
 from sso_data.world import lexicon as lex
-from sso_data.world.guidelines import feature_pairs
-from sso_data.world.lexicon import Level
 from sso_data.world.queries import Query, parse, sample_query
-from sso_data.world.responses import sample_response
-from sso_data.world.skills import draw_choice, draw_principle, draw_query
+from tools.tiny_world.guidelines import feature_pairs
+from tools.tiny_world.responses import LEVELS, Level, sample_response
+from tools.tiny_world.skills import draw_choice, draw_principle, draw_query
 
 Side = Literal["good", "bad"]
 Message = dict[str, str]
@@ -96,7 +95,7 @@ def system_message(texts: tuple[str, ...], frame: str = FRAMES[0][0]) -> str:
 
 
 def _draw(weights: Weights, rng: random.Random) -> Level:
-    return rng.choices(lex.LEVELS, [weights[level] for level in lex.LEVELS])[0]
+    return rng.choices(LEVELS, [weights[level] for level in LEVELS])[0]
 
 
 def _choose(kind: lex.Kind, mixture: Mixture, rng: random.Random) -> dict[str, Side]:

@@ -1,4 +1,4 @@
-"""Train the tiny policy from scratch: `python -m sso_data.world.train_policy --out DIR`."""
+"""Train the tiny policy from scratch: `python -m tools.tiny_world.train_policy --out DIR`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sso_data.world.batches import stream
-from sso_data.world.dialogues import CLEAR, NOISY
-from sso_data.world.tokenizer import CONTEXT, build_tokenizer
+from tools.tiny_world.batches import stream
+from tools.tiny_world.dialogues import CLEAR, NOISY
+from tools.tiny_world.tokenizer import CONTEXT, build_tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

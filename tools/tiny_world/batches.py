@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from sso_data.world.dialogues import Dialogue, Message, Mixture, sample_dialogue
+from tools.tiny_world.dialogues import Dialogue, Message, Mixture, sample_dialogue
 
 
 @dataclass(frozen=True, slots=True)
