@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from sso_data.core.errors import ConfigError, HubError, RunError
-from sso_data.prompts.hub import is_hub_id
+from sso_data.prompts.tables import is_hub_id
 from sso_data.publishing.hub.client import Hub, State
 from sso_data.publishing.hub.failures import HubTroubleError, patiently
 from sso_data.publishing.hub.parcel import Local

@@ -8,7 +8,7 @@ from sso_data.chat.interface import Completions
 from sso_data.core.errors import RunError
 from sso_data.core.records import JsonRow, Prompt, Steering, content_hash
 from sso_data.prompts import BadRow, Candidate
-from sso_data.prompts.answerable import unanswerable
+from sso_data.prompts.rows import unanswerable
 from sso_data.steering.answer_store import Book, SteeringCounts
 from sso_data.steering.by_model import Task
 from sso_data.steering.rounds import Round
