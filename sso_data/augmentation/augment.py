@@ -29,6 +29,7 @@ from sso_data.augmentation.review import QueryReviewer
 from sso_data.chat import Endpoint, open_endpoint, open_model
 from sso_data.chat.interface import CompletionRequest, Completions
 from sso_data.config.augmentation import AugmentConfig
+from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import Templates
 from sso_data.core.naming import public_name
@@ -36,7 +37,6 @@ from sso_data.core.progress import NullProgress, Progress
 from sso_data.engines.driver import Window
 from sso_data.engines.interface import Refused
 from sso_data.models.directory import adapter_fingerprint, model_fingerprint, resolve_model
-from sso_data.runs.migration import defaults_of, with_defaults
 
 State = Literal["finished", "attempts", "patience"]
 

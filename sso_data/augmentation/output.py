@@ -18,13 +18,13 @@ import orjson
 from sso_data import __version__
 from sso_data.augmentation.attempts import OPERATIONS
 from sso_data.chat.interface import Completion
+from sso_data.config.migration import FORMAT
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.records import JsonRow, Message, messages_from_json
 from sso_data.engines.interface import Refused
 from sso_data.runs.files import make_dir, remove_tree
 from sso_data.runs.journal import open_lines, read_lines, to_line
 from sso_data.runs.jsonl_store import PeriodicSync, read_objects
-from sso_data.runs.migration import FORMAT
 from sso_data.runs.workdir import (
     OVERWRITE,
     WorkKind,

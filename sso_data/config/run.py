@@ -5,7 +5,6 @@ The docstring under each field is its documentation (`docs/configuration.md` is 
 
 import copy
 import json
-import math
 import re
 import reprlib
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from sso_data.config.migration import renamed
 from sso_data.config.paper import RUN, DefaultsFrom
 from sso_data.core.deep_merge import deep_merge
 from sso_data.core.errors import ConfigError, one_line, without_secrets
@@ -426,6 +426,8 @@ def _first_problem(error: ValidationError, page: str) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"] if not _is_branch(str(part)))
     if first["type"] == "extra_forbidden":
+        if new := renamed(key):
+            return f"{key} is called {new} now"
         return f"unknown key {key!r}; known keys are in {page}"
     message = first["msg"].removeprefix("Value error, ")
     if key in _THRESHOLDS:
@@ -471,19 +473,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _parse_value(setting: str, text: str) -> object:
     try:
-        value = parse_yaml(text)
+        return parse_yaml(text)
     except ValueError as error:
         raise ConfigError(f"--set {one_line(setting, 200)}: the value is not valid YAML") from error
-    return _number(value) if isinstance(value, str) else value
-
-
-def _number(text: str) -> object:
-    """YAML 1.1 reads 5e-7 as a string; a person means the number."""
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return number if math.isfinite(number) else text
 
 
 def _put(tree: dict[str, Any], path: list[str], value: object, *, where: str) -> None:

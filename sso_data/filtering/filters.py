@@ -156,13 +156,13 @@ def decide(rows: Rows, config: FilterConfig) -> Decision:
     return Decision(reason_code=codes, reasons=REASONS, thresholds=resolved, funnel=tuple(funnel))
 
 
-def decide_row(row: Row | np.void, config: FilterConfig) -> str | None:
-    """Why one row (or SCORES record) would be dropped by the checks that need no other row.
+def decide_row(row: Row | np.void | bytes, config: FilterConfig) -> str | None:
+    """Why one row (or its SCORES record) would be dropped by the checks that need no other row.
 
     With the closeness preset and absolute thresholds this is the whole filter; means and quantiles
     over other rows are left out.
     """
-    data = encode(row, b"", 0) if isinstance(row, Row) else row.tobytes()
+    data = encode(row, b"", 0) if isinstance(row, Row) else row
     rows: Rows = np.frombuffer(data, SCORES)
     for check in checks(config):
         if check.row_local and check.fails(rows, check.limits(rows, config))[0]:

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from sso_data.core.errors import RunError
+from sso_data.models.directory import SAVED_FILES
 from sso_data.runs.files import make_dir, remove_tree, write_atomic
 from sso_data.runs.journal import read_lines
 from sso_data.runs.workdir import differences
@@ -26,9 +27,8 @@ COMPLETE = "complete.json"
 
 _OURS = (
     *("metrics.jsonl", "loss.png", "README.md", "references.npz", "checkpoints", "logs", ".model"),
-    *("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"),
-    *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.*", "merges.txt", "chat_template*", "*.model", MANIFEST),
+    *SAVED_FILES,
+    MANIFEST,
 )
 
 Manifest = dict[str, Any]

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from sso_data.cli import app
-from sso_data.publishing.push.public import public_json
+from sso_data.publishing.public import public_json
 from sso_data.steering.principles import load_catalogue
 from sso_data.world import catalogue_dir, policy_dir, queries
 from tests.chat.server import Reply, ScriptedServer, failed, said, serving

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from sso_data.cli import app
 from sso_data.steering.rules import CONCISION, FREE_FORM
 from sso_data.world import catalogue_dir, policy_dir, queries, score, skill_templates_dir
-from sso_data.world.guidelines import feature_pairs
 from sso_data.world.queries import parse
 from tests.engines.conftest import needs_vllm
+from tools.tiny_world.guidelines import feature_pairs
 
 PROMPTS = 40
 ENGINES = [
