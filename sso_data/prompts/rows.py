@@ -91,10 +91,15 @@ def candidate_of(raw: RawRow, config: SourceConfig) -> Candidate | BadRow:
     try:
         if column not in fields:
             raise RowError(missing_column(column, fields))
-        has_id = id_column in fields and id_column != column
+        messages = _messages(fields[column], column)
+        source_id = plain(fields.get(id_column), id_column) if id_column != column else None
+        if isinstance(source_id, bool | list | dict):
+            raise RowError(f"{id_column!r} is {kind_of(source_id)}; an id is a text or a number")
+        if source_id is not None:
+            source_id = _encodable(str(source_id), f"{id_column!r}") or None
         return Candidate(
-            messages=_messages(fields[column], column),
-            source_id=_source_id(fields[id_column], id_column) if has_id else None,
+            messages=messages,
+            source_id=source_id,
             metadata=metadata_json(
                 {name: fields[name] for name in fields if name not in (column, id_column)}
             ),
@@ -109,37 +114,28 @@ def _messages(prompt: object, column: str) -> tuple[Message, ...]:
         return (Message(role="user", content=_encodable(prompt, f"{column!r}")),)
     if not isinstance(prompt, list):
         raise RowError(f"{column!r} is {kind_of(prompt)}, not a text or a list of chat messages")
-    return tuple(_message(turn, place) for place, turn in enumerate(prompt, start=1))
-
-
-def _message(turn: object, place: int) -> Message:
-    name = f"message {place}"
-    if not isinstance(turn, dict):
-        raise RowError(f"{name} is {kind_of(turn)}, not an object with role and content")
-    for key in ("role", "content"):
-        if key not in turn:
-            raise RowError(f"{name} has no {key!r} (its keys: {listed(turn)})")
-    role, content = turn["role"], turn["content"]
-    if role not in ROLES:
-        raise RowError(f"{name} has the role {excerpt(role)}; roles are {', '.join(ROLES)}")
-    if role == "system" and place > 1:
-        raise RowError(f"{name} is a system message; only the first message may be one")
-    if not isinstance(content, str):
-        raise RowError(f"{name} has content that is {kind_of(content)}; only text is supported")
-    lost = sorted(key for key in _KEYS_THAT_SAY_MORE & turn.keys() if turn[key])
-    if lost:
-        raise RowError(f"{name} has {lost[0]!r}, which would be lost; keep role and content only")
-    return Message(role=role, content=_encodable(content, name))
-
-
-def _source_id(value: object, column: str) -> str | None:
-    """The user's own id as text; null and the empty text are no id."""
-    simple = plain(value, column)
-    if simple is None or simple == "":
-        return None
-    if isinstance(simple, bool | list | dict):
-        raise RowError(f"{column!r} is {kind_of(simple)}; an id is a text or a number")
-    return _encodable(str(simple), f"{column!r}")
+    found = []
+    for place, turn in enumerate(prompt, start=1):
+        name = f"message {place}"
+        if not isinstance(turn, dict):
+            raise RowError(f"{name} is {kind_of(turn)}, not an object with role and content")
+        for key in ("role", "content"):
+            if key not in turn:
+                raise RowError(f"{name} has no {key!r} (its keys: {listed(turn)})")
+        role, content = turn["role"], turn["content"]
+        if role not in ROLES:
+            raise RowError(f"{name} has the role {excerpt(role)}; roles are {', '.join(ROLES)}")
+        if role == "system" and place > 1:
+            raise RowError(f"{name} is a system message; only the first message may be one")
+        if not isinstance(content, str):
+            raise RowError(f"{name} has content that is {kind_of(content)}; only text is supported")
+        lost = sorted(key for key in _KEYS_THAT_SAY_MORE & turn.keys() if turn[key])
+        if lost:
+            raise RowError(
+                f"{name} has {lost[0]!r}, which would be lost; keep role and content only"
+            )
+        found.append(Message(role=role, content=_encodable(content, name)))
+    return tuple(found)
 
 
 def _encodable(text: str, name: str) -> str:
