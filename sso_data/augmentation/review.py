@@ -115,7 +115,7 @@ class QueryReviewer:
 
 
 def _scope_of(messages: tuple[Message, ...]) -> str:
-    """What two prompts must share to be compared: the turns before the last, without the system's.
+    """A hash of the turns before the last, without the system's; only equal ones are compared.
 
     A last turn such as "And why?" means something else in every conversation.
     """

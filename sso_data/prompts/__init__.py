@@ -50,7 +50,7 @@ def read_prompts(source: str, config: SourceConfig) -> Iterator[Candidate | BadR
 
 
 def count_prompts(source: str, config: SourceConfig) -> int:
-    """How many rows `read_prompts` yields, each of them validated; raises as it does."""
+    """The number of rows that `read_prompts` yields, each validated; raises as it does."""
     return sum(1 for _ in read_prompts(source, config))
 
 

@@ -88,7 +88,7 @@ class _Window:
             self._fill()
 
     def error(self, what: str, *, at: int | None = None) -> InputError:
-        """What breaks the array, with its line."""
+        """An error for the line at which the array breaks."""
         line = self._line + self._text.count("\n", self._at, self._at if at is None else at)
         return InputError(one_line(f"{self._path}:{line}: not valid JSON ({what}); correct it"))
 

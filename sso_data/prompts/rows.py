@@ -70,7 +70,7 @@ class RawRow:
 
 
 class RowError(Exception):
-    """What is wrong with one row; becomes a BadRow's detail."""
+    """A problem of one row; becomes the detail of a BadRow."""
 
 
 def unanswerable(messages: tuple[Message, ...]) -> tuple[str, str] | None:
