@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sso_data.core.errors import ConfigError, HubError, RunError
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.prompts.hub import is_hub_id
+from sso_data.prompts.tables import is_hub_id
 from sso_data.publishing.failures import HubTroubleError, patiently
 from sso_data.publishing.hub import Hub, State
 from sso_data.publishing.upload import LocalFile
