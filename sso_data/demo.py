@@ -135,7 +135,7 @@ def demo_config() -> RunConfig:
         seed=_SEED,
         principles=catalogue_dir(),
         steering={"paraphrase": False},  # it obeys the main wordings best
-        engine={"name": "transformers", "process": "inline", "dtype": "float32", "threads": 1},
+        engine={"name": "transformers", "isolation": "inline", "dtype": "float32", "threads": 1},
         sampling={"max_tokens": 192},
     )
 

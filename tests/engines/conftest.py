@@ -34,7 +34,7 @@ needs_vllm = (
 
 
 def tiny_config(**settings: Any) -> EngineConfig:
-    settings = {"process": "inline", "device": "cpu", "threads": 1, "max_num_seqs": 32} | settings
+    settings = {"isolation": "inline", "device": "cpu", "threads": 1, "max_num_seqs": 32} | settings
     if settings.get("name") == "vllm":
         settings.setdefault("vllm", {"kv_cache_memory_bytes": 64 << 20})
     return EngineConfig(**settings)

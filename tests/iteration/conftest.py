@@ -29,7 +29,7 @@ TINY: dict[str, Any] = {
         "principles": str(catalogue_dir()),
         "steering": {"paraphrase": False},
         "sampling": {"max_tokens": 64},
-        "engine": {"name": "transformers", "process": "inline", "dtype": "float32", "threads": 1},
+        "engine": {"name": "transformers", "isolation": "inline", "dtype": "float32", "threads": 1},
         "filter": {"preset": "none", "drop_truncated": False},
         "output": {"parquet": False},
     },

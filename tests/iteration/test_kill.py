@@ -21,7 +21,7 @@ PROMPTS, ROUNDS = 8, 2
 CHANGES: dict[str, Any] = {
     "rounds": ROUNDS,
     "slices": {"prompts": PROMPTS},
-    "generate": {"engine": {"process": "child"}},
+    "generate": {"engine": {"isolation": "subprocess"}},
     "train": {"optim": {"max_steps": 4}, "checkpoints": {"every": 1}},
 }
 

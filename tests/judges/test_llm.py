@@ -259,7 +259,7 @@ def test_the_tiny_policy_is_no_judge_and_that_is_said() -> None:
             "model": str(policy_dir()),
             "max_tokens": 16,
             "structured": False,
-            "engine": {"name": "transformers", "process": "inline", "dtype": "float32"},
+            "engine": {"name": "transformers", "isolation": "inline", "dtype": "float32"},
         }
     )
     found = open_judge(config)
