@@ -6,23 +6,23 @@ weights as an uninterrupted training's.
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from sso_data import __version__
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import ConfigError, InputError, RunError
-from sso_data.core.records import SCHEMA_VERSION
 from sso_data.models.training_model import PolicyFiles, find_policy, save_model
 from sso_data.runs.files import make_dir, publish_files, remove_tree
-from sso_data.runs.run import locked
+from sso_data.runs.migration import defaults_of, with_defaults
+from sso_data.runs.workdir import Manifest, held, refuse_other_content, stored_defaults
 from sso_data.training.arguments import tensorboard_in, training_arguments
 from sso_data.training.callbacks import Metrics
 from sso_data.training.card import write_card
@@ -34,7 +34,13 @@ from sso_data.training.plot import draw
 from sso_data.training.policy_job import PolicyJob
 from sso_data.training.processes import decided_by_first, is_first, wait
 from sso_data.training.reward_job import RewardJob
-from sso_data.training.state import Manifest, TrainingDir, open_training, refuse_strangers, step_of
+from sso_data.training.state import (
+    TRAINING,
+    TrainingDir,
+    open_training,
+    read_training,
+    step_of,
+)
 
 _FREE_SECTIONS = ("stop", "log")
 _FREE_KEYS = {
@@ -89,6 +95,9 @@ def train(
     the listener. Raises SsoDataError.
     """
     started = time.monotonic()
+    if not overwrite:
+        with suppress(ValidationError):  # they are another training's, which is refused below
+            config = with_defaults(config, stored_defaults(out, TRAINING))
     args = training_arguments(config, out)
     if args.n_gpu > 1:
         raise ConfigError(
@@ -101,7 +110,7 @@ def train(
     policy = find_policy(config)
     _refuse_inputs_in(out, source, policy, config)
     if first:
-        refuse_strangers(out)
+        refuse_other_content(out, TRAINING)
     context.listener.phase("reading the data")
     job: TrainingJob = (RewardJob if config.kind == "reward" else PolicyJob)(source, policy, config)
     if config.data.eval_share and not job.data["held_out"]:
@@ -115,7 +124,7 @@ def train(
         context.listener.warn(line)
     if first:
         make_dir(out)
-    guard: AbstractContextManager[None] = locked(out, "model") if first else nullcontext()
+    guard: AbstractContextManager[None] = held(out, "model", "its model") if first else nullcontext()
     with guard:
         folder, checkpoint = _opened(out, config, policy, job, overwrite=overwrite)
         if folder.is_finished:
@@ -153,10 +162,11 @@ def _opened(
     """The training's directory, and the checkpoint to go on from, as the first process has it."""
     found: tuple[Manifest, Path | None] | None = None
     if is_first():
+        is_new = overwrite or read_training(out) is None
         folder = open_training(
             out,
             identity=_identity(config, policy, job),
-            details=_details(config, policy, job),
+            details=_details(config, policy, job) if is_new else {},
             overwrite=overwrite,
         )
         checkpoint = None if folder.is_finished else folder.last_checkpoint()
@@ -164,7 +174,7 @@ def _opened(
             folder.cut_metrics(step_of(checkpoint) if checkpoint else 0)
         found = folder.manifest, checkpoint
     manifest, last = decided_by_first(found) or ({}, None)
-    return TrainingDir(out, manifest), last
+    return TrainingDir(out, TRAINING, manifest), last
 
 
 def _identity(config: TrainConfig, policy: PolicyFiles, job: TrainingJob) -> dict[str, Any]:
@@ -189,11 +199,10 @@ def _identity(config: TrainConfig, policy: PolicyFiles, job: TrainingJob) -> dic
 
 def _details(config: TrainConfig, policy: PolicyFiles, job: TrainingJob) -> dict[str, Any]:
     return {
-        "schema_version": SCHEMA_VERSION,
-        "sso_data": __version__,
         "model": {"name": policy.name, "fingerprint": policy.fingerprint},
         "data": dict(job.data),
         "config": config.model_dump(mode="json"),
+        "defaults": defaults_of(config),
         "versions": {name: version(name) for name in _LIBRARIES},
     }
 
@@ -219,7 +228,7 @@ def _steps(
     if prepared.watch:
         trainer.add_callback(prepared.watch)
     if is_first():
-        folder.note(**prepared.findings)
+        folder.set(**prepared.findings)
     context.listener.phase("training")
     try:
         with _memory_named():
@@ -296,7 +305,7 @@ def _finish(
     write_card(folder.manifest, history, context.out / "README.md")
     if config.log.plot and history and not draw(history, context.out / "loss.png"):
         context.listener.note("no loss.png: pip install 'sso-data[train]' draws it")
-    folder.note(finished=_today())
+    folder.set(finished=_today())
     if not config.checkpoints.keep_finished:
         remove_tree(context.out / "checkpoints")
 

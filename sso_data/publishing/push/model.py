@@ -68,7 +68,7 @@ def _parcel(out: Path, manifest: Mapping[str, Any]) -> Parcel:
         files=files,
         what="training",
         mark=MANIFEST,
-        differs=lambda there: difference(there, manifest),
+        differs=lambda there: difference(there, manifest, kind="training"),
         is_ours=_is_ours,
         card=lambda existing: _merged(card, existing or "").encode(),
         title=f"Trained by sso-data, {manifest['steps']} steps",
