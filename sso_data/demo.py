@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from sso_data.config.run import RunConfig, load_config
 from sso_data.config.training import TrainConfig, load_train_config
+from sso_data.core.progress import Progress as GenerateListener
 from sso_data.core.records import SIDE_OF, Row
-from sso_data.generation.generate import Listener as GenerateListener
 from sso_data.generation.generate import Summary, generate
 from sso_data.runs.journal import read_rows
 from sso_data.training.listener import TrainListener

@@ -49,9 +49,9 @@ def work_done(summary: "Summary") -> dict[str, Any]:
     """What this process did, for scripts."""
     return {
         "seconds": round(summary.seconds, 2),
-        "new_rows": summary.progress.rows,
-        "new_failures": summary.progress.failed,
-        "sampled_tokens": summary.progress.tokens,
+        "new_rows": summary.counts.rows,
+        "new_failures": summary.counts.failed,
+        "sampled_tokens": summary.counts.tokens,
         "steering": summary.steering.to_json() if summary.steering else None,
     }
 

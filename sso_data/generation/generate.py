@@ -11,12 +11,13 @@ from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, RunConfig
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import SHIPPED, Templates
 from sso_data.core.naming import public_name
+from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Prompt, Row, content_hash
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import Engine, EngineInfo
 from sso_data.filtering.filters import Decision, decide_row
 from sso_data.filtering.refilter import filter_again
-from sso_data.generation.pipeline import Pipeline, Progress, Sink
+from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
 from sso_data.generation.score import CheckResult, LogprobCheck
 from sso_data.models.directory import (
     adapter_fingerprint,
@@ -26,9 +27,11 @@ from sso_data.models.directory import (
 )
 from sso_data.models.policy import Policy
 from sso_data.prompts import BadRow, Candidate, count_prompts, read_prompts
+from sso_data.runs.migration import defaults_of, with_defaults
 from sso_data.runs.origin import Given, origin_of
-from sso_data.runs.run import Account, Run, open_run, read_run
+from sso_data.runs.run import RUN, Account, Run, open_run, read_run
 from sso_data.runs.steering import Occurrences, SteeringBook
+from sso_data.runs.workdir import stored_defaults
 from sso_data.steering.answer_store import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
 from sso_data.steering.principles import Catalogue, load_catalogue
@@ -38,38 +41,6 @@ from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, toda
 
 _IDENTITY_SECTIONS = ("sampling", "scoring")
 _IDENTITY_ENGINE_KEYS = ("dtype", "max_model_len")
-
-
-class Listener(Protocol):
-    """Who is told how a run goes on."""
-
-    def phase(self, text: str) -> None:
-        """A new phase began, for example loading the model."""
-        ...
-
-    def total(self, prompts: int) -> None:
-        """How many prompts there are."""
-        ...
-
-    def steered(self, done: int, tally: SteeringCounts) -> None:
-        """So many prompts are steered; `tally` says how, those of earlier calls included."""
-        ...
-
-    def progress(self, progress: Progress, kept: int) -> None:
-        """Counts so far; `kept` of the new rows would pass the filter's row-local tests."""
-        ...
-
-    def engine(self, info: EngineInfo) -> None:
-        """The engine is ready."""
-        ...
-
-    def warn(self, text: str) -> None:
-        """Something went wrong, and the work goes on."""
-        ...
-
-    def written(self, done: int, total: int) -> None:
-        """So many of the kept pairs are written."""
-        ...
 
 
 class RunMetadata(Protocol):
@@ -106,6 +77,7 @@ class Setup:
         """What run.json says beyond the identity."""
         return {
             "config": self.config.model_dump(mode="json"),
+            "defaults": defaults_of(self.config),
             "date": self.identity["views.date"],
             "template": asdict(self.policy.template.facts),
         }
@@ -116,7 +88,7 @@ class Summary:
     """How a run ended; `steering` tells of models that were asked about its prompts."""
 
     account: Account
-    progress: Progress
+    counts: RowCounts
     seconds: float
     decision: Decision
     steering: SteeringCounts | None = None
@@ -169,7 +141,12 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
 
 
 def generate(
-    source: str, out: Path, config: RunConfig, listener: Listener, *, overwrite: bool = False
+    source: str,
+    out: Path,
+    config: RunConfig,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Summary:
     """Make or continue the run in `out`, filter it and write its pairs.
 
@@ -177,30 +154,28 @@ def generate(
     SsoDataError. A prompt that cannot be done is written to failed.jsonl instead.
     """
     started = time.monotonic()
-    listener.phase("checking the model and its chat template")
+    progress = progress or NullProgress()
+    progress.phase("checking the model and its chat template")
+    asked = "filter" in config.model_fields_set
     manifest = None if overwrite else read_run(out)
+    if manifest:
+        config = with_defaults(config, stored_defaults(out, RUN))
     setup = prepare(config, date=manifest["date"] if manifest else None)
-    listener.phase("checking the prompts")
+    progress.phase("checking the prompts")
     total = count_prompts(source, config.source)
-    listener.total(total)
+    progress.note(f"{total} prompts")
     with open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite) as run:
         _note_given(run, source, config, total)
-        with run_guide(setup, run, lambda: _prompts_left(source, config, run)) as guide:
+        with run_guide(setup, run, lambda: _prompts_left(source, config, run), total) as guide:
             prompts = read_prompts(source, config.source)
-            progress = make_rows(prompts, setup, run, run, listener, guide=guide)
+            counts = make_rows(prompts, setup, run, run, progress, guide=guide, total=total)
         account = run.account()
         account.check()
-    listener.phase("filtering")
-    refiltered = filter_again(
-        out,
-        config,
-        asked="filter" in config.model_fields_set,
-        tell=listener.warn,
-        on_progress=listener.written,
-    )
+    progress.phase("filtering")
+    refiltered = filter_again(out, config, progress, asked=asked)
     return Summary(
         account=account,
-        progress=progress,
+        counts=counts,
         seconds=time.monotonic() - started,
         decision=refiltered.decision,
         steering=guide.tally if guide else None,
@@ -234,7 +209,7 @@ def _count_new(source: str, config: RunConfig, run: Run) -> int:
 
 @contextmanager
 def run_guide(
-    setup: Setup, run: Run, prompts: Callable[[], Iterable[Prompt]]
+    setup: Setup, run: Run, prompts: Callable[[], Iterable[Prompt]], total: int
 ) -> Iterator[Guide | None]:
     """What a run's steering by models needs, where models are asked; `prompts` are those left."""
     if not setup.rules.asks_a_model:
@@ -242,7 +217,7 @@ def run_guide(
         return
     tally = SteeringCounts()
     with closing(SteeringBook(run.path, on_line=tally.add)) as book:
-        yield Guide(prompts=prompts, book=book, tally=tally)
+        yield Guide(prompts=prompts, book=book, tally=tally, total=total)
 
 
 def _prompts_left(source: str, config: RunConfig, run: Run) -> Iterator[Prompt]:
@@ -252,17 +227,17 @@ def _prompts_left(source: str, config: RunConfig, run: Run) -> Iterator[Prompt]:
 
 @contextmanager
 def lazy_engine(
-    setup: Setup, listener: Listener, on_start: Callable[[EngineInfo], None]
+    setup: Setup, progress: Progress, on_start: Callable[[EngineInfo], None]
 ) -> Iterator[LazyEngine]:
     """The setup's engine, started when it is asked for; it is closed with the context."""
 
     def start() -> Engine:
-        listener.phase(f"loading {setup.config.model}")
+        progress.phase(f"loading {setup.config.model}")
         with ExitStack() as failing:
-            engine = start_engine(setup.model_dir, setup.config.engine, tell=listener.warn)
+            engine = start_engine(setup.model_dir, setup.config.engine, tell=progress.warn)
             failing.callback(engine.close)
             on_start(engine.info)
-            listener.engine(engine.info)
+            progress.note(described(engine.info))
             failing.pop_all()
         return engine
 
@@ -275,13 +250,16 @@ def make_rows(
     setup: Setup,
     sink: Sink,
     metadata: RunMetadata,
-    listener: Listener,
+    progress: Progress,
     *,
     guide: Guide | None = None,
-) -> Progress:
+    total: int | None = None,
+) -> RowCounts:
     """Steer the prompts and run the pipeline over them; findings go to the metadata.
 
-    `guide` is what models that steer are asked about, where any are.
+    `guide` is what models that steer are asked about, where any are. `total` is the number of
+    candidates, for the display. Raises EngineError when the engine is lost for good, RunError when
+    a row cannot be written or the engine is not the one that made the earlier rows.
     """
     kept = 0
 
@@ -291,18 +269,18 @@ def make_rows(
 
     def note_engine(info: EngineInfo) -> None:
         _refuse_another_engine(metadata.get("engine"), info)
-        metadata.set(engine=asdict(info))
-        metadata.set(resume=resume_promise(info, setup.config.engine))
+        promise = resume_promise(info, setup.config.engine)
+        metadata.set(engine=asdict(info), resume=promise)
 
     def note_check(result: CheckResult) -> None:
         metadata.set(logprob_check=result.to_json())
 
     check = LogprobCheck(setup.config.scoring, metadata.get("logprob_check"))
-    with lazy_engine(setup, listener, note_engine) as engine:
-        steer = steered(setup.rules, setup.config, setup.policy, engine, guide, listener)
+    with lazy_engine(setup, progress, note_engine) as engine:
+        steer = steered(setup.rules, setup.config, setup.policy, engine, guide, progress)
         if guide:
             metadata.set(steering=guide.tally.to_json())
-            listener.phase("making rows")
+            progress.phase("making rows")
         pipeline = Pipeline(
             engine,
             setup.policy,
@@ -313,9 +291,29 @@ def make_rows(
             on_check=note_check,
             on_row=count_kept,
         )
-        for progress in pipeline.run(candidates):
-            listener.progress(progress, kept)
-        return pipeline.progress
+        started = time.monotonic()
+        for counts in pipeline.run(candidates):
+            state = _state(counts, kept, time.monotonic() - started)
+            progress.count(counts.done, total, "rows", state)
+        return pipeline.counts
+
+
+def described(info: EngineInfo) -> str:
+    """The engine in a few words."""
+    return (
+        f"{info.name} {info.version} on {info.device}, {info.dtype}, "
+        f"context {info.context_tokens} tokens"
+    )
+
+
+def _state(counts: RowCounts, kept: int, seconds: float) -> str:
+    """How the rows so far went: sampling speed, share kept, failures."""
+    parts = [
+        f"{counts.tokens / seconds:,.0f} tokens/s" if seconds >= 1 else "",
+        f"kept {kept / counts.rows:.0%}" if counts.rows else "",
+        f"{counts.failed} failed" if counts.failed else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _refuse_another_engine(earlier: Mapping[str, Any] | None, info: EngineInfo) -> None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sso_data.config.run import RunConfig
+from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Failure, Row, row_id
 from sso_data.filtering.filters import decide_row
-from sso_data.generation.generate import Listener, make_rows, prepare
+from sso_data.generation.generate import make_rows, prepare
 from sso_data.prompts import count_prompts, read_prompts
 from sso_data.runs.steering import Occurrences
 from sso_data.steering.answer_store import MemoryBook, SteeringCounts
@@ -51,11 +52,12 @@ class Preview:
     failures: tuple[Failure, ...]
 
 
-def preview(source: str, config: RunConfig, listener: Listener) -> Preview:
+def preview(source: str, config: RunConfig, progress: Progress | None = None) -> Preview:
     """Make rows of the first `source.limit` prompts, writing nothing."""
-    listener.phase("checking the model and its chat template")
+    progress = progress or NullProgress()
+    progress.phase("checking the model and its chat template")
     setup = prepare(config)
-    listener.total(count_prompts(source, config.source))
+    total = count_prompts(source, config.source)
     memory = _Memory()
     guide = Guide(
         prompts=lambda: prompts_of(
@@ -63,6 +65,7 @@ def preview(source: str, config: RunConfig, listener: Listener) -> Preview:
         ),
         book=MemoryBook(),
         tally=SteeringCounts(),
+        total=total,
     )
     prompts = read_prompts(source, config.source)
     make_rows(
@@ -70,8 +73,9 @@ def preview(source: str, config: RunConfig, listener: Listener) -> Preview:
         setup,
         memory,
         memory,
-        listener,
+        progress,
         guide=guide if setup.rules.asks_a_model else None,
+        total=total,
     )
     rows = sorted(memory.rows, key=lambda row: memory.order[row.id])
     judged = tuple((row, decide_row(row, config.filter)) for row in rows)

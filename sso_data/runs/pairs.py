@@ -4,7 +4,7 @@ Everything is written beside and swapped in whole; memory does not grow with the
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,10 @@ import orjson
 from numpy.typing import NDArray
 
 from sso_data.core.errors import RunError
+from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import OPTIONAL_SCORE, SCHEMA_VERSION, VIEWS, JsonRow
 from sso_data.runs.files import NewFile, make_dir, recover_dir, remove_tree, swap_dir, write_new
 from sso_data.runs.scores import Scores
-
-Progress = Callable[[int, int], None]
-"""Called with (rows written, rows to write)."""
 
 _PROGRESS_ROWS = 256
 
@@ -42,7 +40,7 @@ def write_pairs(
     summary: Mapping[str, Any],
     *,
     parquet: bool = True,
-    on_progress: Progress | None = None,
+    progress: Progress | None = None,
 ) -> Pairs:
     """Replace `run/pairs` by the rows at the ascending positions `kept` of `scores`.
 
@@ -54,7 +52,7 @@ def write_pairs(
     remove_tree(new)
     try:
         make_dir(new)
-        _write_rows(new, scores, kept, parquet=parquet, on_progress=on_progress)
+        _write_rows(new, scores, kept, parquet=parquet, progress=progress or NullProgress())
         files = tuple(sorted(path.name for path in new.iterdir()))
         content = {"schema_version": SCHEMA_VERSION, **summary, "files": list(files)}
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -82,7 +80,7 @@ def _write_rows(
     kept: NDArray[np.intp],
     *,
     parquet: bool,
-    on_progress: Progress | None,
+    progress: Progress,
 ) -> None:
     with ExitStack() as stack:
         stream = stack.enter_context(NewFile(directory / "train.jsonl"))
@@ -93,8 +91,8 @@ def _write_rows(
             lines.write(row)
             if table:
                 table.add(row, len(line))
-            if on_progress and (done % _PROGRESS_ROWS == 0 or done == len(kept)):
-                on_progress(done, len(kept))
+            if done % _PROGRESS_ROWS == 0 or done == len(kept):
+                progress.count(done, len(kept), "pairs written")
 
 
 def _table(directory: Path, scores: Scores, kept: NDArray[np.intp]) -> Any:

@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from sso_data.chat import Endpoint, EngineCompletions, open_endpoint, open_model
 from sso_data.chat.interface import Completions
 from sso_data.config.run import RunConfig, SteeringConfig, ViewsConfig
 from sso_data.core.jinja import SYSTEM
 from sso_data.core.naming import public_name
+from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Prompt
 from sso_data.engines.interface import Engine
 from sso_data.models.directory import model_fingerprint, resolve_model
@@ -21,16 +22,6 @@ from sso_data.steering.stage import Guide, Models, look_up, steer_all
 
 _BY_RULE = ("choose", "features", "count", "weights", "concision_probability", "paraphrase")
 _BY_MODEL = ("principles", "temperature", "max_tokens", "structured", "max_length_ratio")
-
-
-class Listener(Protocol):
-    """Who is told how the steering goes on."""
-
-    def phase(self, text: str) -> None: ...
-
-    def steered(self, done: int, tally: SteeringCounts) -> None: ...
-
-    def warn(self, text: str) -> None: ...
 
 
 class LazyEngine:
@@ -76,7 +67,7 @@ def steered(
     policy: Policy,
     engine: LazyEngine,
     guide: Guide | None,
-    listener: Listener,
+    progress: Progress,
 ) -> Callable[[Prompt], Steered]:
     """The steering of prompts, by id; models are asked about all of the guide's prompts first.
 
@@ -96,18 +87,18 @@ def steered(
     def on_pass(text: str) -> None:
         nonlocal done
         done = tally.prompts
-        listener.phase(text)
+        progress.phase(text)
 
-    models = _models(config, policy, engine, listener)
+    models = _models(config, policy, engine, progress)
     for _ in steer_all(guide, rules, models, on_pass=on_pass, on_line=on_line):
-        listener.steered(done, tally)
-    listener.steered(done, tally)
+        progress.count(done, guide.total, "prompts steered", stand_ins(tally))
+    progress.count(done, guide.total, "prompts steered", stand_ins(tally))
     for warning in warnings_of(tally, config.steering):
-        listener.warn(warning)
+        progress.warn(warning)
     return look_up(guide.book, rules)
 
 
-def _models(config: RunConfig, policy: Policy, engine: LazyEngine, listener: Listener) -> Models:
+def _models(config: RunConfig, policy: Policy, engine: LazyEngine, progress: Progress) -> Models:
     """The policy behind the run's engine, and another writer where one is named."""
     name = f"{policy.name}@{policy.fingerprint}"
     steering = config.steering
@@ -120,13 +111,13 @@ def _models(config: RunConfig, policy: Policy, engine: LazyEngine, listener: Lis
         open_policy=open_policy,
         is_control=policy.template.holds_control,
         writer=public_name(other) if other else "policy",
-        open_writer=partial(_writer, config, engine, listener) if other else None,
+        open_writer=partial(_writer, config, engine, progress) if other else None,
     )
 
 
 @contextmanager
 def _writer(
-    config: RunConfig, engine: LazyEngine, listener: Listener
+    config: RunConfig, engine: LazyEngine, progress: Progress
 ) -> Iterator[Callable[[], Completions]]:
     """A function that opens the model that writes; it is closed with the context.
 
@@ -138,10 +129,10 @@ def _writer(
             steering = config.steering
             if steering.endpoint:
                 endpoint = endpoint_of(steering)
-                return stack.enter_context(open_endpoint(endpoint, tell=listener.warn))
+                return stack.enter_context(open_endpoint(endpoint, tell=progress.warn))
             engine.close()
-            listener.phase(f"loading {steering.principle_model}")
-            return stack.enter_context(open_writer_of(config, tell=listener.warn))
+            progress.phase(f"loading {steering.principle_model}")
+            return stack.enter_context(open_writer_of(config, tell=progress.warn))
 
         yield start
 
@@ -185,6 +176,15 @@ def summary_of(tally: SteeringCounts) -> list[str]:
             f"({tally.replaced_share:.1%})"
         )
     return found
+
+
+def stand_ins(tally: SteeringCounts) -> str:
+    """The shares of choices and of texts for which the rule or the catalogue stood in, if any."""
+    parts = [
+        f"{tally.fallback_share:.0%} of choices by rule" if tally.fallbacks else "",
+        f"{tally.replaced_share:.0%} of texts from the catalogue" if tally.replaced else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def warnings_of(tally: SteeringCounts, config: SteeringConfig) -> Iterator[str]:

@@ -34,12 +34,13 @@ class Models:
 class Guide:
     """The prompts to steer, as often as they are asked for, and where their steering is kept.
 
-    `tally` counts what the book holds.
+    `tally` counts what the book holds; `total` is the number of prompts, where it is known.
     """
 
     prompts: Callable[[], Iterable[Prompt]]
     book: Book
     tally: SteeringCounts
+    total: int | None = None
 
 
 def steer_all(
