@@ -154,7 +154,7 @@ def _run(
     *,
     overwrite: bool,
 ) -> "TrainSummary":
-    from sso_data.cli.progress import listening
+    from sso_data.cli.progress import showing_progress
     from sso_data.config.run import EngineConfig
     from sso_data.engines.environment import prepare_environment
 
@@ -164,8 +164,8 @@ def _run(
     from sso_data.training.run import train as run_training
 
     resolved = load_train_config(config, settings, **wanted)
-    with leaving_the_group(), listening() as listener:
-        return run_training(data, out, resolved, listener, overwrite=overwrite)
+    with leaving_the_group(), showing_progress() as progress:
+        return run_training(data, out, resolved, progress, overwrite=overwrite)
 
 
 def _target(repo: str | None, private: bool | None, *, overwrite: bool) -> "Target | None":

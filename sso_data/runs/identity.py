@@ -8,9 +8,7 @@ from sso_data.runs.migration import Kind, upgraded
 from sso_data.runs.workdir import differences
 
 
-def difference(
-    there: bytes, here: Mapping[str, Any], *keys: str, kind: Kind = "run"
-) -> str | None:
+def difference(there: bytes, here: Mapping[str, Any], *keys: str, kind: Kind = "run") -> str | None:
     """What tells the run or training of another manifest from ours, or None.
 
     Besides the identity the values of `keys` must agree. `there`, a manifest of this `kind`, may be

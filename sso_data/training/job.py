@@ -7,17 +7,17 @@ from typing import Any, Protocol
 
 from transformers import Trainer, TrainingArguments
 
+from sso_data.core.progress import Progress
 from sso_data.training.callbacks import EarlyStopping
-from sso_data.training.listener import TrainListener
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainContext:
-    """Where a training happens: its directory, Trainer's arguments, who is told."""
+    """Where a training happens: its directory, Trainer's arguments, its progress."""
 
     out: Path
     args: TrainingArguments
-    listener: TrainListener
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,7 +76,7 @@ class PolicyJob:
     def prepare(self, context: TrainContext) -> Prepared:
         """Load the model, fill in the references and make the trainer."""
         config, args = self._config, context.args
-        context.listener.phase(f"loading {self._policy.name}")
+        context.progress.phase(f"loading {self._policy.name}")
         model = load_model(self._policy, config)
         rows, held_out, findings = self._with_references(model, context)
         trainer = PolicyTrainer(
@@ -88,7 +88,7 @@ class PolicyJob:
             pad_id=self._pad_id,
         )
         start = _mean_chosen(rows) if config.loss.needs_reference else None
-        watch = EarlyStopping(config.stop, start, context.listener)
+        watch = EarlyStopping(config.stop, start, context.progress)
         return Prepared(trainer=trainer, findings=findings, watch=watch)
 
     @property
@@ -105,7 +105,7 @@ class PolicyJob:
             every = without_references(every)
         dtype = compute_dtype(config)
         if config.loss.needs_reference:
-            context.listener.phase("checking the references")
+            context.progress.phase("checking the references")
             self._move(model, context)
         scorer = model_scorer(
             model,
@@ -122,17 +122,17 @@ class PolicyJob:
             model_key=f"{self._policy.fingerprint}/{dtype}/{context.args.device.type}",
             writes_cache=context.args.process_index == 0,
         )
-        context.listener.note(str(report))
+        context.progress.note(str(report))
         findings: dict[str, Any] = {"references": {"text": str(report), **report.to_json()}}
         if config.loss.needs_reference:
             found = d_at_step_0(every, scorer, config)
             findings["references"]["d_at_step_0"] = found
-            context.listener.note(
+            context.progress.note(
                 f"D at step 0: 95 % of {min(_STEP_0_ROWS, len(every))} rows within {found:.2g} "
                 f"in what the loss sees (tolerance {config.reference.tolerance})"
             )
             if found > config.reference.tolerance:
-                context.listener.warn("D at step 0 is over the tolerance; see docs/training.md")
+                context.progress.warn("D at step 0 is over the tolerance; see docs/training.md")
         return every[: len(rows.train)], every[len(rows.train) :], findings
 
     @staticmethod

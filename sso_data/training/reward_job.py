@@ -87,7 +87,7 @@ class RewardJob:
     def prepare(self, context: TrainContext) -> Prepared:
         """Load the model under its new head and make the trainer."""
         transformers.utils.logging.disable_progress_bar()
-        context.listener.phase(f"loading {self._policy.name}")
+        context.progress.phase(f"loading {self._policy.name}")
         config, tokenizer = self._config, self._policy.tokenizer
         model = load_reward_model(
             self._policy.directory,

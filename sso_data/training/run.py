@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import ConfigError, InputError, RunError
+from sso_data.core.progress import NullProgress, Progress
 from sso_data.models.training_model import PolicyFiles, find_policy, save_model
 from sso_data.runs.files import make_dir, publish_files, remove_tree
 from sso_data.runs.migration import defaults_of, with_defaults
@@ -29,7 +30,6 @@ from sso_data.training.card import write_card
 from sso_data.training.checkpoints import WRITE_ERRORS, SafeCheckpoints, unwritten
 from sso_data.training.errors import TrainError
 from sso_data.training.job import Prepared, TrainContext, TrainingJob
-from sso_data.training.listener import NullProgress, TrainListener
 from sso_data.training.plot import draw
 from sso_data.training.policy_job import PolicyJob
 from sso_data.training.processes import decided_by_first, is_first, wait
@@ -85,14 +85,17 @@ def train(
     source: str,
     out: Path,
     config: TrainConfig,
-    listener: TrainListener,
+    progress: Progress | None = None,
     *,
     overwrite: bool = False,
 ) -> TrainSummary:
     """Train on the preference rows of `source`; the model and all about it go to `out`.
 
-    Under torchrun or `accelerate launch` every process calls this; the first one writes and tells
-    the listener. Raises SsoDataError.
+    A training in `out` that was interrupted is continued. Under torchrun or `accelerate launch`
+    every process calls this; the first one writes and reports.
+    Raises ConfigError for settings that do not fit this machine or each other, ModelError for the
+    model, InputError for the data, RunError for what is in `out` or cannot be written, TrainError
+    when training must stop.
     """
     started = time.monotonic()
     if not overwrite:
@@ -105,13 +108,13 @@ def train(
             "...`, or choose one by CUDA_VISIBLE_DEVICES"
         )
     first = is_first()
-    context = TrainContext(out=out, args=args, listener=listener if first else NullProgress())
-    context.listener.phase("checking the model and its chat template")
+    context = TrainContext(out=out, args=args, progress=(first and progress) or NullProgress())
+    context.progress.phase("checking the model and its chat template")
     policy = find_policy(config)
     _refuse_inputs_in(out, source, policy, config)
     if first:
         refuse_other_content(out, TRAINING)
-    context.listener.phase("reading the data")
+    context.progress.phase("reading the data")
     job: TrainingJob = (RewardJob if config.kind == "reward" else PolicyJob)(source, policy, config)
     if config.data.eval_share and not job.data["held_out"]:
         raise InputError(
@@ -119,16 +122,18 @@ def train(
             f"{job.data['training']} rows; raise it"
         )
     for line in job.lines:
-        context.listener.note(line)
+        context.progress.note(line)
     for line in job.warnings:
-        context.listener.warn(line)
+        context.progress.warn(line)
     if first:
         make_dir(out)
-    guard: AbstractContextManager[None] = held(out, "model", "its model") if first else nullcontext()
+    guard: AbstractContextManager[None] = (
+        held(out, "model", "its model") if first else nullcontext()
+    )
     with guard:
         folder, checkpoint = _opened(out, config, policy, job, overwrite=overwrite)
         if folder.is_finished:
-            context.listener.note(f"{out}: finished before; nothing to do")
+            context.progress.note(f"{out}: finished before; nothing to do")
             seconds = time.monotonic() - started
             return TrainSummary(out=out, manifest=folder.manifest, new_steps=0, seconds=seconds)
         return _steps(folder, checkpoint, job, policy, config, context, started)
@@ -223,19 +228,19 @@ def _steps(
     assert isinstance(trainer, SafeCheckpoints)
     trainer.keep = config.checkpoints.keep
     trainer.remove_callback(PrinterCallback)
-    metrics = Metrics(context.out / "metrics.jsonl" if is_first() else None, context.listener)
+    metrics = Metrics(context.out / "metrics.jsonl" if is_first() else None, context.progress)
     trainer.add_callback(metrics)
     if prepared.watch:
         trainer.add_callback(prepared.watch)
     if is_first():
         folder.set(**prepared.findings)
-    context.listener.phase("training")
+    context.progress.phase("training")
     try:
         with _memory_named():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         metrics.close()
-    context.listener.phase("writing the model")
+    context.progress.phase("writing the model")
     _write_model(trainer, prepared, policy, config, context.out)
     if is_first():
         _finish(folder, trainer, prepared, config, context)
@@ -301,10 +306,10 @@ def _finish(
         "last": logs[-1] if logs else {},
     }
     if stopped:
-        context.listener.warn(f"stopped early: {stopped}")
+        context.progress.warn(f"stopped early: {stopped}")
     write_card(folder.manifest, history, context.out / "README.md")
     if config.log.plot and history and not draw(history, context.out / "loss.png"):
-        context.listener.note("no loss.png: pip install 'sso-data[train]' draws it")
+        context.progress.note("no loss.png: pip install 'sso-data[train]' draws it")
     folder.set(finished=_today())
     if not config.checkpoints.keep_finished:
         remove_tree(context.out / "checkpoints")
