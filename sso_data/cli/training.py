@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from sso_data.publishing.hub.publish import Published, Target
     from sso_data.training.run import TrainSummary
 
-TRAIN_EXAMPLE = "Example: sso-data train runs/first -m Qwen/Qwen3-8B --out models/second --base dpo"
+TRAIN_EXAMPLE = (
+    "Example: sso-data train runs/first -m Qwen/Qwen3-8B --out models/second --loss-type dpo"
+)
 
 
 Data = Annotated[
@@ -37,12 +39,15 @@ Objective = Annotated[
         metavar="NAME",
     ),
 ]
-Base = Annotated[
+LossType = Annotated[
     str | None,
     typer.Option(
-        "--base", help="ipo, dpo, hinge, robust, simpo or orpo (default: ipo).", metavar="NAME"
+        "--loss-type",
+        help="ipo, dpo (alias sigmoid), hinge, robust, simpo or orpo (default: ipo).",
+        metavar="NAME",
     ),
 ]
+Base = Annotated[str | None, typer.Option("--base", hidden=True)]
 NoW = Annotated[bool, typer.Option("--no-w", help="Ablation: without the weight W.")]
 NoG = Annotated[bool, typer.Option("--no-g", help="Ablation: without the steered terms.")]
 Lora = Annotated[bool, typer.Option("--lora", help="Train a LoRA adapter.")]
@@ -86,6 +91,7 @@ def train(
     out: Out,
     model: Model = None,
     objective: Objective = None,
+    loss_type: LossType = None,
     base: Base = None,
     no_w: NoW = False,
     no_g: NoG = False,
@@ -113,7 +119,7 @@ def train(
         "seed": seed,
         "kind": kind,
         "loss__objective": None if objective == "reward" else objective,
-        "loss__base": base,
+        "loss__type": loss_type,
         "loss__use_w": False if no_w else None,
         "loss__use_g": False if no_g else None,
         "lora__enabled": lora or None,
@@ -122,7 +128,12 @@ def train(
     }
     hint = f"what {out / 'checkpoints'} holds is safe; run the same command again to continue"
     try:
-        _check_objective(objective)
+        if base is not None:
+            raise ConfigError(f"--base was renamed: write --loss-type {base}")
+        if objective not in (None, *_OBJECTIVES):
+            raise ConfigError(
+                f"--objective {objective}: none of sso, sso-generator, pairs (pbaa), reward"
+            )
         with hint_to_continue(hint) if rank == 0 else nullcontext():
             seen = private_of(public=public, private=private)
             target = _target(push, seen, overwrite=overwrite) if rank == 0 else None
@@ -135,14 +146,6 @@ def train(
         raise typer.Exit(1) from error
     if rank == 0:
         _show(summary, published, as_json=as_json)
-
-
-def _check_objective(objective: str | None) -> None:
-    """ConfigError that lists the objectives; `reward` is none of the configuration's."""
-    if objective not in (None, *_OBJECTIVES):
-        raise ConfigError(
-            f"--objective {objective}: none of sso, sso-generator, pairs (pbaa), reward"
-        )
 
 
 def _run(

@@ -37,7 +37,7 @@ TRAINING: Mapping[str, Any] = {
 }
 """How anything is trained, reward models included."""
 
-_PAIRS = {"base": "ipo", "beta": 0.2}
+_PAIRS = {"type": "ipo", "beta": 0.2}
 _SSO = {
     **_PAIRS,
     "alpha": 0.66,
@@ -47,7 +47,7 @@ _SSO = {
     "detach_weight": False,
     "weight_scope": "good_bad",
 }
-_GENERATOR = {"base": "dpo", "beta": 0.1, "generator_nll": 0.1}
+_GENERATOR = {"type": "dpo", "beta": 0.1, "generator_nll": 0.1}
 
 LOSSES: Mapping[str, Tree] = {
     "sso": {"loss": _SSO},

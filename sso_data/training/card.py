@@ -60,7 +60,7 @@ def _shown(value: Any) -> str:
 
 def _objective(config: Mapping[str, Any]) -> list[str]:
     loss = config["loss"]
-    return ["reward model"] if config["kind"] == "reward" else [loss["objective"], loss["base"]]
+    return ["reward model"] if config["kind"] == "reward" else [loss["objective"], loss["type"]]
 
 
 def _datasets(manifest: Mapping[str, Any]) -> list[str]:

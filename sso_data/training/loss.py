@@ -84,7 +84,7 @@ def margin(policy: Tensor, ref: Tensor | None, tokens: Tensor, config: LossConfi
     s = scores(policy, tokens, config)
     if config.needs_reference:
         if ref is None:
-            raise ValueError(f"base loss {config.base} needs reference log-probs")
+            raise ValueError(f"base loss {config.type} needs reference log-probs")
         s = s - scores(ref.to(s.dtype), tokens, config)
     return s[..., 0] - s[..., 1]
 
@@ -102,7 +102,7 @@ def preference_loss(
     orpo    -s_a - beta log sigmoid(logodds_a - logodds_b), arXiv 2403.07691 eqs. 6 and 7
     """
     delta = margin(policy, ref, tokens, config)
-    match config.base:
+    match config.type:
         case "ipo":
             return (delta - 1 / (2 * config.beta)) ** 2
         case "dpo":

@@ -85,7 +85,7 @@ OPTIMIZER = {
             "sso",
             {
                 "SSO": True,
-                "pref_loss": TRAIN.loss.base,
+                "pref_loss": TRAIN.loss.type,
                 "pref_beta": TRAIN.loss.beta,
                 "W_function": TRAIN.loss.use_w,
                 "W_alpha": TRAIN.loss.alpha,

@@ -270,7 +270,7 @@ def test_labelled_pairs(done: Iterated, out: Path, prompts: Path, tmp_path: Path
 
 def test_a_generator_makes_the_pairs_of_the_policy(prompts: Path, tmp_path: Path) -> None:
     generator = {"train": {"loss": {"objective": "sso-generator"}, "optim": dict(_STEPS)}}
-    loss = {"objective": "pairs", "base": "dpo", "beta": 0.1}
+    loss = {"objective": "pairs", "type": "dpo", "beta": 0.1}
     config = tiny(prompts, rounds=1, generator=generator, train={"loss": loss})
     done = run(config, tmp_path / "out")
     place = tmp_path / "out" / "round-1"

@@ -66,10 +66,10 @@ def trl_dpo(
 @pytest.mark.parametrize(
     ("kind", "ours"),
     [
-        ("sigmoid", {"base": "dpo", "beta": 0.1}),
-        ("hinge", {"base": "hinge", "beta": 0.05}),
-        ("robust", {"base": "robust", "beta": 0.1, "label_smoothing": 0.1}),
-        ("ipo", {"base": "ipo", "beta": 0.2}),
+        ("sigmoid", {"type": "dpo", "beta": 0.1}),
+        ("hinge", {"type": "hinge", "beta": 0.05}),
+        ("robust", {"type": "robust", "beta": 0.1, "label_smoothing": 0.1}),
+        ("ipo", {"type": "ipo", "beta": 0.2}),
     ],
 )
 def test_dpo_trainer(
@@ -159,7 +159,7 @@ def test_simpo(moved: Any, batch: dict[str, Tensor], beta: float, gamma: float) 
         label_smoothing=0.0,
     )
     expected, _, _ = CPOTrainer.cpo_loss(trainer, theirs[:, 0], theirs[:, 1])
-    config = LossConfig(objective="pairs", base="simpo", beta=beta, simpo_gamma=gamma)
+    config = LossConfig(objective="pairs", type="simpo", beta=beta, simpo_gamma=gamma)
     nats, tokens = ours_of(moved, batch)
     found = preference_loss(nats, None, tokens, config)
     torch.testing.assert_close(found, expected, rtol=CLOSE, atol=CLOSE)
@@ -173,7 +173,7 @@ def test_the_odds_ratio_of_orpo(moved: Any, batch: dict[str, Tensor]) -> None:
     trainer = SimpleNamespace(beta=0.3, accelerator=SimpleNamespace(device="cpu"))
     expected, *_ = ORPOTrainer.odds_ratio_loss(trainer, theirs[:, 0], theirs[:, 1])
     nats, tokens = ours_of(moved, batch)
-    config = LossConfig(objective="pairs", base="orpo", beta=0.3)
+    config = LossConfig(objective="pairs", type="orpo", beta=0.3)
     s = means(nats, tokens)
     torch.testing.assert_close(s, theirs, rtol=CLOSE, atol=CLOSE)
     part = preference_loss(nats, None, tokens, config) + s[:, 0]

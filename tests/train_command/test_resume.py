@@ -119,14 +119,14 @@ def test_another_training_is_refused_by_name(
     train: Train, run: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(whole, tmp_path / "out"))
-    done = train(run, out, *LONGER, "--base", "dpo")
+    done = train(run, out, *LONGER, "--loss-type", "dpo")
     assert done.exit_code == 1
-    assert 'loss.base is "ipo" there and "dpo" here' in done.stderr
+    assert 'loss.type is "ipo" there and "dpo" here' in done.stderr
     assert "--overwrite" in done.stderr
     done = train(run, out, *LONGER, "--set=data.limit=20")
     assert "data is" in done.stderr
-    assert train(run, out, *LONGER, "--base", "dpo", "--overwrite").exit_code == 0
-    assert json.loads((out / "train.json").read_text())["config"]["loss"]["base"] == "dpo"
+    assert train(run, out, *LONGER, "--loss-type", "dpo", "--overwrite").exit_code == 0
+    assert json.loads((out / "train.json").read_text())["config"]["loss"]["type"] == "dpo"
 
 
 def test_memory_settings_may_change(train: Train, run: Path, whole: Path) -> None:
