@@ -88,7 +88,7 @@ docs: $(VENV)/.dev  ## Write the generated parts of docs/ anew
 	$(BIN)/python docs/generate.py
 
 policy: $(VENV)/.dev  ## Train the embedded tiny policy from scratch (minutes)
-	$(BIN)/python -m sso_data.world.train_policy --out sso_data/world/policy
+	$(BIN)/python -m tools.tiny_world.train_policy --out sso_data/world/policy
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

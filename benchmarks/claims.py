@@ -25,7 +25,8 @@ from sso_data.config.run import EngineConfig
 from sso_data.engines.environment import prepare_environment
 from sso_data.world import policy_dir
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -89,8 +90,12 @@ def checkpoint(name: str, work: Path) -> Path:
     if not (place / "model.safetensors").exists():
         words = [f"--{key}={value}" for key, value in recipe.items()]
         new = place.with_name(f"{name}-{os.getpid()}.new")
-        module = "sso_data.world.train_policy"
-        subprocess.run([sys.executable, "-m", module, "--out", str(new), *words], check=True)
+        module = "tools.tiny_world.train_policy"
+        subprocess.run(
+            [sys.executable, "-m", module, "--out", str(new.resolve()), *words],
+            cwd=ROOT,
+            check=True,
+        )
         if not place.exists():  # another half may have been quicker; the weights are the same
             new.rename(place)
     return place

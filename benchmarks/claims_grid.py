@@ -23,8 +23,8 @@ CHECKPOINTS: dict[str, dict[str, Any] | None] = {
     "rambling": {"seed": 3, "ramble": 0.6},
 }
 """The policies that the chains start from: the shipped one, and trainings of the tiny world with
-other seeds (arguments of `sso_data.world.train_policy`). Good responses of `rambling` go on and on
-by chance, so that there is room for responses to grow."""
+other seeds (arguments of `tools.tiny_world.train_policy`). Good responses of `rambling` go on and
+on by chance, so that there is room for responses to grow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,7 +154,7 @@ def keeping(arm: Arm) -> dict[str, Any]:
 
 def write_labelled(file: Path, policy: Path, texts: Sequence[str], seed: int) -> None:
     """Two plain answers of another policy to each prompt, ranked by the oracle; ties left out."""
-    from sso_data.world.sampling import Policy, sample
+    from tools.tiny_world.sampling import Policy, sample
 
     other = Policy.load(policy)
     prompts = [[{"role": "user", "content": text}] for text in texts]

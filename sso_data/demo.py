@@ -7,7 +7,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from typing import Any
 from sso_data.config.run import RunConfig, load_config
 from sso_data.config.training import TrainConfig, load_train_config
 from sso_data.core.progress import Progress
-from sso_data.core.records import SIDE_OF, Row
+from sso_data.core.records import SIDE_OF, Message, Row
+from sso_data.engines import start_engine
+from sso_data.engines.interface import Sampled, SampleRequest
 from sso_data.generation.generate import Summary, generate
 from sso_data.runs.journal import read_rows
+from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
 from sso_data.world import catalogue_dir, policy_dir, queries, score
 
 _SEED = 1
@@ -173,12 +176,31 @@ def one_round(run: Path, out: Path, progress: Progress) -> Round:
 
 def unprompted(model: Path) -> list[float]:
     """The oracle's scores of a model's answers to held-out queries, sampled as rows are."""
-    from sso_data.world.sampling import Policy, sample
-
+    config = demo_config()
     texts = queries(_HELD_OUT, seed=_HELD_OUT_SEED, held_out=True)
-    prompts = [[{"role": "user", "content": text}] for text in texts]
-    drawn = sample(Policy.load(model), prompts, seed=_SEED)
-    return [score(text, answer.text).total for text, answer in zip(texts, drawn, strict=True)]
+    template = ChatTemplate(load_tokenizer(model), config.views, today=today())
+    requests = [
+        SampleRequest(
+            key=str(place),
+            prompt_ids=template.ids((Message(role="user", content=text),)),
+            max_tokens=config.sampling.max_tokens,
+            seed=place,
+            temperature=config.sampling.temperature,
+            top_p=config.sampling.top_p,
+        )
+        for place, text in enumerate(texts)
+    ]
+    totals = [0.0] * len(texts)
+    with closing(start_engine(model, config.engine)) as engine:
+        engine.submit(requests)
+        answered = 0
+        while answered < len(requests):
+            for result in engine.step():
+                assert isinstance(result, Sampled), result
+                place = int(result.key)
+                totals[place] = score(texts[place], template.text(result.token_ids)).total
+                answered += 1
+    return totals
 
 
 def signal(rows: Sequence[Row]) -> Signal:

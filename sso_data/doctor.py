@@ -14,7 +14,7 @@ from typing import Any, Literal
 from sso_data.config.run import EngineConfig, ViewsConfig
 from sso_data.core.errors import SsoDataError
 from sso_data.models.directory import model_fingerprint, resolve_model
-from sso_data.models.facts import free_memory
+from sso_data.models.memory import free_memory
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
 
 _PACKAGES = ("transformers", "datasets", "huggingface_hub")

@@ -149,11 +149,11 @@ def filter_(
     """Decide again which rows become pairs, from the journal: no GPU, as often as you like."""
     from sso_data.cli.progress import showing_progress
     from sso_data.filtering.refilter import refilter, run_config
-    from sso_data.publishing.pushed import run_directory
+    from sso_data.publishing.read_back import run_directory
 
     hint = f"{(out or run) / 'pairs'} is as it was before"
     with hint_to_continue(hint), showing_progress() as progress:
-        run = run_directory(str(run), out, dry_run=dry_run, note=progress.note)
+        run = run_directory(str(run), out, dry_run=dry_run, progress=progress)
         resolved = run_config(run, settings, preset=preset)
         done = refilter(run, resolved, progress, dry_run=dry_run)
     decision, account = done.decision, done.account

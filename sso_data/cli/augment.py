@@ -10,8 +10,7 @@ from sso_data.cli.options import Column, EngineName, Json, Model, Prompts, Seed,
 from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print_json, say
 
 if TYPE_CHECKING:
-    from sso_data.augmentation import Augmented
-    from sso_data.augmentation.tally import AttemptCounts
+    from sso_data.augmentation.augment import Augmented
     from sso_data.cli.progress import BarListener, PlainListener
 
 AUGMENT_EXAMPLE = (
@@ -51,7 +50,7 @@ def augment(
         bool, typer.Option("--skip-bad-rows", help="Leave malformed rows out of the seeds.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the queries in --out and start anew.")
+        bool, typer.Option("--overwrite", help="Delete the queries in --out and start over.")
     ] = False,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="YAML file; see docs/augment.md.")
@@ -66,7 +65,7 @@ def augment(
 
     Run the same command again to continue after an interruption, or with a larger --n for more.
     """
-    from sso_data.augmentation import augment as run_augment
+    from sso_data.augmentation.augment import augment as run_augment
     from sso_data.cli.progress import listening
     from sso_data.config.augmentation import load_augment_config
 
@@ -90,7 +89,7 @@ def augment(
 
 
 class _Progress:
-    """Passes on what happens; counts go to the bar, or become a line every ten seconds."""
+    """A `Progress` over a listener: counts go to the bar, or become a line every ten seconds."""
 
     def __init__(self, listener: "PlainListener | BarListener") -> None:
         self._listener = listener
@@ -104,24 +103,28 @@ class _Progress:
     def warn(self, text: str) -> None:
         self._listener.warn(text)
 
-    def progress(self, tally: "AttemptCounts", wanted: int) -> None:
+    def note(self, text: str) -> None:
+        self._listener.note(text)
+
+    def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
         from sso_data.cli.progress import BarListener, duration
 
+        wanted = total or 0
         if isinstance(self._listener, BarListener):
-            self._listener.written(tally.num_accepted, wanted, "queries")
+            self._listener.written(done, wanted, unit)
             return
         now = time.monotonic()
         if self._start is None:
-            self._start, self._before = now, tally.num_accepted
-        if now < self._next and tally.num_accepted < wanted:
+            self._start, self._before = now, done
+        if now < self._next and done < wanted:
             return
         self._next = now + _LINE_SECONDS
-        fresh, seconds = tally.num_accepted - self._before, now - self._start
-        missing = wanted - tally.num_accepted
+        fresh, seconds = done - self._before, now - self._start
+        missing = wanted - done
         left = ""
         if fresh > 0 and missing > 0 and seconds > _LEAST_SECONDS:
             left = f", {duration(seconds / fresh * missing)} left"
-        say(f"{tally.num_accepted}/{wanted} queries, {tally.num_attempts} attempts{left}")
+        say(f"{done}/{wanted} {unit}, {state}{left}")
 
 
 def _show(done: "Augmented", *, as_json: bool) -> None:

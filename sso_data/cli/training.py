@@ -13,7 +13,7 @@ from sso_data.cli.push import Private, Public, private_of, show_published
 from sso_data.core.errors import ConfigError, SsoDataError
 
 if TYPE_CHECKING:
-    from sso_data.publishing.hub.publish import Published, Target
+    from sso_data.publishing.upload import Published
     from sso_data.training.run import TrainSummary
 
 TRAIN_EXAMPLE = (
@@ -136,9 +136,12 @@ def train(
             )
         with hint_to_continue(hint) if rank == 0 else nullcontext():
             seen = private_of(public=public, private=private)
-            target = _target(push, seen, overwrite=overwrite) if rank == 0 else None
+            if rank == 0:
+                _check_target(push, seen)
             summary = _run(data, out, config, settings, wanted, overwrite=overwrite)
-            published = _pushed(out, target) if target else None
+            published = None
+            if rank == 0 and push is not None:
+                published = _pushed(out, push, seen, overwrite=overwrite)
     except SsoDataError as error:
         if rank == 0:
             raise
@@ -171,28 +174,24 @@ def _run(
         return run_training(data, out, resolved, progress, overwrite=overwrite)
 
 
-def _target(repo: str | None, private: bool | None, *, overwrite: bool) -> "Target | None":
-    """Where the model is to go; what is wrong there is found before hours of training."""
-    if repo is None:
-        if private is not None:
-            raise ConfigError("--public and --private are about --push, which names the repository")
-        return None
-    from sso_data.cli.transfer import transferring
-    from sso_data.publishing.hub.publish import Target
-    from sso_data.publishing.push.model import check_model_target
+def _check_target(repo: str | None, private: bool | None) -> None:
+    """Find what is wrong with the target of --push before hours of training."""
+    if repo is not None:
+        from sso_data.cli.progress import showing_progress
+        from sso_data.publishing.model import check_model_target
 
-    target = Target(repo=repo, private=private, overwrite=overwrite)
-    with transferring() as listener:
-        check_model_target(target, listener)
-    return target
+        with showing_progress() as progress:
+            check_model_target(repo, private=private, progress=progress)
+    elif private is not None:
+        raise ConfigError("--public and --private are about --push, which names the repository")
 
 
-def _pushed(out: Path, target: "Target") -> "Published":
-    from sso_data.cli.transfer import transferring
-    from sso_data.publishing.push.model import push_model
+def _pushed(out: Path, repo: str, private: bool | None, *, overwrite: bool) -> "Published":
+    from sso_data.cli.progress import showing_progress
+    from sso_data.publishing.model import push_model
 
-    with transferring() as listener:
-        return push_model(out, target, listener)
+    with showing_progress() as progress:
+        return push_model(out, repo, private=private, overwrite=overwrite, progress=progress)
 
 
 def _say_alone(error: SsoDataError, rank: int) -> None:

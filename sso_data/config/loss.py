@@ -2,12 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
+from sso_data.config.section import NotNegative, Positive, Section, Share
 
 _ALIASES = {"pbaa": "pairs", "sigmoid": "dpo"}
 
@@ -24,11 +21,7 @@ LossType = Annotated[
 _SSO_ONLY = ("alpha", "g", "use_w", "use_g", "detach_weight", "weight_scope", "recipe")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class LossConfig(_Section):
+class LossConfig(Section):
     """Which loss the policy is trained with."""
 
     objective: PairObjective = "sso"
@@ -36,8 +29,9 @@ class LossConfig(_Section):
     terms alone, for a model that makes data; `pairs` (also called `pbaa`): the base term alone, on
     any preference pairs."""
     type: LossType = "ipo"
-    """The loss of each preference term (the base loss): `ipo`, `simpo` and `orpo` compare means per token; `dpo`,
-    `hinge` and `robust` totals. sso-generator starts from `dpo`."""
+    """The loss of each preference term (the base loss): `ipo`, `simpo` and `orpo` compare means per
+    token; `dpo` (also called `sigmoid`), `hinge` and `robust` totals. sso-generator starts from
+    `dpo`."""
     beta: Positive = 0.2
     """Strength of the base loss; SimPO's paper uses 2 to 2.5. sso-generator starts from 0.1."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
@@ -105,7 +99,7 @@ class LossConfig(_Section):
         return "totals" if self.type in {"dpo", "hinge", "robust"} else "means"
 
 
-class SequenceConfig(_Section):
+class SequenceConfig(Section):
     """How long the training sequences may be."""
 
     max_length: Annotated[int, Field(ge=8)] = 2048
@@ -115,7 +109,7 @@ class SequenceConfig(_Section):
     end-of-sequence tokens included (counted and reported), and scores its references anew."""
 
 
-class ReferenceConfig(_Section):
+class ReferenceConfig(Section):
     """Where the reference policy's log-probs come from."""
 
     mode: Literal["auto", "strict", "rescore"] = "auto"

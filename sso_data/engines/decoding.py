@@ -11,7 +11,7 @@ from sso_data.engines import kv_cache
 from sso_data.engines.interface import Refused, Result, Sampled, SampleRequest
 from sso_data.engines.nucleus import draw_tokens
 from sso_data.engines.requests import checked_total
-from sso_data.models.hf_model import LoadedModel
+from sso_data.models.inference import LoadedModel
 
 
 @dataclass(slots=True)

@@ -22,7 +22,8 @@ from sso_data.engines.interface import (
 )
 from sso_data.engines.requests import checked_total, refusal, take_keys, total_ids
 from sso_data.models.facts import read_model_facts
-from sso_data.models.hf_model import LoadedModel
+from sso_data.models.inference import LoadedModel
+from sso_data.models.memory import is_out_of_memory, release_device_memory
 
 SCORE_AT_LEAST_EVERY = 32
 """Decode steps after which waiting scores are done even if they do not fill a micro-batch."""
@@ -88,7 +89,7 @@ class TransformersEngine:
     def close(self) -> None:
         self._batch = None
         del self._model
-        _free_device_memory()
+        release_device_memory()
 
     def _next_work(self) -> Callable[[], list[Result]] | None:
         if self._should_score():
@@ -177,7 +178,7 @@ class TransformersEngine:
             with torch.inference_mode():
                 results = work()
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise EngineDeadError(
                     f"the transformers engine failed: {described(error)}"
                 ) from error
@@ -196,7 +197,7 @@ class TransformersEngine:
             under_way += [request for request in active if request.key not in known]
             self._batch = None
         self._working = []
-        _free_device_memory()
+        release_device_memory()
         redo = scores or under_way
         if len(redo) == 1:
             return [Refused(key=redo[0].key, detail="out of memory with this request alone")]
@@ -214,15 +215,3 @@ def _scored(request: ScoreRequest, nats: list[float]) -> Result:
     if isinstance(total, str):
         return Refused(key=request.key, detail=total)
     return Scored(key=request.key, total_nats=total)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text
-
-
-def _free_device_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

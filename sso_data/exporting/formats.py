@@ -3,15 +3,12 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 from sso_data.core.errors import ConfigError
 from sso_data.core.records import JsonRow, Row, View
 from sso_data.exporting import rows
 from sso_data.exporting.recipes import TrainerRecipe, command_of, recipe_text
-
-Convert = Callable[[Row], JsonRow]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,35 +26,36 @@ class ExportJob:
     made: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataFile:
-    """One file of rows: JSON lines, or one JSON array."""
-
-    name: str
-    layout: Literal["lines", "array"]
-    convert: Convert
+Convert = Callable[[ExportJob, Row], JsonRow]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
     """One value of `--to`.
 
-    `holds`: the pairs that the filter kept, or the answers of every row. `unfit` says why a row has
-    no place in the format, or None; `wants` describes those that do. Of exported rows that are
-    `doubtful` the user is told how many there are, and `doubt`. `recipes` maps file names to
-    templates, `info` file names to JSON content; `next` is the command to run.
+    `holds`: the pairs that the filter kept, or the answers of every row. `files` maps names of data
+    files to what makes their rows: JSON lines, or one array in a `.json` file. `unfit` returns why
+    a row has no place in the format, or None; `wants` describes those that do. Of rows with the
+    same value of `once` the first is exported. `doubt` is said, with their number, of exported rows
+    that are `doubtful`. `recipes` maps file names to templates, `info` file names to JSON content;
+    `next` is the command to run.
     """
 
     name: str
     holds: Literal["pairs", "answers"]
-    files: Callable[[ExportJob], tuple[DataFile, ...]]
+    files: Mapping[str, Convert]
     unfit: Callable[[Row], str | None]
     wants: str
     next: str
+    once: Callable[[Row], object] | None = None
     doubtful: Callable[[Row], bool] | None = None
     doubt: str = ""
     recipes: Mapping[str, str] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
+
+    def converters(self, job: ExportJob) -> dict[str, Convert]:
+        """How the rows of each data file are made, by its name."""
+        return {file.format(name=job.name): convert for file, convert in self.files.items()}
 
     def texts(self, job: ExportJob) -> dict[str, str]:
         """The recipe files, by name."""
@@ -72,34 +70,16 @@ class Format:
         return command_of(self.next, job.recipe, name=job.name)
 
 
-def _preferences(job: ExportJob) -> tuple[DataFile, ...]:
-    convert = partial(rows.preference, folded=job.folded)
-    return (DataFile(name="train.jsonl", layout="lines", convert=convert),)
+def _preference(job: ExportJob, row: Row) -> JsonRow:
+    return rows.preference(row, folded=job.folded)
 
 
-def _autoalign(_job: ExportJob) -> tuple[DataFile, ...]:
-    return (
-        DataFile(name="sso.json", layout="array", convert=rows.autoalign_sso),
-        DataFile(name="dpo.json", layout="array", convert=rows.autoalign_dpo),
-    )
+def _alpaca_eval(job: ExportJob, row: Row) -> JsonRow:
+    return rows.alpaca_eval(row, drawn=job.drawn, name=job.name)
 
 
-def _sso(_job: ExportJob) -> tuple[DataFile, ...]:
-    return (DataFile(name="train.json", layout="array", convert=rows.sso),)
-
-
-def _rewardbench(_job: ExportJob) -> tuple[DataFile, ...]:
-    return (DataFile(name="pairs.jsonl", layout="lines", convert=rows.whole_conversations),)
-
-
-def _alpaca_eval(job: ExportJob) -> tuple[DataFile, ...]:
-    convert = partial(rows.alpaca_eval, drawn=job.drawn, name=job.name)
-    return (DataFile(name="model_outputs.json", layout="array", convert=convert),)
-
-
-def _mt_bench(job: ExportJob) -> tuple[DataFile, ...]:
-    convert = partial(rows.mt_bench, drawn=job.drawn, name=job.name, made=job.made)
-    return (DataFile(name=f"{job.name}.jsonl", layout="lines", convert=convert),)
+def _mt_bench(job: ExportJob, row: Row) -> JsonRow:
+    return rows.mt_bench(row, drawn=job.drawn, name=job.name, made=job.made)
 
 
 def llama_factory_entry(**where: str) -> dict[str, Any]:
@@ -152,7 +132,7 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="trl",
             holds="pairs",
-            files=_preferences,
+            files={"train.jsonl": _preference},
             unfit=rows.any_row,
             wants=_EVERY,
             recipes={"dpo.yaml": "recipe_trl.yaml.j2"},
@@ -161,7 +141,7 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="llama-factory",
             holds="pairs",
-            files=_preferences,
+            files={"train.jsonl": _preference},
             unfit=rows.alternates,
             wants=_TURNS,
             recipes={"dpo.yaml": "recipe_llama_factory.yaml.j2"},
@@ -171,7 +151,7 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="axolotl",
             holds="pairs",
-            files=_preferences,
+            files={"train.jsonl": _preference},
             unfit=rows.any_row,
             wants=_EVERY,
             doubtful=rows.hard_to_find,
@@ -184,7 +164,7 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="openrlhf",
             holds="pairs",
-            files=_preferences,
+            files={"train.jsonl": _preference},
             unfit=rows.any_row,
             wants=_EVERY,
             recipes={"dpo.sh": "recipe_openrlhf.sh.j2"},
@@ -193,7 +173,7 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="sso",
             holds="pairs",
-            files=_sso,
+            files={"train.json": lambda _, row: rows.sso(row)},
             unfit=rows.alternates,
             wants=_TURNS,
             recipes={"sso.yaml": "recipe_sso.yaml.j2"},
@@ -203,7 +183,10 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="autoalign",
             holds="pairs",
-            files=_autoalign,
+            files={
+                "sso.json": lambda _, row: rows.autoalign_sso(row),
+                "dpo.json": lambda _, row: rows.autoalign_dpo(row),
+            },
             unfit=rows.any_row,
             wants=_EVERY,
             recipes={"train.sh": "recipe_autoalign.sh.j2"},
@@ -212,7 +195,7 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="rewardbench",
             holds="pairs",
-            files=_rewardbench,
+            files={"pairs.jsonl": lambda _, row: rows.whole_conversations(row)},
             unfit=rows.alternates_without_system,
             wants=f"{_TURNS}, without a system message",
             next="rewardbench --model REWARD_MODEL --dataset {directory}/pairs.jsonl --load_json",
@@ -220,7 +203,7 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="alpaca-eval",
             holds="answers",
-            files=_alpaca_eval,
+            files={"model_outputs.json": _alpaca_eval},
             unfit=rows.one_instruction,
             wants="prompts of one user turn",
             doubtful=rows.has_own_system,
@@ -230,7 +213,8 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="mt-bench",
             holds="answers",
-            files=_mt_bench,
+            files={"{name}.jsonl": _mt_bench},
+            once=rows.question_id,
             unfit=rows.second_turn,
             wants="prompts of a first question, its answer and a second question, each with a "
             "question_id",

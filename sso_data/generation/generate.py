@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, RunConfig
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import SHIPPED, Templates
 from sso_data.core.naming import public_name
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.core.records import Prompt, Row, content_hash
+from sso_data.core.records import Prompt, content_hash
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import Engine, EngineInfo
 from sso_data.filtering.filters import Decision, decide_row
@@ -20,23 +21,22 @@ from sso_data.filtering.refilter import filter_again
 from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
 from sso_data.generation.score import CheckResult, LogprobCheck
 from sso_data.models.directory import (
+    Policy,
     adapter_fingerprint,
     model_fingerprint,
     resolve_model,
     tokenizer_fingerprint,
 )
-from sso_data.models.policy import Policy
 from sso_data.prompts import BadRow, Candidate, count_prompts, read_prompts
-from sso_data.runs.migration import defaults_of, with_defaults
 from sso_data.runs.origin import Given, origin_of
 from sso_data.runs.run import RUN, Account, Run, open_run, read_run
 from sso_data.runs.steering import Occurrences, SteeringBook
 from sso_data.runs.workdir import stored_defaults
-from sso_data.steering.answer_store import SteeringCounts
+from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
+from sso_data.steering.passes import Guide, prompts_of
 from sso_data.steering.principles import Catalogue, load_catalogue
 from sso_data.steering.rules import Rules, check_features
-from sso_data.steering.stage import Guide, prompts_of
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
 
 _IDENTITY_SECTIONS = ("sampling", "scoring")
@@ -178,7 +178,7 @@ def generate(
         counts=counts,
         seconds=time.monotonic() - started,
         decision=refiltered.decision,
-        steering=guide.tally if guide else None,
+        steering=guide.counts if guide else None,
     )
 
 
@@ -211,13 +211,16 @@ def _count_new(source: str, config: RunConfig, run: Run) -> int:
 def run_guide(
     setup: Setup, run: Run, prompts: Callable[[], Iterable[Prompt]], total: int
 ) -> Iterator[Guide | None]:
-    """What a run's steering by models needs, where models are asked; `prompts` are those left."""
+    """What a run's steering by models needs, where models are asked.
+
+    `prompts` are those left, `total` counts those done as well.
+    """
     if not setup.rules.asks_a_model:
         yield None
         return
-    tally = SteeringCounts()
-    with closing(SteeringBook(run.path, on_line=tally.add)) as book:
-        yield Guide(prompts=prompts, book=book, tally=tally, total=total)
+    counts = SteeringCounts()
+    with closing(SteeringBook(run.path, on_line=counts.add)) as book:
+        yield Guide(prompts=prompts, book=book, counts=counts, total=total)
 
 
 def _prompts_left(source: str, config: RunConfig, run: Run) -> Iterator[Prompt]:
@@ -263,9 +266,9 @@ def make_rows(
     """
     kept = 0
 
-    def count_kept(row: Row) -> None:
+    def count_kept(record: bytes) -> None:
         nonlocal kept
-        kept += decide_row(row, setup.config.filter) is None
+        kept += decide_row(record, setup.config.filter) is None
 
     def note_engine(info: EngineInfo) -> None:
         _refuse_another_engine(metadata.get("engine"), info)
@@ -279,7 +282,7 @@ def make_rows(
     with lazy_engine(setup, progress, note_engine) as engine:
         steer = steered(setup.rules, setup.config, setup.policy, engine, guide, progress)
         if guide:
-            metadata.set(steering=guide.tally.to_json())
+            metadata.set(steering=guide.counts.to_json())
             progress.phase("making rows")
         pipeline = Pipeline(
             engine,
@@ -289,7 +292,7 @@ def make_rows(
             sink,
             check=check,
             on_check=note_check,
-            on_row=count_kept,
+            on_record=count_kept,
         )
         started = time.monotonic()
         for counts in pipeline.run(candidates):

@@ -28,7 +28,7 @@ from sso_data.engines.interface import Engine, Refused, Request, Result, Sampled
 from sso_data.generation import sample, score
 from sso_data.generation.sample import SamplingPlan
 from sso_data.generation.score import CheckResult, LogprobCheck
-from sso_data.models.policy import Policy
+from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
 from sso_data.prompts.answerable import unanswerable
 from sso_data.steering.rules import Steered
@@ -42,7 +42,9 @@ class Sink(Protocol):
         """The id of the next prompt with this content hash, and whether it still has to be done."""
         ...
 
-    def write_row(self, row: Row) -> None: ...
+    def write_row(self, row: Row) -> bytes:
+        """Keep a row; returns its `columns.SCORES` record."""
+        ...
 
     def write_failure(self, failure: Failure) -> None: ...
 
@@ -92,7 +94,7 @@ class Pipeline:
         *,
         check: LogprobCheck,
         on_check: Callable[[CheckResult], None] = lambda result: None,
-        on_row: Callable[[Row], None] = lambda row: None,
+        on_record: Callable[[bytes], None] = lambda record: None,
     ) -> None:
         self._policy = policy
         self._steer = steer
@@ -100,7 +102,7 @@ class Pipeline:
         self._sink = sink
         self._check = check
         self._on_check = on_check
-        self._on_row = on_row
+        self._on_record = on_record
         self._rows: dict[str, _InFlight] = {}
         self._held: list[_InFlight] = []
         self._verifying = 0
@@ -293,10 +295,10 @@ class Pipeline:
                 return
             diagonal = row.scored
         finished = self._row(row, diagonal)
-        self._sink.write_row(finished)
+        record = self._sink.write_row(finished)
         del self._rows[finished.id]
         self.counts.rows += 1
-        self._on_row(finished)
+        self._on_record(record)
 
     def _row(self, row: _InFlight, diagonal: Mapping[Cell, float]) -> Row:
         plan, template = row.plan, self._policy.template

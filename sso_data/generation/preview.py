@@ -10,9 +10,10 @@ from sso_data.core.records import Failure, Row, row_id
 from sso_data.filtering.filters import decide_row
 from sso_data.generation.generate import make_rows, prepare
 from sso_data.prompts import count_prompts, read_prompts
-from sso_data.runs.steering import Occurrences
-from sso_data.steering.answer_store import MemoryBook, SteeringCounts
-from sso_data.steering.stage import Guide, prompts_of
+from sso_data.runs.columns import encode
+from sso_data.runs.steering import MemoryBook, Occurrences
+from sso_data.steering.counts import SteeringCounts
+from sso_data.steering.passes import Guide, prompts_of
 
 
 @dataclass(slots=True)
@@ -31,8 +32,9 @@ class _Memory:
         self.order[identity] = len(self.order)
         return identity, True
 
-    def write_row(self, row: Row) -> None:
+    def write_row(self, row: Row) -> bytes:
         self.rows.append(row)
+        return encode(row, b"", 0)
 
     def write_failure(self, failure: Failure) -> None:
         self.failures.append(failure)
@@ -64,7 +66,7 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
             read_prompts(source, config.source), Occurrences().next, lambda identity: True
         ),
         book=MemoryBook(),
-        tally=SteeringCounts(),
+        counts=SteeringCounts(),
         total=total,
     )
     prompts = read_prompts(source, config.source)

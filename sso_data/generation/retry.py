@@ -21,7 +21,7 @@ from sso_data.prompts.answerable import unanswerable
 from sso_data.runs.columns import row_key
 from sso_data.runs.run import Run, open_run, read_failures, require_run
 from sso_data.runs.scores import load_scores
-from sso_data.steering.answer_store import SteeringCounts
+from sso_data.steering.counts import SteeringCounts
 
 _MALFORMED = "malformed"
 _REMEDY = "`retry` uses the run's own settings: leave these out"
@@ -80,8 +80,8 @@ class _FailedPrompts:
     def admit(self, content: str) -> tuple[str, bool]:
         return self._ids[content].popleft(), True
 
-    def write_row(self, row: Row) -> None:
-        self._run.write_row(row)
+    def write_row(self, row: Row) -> bytes:
+        return self._run.write_row(row)
 
     def write_failure(self, failure: Failure) -> None:
         attempts = self._failures[failure.id].attempts + 1
@@ -144,5 +144,5 @@ def retry(
         counts=counts,
         seconds=time.monotonic() - started,
         no_prompts=failed.no_prompts,
-        steering=guide.tally if guide else None,
+        steering=guide.counts if guide else None,
     )

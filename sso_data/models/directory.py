@@ -4,12 +4,24 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from sso_data.core.errors import ModelError, one_line
+from sso_data.templating.chat_template import ChatTemplate
 
-_MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
-_TOKENIZER_FILES = (
+_DOWNLOADED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+TOKENIZER_FILES = (
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
+    *("chat_template*", "generation_config.json", "*.model"),
+)
+"""What comes with weights so that they can be used: tokenizer, chat template, stop ids."""
+SAVED_FILES = (
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"),
+    *TOKENIZER_FILES,
+)
+"""Every file of a model or an adapter that training saves."""
+_FINGERPRINTED = (
     "added_tokens.json",
     "merges.txt",
     "special_tokens_map.json",
@@ -19,6 +31,15 @@ _TOKENIZER_FILES = (
     "vocab.json",
 )
 _SAMPLED_BLOCKS, _BLOCK_BYTES = 64, 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The model as rows name it, and its chat template."""
+
+    name: str
+    fingerprint: str
+    template: ChatTemplate
 
 
 def resolve_model(
@@ -44,7 +65,7 @@ def resolve_model(
     from huggingface_hub import snapshot_download
 
     try:
-        wanted = [*_MODEL_FILES, *(["*.py"] if trust_remote_code else [])]
+        wanted = [*_DOWNLOADED, *(["*.py"] if trust_remote_code else [])]
         folder = snapshot_download(model, revision=revision, allow_patterns=wanted)
     except Exception as error:
         reason = one_line(error, 200)
@@ -142,7 +163,7 @@ def tokenizer_fingerprint(directory: Path) -> str:
     """16 hexadecimal digits over the tokenizer's files."""
     digest = hashlib.sha256()
     with _readable(directory):
-        for name in _TOKENIZER_FILES:
+        for name in _FINGERPRINTED:
             file = directory / name
             if file.is_file():
                 digest.update(name.encode() + file.read_bytes())

@@ -1,7 +1,6 @@
 """What a model directory says of itself: context, vocabulary, end-of-sequence ids, cache size."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,29 @@ class ModelFacts:
 
 
 def read_model_facts(model_path: Path, config: EngineConfig) -> ModelFacts:
-    """The facts of the model in `model_path`; ModelError or EngineError where they do not hold."""
+    """Read the facts of the model in `model_path`.
+
+    Raises ModelError for a directory that is no usable model, EngineError for a context length
+    that the model does not have.
+    """
     if not (model_path / "config.json").is_file():
         raise ModelError(f"{model_path}: not a model directory (no config.json in it)")
+    options = {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
     try:
-        facts = _facts(model_path, config)
+        from transformers import AutoConfig, AutoTokenizer
+
+        model_config = AutoConfig.from_pretrained(str(model_path), **options)
+        tokenizer = AutoTokenizer.from_pretrained(str(model_path), **options)
+        text_config = model_config.get_text_config(decoder=True)
+        heads = text_config.num_attention_heads
+        kv_heads = getattr(text_config, "num_key_value_heads", None) or heads
+        head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
+        facts = ModelFacts(
+            context=_context(model_path, text_config, config.max_model_len),
+            vocab_size=int(text_config.vocab_size),
+            eos_ids=_eos_ids(model_path, text_config, tokenizer),
+            kv_numbers=int(2 * text_config.num_hidden_layers * kv_heads * head_dim),
+        )
     except SsoDataError:
         raise
     except Exception as error:  # whatever transformers raises on a broken file
@@ -37,43 +54,6 @@ def read_model_facts(model_path: Path, config: EngineConfig) -> ModelFacts:
     if min(facts.context, facts.vocab_size, facts.kv_numbers) < 1:
         raise ModelError(f"{model_path}: config.json states a size below 1; download it again")
     return facts
-
-
-def _facts(model_path: Path, config: EngineConfig) -> ModelFacts:
-    from transformers import AutoConfig, AutoTokenizer
-
-    options = {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
-    model_config = AutoConfig.from_pretrained(str(model_path), **options)
-    tokenizer = AutoTokenizer.from_pretrained(str(model_path), **options)
-    text_config = model_config.get_text_config(decoder=True)
-    return ModelFacts(
-        context=_context(model_path, text_config, config.max_model_len),
-        vocab_size=int(text_config.vocab_size),
-        eos_ids=_eos_ids(model_path, text_config, tokenizer),
-        kv_numbers=_kv_numbers(text_config),
-    )
-
-
-def free_memory() -> int:
-    """Bytes of main memory that this process can still take (the container's limit counts too)."""
-    free = _mem_available()
-    root = Path("/sys/fs/cgroup")
-    try:
-        limit = int((root / "memory.max").read_text())
-        used = int((root / "memory.current").read_text())
-    except (OSError, ValueError):
-        return free
-    return max(0, min(free, limit - used))
-
-
-def _mem_available() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _context(model_path: Path, text_config: Any, wanted: int | None) -> int:
@@ -105,10 +85,3 @@ def _eos_ids(model_path: Path, text_config: Any, tokenizer: Any) -> tuple[int, .
             f"{model_path}: eos_token_id must be token ids, and is {sorted(map(str, ids))}"
         )
     return tuple(sorted(ids))
-
-
-def _kv_numbers(text_config: Any) -> int:
-    heads = text_config.num_attention_heads
-    kv_heads = getattr(text_config, "num_key_value_heads", None) or heads
-    head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
-    return int(2 * text_config.num_hidden_layers * kv_heads * head_dim)

@@ -4,12 +4,14 @@ While a forward pass runs, the LM head is asked for log-probs in place of logits
 goes through the model's own modules, so the wrappers of DDP, FSDP and DeepSpeed see it.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from sso_data.models.logprobs import logits_logprobs, target_logprobs
@@ -21,10 +23,12 @@ _FALLBACK_ROWS = 512
 
 
 class CompletionScorer:
-    """Total log-probs of the labelled tokens of sequences; made from the unwrapped model."""
+    """Log-probs of the labelled tokens of sequences; made from the unwrapped model."""
 
     def __init__(self, model: nn.Module) -> None:
         self._head = model.get_output_embeddings()  # type: ignore[operator]
+        accepted = inspect.signature(model.forward).parameters
+        self._keeps_logits = "logits_to_keep" in accepted
         self._is_plain: bool | None = None
 
     def totals(
@@ -36,16 +40,30 @@ class CompletionScorer:
         """
         targets = torch.full_like(labels, IGNORED)
         targets[:, :-1] = labels[:, 1:]
-        inputs = {"input_ids": input_ids, "attention_mask": mask, "use_cache": False}
+        return self.token_nats(model, input_ids, targets, attention_mask=mask).sum(-1)
+
+    def token_nats(
+        self, model: Callable[..., Any], input_ids: Tensor, targets: Tensor, **inputs: Any
+    ) -> Tensor:
+        """Log-probs [N, T] in nats of `targets` [N, T], one forward pass; 0 where IGNORED.
+
+        `targets[n, t]` is the id that follows `input_ids[n, t]`. Only positions with a target
+        reach the vocabulary. `inputs` go to the model.
+        """
+        inputs |= {"input_ids": input_ids, "use_cache": False}
         if self.is_plain(model, input_ids):
             with self._asked(targets):
                 nats: Tensor = model(**inputs).logits
-        else:
-            nats = _from_logits(model(**inputs).logits, targets)
-        return nats.sum(-1)
+            return nats
+        if not self._keeps_logits:
+            return _from_logits(model(**inputs).logits, targets)
+        first = int((targets != IGNORED).any(0).int().argmax())
+        kept = torch.arange(first, targets.shape[1], device=targets.device)
+        nats = _from_logits(model(**inputs, logits_to_keep=kept).logits, targets[:, first:])
+        return functional.pad(nats, (first, 0))
 
     def is_plain(self, model: Callable[..., Any], input_ids: Tensor) -> bool:
-        """Whether the logits are exactly what a linear LM head gives, tried once on a short input.
+        """Return True if logits are exactly a linear LM head's output, tried on a short input.
 
         Heads with soft caps or scales, or with an adapter on them, are not.
         """

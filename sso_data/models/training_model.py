@@ -7,26 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from sso_data.config.run import EngineConfig
 from sso_data.config.training import LoraConfig, TrainConfig
 from sso_data.core.errors import ConfigError, ModelError, described
-from sso_data.models.directory import model_fingerprint, resolve_model, tokenizer_fingerprint
+from sso_data.models.directory import (
+    TOKENIZER_FILES,
+    model_fingerprint,
+    resolve_model,
+    tokenizer_fingerprint,
+)
 from sso_data.models.facts import ModelFacts, read_model_facts
+from sso_data.models.loading import load_causal_lm
 from sso_data.runs.files import make_dir, write_atomic
 from sso_data.templating.chat_template import load_tokenizer
-
-_TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "chat_template*",
-    "generation_config.json",
-    "*.model",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,28 +42,21 @@ def find_policy(config: TrainConfig) -> PolicyFiles:
         raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
     trusted = config.trust_remote_code
     directory = resolve_model(config.model, config.revision, trust_remote_code=trusted)
-    _refuse_adapter(config.model, directory)
-    tokenizer = load_tokenizer(directory, trust_remote_code=trusted)
-    remote = EngineConfig(trust_remote_code=trusted)
-    return PolicyFiles(
-        name=config.model,
-        directory=directory,
-        fingerprint=model_fingerprint(directory),
-        tokenizer_fingerprint=tokenizer_fingerprint(directory),
-        tokenizer=tokenizer,
-        facts=read_model_facts(directory, remote),
-        dtype=_stored_dtype(directory),
-    )
-
-
-def _refuse_adapter(model: str, directory: Path) -> None:
-    """ModelError for a LoRA adapter: it is no whole model."""
     adapter, whole = (directory / name for name in ("adapter_config.json", "config.json"))
     if adapter.is_file() and not whole.is_file():
         raise ModelError(
-            f"{model}: is a LoRA adapter; --model takes a whole model: train with --set "
+            f"{config.model}: is a LoRA adapter; --model takes a whole model: train with --set "
             "lora.merge=true, or merge it"
         )
+    return PolicyFiles(
+        name=config.model,
+        directory=directory,
+        tokenizer=load_tokenizer(directory, trust_remote_code=trusted),
+        fingerprint=model_fingerprint(directory),
+        tokenizer_fingerprint=tokenizer_fingerprint(directory),
+        facts=read_model_facts(directory, EngineConfig(trust_remote_code=trusted)),
+        dtype=_stored_dtype(directory),
+    )
 
 
 def _stored_dtype(directory: Path) -> torch.dtype:
@@ -91,30 +78,20 @@ def compute_dtype(config: TrainConfig) -> torch.dtype:
 
 
 def load_model(policy: PolicyFiles, config: TrainConfig) -> Any:
-    """The model ready to be trained, with a new LoRA adapter where one is asked for."""
-    transformers.utils.logging.disable_progress_bar()
+    """Load the model to be trained, with a new LoRA adapter where one is asked for.
+
+    Raises ModelError where it cannot be loaded, ConfigError for an adapter that cannot be made.
+    """
     if config.lora.enabled:
         _require_peft()
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            str(policy.directory),
-            dtype=_weight_dtype(policy, config),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=config.trust_remote_code,
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"{policy.directory}: cannot be loaded: {described(error)}") from error
+    if config.optim.weights != "auto":
+        dtype = getattr(torch, config.optim.weights)
+    else:
+        frozen_on_gpu = config.lora.enabled and torch.cuda.is_available()
+        dtype = policy.dtype if frozen_on_gpu else torch.float32
+    model = load_causal_lm(policy.directory, dtype, trust_remote_code=config.trust_remote_code)
     model.config.use_cache = False
     return with_adapter(model, policy, config) if config.lora.enabled else model
-
-
-def _weight_dtype(policy: PolicyFiles, config: TrainConfig) -> torch.dtype:
-    if config.optim.weights != "auto":
-        chosen: torch.dtype = getattr(torch, config.optim.weights)
-        return chosen
-    frozen_on_gpu = config.lora.enabled and torch.cuda.is_available()
-    return policy.dtype if frozen_on_gpu else torch.float32
 
 
 def _require_peft() -> Any:
@@ -155,20 +132,29 @@ def save_model(
     `state` is the whole state dict. The tokenizer's files are the policy's own, byte for byte,
     unless another `tokenizer` is given.
     """
+    is_adapter = hasattr(model, "peft_config")
     make_dir(out)
     model.save_pretrained(
         str(out),
         state_dict=_converted(state, policy.dtype),
         safe_serialization=True,
-        **({"save_embedding_layers": False} if _is_adapter(model) else {}),
+        **({"save_embedding_layers": False} if is_adapter else {}),
     )
-    for pattern in _TOKENIZER_FILES:
-        for file in policy.directory.glob(pattern):
-            shutil.copyfile(file, out / file.name)
+    for pattern in TOKENIZER_FILES:
+        for source in policy.directory.glob(pattern):
+            shutil.copyfile(source, out / source.name)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(out))
-    name = "adapter_config.json" if _is_adapter(model) else "config.json"
-    _correct_config(out / name, policy)
+    # Saving a model in another number format, without its cache, wrote what is not so.
+    file = out / ("adapter_config.json" if is_adapter else "config.json")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if is_adapter:
+        content["base_model_name_or_path"] = policy.name
+    else:
+        original = json.loads((policy.directory / file.name).read_text(encoding="utf-8"))
+        content["dtype"] = str(policy.dtype).removeprefix("torch.")
+        content["use_cache"] = original.get("use_cache", True)
+    write_atomic(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _converted(state: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
@@ -182,19 +168,3 @@ def _converted(state: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
             made[key] = tensor.detach().to("cpu", dtype if wide else tensor.dtype)
         found[name] = made[key]
     return found
-
-
-def _is_adapter(model: Any) -> bool:
-    return hasattr(model, "peft_config")
-
-
-def _correct_config(file: Path, policy: PolicyFiles) -> None:
-    """Put right what saving a model in another number format, without its cache, wrote."""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if file.name == "config.json":
-        content["dtype"] = str(policy.dtype).removeprefix("torch.")
-        original = json.loads((policy.directory / file.name).read_text(encoding="utf-8"))
-        content["use_cache"] = original.get("use_cache", True)
-    else:
-        content["base_model_name_or_path"] = policy.name
-    write_atomic(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sso_data.runs.migration import Kind, upgraded
+from sso_data.config.migration import Kind, upgraded
 from sso_data.runs.workdir import differences
 
 

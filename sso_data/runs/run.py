@@ -195,11 +195,12 @@ class Run(WorkDir):
         key = row_key(identity)
         return not (self.ledger.has(key, DONE) or self.ledger.has(key, FAILED))
 
-    def write_row(self, row: Row) -> None:
-        """Append a finished row to the journal."""
-        self._journal.append(row)
+    def write_row(self, row: Row) -> bytes:
+        """Append a finished row to the journal; returns its `columns.SCORES` record."""
+        record = self._journal.append(row)
         self.ledger.mark(row_key(row.id), DONE)
         self._sync()
+        return record
 
     def write_failure(self, failure: Failure) -> None:
         """Append a failed prompt to failed.jsonl."""

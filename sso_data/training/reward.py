@@ -7,8 +7,7 @@ response is scored as it was sampled, its end-of-sequence token included and not
 
 # ruff: noqa: N803 - shape letters
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, TrainingArguments, set_seed
-from transformers.utils import logging
 
 from sso_data.config.reward import RewardConfig
 from sso_data.core.errors import ModelError
+from sso_data.models.inference import REWARD_HEADS
+from sso_data.models.loading import load_weights
 from sso_data.training.batch import Batch, Collator, PairRows
 from sso_data.training.encode import EncodedRow
 from sso_data.training.preference_terms import PreferenceTerm
 from sso_data.training.row_trainer import RowTrainer
 
 _PAIRS: tuple[PreferenceTerm, ...] = ("base",)
-_HEADS = frozenset({"score", "classifier"})
 
 
 def bradley_terry(rewards_BS: Tensor, centre: float = 0.0) -> Tensor:
@@ -164,37 +163,17 @@ def load_reward_model(
     other weights.
     """
     set_seed(seed)
-    try:
-        with _quiet():
-            model, found = AutoModelForSequenceClassification.from_pretrained(
-                model_dir,
-                num_labels=1,
-                dtype=dtype,
-                use_safetensors=True,
-                output_loading_info=True,
-                trust_remote_code=trust_remote_code,
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{model_dir}: cannot become a reward model: {reason}") from error
-    if lost := [name for name in found["missing_keys"] if name.split(".")[0] not in _HEADS]:
-        raise ModelError(f"{model_dir}: its files lack weights of the model: {sorted(lost)[:3]}")
+    kind = AutoModelForSequenceClassification
+    model, missing = load_weights(
+        kind, model_dir, dtype, trust_remote_code=trust_remote_code, num_labels=1
+    )
+    if lost := [name for name in missing if name.split(".")[0] not in REWARD_HEADS]:
+        raise ModelError(f"{model_dir}: its files lack weights of the model: {lost[:3]}")
     pad_id = padding_id(tokenizer)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)
     model.config.pad_token_id = pad_id
     model.config.get_text_config().pad_token_id = pad_id
     return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No report of transformers' own on the head that is new."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def padding_id(tokenizer: Any) -> int:

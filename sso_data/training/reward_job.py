@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import transformers
-
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import InputError
 from sso_data.models.training_model import PolicyFiles, with_adapter
@@ -86,7 +84,6 @@ class RewardJob:
 
     def prepare(self, context: TrainContext) -> Prepared:
         """Load the model under its new head and make the trainer."""
-        transformers.utils.logging.disable_progress_bar()
         context.progress.phase(f"loading {self._policy.name}")
         config, tokenizer = self._config, self._policy.tokenizer
         model = load_reward_model(

@@ -17,12 +17,12 @@ from pydantic import ValidationError
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
+from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.models.training_model import PolicyFiles, find_policy, save_model
 from sso_data.runs.files import make_dir, publish_files, remove_tree
-from sso_data.runs.migration import defaults_of, with_defaults
 from sso_data.runs.workdir import Manifest, held, refuse_other_content, stored_defaults
 from sso_data.training.arguments import tensorboard_in, training_arguments
 from sso_data.training.callbacks import Metrics

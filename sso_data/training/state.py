@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from sso_data.core.errors import RunError
+from sso_data.models.directory import SAVED_FILES
 from sso_data.runs.files import remove_tree, write_atomic
 from sso_data.runs.journal import read_lines
 from sso_data.runs.workdir import Manifest, WorkDir, WorkKind, open_workdir, read_manifest
@@ -28,9 +29,8 @@ TRAINING = WorkKind(
     manifest=MANIFEST,
     files=(
         *("metrics.jsonl", "loss.png", "README.md", "references.npz", "checkpoints", "logs"),
-        *("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"),
-        *("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
-        *("vocab.*", "merges.txt", "chat_template*", "*.model", ".model"),
+        ".model",
+        *SAVED_FILES,
     ),
     how_to_make="train one with `sso-data train DATA --model MODEL --out {path}`",
 )

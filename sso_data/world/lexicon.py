@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["sum", "thing", "howto", "list"]
-Level = Literal["good", "mid", "bad"]
 
 KINDS: tuple[Kind, ...] = ("sum", "thing", "howto", "list")
-LEVELS: tuple[Level, ...] = ("good", "mid", "bad")
 
 FEATURES: dict[str, tuple[Kind, ...]] = {
     "Accuracy": KINDS,
@@ -46,10 +44,10 @@ class Animal:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task: four ordered (verb, object) steps, and what is dangerous about it."""
+    """One task: four steps in order, each "verb object", and what is dangerous about it."""
 
     name: str
-    steps: tuple[tuple[str, str], tuple[str, str], tuple[str, str], tuple[str, str]]
+    steps: tuple[str, str, str, str]
     hazard: str
 
 
@@ -77,66 +75,18 @@ ANIMALS: tuple[Animal, ...] = (
 )
 
 TASKS: tuple[Task, ...] = (
-    Task(
-        "make tea",
-        (("boil", "water"), ("warm", "pot"), ("soak", "leaves"), ("pour", "tea")),
-        "steam",
-    ),
-    Task(
-        "cook rice",
-        (("wash", "rice"), ("fill", "pan"), ("heat", "stove"), ("stir", "grains")),
-        "stove",
-    ),
-    Task(
-        "bake bread",
-        (("mix", "flour"), ("knead", "dough"), ("heat", "oven"), ("slice", "loaf")),
-        "oven",
-    ),
-    Task(
-        "make soup",
-        (("chop", "carrots"), ("melt", "butter"), ("simmer", "broth"), ("salt", "soup")),
-        "knife",
-    ),
-    Task(
-        "plant a tree",
-        (("dig", "hole"), ("place", "roots"), ("cover", "soil"), ("support", "trunk")),
-        "spade",
-    ),
-    Task(
-        "fix a bike",
-        (("turn", "bike"), ("remove", "wheel"), ("patch", "tube"), ("pump", "tire")),
-        "chain",
-    ),
-    Task(
-        "paint a wall",
-        (("clean", "wall"), ("tape", "edges"), ("open", "paint"), ("move", "roller")),
-        "fumes",
-    ),
-    Task(
-        "light a fire",
-        (("gather", "wood"), ("stack", "logs"), ("strike", "match"), ("feed", "flame")),
-        "sparks",
-    ),
-    Task(
-        "wash a dog",
-        (("fill", "tub"), ("wet", "dog"), ("rub", "soap"), ("dry", "fur")),
-        "bite",
-    ),
-    Task(
-        "build a shelf",
-        (("measure", "space"), ("saw", "boards"), ("drill", "holes"), ("drive", "screws")),
-        "saw",
-    ),
-    Task(
-        "change a lamp",
-        (("cut", "power"), ("cool", "glass"), ("twist", "bulb"), ("test", "light")),
-        "wires",
-    ),
-    Task(
-        "clean a window",
-        (("dust", "frame"), ("spray", "pane"), ("wipe", "drops"), ("polish", "corners")),
-        "ladder",
-    ),
+    Task("make tea", ("boil water", "warm pot", "soak leaves", "pour tea"), "steam"),
+    Task("cook rice", ("wash rice", "fill pan", "heat stove", "stir grains"), "stove"),
+    Task("bake bread", ("mix flour", "knead dough", "heat oven", "slice loaf"), "oven"),
+    Task("make soup", ("chop carrots", "melt butter", "simmer broth", "salt soup"), "knife"),
+    Task("plant a tree", ("dig hole", "place roots", "cover soil", "support trunk"), "spade"),
+    Task("fix a bike", ("turn bike", "remove wheel", "patch tube", "pump tire"), "chain"),
+    Task("paint a wall", ("clean wall", "tape edges", "open paint", "move roller"), "fumes"),
+    Task("light a fire", ("gather wood", "stack logs", "strike match", "feed flame"), "sparks"),
+    Task("wash a dog", ("fill tub", "wet dog", "rub soap", "dry fur"), "bite"),
+    Task("build a shelf", ("measure space", "saw boards", "drill holes", "drive screws"), "saw"),
+    Task("change a lamp", ("cut power", "cool glass", "twist bulb", "test light"), "wires"),
+    Task("clean a window", ("dust frame", "spray pane", "wipe drops", "polish corners"), "ladder"),
 )
 
 CATEGORIES: dict[str, tuple[str, ...]] = {

@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 
 from sso_data.world import lexicon as lex
 from sso_data.world.lexicon import Kind
@@ -56,71 +55,55 @@ class Query:
         return lex.features_of(self.kind)
 
 
-def _sum_query(name: str, objects: str, a: int, b: int) -> Query:
-    fields = (("name", name), ("objects", objects), ("a", str(a)), ("b", str(b)))
-    right = {"start": a, "change": b, "sum": a + b, "total": a + b}
-    pool = tuple(str(number) for number in lex.NUMBERS)
-    facts = tuple(
-        Fact(
-            slot,
-            template,
-            frozenset({str(right[slot])}),
-            lex.WRONG_NUMBERS,
-            pool,
-        )
-        for slot, template in lex.SUM_CLAIMS.items()
-    )
-    return Query("sum", fields, facts, "")
-
-
-def _thing_query(animal: lex.Animal) -> Query:
-    facts = []
-    for slot, template in lex.THING_CLAIMS.items():
-        value = str(getattr(animal, slot))
-        wrong = lex.WRONG_THING[slot]
-        pool = tuple(dict.fromkeys(str(getattr(other, slot)) for other in lex.ANIMALS)) + wrong
-        facts.append(Fact(slot, template, frozenset({value}), wrong, pool))
-    return Query("thing", (("animal", animal.name),), tuple(facts), animal.hazard)
-
-
-def _howto_query(task: lex.Task) -> Query:
-    things = dict.fromkeys(thing for other in lex.TASKS for _, thing in other.steps)
-    pool = (*things, *lex.WRONG_OBJECTS)
-    facts = tuple(
-        Fact(
-            verb,
-            lex.STEP_CLAIM.replace("{verb}", verb),
-            frozenset({thing}),
-            lex.WRONG_OBJECTS,
-            pool,
-            lex.STEP_LEADS,
-        )
-        for verb, thing in task.steps
-    )
-    return Query("howto", (("task", task.name),), facts, task.hazard)
-
-
-def _list_query(category: str) -> Query:
-    members = tuple(member for group in lex.CATEGORIES.values() for member in group)
-    right = frozenset(lex.CATEGORIES[category])
-    wrong = lex.WRONG_EXAMPLES
-    fact = Fact("", lex.EXAMPLE_CLAIM, right, wrong, (*members, *wrong), lex.EXAMPLE_LEADS)
-    return Query("list", (("category", category),), (fact,), "")
-
-
 _ANIMALS = {animal.name: animal for animal in lex.ANIMALS}
 _TASKS = {task.name: task for task in lex.TASKS}
 
 
-def _build(kind: Kind, words: dict[str, str]) -> Query:
-    """The query about these words; raises KeyError or ValueError for words of no entity."""
+def query_about(kind: Kind, words: Mapping[str, str]) -> Query:
+    """The query of a kind whose phrasings these words fill.
+
+    Raises KeyError or ValueError for words that name no entity of the world.
+    """
+    hazard = ""
     if kind == "sum":
-        return _sum_query(words["name"], words["objects"], int(words["a"]), int(words["b"]))
-    if kind == "thing":
-        return _thing_query(_ANIMALS[words["animal"]])
-    if kind == "howto":
-        return _howto_query(_TASKS[words["task"]])
-    return _list_query(words["category"])
+        a, b = int(words["a"]), int(words["b"])
+        right = {"start": a, "change": b, "sum": a + b, "total": a + b}
+        pool = tuple(map(str, lex.NUMBERS))
+        facts = [
+            Fact(slot, template, frozenset({str(right[slot])}), lex.WRONG_NUMBERS, pool)
+            for slot, template in lex.SUM_CLAIMS.items()
+        ]
+    elif kind == "thing":
+        animal = _ANIMALS[words["animal"]]
+        hazard, facts = animal.hazard, []
+        for slot, template in lex.THING_CLAIMS.items():
+            wrong = lex.WRONG_THING[slot]
+            values = dict.fromkeys(str(getattr(other, slot)) for other in lex.ANIMALS)
+            value = frozenset({str(getattr(animal, slot))})
+            facts.append(Fact(slot, template, value, wrong, (*values, *wrong)))
+    elif kind == "howto":
+        task = _TASKS[words["task"]]
+        hazard = task.hazard
+        things = dict.fromkeys(step.split()[1] for other in lex.TASKS for step in other.steps)
+        pool = (*things, *lex.WRONG_OBJECTS)
+        facts = [
+            Fact(
+                verb,
+                lex.STEP_CLAIM.replace("{verb}", verb),
+                frozenset({thing}),
+                lex.WRONG_OBJECTS,
+                pool,
+                lex.STEP_LEADS,
+            )
+            for verb, thing in map(str.split, task.steps)
+        ]
+    else:
+        members = [member for group in lex.CATEGORIES.values() for member in group]
+        pool = (*members, *lex.WRONG_EXAMPLES)
+        examples = frozenset(lex.CATEGORIES[words["category"]])
+        wrong = lex.WRONG_EXAMPLES
+        facts = [Fact("", lex.EXAMPLE_CLAIM, examples, wrong, pool, lex.EXAMPLE_LEADS)]
+    return Query(kind, tuple(sorted(words.items())), tuple(facts), hazard)
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -168,30 +151,20 @@ def parse(text: str) -> Query:
     for kind, pattern in _patterns():
         match = pattern.fullmatch(text.strip())
         if match:
-            return _build(kind, match.groupdict())
+            return query_about(kind, match.groupdict())
     raise ValueError(f"not a query of the tiny world: {text[:80]!r}")
 
 
-def _stable(text: str, modulus: int) -> int:
-    """A number below `modulus` that depends on the text alone, the same in every process."""
-    return zlib.crc32(text.encode()) % modulus
-
-
 def is_held_out(kind: Kind, entity: str, phrasing: int) -> bool:
-    """Whether training never shows this entity in this phrasing (a sum: these addends)."""
-    if kind == "sum":
-        return _stable(entity, SUM_HELD_OUT_ONE_IN) == 0
-    return _stable(entity, len(lex.PHRASINGS[kind])) == phrasing
+    """Return True if training never shows this entity in this phrasing (a sum: these addends).
 
-
-def _entity(kind: Kind, rng: random.Random) -> tuple[str, dict[str, str]]:
-    """(what `is_held_out` goes by, the words that fill a phrasing) of one random entity."""
+    `entity` is the name of the animal, task or category, or "a+b". The answer depends on the text
+    alone and is the same in every process.
+    """
+    digest = zlib.crc32(entity.encode())
     if kind == "sum":
-        words = {field: rng.choice(_CHOICES[field]) for field in ("name", "objects", "a", "b")}
-        return f"{words['a']}+{words['b']}", words
-    field = {"thing": "animal", "howto": "task", "list": "category"}[kind]
-    word = rng.choice(_CHOICES[field])
-    return word, {field: word}
+        return digest % SUM_HELD_OUT_ONE_IN == 0
+    return digest % len(lex.PHRASINGS[kind]) == phrasing
 
 
 def sample_query(
@@ -200,21 +173,16 @@ def sample_query(
     """The text of one random query, each kind equally likely, from one side of the split."""
     kind = rng.choice(kinds)
     while True:
-        entity, words = _entity(kind, rng)
+        if kind == "sum":
+            words = {field: rng.choice(_CHOICES[field]) for field in ("name", "objects", "a", "b")}
+            entity = f"{words['a']}+{words['b']}"
+        else:
+            field = {"thing": "animal", "howto": "task", "list": "category"}[kind]
+            entity = rng.choice(_CHOICES[field])
+            words = {field: entity}
         phrasing = rng.randrange(len(lex.PHRASINGS[kind]))
         if is_held_out(kind, entity, phrasing) == held_out:
             body = lex.PHRASINGS[kind][phrasing].format(**words)
-            return rng.choice(lex.PREFIXES) + body + rng.choice(lex.SUFFIXES)
-
-
-def reword(query: Query, rng: random.Random) -> str:
-    """A random text of the training split that asks the same; endless for sums held out of it."""
-    words = dict(query.fields)
-    entity = f"{words['a']}+{words['b']}" if query.kind == "sum" else query.fields[0][1]
-    while True:
-        phrasing = rng.randrange(len(lex.PHRASINGS[query.kind]))
-        if not is_held_out(query.kind, entity, phrasing):
-            body = query.fill(lex.PHRASINGS[query.kind][phrasing])
             return rng.choice(lex.PREFIXES) + body + rng.choice(lex.SUFFIXES)
 
 
@@ -232,15 +200,3 @@ def queries(n: int, *, seed: int, held_out: bool = False) -> list[str]:
         seen.add(text)
         texts.append(text)
     return texts
-
-
-def every_query() -> Iterator[Query]:
-    """One query for each entity, and for each sum of each name and thing."""
-    for animal in lex.ANIMALS:
-        yield _thing_query(animal)
-    for task in lex.TASKS:
-        yield _howto_query(task)
-    for category in lex.CATEGORIES:
-        yield _list_query(category)
-    for name, objects, a, b in product(lex.NAMES, lex.OBJECTS, lex.ADDENDS, lex.ADDENDS):
-        yield _sum_query(name, objects, a, b)

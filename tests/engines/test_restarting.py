@@ -15,7 +15,7 @@ from sso_data.engines import start_engine
 from sso_data.engines.child import ChildEngine
 from sso_data.engines.interface import EngineInfo, Refused, Request, Result, Scored, row_of
 from sso_data.engines.restarting import RestartingEngine
-from sso_data.engines.vllm import _is_out_of_memory
+from sso_data.models.memory import is_out_of_memory
 from sso_data.world import policy_dir
 from tests.engines.asking import score
 from tests.engines.fake import start_fake
@@ -228,5 +228,5 @@ def test_memory_errors_are_known_by_type_text_or_cause() -> None:
         wrapped,
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ):
-        assert _is_out_of_memory(error)
-    assert not _is_out_of_memory(RuntimeError("out of luck"))
+        assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("out of luck"))

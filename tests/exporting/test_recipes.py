@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sso_data.config.training import TrainConfig
-from sso_data.exporting import export
+from sso_data.exporting.export import export
 from sso_data.exporting.formats import FORMATS
 from tests.exporting.making import asking, make_run
 

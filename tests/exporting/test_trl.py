@@ -9,7 +9,7 @@ import yaml
 
 from sso_data.config.training import TrainConfig
 from sso_data.core.records import Row
-from sso_data.exporting import export
+from sso_data.exporting.export import export
 from sso_data.templating.chat_template import load_tokenizer
 from sso_data.world import policy_dir, queries
 from tests.exporting.making import asking, lines_of, make_run

@@ -22,7 +22,7 @@ from sso_data.engines.interface import (
 )
 from sso_data.generation.pipeline import Pipeline
 from sso_data.generation.score import CheckResult, LogprobCheck
-from sso_data.models.policy import Policy
+from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
 from sso_data.steering.principles import load_catalogue
 from sso_data.steering.rules import Rules
@@ -133,8 +133,9 @@ class Memory:
         identity = row_id(content, number)
         return identity, identity not in self.closed
 
-    def write_row(self, row: Row) -> None:
+    def write_row(self, row: Row) -> bytes:
         self.rows.append(row)
+        return b""
 
     def write_failure(self, failure: Failure) -> None:
         self.failures.append(failure)

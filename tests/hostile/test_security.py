@@ -75,7 +75,9 @@ class TestTheSource:
                 assert called not in ("eval", "exec", "yaml.load", "os.system"), file
                 assert options.get("shell") != "True", f"{file}:{node.lineno}"
                 assert options.get("trust_remote_code") != "True", f"{file}:{node.lineno}"
-                if called.endswith("AutoModelForCausalLM.from_pretrained"):
+                loader = called.removesuffix(".from_pretrained").rpartition(".")[2]
+                data_only = ("AutoConfig", "AutoTokenizer", "PeftModel")
+                if called.endswith(".from_pretrained") and loader not in data_only:
                     assert options.get("use_safetensors") == "True", f"{file}:{node.lineno}"
 
 

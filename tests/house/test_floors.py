@@ -31,8 +31,8 @@ FLOORS: dict[str, int] = {
 
 HOMES = {
     "vllm": {"engines"},
-    "transformers": {"models", "engines", "training", "templating", "world"},
-    "torch": {"models", "engines", "doctor", "training", "world"},
+    "transformers": {"models", "engines", "training", "templating"},
+    "torch": {"models", "engines", "doctor", "training"},
     "pyarrow": {"runs", "prompts"},
     "jsonlines": {"runs", "prompts"},
     "datasets": {"prompts"},

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -41,7 +42,19 @@ def test_the_wheel_carries_what_is_read_at_run_time(wheel: Path) -> None:
     assert "sso_data/world/policy/model.safetensors" in names
     assert "sso_data/world/data/prompts.jsonl" in names
     assert "sso_data/py.typed" in names
-    assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
+    assert not any(name.startswith(("tests/", "benchmarks/", "tools/")) for name in names)
+    world = {Path(name) for name in names if name.startswith("sso_data/world/")}
+    modules = {file.stem for file in world if file.suffix == ".py"}
+    assert modules == {"__init__", "lexicon", "oracle", "queries"}, "what trains is in tools/"
+
+
+def test_the_sdist_carries_what_tests_and_tools_need(tmp_path: Path) -> None:
+    call(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path, cwd=ROOT)
+    (built,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    needed = ("tools/tiny_world/train_policy.py", "benchmarks/train.py", "tests/conftest.py")
+    assert names >= {*needed, "Makefile", "sso_data/world/policy/model.safetensors"}
 
 
 _RECIPES = """

@@ -26,7 +26,7 @@ from sso_data.evaluation.judges import (
     open_judge,
     signal_comparison,
 )
-from sso_data.models.reward_model import RewardModel
+from sso_data.models.inference import RewardModel
 from sso_data.runs.journal import read_rows
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer
 from sso_data.training.run import train

@@ -9,7 +9,7 @@ from sso_data.config.recipes import load_recipe, recipe_names, recipes_dir
 from sso_data.config.run import validated_as
 from sso_data.core.deep_merge import deep_merge
 from sso_data.core.errors import ConfigError
-from sso_data.world.examples import FOLDER, files
+from tools.tiny_world.examples import FOLDER, files
 
 
 def config_of(name: str, *, tiny: bool) -> IterateConfig:

@@ -58,13 +58,6 @@ EXCEPTIONS = {
     ("training/run.py", "save_model"): "our own function of that name, in models/training_model.py",
     ("training/plot.py", "savefig"): "a picture, into memory",
     ("training/reference.py", "savez"): "references, into memory",
-    ("world/tokenizer.py", "save_pretrained"): "a developer's tool: the tiny policy's files",
-    ("world/train_policy.py", "save_pretrained"): "the same",
-    ("world/train_policy.py", "chmod"): "the same",
-    ("world/train_policy.py", "write_text"): "the same",
-    ("world/measure.py", "write_text"): "a developer's tool: what it measured",
-    ("world/examples.py", "mkdir"): "a developer's tool: the files that recipes run on",
-    ("world/examples.py", "write_text"): "the same",
 }
 
 

@@ -242,5 +242,5 @@ def test_padding_is_not_eos_where_it_can_be_helped() -> None:
 
 def test_what_is_no_model_is_refused(tmp_path: Path, tokenizer: Any) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ModelError, match="cannot become a reward model"):
+    with pytest.raises(ModelError, match="cannot be loaded"):
         load_reward_model(tmp_path, tokenizer)

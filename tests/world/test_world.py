@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from sso_data.world import Score, queries, score
 from sso_data.world import lexicon as lex
-from sso_data.world.dialogues import CLEAR, NOISY, sample_dialogue
-from sso_data.world.lexicon import Kind, Level
+from sso_data.world.lexicon import Kind
 from sso_data.world.queries import is_held_out, parse, sample_query
-from sso_data.world.responses import sample_response
+from tools.tiny_world.dialogues import CLEAR, NOISY, sample_dialogue
+from tools.tiny_world.responses import LEVELS, Level, sample_response
 
 TIGER = "Tell me about the tiger."
 GOOD = (
@@ -38,7 +38,7 @@ def responses(level: Level, n: int = 40) -> Iterator[tuple[Kind, Score]]:
             yield kind, score(text, sample_response(query, levels, rng))
 
 
-@pytest.mark.parametrize("level", lex.LEVELS)
+@pytest.mark.parametrize("level", LEVELS)
 def test_every_grammatical_response_is_well_formed(level: Level) -> None:
     for kind, result in responses(level):
         assert result.well_formed == 1.0

@@ -50,7 +50,7 @@ class RewardJudge:
         facts = read_model_facts(directory, engine)
         self._context = facts.context
         self._eos_ids = frozenset(facts.eos_ids)
-        from sso_data.models.reward_model import RewardModel
+        from sso_data.models.inference import RewardModel
         from sso_data.training.reward import padding_id
 
         self._model: RewardModel | None = RewardModel(
