@@ -63,7 +63,7 @@ class OptimConfig(Section):
     """Longer gradients are cut to this length; 0 leaves them."""
     gradient_checkpointing: bool | None = None
     """Compute activations again in the backward pass; by default on GPUs."""
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of forward and backward; `auto`: bfloat16 on GPUs that have it, else
     float32."""
     weights: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -70,8 +70,8 @@ def _stored_dtype(directory: Path) -> torch.dtype:
 
 def compute_dtype(config: TrainConfig) -> torch.dtype:
     """The number format of forward and backward passes on this machine."""
-    if config.optim.compute != "auto":
-        chosen: torch.dtype = getattr(torch, config.optim.compute)
+    if config.optim.compute_dtype != "auto":
+        chosen: torch.dtype = getattr(torch, config.optim.compute_dtype)
         return chosen
     on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if on_gpu else torch.float32
