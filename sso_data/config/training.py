@@ -66,7 +66,7 @@ class OptimConfig(Section):
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of forward and backward; `auto`: bfloat16 on GPUs that have it, else
     float32."""
-    weights: Literal["auto", "float32", "bfloat16"] = "auto"
+    param_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the weights being trained. `auto` is float32: at these learning rates a
     bfloat16 weight would not move. LoRA's frozen weights keep the model's own format on GPUs."""
 

@@ -84,8 +84,8 @@ def load_model(policy: PolicyFiles, config: TrainConfig) -> Any:
     """
     if config.lora.enabled:
         _require_peft()
-    if config.optim.weights != "auto":
-        dtype = getattr(torch, config.optim.weights)
+    if config.optim.param_dtype != "auto":
+        dtype = getattr(torch, config.optim.param_dtype)
     else:
         frozen_on_gpu = config.lora.enabled and torch.cuda.is_available()
         dtype = policy.dtype if frozen_on_gpu else torch.float32
