@@ -119,7 +119,7 @@ class Rounds:
             optim={
                 "lr": self.chain.arm.lr,
                 "max_steps": STEPS,
-                "batch_rows": STEP_ROWS,
+                "batch_size": STEP_ROWS,
                 "micro_batch_rows": 8,
                 "schedule": "constant",
                 "warmup": 0.0,

@@ -41,7 +41,7 @@ class OptimConfig(Section):
 
     lr: Positive = 5e-7
     """Peak learning rate; LoRA wants about 1e-5."""
-    batch_rows: Count = 32
+    batch_size: Count = 32
     """Rows of one optimizer step, over all processes. A row is up to three pairs."""
     micro_batch_rows: Count = 4
     """Most rows of a process in one forward pass; changes memory and speed, not the step."""

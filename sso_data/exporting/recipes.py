@@ -59,7 +59,7 @@ def recipe_text(template: str, recipe: TrainerRecipe) -> str:
         their_template=published_template(config.model),
         train=train,
         lr=number(train.optim.lr),
-        accumulation=max(1, train.optim.batch_rows // train.optim.micro_batch_rows),
+        accumulation=max(1, train.optim.batch_size // train.optim.micro_batch_rows),
         first_loss=f"{(1 / (2 * train.loss.beta)) ** 2:.2f}",
         beta_of_sums=f"{train.loss.beta / max(recipe.mean_tokens, 1.0):.2g}",
         mean_tokens=f"{recipe.mean_tokens:.0f}",

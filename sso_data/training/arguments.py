@@ -84,10 +84,10 @@ def micro_batches(config: TrainConfig) -> tuple[int, int]:
     """(rows of a process in one forward pass, how many of those make its share of a step)."""
     optim = config.optim
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    share, rest = divmod(optim.batch_rows, processes)
+    share, rest = divmod(optim.batch_size, processes)
     if rest:
         raise ConfigError(
-            f"optim.batch_rows {optim.batch_rows} is not a multiple of the {processes} processes"
+            f"optim.batch_size {optim.batch_size} is not a multiple of the {processes} processes"
         )
     most = min(optim.micro_batch_rows, share)
     micro = next(size for size in range(most, 0, -1) if share % size == 0)

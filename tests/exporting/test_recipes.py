@@ -104,7 +104,7 @@ def test_the_settings_are_those_of_train(
     rows = [value for key, value in found.items() if "batch_size" in key or "accumul" in key]
     micro = found.get("micro_batch_size", found.get("per_device_train_batch_size"))
     assert micro == TRAIN.optim.micro_batch_rows
-    assert found["gradient_accumulation_steps"] * micro == TRAIN.optim.batch_rows
+    assert found["gradient_accumulation_steps"] * micro == TRAIN.optim.batch_size
     assert len(rows) == 2
 
 

@@ -35,7 +35,7 @@ TINY: dict[str, Any] = {
     },
     "train": {
         "loss": {"type": "dpo", "beta": 0.1},
-        "optim": {"lr": 3e-4, "max_steps": 2, "batch_rows": 4, "micro_batch_rows": 4}
+        "optim": {"lr": 3e-4, "max_steps": 2, "batch_size": 4, "micro_batch_rows": 4}
         | {"warmup": 0.0, "schedule": "constant"},
         "checkpoints": {"every": 2},
         "log": {"plot": False},

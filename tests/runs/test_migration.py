@@ -49,7 +49,7 @@ def test_a_row_or_failure_of_a_later_format_is_refused() -> None:
 def test_renamed_keys_take_their_new_names_and_values_in_config_and_identity() -> None:
     old = {
         "identity": {"loss.base": "dpo", "optim.warmup": 0.04, "model": "m"},
-        "config": {"loss": {"base": "dpo"}, "optim": {"compute": "float32", "batch_rows": 8}},
+        "config": {"loss": {"base": "dpo"}, "optim": {"compute": "float32", "batch_size": 8}},
     }
     found = upgraded(old, "training")
     assert found == {
