@@ -122,7 +122,7 @@ class Rounds:
                 "batch_size": STEP_ROWS,
                 "micro_batch_rows": 8,
                 "schedule": "constant",
-                "warmup": 0.0,
+                "warmup_steps": 0.0,
             },
             checkpoints={"every": STEPS},
             stop={"chosen_drop": None},

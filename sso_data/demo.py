@@ -150,7 +150,7 @@ def demo_training() -> TrainConfig:
             "max_steps": _STEPS,
             "micro_batch_rows": 16,
             "schedule": "constant",
-            "warmup": 0.0,
+            "warmup_steps": 0.0,
         },
         checkpoints={"every": _STEPS},
         log={"plot": False},

@@ -57,8 +57,9 @@ class OptimConfig(Section):
     """AdamW's weight decay."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate goes down after the warm-up."""
-    warmup: PartOf = 0.1
-    """Share of the steps in which the learning rate rises; the generator recipe uses 0.04."""
+    warmup_steps: NotNegative = 0.1
+    """Steps in which the learning rate rises; below 1, a share of all steps. The generator recipe
+    uses 0.04."""
     max_grad_norm: NotNegative = 1.0
     """Longer gradients are cut to this length; 0 leaves them."""
     gradient_checkpointing: bool | None = None
@@ -164,9 +165,13 @@ class TrainConfig(Section):
     def _fits_together(self) -> "TrainConfig":
         if self.checkpoints.keep_best and not self.data.eval_share:
             raise ValueError("checkpoints.keep_best needs held-out rows: set data.eval_share")
-        every = self.checkpoints.every
-        if every >= 1 and every != int(every):
-            raise ValueError(f"checkpoints.every is a number of steps or a share below 1: {every}")
+        steps = {
+            "checkpoints.every": self.checkpoints.every,
+            "optim.warmup_steps": self.optim.warmup_steps,
+        }
+        for key, value in steps.items():
+            if value >= 1 and value != int(value):
+                raise ValueError(f"{key} is a number of steps or a share below 1: {value}")
         if self.stop.chosen_drop and self.stop.warn_chosen_drop > self.stop.chosen_drop:
             raise ValueError("stop.warn_chosen_drop lies above stop.chosen_drop")
         idle = ("loss", "reference") if self.kind == "reward" else ("reward",)

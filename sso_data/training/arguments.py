@@ -45,7 +45,7 @@ def training_arguments(config: TrainConfig, out: Path) -> TrainingArguments:
             adam_beta2=optim.beta2,
             weight_decay=optim.weight_decay,
             lr_scheduler_type=_schedule(config),
-            warmup_steps=optim.warmup,
+            warmup_steps=optim.warmup_steps,
             max_grad_norm=optim.max_grad_norm,
             logging_steps=config.log.every,
             save_strategy="steps",
@@ -102,5 +102,5 @@ def _check_reporters(config: TrainConfig) -> None:
 
 
 def _schedule(config: TrainConfig) -> Any:
-    constant = "constant_with_warmup" if config.optim.warmup else "constant"
+    constant = "constant_with_warmup" if config.optim.warmup_steps else "constant"
     return constant if config.optim.schedule == "constant" else config.optim.schedule

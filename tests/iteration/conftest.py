@@ -36,7 +36,7 @@ TINY: dict[str, Any] = {
     "train": {
         "loss": {"type": "dpo", "beta": 0.1},
         "optim": {"lr": 3e-4, "max_steps": 2, "batch_size": 4, "micro_batch_rows": 4}
-        | {"warmup": 0.0, "schedule": "constant"},
+        | {"warmup_steps": 0.0, "schedule": "constant"},
         "checkpoints": {"every": 2},
         "log": {"plot": False},
     },

@@ -289,7 +289,7 @@ def test_a_generator_makes_the_pairs_of_the_policy(prompts: Path, tmp_path: Path
     assert done.lines[0]["tokens_original"] == pytest.approx(sum(own) / len(own))
 
 
-_STEPS = {"lr": 3e-4, "max_steps": 1, "batch_size": 4, "warmup": 0.0, "schedule": "constant"}
+_STEPS = {"lr": 3e-4, "max_steps": 1, "batch_size": 4, "warmup_steps": 0.0, "schedule": "constant"}
 
 
 def test_a_reward_model(prompts: Path, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_the_second_version_trains_a_generator_first() -> None:
         0.1,
     )
     for training in (config.generator.train, config.train):
-        assert (training.optim.lr, training.optim.warmup) == (5e-7, 0.04)
+        assert (training.optim.lr, training.optim.warmup_steps) == (5e-7, 0.04)
         assert training.sequence.max_length == 2048
     steering = config.generate.steering
     assert (steering.choose, steering.principles) == ("none", "written")

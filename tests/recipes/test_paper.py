@@ -41,7 +41,7 @@ TRAINING = {
     "optim.beta2": 0.95,
     "optim.weight_decay": 0.1,
     "optim.schedule": "cosine",
-    "optim.warmup": 0.1,
+    "optim.warmup_steps": 0.1,
 }
 SSO = {
     "loss.objective": "sso",
@@ -59,7 +59,7 @@ GENERATOR = {
     "loss.beta": 0.1,
     "loss.generator_nll": 0.1,
     "optim.lr": 5e-7,
-    "optim.warmup": 0.04,
+    "optim.warmup_steps": 0.04,
 }
 
 
@@ -122,8 +122,8 @@ def test_given_keys_win(tmp_path: Path) -> None:
     assert config.sampling.max_tokens == 2048
     assert config.filter.preset == "closeness"
     assert (config.steering.choose, config.steering.concision_probability) == ("random", 0.2)
-    training = load_train_config(None, ["loss.g=1", "optim.warmup=0"], recipe="paper")
-    assert (training.loss.g, training.optim.warmup, training.loss.alpha) == (1.0, 0.0, 0.66)
+    training = load_train_config(None, ["loss.g=1", "optim.warmup_steps=0"], recipe="paper")
+    assert (training.loss.g, training.optim.warmup_steps, training.loss.alpha) == (1.0, 0.0, 0.66)
 
 
 def test_a_section_made_in_python_counts_what_was_set_in_it() -> None:

@@ -22,7 +22,7 @@ QUICK = (
     "--set=optim.micro_batch_rows=4",
     "--set=optim.max_steps=3",
     "--set=optim.lr=5e-4",
-    "--set=optim.warmup=0",
+    "--set=optim.warmup_steps=0",
     "--set=log.plot=false",
 )
 
