@@ -95,7 +95,7 @@ class RewardTrainer(RowTrainer):
         """Forward and backward of a micro-batch; gives its share of the step's mean loss."""
         model.train()
         rewards = self.rewards(model, inputs)
-        losses = bradley_terry(rewards, self.config.centre)
+        losses = bradley_terry(rewards, self.config.center_rewards_coefficient)
         self._refuse_nonfinite(losses, inputs)
         loss = losses.sum() * self._scale(inputs, num_items_in_batch)
         self._backward(loss)
@@ -111,7 +111,7 @@ class RewardTrainer(RowTrainer):
     ) -> Any:
         """The micro-batch's mean loss."""
         rewards = self.rewards(model, inputs)
-        loss = bradley_terry(rewards, self.config.centre).mean()
+        loss = bradley_terry(rewards, self.config.center_rewards_coefficient).mean()
         return (loss, {"rewards": rewards}) if return_outputs else loss
 
     def prediction_step(
@@ -125,7 +125,7 @@ class RewardTrainer(RowTrainer):
         with torch.no_grad():
             rewards = self.rewards(model, inputs)
         self._note(self._pending_eval, reward_metrics(rewards, response_tokens(inputs)))
-        return bradley_terry(rewards, self.config.centre).mean(), None, None
+        return bradley_terry(rewards, self.config.center_rewards_coefficient).mean(), None, None
 
     def rewards(self, model: Any, inputs: Batch) -> Tensor:
         """Rewards [B, S] of a batch, fp32 at least, from one forward pass."""

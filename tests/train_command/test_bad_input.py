@@ -172,7 +172,7 @@ class TestOptions:
             (("--ref", "never"), ("reference.mode", "never")),
             (("--objective", "pairs", "--no-w"), ("use_w", "sso")),
             (("--objective", "reward", "--loss-type", "dpo"), ("loss", "reward")),
-            (("--set", "reward.centre=1"), ("reward", "policy")),
+            (("--set", "reward.center_rewards_coefficient=1"), ("reward", "policy")),
             (("--set", "checkpoints.keep_best=true"), ("keep_best", "data.eval_share")),
             (("--set", "checkpoints.every=2.5"), ("checkpoints.every", "2.5")),
             (("--set", "log.report_to=[nothing]"), ("report_to", "nothing")),

@@ -23,7 +23,7 @@ def main(out: Path, size: int) -> None:
             num_train_epochs=2,
             per_device_eval_batch_size=1,
         ),
-        config=RewardConfig(centre=0.02),
+        config=RewardConfig(center_rewards_coefficient=0.02),
         rows=random_rows(16),
         eval_rows=random_rows(6, seed=9),
         pad_id=0,

@@ -95,7 +95,12 @@ def test_nothing_left_is_said(reader: PairReader, journal: list[JsonRow]) -> Non
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"center": 1}, {"centre": -1}, {"mix": [{"data": "x", "weight": 0}]}, {"mix": [{"data": ""}]}],
+    [
+        {"center": 1},
+        {"center_rewards_coefficient": -1},
+        {"mix": [{"data": "x", "weight": 0}]},
+        {"mix": [{"data": ""}]},
+    ],
     ids=json.dumps,
 )
 def test_what_has_no_meaning_is_refused(wrong: dict[str, Any]) -> None:

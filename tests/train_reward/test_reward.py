@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def trainer_of(folder: Path, rows: list[EncodedRow], **options: Any) -> RewardTrainer:
-    config = RewardConfig(centre=options.pop("centre", 0.0))
+    config = RewardConfig(center_rewards_coefficient=options.pop("centre", 0.0))
     eval_rows = options.pop("eval_rows", None)
     return RewardTrainer(
         classifier(),
@@ -157,7 +157,7 @@ def test_trained_on_pairs_of_the_tiny_policy_it_ranks_held_out_ones(
 ) -> None:
     """From `generate`'s rows to accuracy on prompts never seen; saved, it gives the same rewards
     through transformers' own classes and padding."""
-    config = RewardConfig(centre=0.01)
+    config = RewardConfig(center_rewards_coefficient=0.01)
     data = reward_data(journal, [], reader, config, eval_share=0.3)
     options = arguments(
         tmp_path,
