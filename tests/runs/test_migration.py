@@ -48,8 +48,8 @@ def test_a_row_or_failure_of_a_later_format_is_refused() -> None:
 
 def test_renamed_keys_take_their_new_names_and_values_in_config_and_identity() -> None:
     old = {
-        "identity": {"loss.base": "dpo", "optim.warmup_steps": 0.04, "model": "m"},
-        "config": {"loss": {"base": "dpo"}, "optim": {"compute": "float32", "batch_size": 8}},
+        "identity": {"loss.base": "dpo", "optim.warmup": 0.04, "model": "m"},
+        "config": {"loss": {"base": "dpo"}, "optim": {"compute": "float32", "batch_rows": 8}},
     }
     found = upgraded(old, "training")
     assert found == {
@@ -65,7 +65,7 @@ def test_renamed_keys_take_their_new_names_and_values_in_config_and_identity() -
 
 def test_nested_configurations_are_upgraded_too() -> None:
     old = {
-        "identity": {"generate.engine.process": "child", "train.optim.warmup_steps": 0.1},
+        "identity": {"generate.engine.process": "child", "train.optim.warmup": 0.1},
         "config": {
             "generate": {"engine": {"process": "child"}},
             "train": {"optim": {"weights": "auto"}},
