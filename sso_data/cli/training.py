@@ -196,7 +196,7 @@ def _pushed(out: Path, repo: str, private: bool | None, *, overwrite: bool) -> "
 
 def _say_alone(error: SsoDataError, rank: int) -> None:
     """What only this process knows; the other failures are the first process's, too."""
-    from sso_data.training.errors import TrainError
+    from sso_data.core.errors import TrainError
 
     if isinstance(error, TrainError):
         say(f"error: process {rank}: {error}")

@@ -9,13 +9,26 @@ contrast out never reads its numbers.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sso_data.config.loss import LossConfig
-from sso_data.training.preference_terms import PREFERENCE_TERMS, PreferenceTerm
+from sso_data.core.records import View
+
+PreferenceTerm = Literal["base", "good", "bad"]
+
+PREFERENCE_TERMS: tuple[PreferenceTerm, ...] = ("base", "good", "bad")
+SEEN: Mapping[PreferenceTerm, View] = {"base": "plain", "good": "good", "bad": "bad"}
+DRAWN: Mapping[PreferenceTerm, tuple[View, View]] = {
+    "base": ("good", "bad"),
+    "good": ("good", "bad"),
+    "bad": ("plain", "good"),
+}
+"""The views that the preferred and the other response were drawn under: y+ over y-, and under the
+bad view y0 over y+."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,21 +19,22 @@ from transformers.trainer_callback import PrinterCallback
 
 from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.config.training import TrainConfig
-from sso_data.core.errors import ConfigError, InputError, RunError
+from sso_data.core.errors import ConfigError, InputError, RunError, TrainError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.models.training_model import PolicyFiles, find_policy, save_model
 from sso_data.runs.files import make_dir, publish_files, remove_tree
 from sso_data.runs.workdir import Manifest, held, refuse_other_content, stored_defaults
-from sso_data.training.arguments import tensorboard_in, training_arguments
 from sso_data.training.callbacks import Metrics
-from sso_data.training.card import write_card
-from sso_data.training.checkpoints import WRITE_ERRORS, SafeCheckpoints, unwritten
-from sso_data.training.errors import TrainError
-from sso_data.training.job import Prepared, TrainContext, TrainingJob
-from sso_data.training.plot import draw
-from sso_data.training.policy_job import PolicyJob
-from sso_data.training.processes import decided_by_first, is_first, wait
-from sso_data.training.reward_job import RewardJob
+from sso_data.training.card import draw, write_card
+from sso_data.training.jobs import Job, Prepared, TrainContext, policy_job, reward_job
+from sso_data.training.processes import (
+    decided_by_first,
+    is_first,
+    tensorboard_in,
+    training_arguments,
+    wait,
+)
+from sso_data.training.row_trainer import WRITE_ERRORS, unwritten
 from sso_data.training.state import (
     TRAINING,
     TrainingDir,
@@ -115,13 +116,13 @@ def train(
     if first:
         refuse_other_content(out, TRAINING)
     context.progress.phase("reading the data")
-    job: TrainingJob = (RewardJob if config.kind == "reward" else PolicyJob)(source, policy, config)
+    job = (reward_job if config.kind == "reward" else policy_job)(source, policy, config)
     if config.data.eval_share and not job.data["held_out"]:
         raise InputError(
             f"{source}: data.eval_share {config.data.eval_share} holds out none of "
             f"{job.data['training']} rows; raise it"
         )
-    for line in job.lines:
+    for line in job.notes:
         context.progress.note(line)
     for line in job.warnings:
         context.progress.warn(line)
@@ -162,7 +163,7 @@ def _lies_in(path: Path, folder: Path) -> bool:
 
 
 def _opened(
-    out: Path, config: TrainConfig, policy: PolicyFiles, job: TrainingJob, *, overwrite: bool
+    out: Path, config: TrainConfig, policy: PolicyFiles, job: Job, *, overwrite: bool
 ) -> tuple[TrainingDir, Path | None]:
     """The training's directory, and the checkpoint to go on from, as the first process has it."""
     found: tuple[Manifest, Path | None] | None = None
@@ -182,7 +183,7 @@ def _opened(
     return TrainingDir(out, TRAINING, manifest), last
 
 
-def _identity(config: TrainConfig, policy: PolicyFiles, job: TrainingJob) -> dict[str, Any]:
+def _identity(config: TrainConfig, policy: PolicyFiles, job: Job) -> dict[str, Any]:
     """What decides the weights that come out, flat: a continued training must agree in it."""
     dumped = config.model_dump(mode="json", exclude={"model", "revision", "trust_remote_code"})
     flat = {}
@@ -202,7 +203,7 @@ def _identity(config: TrainConfig, policy: PolicyFiles, job: TrainingJob) -> dic
     }
 
 
-def _details(config: TrainConfig, policy: PolicyFiles, job: TrainingJob) -> dict[str, Any]:
+def _details(config: TrainConfig, policy: PolicyFiles, job: Job) -> dict[str, Any]:
     return {
         "model": {"name": policy.name, "fingerprint": policy.fingerprint},
         "data": dict(job.data),
@@ -215,7 +216,7 @@ def _details(config: TrainConfig, policy: PolicyFiles, job: TrainingJob) -> dict
 def _steps(
     folder: TrainingDir,
     checkpoint: Path | None,
-    job: TrainingJob,
+    job: Job,
     policy: PolicyFiles,
     config: TrainConfig,
     context: TrainContext,
@@ -225,13 +226,12 @@ def _steps(
     with _memory_named(), tensorboard_in(context.out / "logs"):
         prepared = job.prepare(context)
     trainer = prepared.trainer
-    assert isinstance(trainer, SafeCheckpoints)
     trainer.keep = config.checkpoints.keep
     trainer.remove_callback(PrinterCallback)
     metrics = Metrics(context.out / "metrics.jsonl" if is_first() else None, context.progress)
     trainer.add_callback(metrics)
-    if prepared.watch:
-        trainer.add_callback(prepared.watch)
+    if prepared.stopping:
+        trainer.add_callback(prepared.stopping)
     if is_first():
         folder.set(**prepared.findings)
     context.progress.phase("training")
@@ -296,7 +296,7 @@ def _finish(
     """Card, plot, and last of all the word in train.json that the training has finished."""
     history = [line for line in trainer.state.log_history if {"loss", "eval_loss"} & line.keys()]
     logs = [line for line in history if "loss" in line]
-    stopped = prepared.watch.reason if prepared.watch else None
+    stopped = prepared.stopping.reason if prepared.stopping else None
     folder.manifest |= {
         "steps": trainer.state.global_step,
         "max_steps": trainer.state.max_steps,

@@ -14,7 +14,7 @@ from sso_data.config.run import ViewsConfig
 from sso_data.core.records import JsonRow
 from sso_data.templating.chat_template import load_tokenizer
 from sso_data.training.encode import EncodedRow, Encoder, template_for
-from sso_data.training.preference_terms import PREFERENCE_TERMS
+from sso_data.training.loss import PREFERENCE_TERMS
 from sso_data.world import policy_dir
 from tests.tiny_runs import tiny_run
 

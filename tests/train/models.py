@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sso_data.core.records import View
 from sso_data.training.encode import EncodedRow, Ids
-from sso_data.training.preference_terms import PREFERENCE_TERMS
+from sso_data.training.loss import PREFERENCE_TERMS
 
 
 def arrays(*ids: int) -> Ids:

@@ -6,7 +6,7 @@ import torch
 from sso_data.core.records import View
 from sso_data.training.batch import Collator, LengthSortedSampler, PairRows
 from sso_data.training.encode import EncodedRow, Ids
-from sso_data.training.preference_terms import DRAWN, PREFERENCE_TERMS, SEEN, cells_of
+from sso_data.training.loss import DRAWN, PREFERENCE_TERMS, SEEN, cells_of
 from tests.train.models import arrays, random_rows
 
 N = -100

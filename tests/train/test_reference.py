@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from sso_data.config.loss import LossConfig, ReferenceConfig
+from sso_data.core.errors import TrainError
 from sso_data.training.encode import EncodedRow
-from sso_data.training.errors import TrainError
-from sso_data.training.preference_terms import PREFERENCE_TERMS
+from sso_data.training.loss import PREFERENCE_TERMS
 from sso_data.training.reference import Nats, loss_difference, model_scorer, resolve_references
 from tests.train.models import random_rows
 

@@ -11,12 +11,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from sso_data.config.loss import LossConfig
 from sso_data.config.training import EarlyStoppingConfig
+from sso_data.core.errors import TrainError
 from sso_data.core.progress import NullProgress
 from sso_data.models.head import CompletionScorer
 from sso_data.training.backward import BackwardMode
 from sso_data.training.callbacks import EarlyStopping, FiniteGradients
 from sso_data.training.encode import EncodedRow
-from sso_data.training.errors import TrainError
 from sso_data.training.loss import sso_loss
 from sso_data.training.trainer import SSOTrainer, join, spread_counts
 from tests.train.models import gpt2, random_rows

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, TrainingArgu
 
 from sso_data.config.loss import SequenceConfig
 from sso_data.config.run import ViewsConfig
-from sso_data.training.mix import PairReader
+from sso_data.training.data import PairReader
 from tests.train.conftest import journal, one_thread, run, tokenizer
 
 __all__ = ["journal", "one_thread", "run", "tokenizer"]

@@ -13,11 +13,10 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sso_data.config.reward import RewardConfig
-from sso_data.core.errors import ModelError
+from sso_data.core.errors import ModelError, TrainError
 from sso_data.core.records import JsonRow
+from sso_data.training.data import PairReader, reward_data
 from sso_data.training.encode import EncodedRow
-from sso_data.training.errors import TrainError
-from sso_data.training.mix import PairReader, reward_data
 from sso_data.training.reward import (
     RewardTrainer,
     bradley_terry,

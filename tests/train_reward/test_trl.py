@@ -8,7 +8,7 @@ import torch
 
 from sso_data.config.reward import RewardConfig
 from sso_data.core.records import JsonRow
-from sso_data.training.mix import PairReader, reward_data
+from sso_data.training.data import PairReader, reward_data
 from sso_data.training.reward import bradley_terry, load_reward_model
 from sso_data.world import policy_dir
 
