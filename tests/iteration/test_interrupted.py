@@ -2,7 +2,7 @@
 
 Rows come from a scripted engine, and a training is stood in for by a file that depends on its rows
 alone, so that hundreds of interruptions take seconds; everything else is real. The trainings
-themselves are killed in `test_kill.py` and in `tests/train_command`.
+themselves are killed in `test_kill.py` and in `tests/training/command`.
 """
 
 import hashlib

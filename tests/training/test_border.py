@@ -12,7 +12,7 @@ from sso_data.core.records import JsonRow
 from sso_data.training.encode import EncodedRow, Encoder
 from sso_data.training.loss import terms_of
 from sso_data.training.reference import model_scorer, resolve_references
-from tests.train.test_trainer import batch_of, make_trainer
+from tests.training.test_trainer import batch_of, make_trainer
 
 
 @pytest.mark.parametrize("base", ["ipo", "dpo"])

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from sso_data.cli import app
 from sso_data.models.directory import model_fingerprint, tokenizer_fingerprint
 from sso_data.world import policy_dir
-from tests.train_command.conftest import QUICK, Train, lines_of, plain_set, weights, write_rows
+from tests.training.command.conftest import QUICK, Train, lines_of, plain_set, weights, write_rows
 
 
 def test_a_run_becomes_a_model(train: Train, run: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from sso_data.config.reward import MixPart, RewardConfig
 from sso_data.core.errors import InputError, TrainError
 from sso_data.core.records import JsonRow
 from sso_data.training.data import PairReader, held_out_prompts, mix_summary, repeated, reward_data
-from tests.train.models import random_rows
+from tests.training.models import random_rows
 
 TEXT = ("prompt", "chosen", "rejected")
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from sso_data.training.state import open_training
 from sso_data.world import policy_dir
 from tests.cli.test_bad_input import one_line
-from tests.train_command.conftest import Train, plain_set, write_rows
+from tests.training.command.conftest import Train, plain_set, write_rows
 
 Rows = list[dict[str, Any]]
 

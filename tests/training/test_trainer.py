@@ -19,7 +19,7 @@ from sso_data.training.callbacks import EarlyStopping, FiniteGradients
 from sso_data.training.encode import EncodedRow
 from sso_data.training.loss import sso_loss
 from sso_data.training.trainer import SSOTrainer, join, spread_counts
-from tests.train.models import gpt2, random_rows
+from tests.training.models import gpt2, random_rows
 
 LOSSES: dict[str, dict[str, Any]] = {
     "sso": {},

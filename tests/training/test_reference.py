@@ -14,7 +14,7 @@ from sso_data.core.errors import TrainError
 from sso_data.training.encode import EncodedRow
 from sso_data.training.loss import PREFERENCE_TERMS
 from sso_data.training.reference import Nats, loss_difference, model_scorer, resolve_references
-from tests.train.models import random_rows
+from tests.training.models import random_rows
 
 
 class Shifted:

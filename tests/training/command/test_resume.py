@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from sso_data.world import policy_dir
-from tests.train_command.conftest import QUICK, Train, lines_of
-from tests.train_command.test_train import same
+from tests.training.command.conftest import QUICK, Train, lines_of
+from tests.training.command.test_train import same
 
 STEPS = 6
 LONGER = (f"--set=optim.max_steps={STEPS}", "--set=checkpoints.every=2")
