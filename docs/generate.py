@@ -120,7 +120,7 @@ def _walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def _parameters(command: Any) -> Iterator[tuple[str, str]]:
     for parameter in command.params:
-        if parameter.name == "help":
+        if parameter.name == "help" or getattr(parameter, "hidden", False):
             continue
         is_option = parameter.param_type_name == "option"
         names = ", ".join(f"`{name}`" for name in sorted(parameter.opts, key=len, reverse=True))

@@ -7,13 +7,21 @@ never rewritten. Keys are those of the section that they belong to: `optim.warmu
 
 from collections.abc import Iterator, Mapping, Sequence
 
-OPTIONS: Mapping[str, str] = {}
+OPTIONS: Mapping[str, str] = {"--base": "--loss-type"}
 """`--old` to `--new`."""
 
-KEYS: Mapping[str, str] = {}
+KEYS: Mapping[str, str] = {
+    "engine.process": "engine.isolation",
+    "loss.base": "loss.type",
+    "optim.compute": "optim.compute_dtype",
+    "optim.weights": "optim.param_dtype",
+    "optim.batch_rows": "optim.batch_size",
+    "optim.warmup": "optim.warmup_steps",
+    "reward.centre": "reward.center_rewards_coefficient",
+}
 """`section.old` to `section.new`."""
 
-VALUES: Mapping[tuple[str, str], str] = {}
+VALUES: Mapping[tuple[str, str], str] = {("engine.process", "child"): "subprocess"}
 """(`section.old`, old value) to the new value."""
 
 DEFAULTS: Mapping[str, Sequence[str]] = {}

@@ -79,6 +79,7 @@ def test_train_json_and_card_name_data_and_recipe(train: Train, run: Path, tmp_p
         (("--objective", "pairs"), {"objective": "pairs"}),
         (("--objective", "pbaa", "--loss-type", "simpo"), {"objective": "pairs", "type": "simpo"}),
         (("--objective", "sso-generator"), {"objective": "sso-generator", "type": "dpo"}),
+        (("--objective", "pairs", "--loss-type", "sigmoid"), {"type": "dpo", "beta": 0.2}),
         (("--no-w",), {"use_w": False, "use_g": True}),
         (("--no-g",), {"use_w": True, "use_g": False}),
         (("--loss-type", "orpo", "--set", "loss.g=1"), {"type": "orpo", "g": 1.0}),
