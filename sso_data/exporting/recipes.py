@@ -66,7 +66,7 @@ def recipe_text(template: str, job: ExportJob) -> str:
         ),
         train=train,
         lr=lr,
-        accumulation=max(1, train.optim.batch_rows // train.optim.micro_batch_rows),
+        accumulation=max(1, train.optim.batch_size // train.optim.micro_batch_rows),
         first_loss=f"{(1 / (2 * train.loss.beta)) ** 2:.2f}",
         beta_of_sums=f"{train.loss.beta / max(job.mean_tokens, 1.0):.2g}",
         mean_tokens=f"{job.mean_tokens:.0f}",

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sso_data.config.migration import Kind
 from sso_data.core.errors import HubError
 from sso_data.core.progress import Progress
 from sso_data.publishing.failures import HubTroubleError, patiently
@@ -52,7 +53,7 @@ class Parcel:
     folder: Path
     files: Mapping[str, Path]
     card: Card
-    what: str
+    what: Kind
     identity_file: str
     manifest: Mapping[str, Any]
     identity_keys: tuple[str, ...] = ()
@@ -272,7 +273,7 @@ class _Push:
         remedy = "use another name, or --overwrite to replace it"
         if parcel.identity_file in state.files:
             there = self._hub.read(repo, parcel.identity_file, state.commit)
-            if found := difference(there, parcel.manifest, *parcel.identity_keys):
+            if found := difference(there, parcel.manifest, *parcel.identity_keys, kind=parcel.what):
                 raise HubError(f"{repo}: holds another {parcel.what}: {found}; {remedy}")
         elif strangers := sorted(state.files.keys() - _USUAL):
             raise HubError(

@@ -4,16 +4,18 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from sso_data.config.migration import Kind, upgraded
 from sso_data.runs.workdir import differences
 
 
-def difference(there: bytes, here: Mapping[str, Any], *keys: str) -> str | None:
+def difference(there: bytes, here: Mapping[str, Any], *keys: str, kind: Kind = "run") -> str | None:
     """What tells the run or training of another manifest from ours, or None.
 
-    Beside the identity the values of `keys` must agree.
+    Besides the identity the values of `keys` must agree. `there`, a manifest of this `kind`, may be
+    of an earlier format than `here`.
     """
     try:
-        content = json.loads(there)
+        content = upgraded(json.loads(there), kind)
         identity = dict(content["identity"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "its manifest is not readable"

@@ -7,10 +7,18 @@ iteration, too.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-OPTIONS: Mapping[str, str] = {}
+OPTIONS: Mapping[str, str] = {"--base": "--loss-type"}
 """`--old` to `--new`."""
 
-KEYS: Mapping[str, str] = {"engine.process": "engine.isolation"}
+KEYS: Mapping[str, str] = {
+    "engine.process": "engine.isolation",
+    "loss.base": "loss.type",
+    "optim.compute": "optim.compute_dtype",
+    "optim.weights": "optim.param_dtype",
+    "optim.batch_rows": "optim.batch_size",
+    "optim.warmup": "optim.warmup_steps",
+    "reward.centre": "reward.center_rewards_coefficient",
+}
 """`section.old` to `section.new`."""
 
 VALUES: Mapping[tuple[str, str], str] = {("engine.process", "child"): "subprocess"}

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 
 from sso_data.config.loss import LossConfig
+from sso_data.config.reward import RewardConfig
 from sso_data.core.records import JsonRow
 from sso_data.models.head import IGNORED, CompletionScorer
+from sso_data.training.data import PairReader, reward_data
 from sso_data.training.loss import log_odds, means, preference_loss
+from sso_data.training.reward import bradley_terry, load_reward_model
+from sso_data.world import policy_dir
 
 trl = pytest.importorskip("trl")
 
@@ -66,10 +70,10 @@ def trl_dpo(
 @pytest.mark.parametrize(
     ("kind", "ours"),
     [
-        ("sigmoid", {"base": "dpo", "beta": 0.1}),
-        ("hinge", {"base": "hinge", "beta": 0.05}),
-        ("robust", {"base": "robust", "beta": 0.1, "label_smoothing": 0.1}),
-        ("ipo", {"base": "ipo", "beta": 0.2}),
+        ("sigmoid", {"type": "dpo", "beta": 0.1}),
+        ("hinge", {"type": "hinge", "beta": 0.05}),
+        ("robust", {"type": "robust", "beta": 0.1, "label_smoothing": 0.1}),
+        ("ipo", {"type": "ipo", "beta": 0.2}),
     ],
 )
 def test_dpo_trainer(
@@ -159,7 +163,7 @@ def test_simpo(moved: Any, batch: dict[str, Tensor], beta: float, gamma: float) 
         label_smoothing=0.0,
     )
     expected, _, _ = CPOTrainer.cpo_loss(trainer, theirs[:, 0], theirs[:, 1])
-    config = LossConfig(objective="pairs", base="simpo", beta=beta, simpo_gamma=gamma)
+    config = LossConfig(objective="pairs", type="simpo", beta=beta, simpo_gamma=gamma)
     nats, tokens = ours_of(moved, batch)
     found = preference_loss(nats, None, tokens, config)
     torch.testing.assert_close(found, expected, rtol=CLOSE, atol=CLOSE)
@@ -173,10 +177,70 @@ def test_the_odds_ratio_of_orpo(moved: Any, batch: dict[str, Tensor]) -> None:
     trainer = SimpleNamespace(beta=0.3, accelerator=SimpleNamespace(device="cpu"))
     expected, *_ = ORPOTrainer.odds_ratio_loss(trainer, theirs[:, 0], theirs[:, 1])
     nats, tokens = ours_of(moved, batch)
-    config = LossConfig(objective="pairs", base="orpo", beta=0.3)
+    config = LossConfig(objective="pairs", type="orpo", beta=0.3)
     s = means(nats, tokens)
     torch.testing.assert_close(s, theirs, rtol=CLOSE, atol=CLOSE)
     part = preference_loss(nats, None, tokens, config) + s[:, 0]
     torch.testing.assert_close(part, -expected, rtol=CLOSE, atol=CLOSE)
     odds = log_odds(s)
     assert odds.isfinite().all()
+
+
+def trl_reward(
+    folder: Path, model: Any, tokenizer: Any, rows: list[JsonRow], **options: Any
+) -> Any:
+    from datasets import Dataset
+
+    names = ("prompt", "chosen", "rejected")
+    return trl.RewardTrainer(
+        model=model,
+        args=trl.RewardConfig(
+            output_dir=str(folder),
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            per_device_train_batch_size=8,
+            max_length=None,
+            gradient_checkpointing=False,
+            **options,
+        ),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list([{name: row[name] for name in names} for row in rows]),
+    )
+
+
+@pytest.mark.parametrize("centre", [None, 0.01])
+def test_the_reward_loss_and_its_gradient(
+    tmp_path: Path,
+    reader: PairReader,
+    tokenizer: Any,
+    journal: list[JsonRow],
+    centre: float | None,
+) -> None:
+    """Their batch through their `compute_loss`; the same rows through ours."""
+    model = load_reward_model(policy_dir(), tokenizer, seed=4)
+    theirs_of = trl_reward(
+        tmp_path, model, tokenizer, journal[:8], center_rewards_coefficient=centre
+    )
+    inputs = next(iter(theirs_of.get_train_dataloader()))
+    theirs = theirs_of.compute_loss(model, dict(inputs))
+    logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+    ours = bradley_terry(logits.view(2, -1).T, centre or 0.0).mean()
+    torch.testing.assert_close(ours, theirs, rtol=CLOSE, atol=CLOSE)
+    wanted = torch.autograd.grad(theirs, list(model.parameters()))
+    found = torch.autograd.grad(ours, list(model.parameters()))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=CLOSE, atol=CLOSE)
+
+
+def test_the_reward_sequences_are_the_same(
+    tmp_path: Path, reader: PairReader, tokenizer: Any, journal: list[JsonRow]
+) -> None:
+    """Up to EOS: what a template writes after it (nothing here) is no part of ours."""
+    model = load_reward_model(policy_dir(), tokenizer)
+    theirs = trl_reward(tmp_path, model, tokenizer, journal[:8]).train_dataset
+    ours = reward_data(journal[:8], [], reader, RewardConfig()).rows
+    for row, other in zip(ours, theirs, strict=True):
+        prompt = row.prompts["plain"].tolist()
+        assert prompt + row.completions["good"].tolist() == other["chosen_ids"]
+        assert prompt + row.completions["bad"].tolist() == other["rejected_ids"]

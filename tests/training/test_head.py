@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
 from sso_data.models.head import CompletionScorer, disable_dropout
 from sso_data.models.logprobs import target_logprobs
 from sso_data.training.batch import pad_sequences
-from tests.train.models import arrays, gpt2
+from tests.training.models import arrays, gpt2
 
 
 class Largest(TorchDispatchMode):

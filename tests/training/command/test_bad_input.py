@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from sso_data.training.state import open_training
 from sso_data.world import policy_dir
 from tests.cli.test_bad_input import one_line
-from tests.train_command.conftest import Train, plain_set, write_rows
+from tests.training.command.conftest import Train, plain_set, write_rows
 
 Rows = list[dict[str, Any]]
 
@@ -168,11 +168,15 @@ class TestOptions:
             (("--set", "optim.lr=-1"), ("optim.lr", "greater than 0")),
             (("--set", "nonsense"), ("key=value",)),
             (("--objective", "kto"), ("kto", "sso, sso-generator, pairs (pbaa), reward")),
-            (("--base", "kto"), ("loss.base", "kto")),
+            (("--loss-type", "kto"), ("loss.type", "kto")),
+            (("--base", "dpo"), ("--base", "--loss-type dpo")),
+            (("--set", "loss.base=dpo"), ("loss.base", "loss.type")),
+            (("--set", "optim.warmup=0.1"), ("optim.warmup", "optim.warmup_steps")),
+            (("--set", "optim.warmup_steps=2.5"), ("optim.warmup_steps", "2.5")),
             (("--ref", "never"), ("reference.mode", "never")),
             (("--objective", "pairs", "--no-w"), ("use_w", "sso")),
-            (("--objective", "reward", "--base", "dpo"), ("loss", "reward")),
-            (("--set", "reward.centre=1"), ("reward", "policy")),
+            (("--objective", "reward", "--loss-type", "dpo"), ("loss", "reward")),
+            (("--set", "reward.center_rewards_coefficient=1"), ("reward", "policy")),
             (("--set", "checkpoints.keep_best=true"), ("keep_best", "data.eval_share")),
             (("--set", "checkpoints.every=2.5"), ("checkpoints.every", "2.5")),
             (("--set", "log.report_to=[nothing]"), ("report_to", "nothing")),

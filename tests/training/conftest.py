@@ -13,8 +13,9 @@ from sso_data.config.loss import SequenceConfig
 from sso_data.config.run import ViewsConfig
 from sso_data.core.records import JsonRow
 from sso_data.templating.chat_template import load_tokenizer
+from sso_data.training.data import PairReader
 from sso_data.training.encode import EncodedRow, Encoder, template_for
-from sso_data.training.preference_terms import PREFERENCE_TERMS
+from sso_data.training.loss import PREFERENCE_TERMS
 from sso_data.world import policy_dir
 from tests.tiny_runs import tiny_run
 
@@ -71,3 +72,14 @@ def encoder(tokenizer: Any, journal: list[JsonRow]) -> Encoder:
 @pytest.fixture
 def encoded(encoder: Encoder, journal: list[JsonRow]) -> list[EncodedRow]:
     return encoder.encode(journal)
+
+
+@pytest.fixture
+def reader(tokenizer: Any) -> PairReader:
+    return PairReader(
+        tokenizer=tokenizer,
+        sequences=SequenceConfig(),
+        views=ViewsConfig(),
+        eos_ids=frozenset({2}),
+        vocab_size=945,
+    )

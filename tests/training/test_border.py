@@ -12,7 +12,7 @@ from sso_data.core.records import JsonRow
 from sso_data.training.encode import EncodedRow, Encoder
 from sso_data.training.loss import terms_of
 from sso_data.training.reference import model_scorer, resolve_references
-from tests.train.test_trainer import batch_of, make_trainer
+from tests.training.test_trainer import batch_of, make_trainer
 
 
 @pytest.mark.parametrize("base", ["ipo", "dpo"])
@@ -20,7 +20,7 @@ def test_at_step_0_every_margin_is_0(
     tmp_path: Path, policy: Any, encoded: list[EncodedRow], base: Any
 ) -> None:
     """D = 0 in all six cells, so the first loss is known: (1 + 2 g mean W) * l(0)."""
-    loss = LossConfig(base=base)
+    loss = LossConfig(type=base)
     scorer = model_scorer(policy, terms_of(loss).contrasts, pad_id=0)
     rows, report = resolve_references(encoded, scorer, loss, ReferenceConfig(mode="strict"))
     assert report.source == "recorded"

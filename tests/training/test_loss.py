@@ -52,13 +52,13 @@ class TestFirstStep:
 
     def test_dpo_is_ln_2(self) -> None:
         policy, _, tokens = batch()
-        found = loss_of(LossConfig(objective="pairs", base="dpo"), policy, policy, tokens)
+        found = loss_of(LossConfig(objective="pairs", type="dpo"), policy, policy, tokens)
         torch.testing.assert_close(found, torch.full_like(found, LN2))
 
     @pytest.mark.parametrize("base", ["ipo", "dpo", "hinge"])
     def test_sso_is_base_times_one_plus_two_g_mean_w(self, base: Any) -> None:
         policy, _, tokens = batch()
-        parts = sso_loss(policy, policy, tokens, LossConfig(base=base))
+        parts = sso_loss(policy, policy, tokens, LossConfig(type=base))
         assert parts.weight is not None
         expected = parts.preference["base"].mean() * (1 + 2 * 0.1 * parts.weight.mean())
         torch.testing.assert_close(parts.loss.mean(), expected)
@@ -75,7 +75,7 @@ class TestByHand:
         means = margin(self.policy, self.ref, self.tokens, LossConfig())
         # base: (-1 + 1.5) - (-1.5 + 1); good: (-.5 + .75) - (-3 + 2); bad: (-1 + 1) - (-2 + 1.5)
         assert means.tolist() == [[1.0, 1.25, 0.5]]
-        totals = margin(self.policy, self.ref, self.tokens, LossConfig(base="dpo"))
+        totals = margin(self.policy, self.ref, self.tokens, LossConfig(type="dpo"))
         assert totals.tolist() == [[3.0, 3.0, 2.0]]
 
     def test_base_losses(self) -> None:
@@ -90,16 +90,16 @@ class TestByHand:
 
         assert of(beta=0.5) == pytest.approx((1.0 - 1.0) ** 2)
         assert of(beta=0.2) == pytest.approx((1.0 - 2.5) ** 2)
-        assert of(base="dpo", beta=0.2) == pytest.approx(-log_sigmoid(0.6))
+        assert of(type="dpo", beta=0.2) == pytest.approx(-log_sigmoid(0.6))
         smooth = -0.9 * log_sigmoid(0.6) - 0.1 * log_sigmoid(-0.6)
-        assert of(base="dpo", beta=0.2, label_smoothing=0.1) == pytest.approx(smooth)
-        assert of(base="hinge", beta=0.2) == pytest.approx(0.4)
-        assert of(base="hinge", beta=0.5) == 0.0
+        assert of(type="dpo", beta=0.2, label_smoothing=0.1) == pytest.approx(smooth)
+        assert of(type="hinge", beta=0.2) == pytest.approx(0.4)
+        assert of(type="hinge", beta=0.5) == 0.0
         robust = (-0.9 * log_sigmoid(0.6) + 0.1 * log_sigmoid(-0.6)) / 0.8
-        assert of(base="robust", beta=0.2, label_smoothing=0.1) == pytest.approx(robust)
-        assert of(base="simpo", beta=2.0) == pytest.approx(-log_sigmoid(2 * 0.5 - 0.5))
+        assert of(type="robust", beta=0.2, label_smoothing=0.1) == pytest.approx(robust)
+        assert of(type="simpo", beta=2.0) == pytest.approx(-log_sigmoid(2 * 0.5 - 0.5))
         odds = [s - math.log(1 - math.exp(s)) for s in (-1.0, -1.5)]
-        assert of(base="orpo", beta=0.2) == pytest.approx(1 - 0.2 * log_sigmoid(odds[0] - odds[1]))
+        assert of(type="orpo", beta=0.2) == pytest.approx(1 - 0.2 * log_sigmoid(odds[0] - odds[1]))
 
     def test_weight(self) -> None:
         found = on_policy_weight(self.policy[:, 0], self.tokens[:, 0], LossConfig())
@@ -176,7 +176,7 @@ class TestFormulas:
     def test_generator(self) -> None:
         policy, ref, tokens = batch()
         config = LossConfig(objective="sso-generator")
-        assert (config.base, config.beta) == ("dpo", 0.1)
+        assert (config.type, config.beta) == ("dpo", 0.1)
         policy[:, 0] = torch.nan  # never read
         losses = [preference_loss(policy[:, c], ref[:, c], tokens[:, c], config) for c in (1, 2)]
         m = (policy / tokens)[..., 0]
@@ -190,7 +190,7 @@ class TestGradients:
         """Descending raises the preferred side's log-prob and lowers the other's, per contrast."""
         _, ref, tokens = batch()
         policy = ref.clone().requires_grad_()
-        config = LossConfig(base=base, use_w=False)
+        config = LossConfig(type=base, use_w=False)
         (gradient,) = torch.autograd.grad(loss_of(config, policy, ref, tokens).sum(), policy)
         assert (gradient[..., 0] < 0).all()
         assert (gradient[..., 1] > 0).all()
@@ -199,7 +199,7 @@ class TestGradients:
     @pytest.mark.parametrize("base", ["ipo", "dpo", "simpo", "orpo"])
     def test_all_of_it_by_finite_differences(self, base: Any, scope: Any) -> None:
         policy, ref, tokens = batch(3)
-        config = LossConfig(base=base, weight_scope=scope, nll=0.2)
+        config = LossConfig(type=base, weight_scope=scope, nll=0.2)
         assert torch.autograd.gradcheck(
             lambda p: loss_of(config, p, ref, tokens), policy.requires_grad_()
         )
@@ -247,7 +247,7 @@ class TestConfig:
             {"objective": "sso-generator", "g": 0.3},
             {"objective": "sso-generator", "nll": 0.3},
             {"label_smoothing": 0.1},
-            {"base": "robust", "label_smoothing": 0.5},
+            {"type": "robust", "label_smoothing": 0.5},
             {"simpo_gamma": 0.2},
             {"generator_nll": 0.2},
             {"use_w": False, "detach_weight": True},
@@ -269,4 +269,4 @@ class TestConfig:
         policy, _, tokens = batch()
         with pytest.raises(ValueError, match="needs reference"):
             sso_loss(policy, None, tokens, LossConfig())
-        assert sso_loss(policy, None, tokens, LossConfig(base="simpo")).loss.isfinite().all()
+        assert sso_loss(policy, None, tokens, LossConfig(type="simpo")).loss.isfinite().all()

@@ -7,11 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from sso_data.config.reward import MixPart, RewardConfig
-from sso_data.core.errors import InputError
+from sso_data.core.errors import InputError, TrainError
 from sso_data.core.records import JsonRow
-from sso_data.training.errors import TrainError
-from sso_data.training.mix import PairReader, held_out_prompts, mix_summary, repeated, reward_data
-from tests.train.models import random_rows
+from sso_data.training.data import PairReader, held_out_prompts, mix_summary, repeated, reward_data
+from tests.training.models import random_rows
 
 TEXT = ("prompt", "chosen", "rejected")
 
@@ -95,7 +94,12 @@ def test_nothing_left_is_said(reader: PairReader, journal: list[JsonRow]) -> Non
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"center": 1}, {"centre": -1}, {"mix": [{"data": "x", "weight": 0}]}, {"mix": [{"data": ""}]}],
+    [
+        {"center": 1},
+        {"center_rewards_coefficient": -1},
+        {"mix": [{"data": "x", "weight": 0}]},
+        {"mix": [{"data": ""}]},
+    ],
     ids=json.dumps,
 )
 def test_what_has_no_meaning_is_refused(wrong: dict[str, Any]) -> None:

@@ -18,11 +18,11 @@ Train = Callable[..., Result]
 ROWS = 24
 
 QUICK = (
-    "--set=optim.batch_rows=8",
+    "--set=optim.batch_size=8",
     "--set=optim.micro_batch_rows=4",
     "--set=optim.max_steps=3",
     "--set=optim.lr=5e-4",
-    "--set=optim.warmup=0",
+    "--set=optim.warmup_steps=0",
     "--set=log.plot=false",
 )
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from sso_data.config.migration import FORMAT
 from sso_data.world import policy_dir
-from tests.train_command.conftest import QUICK, Train, lines_of
-from tests.train_command.test_train import same
+from tests.training.command.conftest import QUICK, Train, lines_of
+from tests.training.command.test_train import same
 
 STEPS = 6
 LONGER = (f"--set=optim.max_steps={STEPS}", "--set=checkpoints.every=2")
@@ -119,16 +120,48 @@ def test_another_training_is_refused_by_name(
     train: Train, run: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(whole, tmp_path / "out"))
-    done = train(run, out, *LONGER, "--base", "dpo")
+    done = train(run, out, *LONGER, "--loss-type", "dpo")
     assert done.exit_code == 1
-    assert 'loss.base is "ipo" there and "dpo" here' in done.stderr
+    assert 'loss.type is "ipo" there and "dpo" here' in done.stderr
     assert "--overwrite" in done.stderr
     done = train(run, out, *LONGER, "--set=data.limit=20")
     assert "data is" in done.stderr
-    assert train(run, out, *LONGER, "--base", "dpo", "--overwrite").exit_code == 0
-    assert json.loads((out / "train.json").read_text())["config"]["loss"]["base"] == "dpo"
+    assert train(run, out, *LONGER, "--loss-type", "dpo", "--overwrite").exit_code == 0
+    assert json.loads((out / "train.json").read_text())["config"]["loss"]["type"] == "dpo"
 
 
 def test_memory_settings_may_change(train: Train, run: Path, whole: Path) -> None:
     done = train(run, whole, *LONGER, "--set=optim.micro_batch_rows=2", "--set=log.every=2")
     assert done.exit_code == 0, done.output
+
+
+def test_a_continued_training_keeps_the_defaults_that_it_was_begun_with(
+    train: Train, run: Path, whole: Path, tmp_path: Path
+) -> None:
+    """As if the default of weight_decay had changed since; a key that is given counts as ever."""
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    manifest = json.loads((out / "train.json").read_text())
+    assert manifest["schema_version"] == FORMAT
+    assert manifest["defaults"]["optim"]["weight_decay"] == 0.1
+    assert "lr" not in manifest["defaults"]["optim"]
+    manifest["defaults"]["optim"]["weight_decay"] = 0.05
+    manifest["identity"]["optim.weight_decay"] = 0.05
+    (out / "train.json").write_text(json.dumps(manifest))
+    done = train(run, out, *LONGER, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["new_steps"] == 0
+    done = train(run, out, *LONGER, "--set=optim.weight_decay=0.1")
+    assert "optim.weight_decay is 0.05 there and 0.1 here" in done.stderr
+
+
+def test_a_training_of_a_later_format_is_refused(
+    train: Train, run: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    manifest = json.loads((out / "train.json").read_text())
+    later = manifest | {"schema_version": FORMAT + 1, "sso_data": "9.9.9"}
+    (out / "train.json").write_text(json.dumps(later))
+    done = train(run, out, *LONGER)
+    assert done.exit_code == 1
+    assert "of sso-data 9.9.9" in done.stderr
+    assert "upgrade sso-data" in done.stderr

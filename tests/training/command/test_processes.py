@@ -10,9 +10,9 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
 from sso_data.world import policy_dir
-from tests.train_command.conftest import QUICK, lines_of, plain_set, weights, write_rows
+from tests.training.command.conftest import QUICK, lines_of, plain_set, weights, write_rows
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHIPPED = sorted((ROOT / "examples" / "accelerate").glob("*.yaml"))
 
 

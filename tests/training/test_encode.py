@@ -12,7 +12,7 @@ from sso_data.core.errors import InputError
 from sso_data.core.records import JsonRow, Message, hash_ids
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, with_system
 from sso_data.training.encode import EncodedRow, Encoder, template_for
-from sso_data.training.preference_terms import PREFERENCE_TERMS, PreferenceTerm
+from sso_data.training.loss import PREFERENCE_TERMS, PreferenceTerm
 from sso_data.world import policy_dir
 from tests import tokenizers_of_the_field as field
 

@@ -6,8 +6,8 @@ import torch
 from sso_data.core.records import View
 from sso_data.training.batch import Collator, LengthSortedSampler, PairRows
 from sso_data.training.encode import EncodedRow, Ids
-from sso_data.training.preference_terms import DRAWN, PREFERENCE_TERMS, SEEN, cells_of
-from tests.train.models import arrays, random_rows
+from sso_data.training.loss import DRAWN, PREFERENCE_TERMS, SEEN
+from tests.training.models import arrays, random_rows
 
 N = -100
 
@@ -47,7 +47,7 @@ def test_the_six_sequences_of_a_row() -> None:
         "good": [[11, 21], [11, 22]],
         "bad": [[12, 20], [12, 21]],
     }
-    assert [cells_of(name) for name in PREFERENCE_TERMS] == [
+    assert [tuple((SEEN[n], drawn) for drawn in DRAWN[n]) for n in PREFERENCE_TERMS] == [
         (("plain", "good"), ("plain", "bad")),
         (("good", "good"), ("good", "bad")),
         (("bad", "plain"), ("bad", "good")),

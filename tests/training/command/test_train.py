@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from sso_data.cli import app
 from sso_data.models.directory import model_fingerprint, tokenizer_fingerprint
 from sso_data.world import policy_dir
-from tests.train_command.conftest import QUICK, Train, lines_of, plain_set, weights, write_rows
+from tests.training.command.conftest import QUICK, Train, lines_of, plain_set, weights, write_rows
 
 
 def test_a_run_becomes_a_model(train: Train, run: Path, tmp_path: Path) -> None:
@@ -55,16 +55,16 @@ def test_the_model_is_the_policys_twin_with_other_weights(trained: Path) -> None
 
 def test_train_json_and_card_name_data_and_recipe(train: Train, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert train(run, out, "--base", "dpo", "--seed", 4).exit_code == 0
+    assert train(run, out, "--loss-type", "dpo", "--seed", 4).exit_code == 0
     manifest = json.loads((out / "train.json").read_text())
-    assert manifest["config"]["loss"]["base"] == "dpo"
+    assert manifest["config"]["loss"]["type"] == "dpo"
     assert manifest["data"]["source"] == str(run)
     assert manifest["data"]["training"] == 24
     assert manifest["model"]["fingerprint"] == model_fingerprint(policy_dir())
     assert manifest["versions"].keys() >= {"torch", "transformers"}
     assert manifest["identity"]["optim.lr"] == 5e-4
     card = (out / "README.md").read_text()
-    for part in (run.name, manifest["data"]["fingerprint"], "`loss.base` | `dpo`", "| loss |"):
+    for part in (run.name, manifest["data"]["fingerprint"], "`loss.type` | `dpo`", "| loss |"):
         assert part in card
     assert "tags:\n- sso-data\n- sso\n- dpo\n---" in card
     for path in (run, policy_dir(), tmp_path):
@@ -77,11 +77,12 @@ def test_train_json_and_card_name_data_and_recipe(train: Train, run: Path, tmp_p
     ("options", "shown"),
     [
         (("--objective", "pairs"), {"objective": "pairs"}),
-        (("--objective", "pbaa", "--base", "simpo"), {"objective": "pairs", "base": "simpo"}),
-        (("--objective", "sso-generator"), {"objective": "sso-generator", "base": "dpo"}),
+        (("--objective", "pbaa", "--loss-type", "simpo"), {"objective": "pairs", "type": "simpo"}),
+        (("--objective", "sso-generator"), {"objective": "sso-generator", "type": "dpo"}),
+        (("--objective", "pairs", "--loss-type", "sigmoid"), {"type": "dpo", "beta": 0.2}),
         (("--no-w",), {"use_w": False, "use_g": True}),
         (("--no-g",), {"use_w": True, "use_g": False}),
-        (("--base", "orpo", "--set", "loss.g=1"), {"base": "orpo", "g": 1.0}),
+        (("--loss-type", "orpo", "--set", "loss.g=1"), {"type": "orpo", "g": 1.0}),
     ],
 )
 def test_objectives(

@@ -3,7 +3,6 @@
 import math
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -12,15 +11,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from sso_data.config.loss import LossConfig
 from sso_data.config.training import EarlyStoppingConfig
+from sso_data.core.errors import TrainError
+from sso_data.core.progress import NullProgress
 from sso_data.models.head import CompletionScorer
 from sso_data.training.backward import BackwardMode
 from sso_data.training.callbacks import EarlyStopping, FiniteGradients
 from sso_data.training.encode import EncodedRow
-from sso_data.training.errors import TrainError
-from sso_data.training.listener import TrainListener
 from sso_data.training.loss import sso_loss
 from sso_data.training.trainer import SSOTrainer, join, spread_counts
-from tests.train.models import gpt2, random_rows
+from tests.training.models import gpt2, random_rows
 
 LOSSES: dict[str, dict[str, Any]] = {
     "sso": {},
@@ -31,9 +30,9 @@ LOSSES: dict[str, dict[str, Any]] = {
     "without w": {"use_w": False},
     "without g": {"use_g": False},
     "without both": {"use_w": False, "use_g": False},
-    "dpo": {"base": "dpo"},
-    "simpo": {"base": "simpo"},
-    "orpo": {"base": "orpo"},
+    "dpo": {"type": "dpo"},
+    "simpo": {"type": "simpo"},
+    "orpo": {"type": "orpo"},
     "generator": {"objective": "sso-generator"},
     "pairs": {"objective": "pairs", "nll": 0.1},
 }
@@ -293,7 +292,7 @@ def test_training_learns_the_preference(tmp_path: Path) -> None:
         tmp_path,
         rows,
         model=model,
-        loss=LossConfig(base="simpo", g=1.0, beta=1.0),
+        loss=LossConfig(type="simpo", g=1.0, beta=1.0),
         max_steps=30,
         per_device_train_batch_size=8,
         learning_rate=0.05,
@@ -333,9 +332,7 @@ def test_a_continued_training_judges_the_steps_before_as_well() -> None:
     logs = [{"logp_chosen": -1.0}, {"logp_chosen": -1.0}, {"logp_chosen": -1.0}]
     found = []
     for earlier, now in ((logs, []), ([], logs)):
-        watch = EarlyStopping(
-            EarlyStoppingConfig(chosen_drop=0.5), -1.0, MagicMock(spec=TrainListener)
-        )
+        watch = EarlyStopping(EarlyStoppingConfig(chosen_drop=0.5), -1.0, NullProgress())
         state, control = TrainerState(log_history=earlier), TrainerControl()
         watch.on_train_begin(None, state, control)
         for log in now:

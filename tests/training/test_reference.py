@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from sso_data.config.loss import LossConfig, ReferenceConfig
+from sso_data.core.errors import TrainError
 from sso_data.training.encode import EncodedRow
-from sso_data.training.errors import TrainError
-from sso_data.training.preference_terms import PREFERENCE_TERMS
+from sso_data.training.loss import PREFERENCE_TERMS
 from sso_data.training.reference import Nats, loss_difference, model_scorer, resolve_references
-from tests.train.models import random_rows
+from tests.training.models import random_rows
 
 
 class Shifted:
@@ -60,7 +60,7 @@ def test_what_the_loss_sees() -> None:
     other = np.array([[[-9.0, -4.5]]])
     tokens = np.array([[[5.0, 2.0]]])
     assert loss_difference(one, other, tokens, LossConfig()) == pytest.approx(0.45)
-    dpo = LossConfig(base="dpo", beta=0.1)
+    dpo = LossConfig(type="dpo", beta=0.1)
     assert loss_difference(one, other, tokens, dpo) == pytest.approx(0.15)
 
 
@@ -97,11 +97,11 @@ class TestAuto:
 
     def test_totals_are_judged_through_beta(self) -> None:
         for beta, source in ((0.04, "recorded"), (0.06, "scored")):
-            loss = LossConfig(base="dpo", beta=beta)
+            loss = LossConfig(type="dpo", beta=beta)
             assert resolve(ROWS, Shifted(ROWS, BASE_UP), loss=loss)[1].source == source
 
     def test_a_shift_that_cancels_in_d_is_none_to_a_loss_of_totals(self) -> None:
-        loss = LossConfig(base="dpo")
+        loss = LossConfig(type="dpo")
         assert resolve(ROWS, Shifted(ROWS, BOTH_UP), loss=loss)[1].source == "recorded"
 
     def test_rows_without_scores_are_scored_and_the_others_kept(self) -> None:
@@ -124,7 +124,7 @@ class TestAuto:
     @pytest.mark.parametrize("base", ["simpo", "orpo"])
     def test_a_loss_without_reference_asks_for_nothing(self, base: Any) -> None:
         scorer = Shifted(ROWS)
-        _, report = resolve(BLANK, scorer, "strict", LossConfig(base=base))
+        _, report = resolve(BLANK, scorer, "strict", LossConfig(type=base))
         assert report.source == "not_needed"
         assert scorer.scored == []
 

@@ -1,9 +1,6 @@
-"""The reward model: the loss by hand, exact steps, one process or two, and what it learns."""
+"""The reward model: the loss by hand, exact steps, and what it learns."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +10,23 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sso_data.config.reward import RewardConfig
-from sso_data.core.errors import ModelError
+from sso_data.core.errors import ModelError, TrainError
 from sso_data.core.records import JsonRow
+from sso_data.training.data import PairReader, reward_data
 from sso_data.training.encode import EncodedRow
-from sso_data.training.errors import TrainError
-from sso_data.training.mix import PairReader, reward_data
 from sso_data.training.reward import (
     RewardTrainer,
     bradley_terry,
-    build_reward_trainer,
     load_reward_model,
     padding_id,
     reward_metrics,
 )
 from sso_data.world import policy_dir
-from tests.train.models import random_rows
-from tests.train_reward.conftest import arguments, classifier
-
-ROOT = Path(__file__).parents[2]
+from tests.training.models import arguments, classifier, random_rows
 
 
 def trainer_of(folder: Path, rows: list[EncodedRow], **options: Any) -> RewardTrainer:
-    config = RewardConfig(centre=options.pop("centre", 0.0))
+    config = RewardConfig(center_rewards_coefficient=options.pop("centre", 0.0))
     eval_rows = options.pop("eval_rows", None)
     return RewardTrainer(
         classifier(),
@@ -116,34 +108,6 @@ def test_a_step_is_the_mean_over_its_rows_however_it_is_cut(tmp_path: Path) -> N
     assert {"loss", "accuracy", "margin", "reward_chosen", "reward_rejected"} <= set(history[0])
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    one, two = (run_worker(tmp_path / f"{n}.pt", n, 4 // n) for n in (1, 2))
-    for name, weight in one[0].items():
-        torch.testing.assert_close(two[0][name], weight, rtol=1e-11, atol=1e-12)
-    for key in ("eval_loss", "eval_accuracy", "eval_margin", "eval_reward_rejected"):
-        assert two[1][key] == pytest.approx(one[1][key], rel=1e-5)
-    assert [entry["loss"] for entry in two[2]] == pytest.approx(
-        [entry["loss"] for entry in one[2]], rel=1e-6
-    )
-
-
-def run_worker(out: Path, processes: int, size: int) -> Any:
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    launch += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    worker = ["-m", "tests.train_reward.ddp_worker", str(out), str(size)]
-    done = subprocess.run(
-        [sys.executable, *(launch if processes > 1 else []), *worker],
-        cwd=ROOT,
-        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(out, weights_only=False)
-
-
 def test_a_loss_that_is_no_number_names_its_rows(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, random_rows(3))
     with torch.no_grad():
@@ -157,7 +121,7 @@ def test_trained_on_pairs_of_the_tiny_policy_it_ranks_held_out_ones(
 ) -> None:
     """From `generate`'s rows to accuracy on prompts never seen; saved, it gives the same rewards
     through transformers' own classes and padding."""
-    config = RewardConfig(centre=0.01)
+    config = RewardConfig(center_rewards_coefficient=0.01)
     data = reward_data(journal, [], reader, config, eval_share=0.3)
     options = arguments(
         tmp_path,
@@ -167,13 +131,15 @@ def test_trained_on_pairs_of_the_tiny_policy_it_ranks_held_out_ones(
         per_device_train_batch_size=16,
         per_device_eval_batch_size=8,
     )
-    trainer = build_reward_trainer(
-        policy_dir(),
+    model = load_reward_model(policy_dir(), tokenizer, seed=3)
+    trainer = RewardTrainer(
+        model,
         options,
-        config,
-        tokenizer=tokenizer,
+        config=config,
         rows=data.rows,
         eval_rows=data.eval_rows,
+        pad_id=model.config.pad_token_id,
+        processing_class=tokenizer,
     )
     before = trainer.evaluate()
     trainer.train()
@@ -215,8 +181,12 @@ def test_lora_trains_the_adapter_and_the_head(
     )
     data = reward_data(journal[:16], [], reader, RewardConfig())
     options = arguments(tmp_path, learning_rate=1e-2, optim="adamw_torch", max_steps=3)
-    trainer = build_reward_trainer(
-        model, options, RewardConfig(), tokenizer=tokenizer, rows=data.rows
+    trainer = RewardTrainer(
+        model,
+        options,
+        config=RewardConfig(),
+        rows=data.rows,
+        pad_id=tokenizer.pad_token_id,
     )
     trainer.train()
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
