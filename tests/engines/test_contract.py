@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.engines.asking import ask, collect, many_samples, random_prompt, samp
 from tests.engines.conftest import CONTEXT, EOS_IDS, VOCAB
 
 
-def true_logprobs(model: Any, prompt: tuple[int, ...], completion: tuple[int, ...]) -> list[float]:
+def true_logprobs(model: Any, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
     """Full softmax at every position of one unpadded sequence: the definition itself."""
     ids = torch.tensor([[*prompt, *completion]])
     with torch.no_grad():
@@ -43,7 +44,7 @@ def test_order_and_company_do_not_change_a_request(engine: Engine) -> None:
     shuffled = list(requests)
     random.Random(1).shuffle(shuffled)
     reordered = ask(engine, shuffled)
-    alone = {}
+    alone: dict[str, Sampled] = {}
     for request in requests[::6]:
         alone |= ask(engine, [request])
     for key, result in together.items():
@@ -142,7 +143,7 @@ def test_draws_follow_temperature_and_nucleus(
     engine: Engine, plain_model: Any, temperature: float, top_p: float
 ) -> None:
     draws = 800
-    settings = {"max_tokens": 1, "temperature": temperature, "top_p": top_p}
+    settings: dict[str, Any] = {"max_tokens": 1, "temperature": temperature, "top_p": top_p}
     results = ask(engine, [sample(f"d{i}", seed=i, **settings) for i in range(draws)])
     with torch.no_grad():
         logits = plain_model(input_ids=torch.tensor([[1, 40, 41]])).logits[0, -1]

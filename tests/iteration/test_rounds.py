@@ -293,7 +293,12 @@ _STEPS = {"lr": 3e-4, "max_steps": 1, "batch_size": 4, "warmup_steps": 0.0, "sch
 
 
 def test_a_reward_model(prompts: Path, tmp_path: Path) -> None:
-    train = {"kind": "reward", "loss": {}, "optim": dict(_STEPS), "log": {"plot": False}}
+    train: dict[str, Any] = {
+        "kind": "reward",
+        "loss": {},
+        "optim": dict(_STEPS),
+        "log": {"plot": False},
+    }
     config = tiny(prompts).model_copy(
         update={"rounds": 1, "train": type(tiny(prompts).train)(**train)}
     )

@@ -1,7 +1,9 @@
 """Comparisons for tests of judges."""
 
+from collections.abc import Iterable
+
 from sso_data.core.records import Message
-from sso_data.evaluation.judges import Answered, Comparison
+from sso_data.evaluation.judges import Answered, Comparison, NoVerdict, Verdict
 
 
 def compared(
@@ -15,3 +17,10 @@ def compared(
         a=Answered(text=a, num_tokens=len(a.split())),
         b=Answered(text=b, num_tokens=len(b.split())),
     )
+
+
+def verdicts_of(results: Iterable[Verdict | NoVerdict]) -> list[Verdict]:
+    """The results, each of which is a verdict."""
+    found = list(results)
+    assert not [one for one in found if not isinstance(one, Verdict)]
+    return [one for one in found if isinstance(one, Verdict)]

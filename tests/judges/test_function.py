@@ -15,7 +15,7 @@ from sso_data.evaluation.judges import (
     open_judge,
 )
 from sso_data.evaluation.judges.function import AT_ONCE
-from tests.judges.sides import compared
+from tests.judges.sides import compared, verdicts_of
 
 SOURCE = """
 CALLS = []
@@ -135,7 +135,7 @@ def test_a_module_is_found_as_python_finds_it(
     (tmp_path / "my_judges_for_this_test.py").write_text("def first(cs): return [1] * len(cs)\n")
     monkeypatch.syspath_prepend(tmp_path)
     config = JudgeConfig(kind="python", callable="my_judges_for_this_test:first")
-    assert open_judge(config).compare([compared("x", "y")])[0].preference == 1
+    assert verdicts_of(open_judge(config).compare([compared("x", "y")]))[0].preference == 1
     assert judge_identity(config)["callable"] == "my_judges_for_this_test:first"
     del sys.modules["my_judges_for_this_test"]
 

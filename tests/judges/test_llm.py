@@ -23,7 +23,7 @@ from sso_data.evaluation.judges import (
 from sso_data.evaluation.judges.llm import SCHEMA, LlmJudge, fence_for, read_verdict
 from tests.chat.server import Reply, failed, said, serving
 from tests.factories import make_row
-from tests.judges.sides import compared
+from tests.judges.sides import compared, verdicts_of
 from tests.steering.scripted import Scripted
 
 CONFIG = JudgeConfig(kind="llm", model="big")
@@ -54,7 +54,7 @@ def judge(say: Say, config: JudgeConfig = CONFIG, **options: Any) -> tuple[LlmJu
 def test_a_judge_that_looks_at_the_answers() -> None:
     asked = [compared("xx", "y"), compared("y", "xx"), compared("x", "y")]
     found, model = judge(longer)
-    results = found.compare(asked)
+    results = verdicts_of(found.compare(asked))
     assert [one.preference for one in results] == [1, 0, 0.5]
     assert [one.orders for one in results] == [(1, 1), (0, 0), (0.5, 0.5)]
     assert [one.key for one in results] == [one.key for one in asked]
@@ -68,7 +68,7 @@ def test_a_judge_that_looks_at_the_answers() -> None:
 
 def test_a_judge_that_prefers_the_first_place_says_nothing() -> None:
     found, _ = judge(lambda request: verdict("first"))
-    results = found.compare([compared(f"a{i}", f"b{i}") for i in range(20)])
+    results = verdicts_of(found.compare([compared(f"a{i}", f"b{i}") for i in range(20)]))
     assert {one.preference for one in results} == {0.5}
     assert {one.orders for one in results} == {(1.0, 0.0)}
     assert rate_of([one.preference for one in results]).value == 0.5
@@ -78,7 +78,7 @@ def test_a_judge_that_prefers_the_first_place_says_nothing() -> None:
 def test_half_agreement() -> None:
     """A tie in one order and a win in the other: three quarters, and no agreement."""
     found, _ = judge(lambda request: verdict("tie" if shown(request)[0] == "b" else "first"))
-    (result,) = found.compare([compared("a", "b")])
+    (result,) = verdicts_of(found.compare([compared("a", "b")]))
     assert (result.preference, result.orders) == (0.75, (1.0, 0.5))
     assert agreement([result]) == 0
 
@@ -194,7 +194,7 @@ def test_over_a_real_socket_with_position_bias(monkeypatch: pytest.MonkeyPatch) 
         config = endpoint(server.url, api_key_env="JUDGE_KEY")
         found = open_judge(config)
         assert found.name == "team/big as judge"
-        results = found.compare([compared(f"a{i}", f"b{i}") for i in range(12)])
+        results = verdicts_of(found.compare([compared(f"a{i}", f"b{i}") for i in range(12)]))
         found.close()
         bodies, headers = server.bodies, server.headers
     assert rate_of([one.preference for one in results]).value == 0.5

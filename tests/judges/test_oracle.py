@@ -21,7 +21,7 @@ from sso_data.evaluation.judges import (
 )
 from sso_data.world import lexicon, queries, score
 from tests.factories import make_row
-from tests.judges.sides import compared
+from tests.judges.sides import compared, verdicts_of
 
 ORACLE = JudgeConfig(kind="oracle")
 QUERY = queries(1, seed=3)[0]
@@ -49,8 +49,9 @@ def test_the_oracle_scores_the_last_user_turn() -> None:
         on_progress=lambda *at: progress.append(at),
     )
     assert better > worse
-    assert [one.preference for one in found] == [1, 0, 0.5]
-    assert found[0].scores == (better, worse)
+    verdicts = verdicts_of(found)
+    assert [one.preference for one in verdicts] == [1, 0, 0.5]
+    assert verdicts[0].scores == (better, worse)
     assert heard == [one.key for one in asked]
     assert progress == [(1, 3), (2, 3), (3, 3)]
 

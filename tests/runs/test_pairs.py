@@ -46,7 +46,7 @@ def make_pairs(run: Path, rows: list[Row], **options: Any) -> Pairs:
     return write_pairs(run, scores, decision.kept, decision.summary(CONFIG), **options)
 
 
-def read(file: Path) -> list[dict]:
+def read(file: Path) -> list[dict[str, Any]]:
     with jsonlines.open(file) as reader:
         return list(reader)
 
@@ -112,7 +112,7 @@ def load(tmp_path: Path) -> Callable[..., Any]:
 
 def test_both_files_load_with_equal_rows(tmp_path: Path, load: Callable[..., Any]) -> None:
     """Metadata of different shapes does no harm: it is JSON text."""
-    odd = {"metadata": '{"tags": [1, {"deep": null}]}', "template_kwargs": "{}"}
+    odd: dict[str, Any] = {"metadata": '{"tags": [1, {"deep": null}]}', "template_kwargs": "{}"}
     rows = [make_row(0), make_row(1, **odd), make_row(2, texts={"good": "Ünïcode \u2028 \0 🪁"})]
     pairs = make_pairs(tmp_path, rows)
     lines = load("json", pairs.directory / "train.jsonl")
