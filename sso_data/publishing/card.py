@@ -22,7 +22,7 @@ from sso_data.publishing.readme import (
     size_category,
     table,
 )
-from sso_data.runs.decided import read_decided, section
+from sso_data.runs.pairs import read_decided, section
 from sso_data.runs.run import Account, require_run, run_account, unfinished
 from sso_data.runs.scores import Scores, load_scores
 from sso_data.runs.workdir import Manifest

@@ -21,9 +21,9 @@ from sso_data.publishing.public import public_json, public_text
 from sso_data.publishing.readme import README, merge_card
 from sso_data.publishing.upload import MAIN, Parcel, Published, Target, publish, stage
 from sso_data.runs.columns import row_key
-from sso_data.runs.features import card_features
 from sso_data.runs.files import NewFile, make_dir, write_new
 from sso_data.runs.journal import read_lines, to_line, whole_lines_size
+from sso_data.runs.parquet import card_features
 from sso_data.runs.run import iterate_failures, locked, require_run
 from sso_data.runs.scores import parts
 

@@ -22,7 +22,7 @@ from sso_data.publishing.failures import HubTroubleError, patiently
 from sso_data.publishing.hub import Hub, State, Stored
 from sso_data.publishing.readme import README, Card, merge_card
 from sso_data.runs.files import make_dir, remove_tree
-from sso_data.runs.identity import difference
+from sso_data.runs.workdir import difference
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
