@@ -71,7 +71,8 @@ def _sections(
 
 
 def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
-    for name, field in model.model_fields.items():
+    own = model.__annotations__
+    for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] not in own):
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             continue
         default = field.get_default(call_default_factory=True)

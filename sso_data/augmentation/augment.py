@@ -26,7 +26,7 @@ from sso_data.augmentation.output import (
     open_output,
 )
 from sso_data.augmentation.review import QueryReviewer
-from sso_data.chat import Endpoint, open_endpoint, open_model
+from sso_data.chat import open_chat
 from sso_data.chat.interface import CompletionRequest, Completions
 from sso_data.config.augmentation import AugmentConfig
 from sso_data.config.migration import defaults_of, with_defaults
@@ -195,20 +195,11 @@ def _lazy_model(config: AugmentConfig, progress: Progress) -> Iterator[Callable[
     with ExitStack() as stack:
 
         def start() -> Completions:
-            if not config.endpoint:
-                progress.phase(f"loading {config.model}")
-                local = open_model(config.model, config.engine, config.views, tell=progress.warn)
-                opened: Completions = stack.enter_context(local)
-            else:
-                progress.phase(f"asking {config.model} at {config.endpoint}")
-                endpoint = Endpoint(
-                    url=config.endpoint,
-                    model=config.model,
-                    key_env=config.api_key_env,
-                    in_flight=config.endpoint_in_flight,
-                    timeout=config.endpoint_timeout,
-                )
-                opened = stack.enter_context(open_endpoint(endpoint, tell=progress.warn))
+            where = f"asking {config.model} at {config.endpoint}"
+            progress.phase(where if config.endpoint else f"loading {config.model}")
+            opened = stack.enter_context(
+                open_chat(config.model, config, config.engine, config.views, tell=progress.warn)
+            )
             progress.phase("queries")
             return opened
 

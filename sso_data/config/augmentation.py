@@ -7,24 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
-    StringConstraints,
     model_validator,
 )
 
 from sso_data.config.run import (
-    Count,
     EngineConfig,
-    Seconds,
     SourceConfig,
     ViewsConfig,
     config_tree,
-    plain_url,
     validated_as,
 )
+from sso_data.config.section import Count, EndpointSection, Section
 
 Operation = Literal["evolve", "rephrase", "topic", "harder", "easier"]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -32,13 +26,7 @@ Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PAGE = "docs/augment.md"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True
-    )
-
-
-class OperationsConfig(_Section):
+class OperationsConfig(Section):
     """Relative weight of each operation; 0 disables it."""
 
     evolve: Weight = 2.0
@@ -59,7 +47,7 @@ class OperationsConfig(_Section):
         return self
 
 
-class AnswersConfig(_Section):
+class AnswersConfig(Section):
     """The form of the requests and the sampling of their answers."""
 
     form: Literal["json", "text"] = "json"
@@ -77,7 +65,7 @@ class AnswersConfig(_Section):
     """Most seeds shown for a new topic; how many is drawn. The other operations show one."""
 
 
-class ChecksConfig(_Section):
+class ChecksConfig(Section):
     """Requirements on the form of a new query."""
 
     min_chars: Count = 8
@@ -92,7 +80,7 @@ class ChecksConfig(_Section):
     """Reject a query in another language than its seed, if both are identified with confidence."""
 
 
-class DuplicatesConfig(_Section):
+class DuplicatesConfig(Section):
     """Comparison with the seeds, the examples of the template and the earlier new queries."""
 
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.7
@@ -102,7 +90,7 @@ class DuplicatesConfig(_Section):
     """Characters of an n-gram."""
 
 
-class DecontaminateConfig(_Section):
+class DecontaminateConfig(Section):
     """Benchmarks whose texts must not appear in a new query."""
 
     files: tuple[Path, ...] = ()
@@ -114,7 +102,7 @@ class DecontaminateConfig(_Section):
     ones only where query and benchmark text agree as a whole."""
 
 
-class LimitsConfig(_Section):
+class LimitsConfig(Section):
     """When to stop with fewer queries than were asked for."""
 
     attempts_per_query: Annotated[float, Field(ge=1, le=1000)] = 5.0
@@ -123,7 +111,7 @@ class LimitsConfig(_Section):
     """Most requests in a row without one accepted query."""
 
 
-class AugmentConfig(_Section):
+class AugmentConfig(EndpointSection):
     """A whole augmentation; any key can be set in the file of `--config` or after `--set`."""
 
     model: str = ""
@@ -132,16 +120,6 @@ class AugmentConfig(_Section):
     """Decides the operation, the seed queries and the sampling seed of every request."""
     templates: Path | None = None
     """Directory of templates that replace the shipped ones of the same name."""
-    endpoint: Annotated[str, AfterValidator(plain_url)] | None = None
-    """Base URL of an OpenAI-compatible server that has `model`, e.g. http://host:8000/v1."""
-    api_key_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = (
-        "OPENAI_API_KEY"
-    )
-    """Environment variable that holds the endpoint's key; the key itself is never written."""
-    endpoint_in_flight: Count = 32
-    """Requests that the endpoint works on at once."""
-    endpoint_timeout: Seconds = 300.0
-    """Seconds after which a request to the endpoint is given up and made again."""
     operations: OperationsConfig = OperationsConfig()
     answers: AnswersConfig = AnswersConfig()
     checks: ChecksConfig = ChecksConfig()

@@ -2,11 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from sso_data.config.section import NotNegative, Positive, Section, Share
 
 
 def _without_alias(value: object) -> object:
@@ -19,11 +17,7 @@ BaseLoss = Literal["ipo", "dpo", "hinge", "robust", "simpo", "orpo"]
 _SSO_ONLY = ("alpha", "g", "use_w", "use_g", "detach_weight", "weight_scope", "recipe")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class LossConfig(_Section):
+class LossConfig(Section):
     """Which loss the policy is trained with."""
 
     objective: PairObjective = "sso"
@@ -100,7 +94,7 @@ class LossConfig(_Section):
         return "totals" if self.base in {"dpo", "hinge", "robust"} else "means"
 
 
-class SequenceConfig(_Section):
+class SequenceConfig(Section):
     """How long the training sequences may be."""
 
     max_length: Annotated[int, Field(ge=8)] = 2048
@@ -110,7 +104,7 @@ class SequenceConfig(_Section):
     end-of-sequence tokens included (counted and reported), and scores its references anew."""
 
 
-class ReferenceConfig(_Section):
+class ReferenceConfig(Section):
     """Where the reference policy's log-probs come from."""
 
     mode: Literal["auto", "strict", "rescore"] = "auto"

@@ -7,25 +7,21 @@ them).
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from sso_data.config.loss import LossConfig, NotNegative, Positive, ReferenceConfig, SequenceConfig
+from sso_data.config.loss import LossConfig, ReferenceConfig, SequenceConfig
 from sso_data.config.paper import DefaultsFrom, training_of
 from sso_data.config.reward import RewardConfig
 from sso_data.config.run import ViewsConfig, config_tree, over_paper, validated_as
+from sso_data.config.section import Count, NotNegative, Positive, Section
 
-Count = Annotated[int, Field(ge=1)]
 PartOf = Annotated[float, Field(ge=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Reporter = Literal["tensorboard", "wandb", "trackio"]
 PAGE = "docs/train_configuration.md"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """Which rows are trained on, and which are held out."""
 
     split: str = "train"
@@ -40,7 +36,7 @@ class DataConfig(_Section):
     the prompt, so that the order of the rows does not matter."""
 
 
-class OptimConfig(_Section):
+class OptimConfig(Section):
     """The optimizer, its schedule and the size of a step."""
 
     lr: Positive = 5e-7
@@ -75,7 +71,7 @@ class OptimConfig(_Section):
     bfloat16 weight would not move. LoRA's frozen weights keep the model's own format on GPUs."""
 
 
-class CheckpointConfig(_Section):
+class CheckpointConfig(Section):
     """What a continued training goes on from."""
 
     every: Positive = 0.25
@@ -89,7 +85,7 @@ class CheckpointConfig(_Section):
     """Leave the checkpoints there when training has finished."""
 
 
-class LoraConfig(_Section):
+class LoraConfig(Section):
     """Train a LoRA adapter in place of the model (needs `sso-data[lora]`)."""
 
     enabled: bool = False
@@ -105,7 +101,7 @@ class LoraConfig(_Section):
     """Save the model with the adapter merged in, in place of the adapter."""
 
 
-class EarlyStoppingConfig(_Section):
+class EarlyStoppingConfig(Section):
     """When to warn, and when to stop early."""
 
     chosen_drop: Positive | None = 1.0
@@ -118,7 +114,7 @@ class EarlyStoppingConfig(_Section):
     the other way round): the policy learns length from them."""
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """What is told while training goes on."""
 
     every: Count = 1
@@ -129,7 +125,7 @@ class LogConfig(_Section):
     """Draw loss.png at the end (needs `sso-data[train]`)."""
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """A whole training; every key may stand in the YAML file of `--config` or after `--set`."""
 
     model: str = ""

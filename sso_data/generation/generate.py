@@ -35,11 +35,11 @@ from sso_data.runs.origin import Given, origin_of
 from sso_data.runs.run import RUN, Account, Run, open_run, read_run
 from sso_data.runs.steering import Occurrences, SteeringBook
 from sso_data.runs.workdir import stored_defaults
-from sso_data.steering.answer_store import SteeringCounts
+from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
+from sso_data.steering.passes import Guide, prompts_of
 from sso_data.steering.principles import Catalogue, load_catalogue
 from sso_data.steering.rules import Rules, check_features
-from sso_data.steering.stage import Guide, prompts_of
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
 
 _IDENTITY_SECTIONS = ("sampling", "scoring")
@@ -187,7 +187,7 @@ def generate(
         counts=counts,
         seconds=time.monotonic() - started,
         decision=refiltered.decision,
-        steering=guide.tally if guide else None,
+        steering=guide.counts if guide else None,
     )
 
 
@@ -222,13 +222,16 @@ def _note_given(run: Run, source: str, config: RunConfig, keys: "array[int]") ->
 def run_guide(
     setup: Setup, run: Run, prompts: Callable[[], Iterable[Prompt]], total: int
 ) -> Iterator[Guide | None]:
-    """What a run's steering by models needs, where models are asked; `prompts` are those left."""
+    """What a run's steering by models needs, where models are asked.
+
+    `prompts` are those left, `total` counts those done as well.
+    """
     if not setup.rules.asks_a_model:
         yield None
         return
-    tally = SteeringCounts()
-    with closing(SteeringBook(run.path, on_line=tally.add)) as book:
-        yield Guide(prompts=prompts, book=book, tally=tally, total=total)
+    counts = SteeringCounts()
+    with closing(SteeringBook(run.path, on_line=counts.add)) as book:
+        yield Guide(prompts=prompts, book=book, counts=counts, total=total)
 
 
 @contextmanager
@@ -285,7 +288,7 @@ def make_rows(
     with lazy_engine(setup, progress, note_engine) as engine:
         steer = steered(setup.rules, setup.config, setup.policy, engine, guide, progress)
         if guide:
-            metadata.set(steering=guide.tally.to_json())
+            metadata.set(steering=guide.counts.to_json())
             progress.phase("making rows")
         pipeline = Pipeline(
             engine,

@@ -11,9 +11,9 @@ from sso_data.filtering.filters import decide_row
 from sso_data.generation.generate import make_rows, prepare
 from sso_data.prompts import read_prompts
 from sso_data.runs.columns import encode
-from sso_data.runs.steering import Occurrences
-from sso_data.steering.answer_store import MemoryBook, SteeringCounts
-from sso_data.steering.stage import Guide, prompts_of
+from sso_data.runs.steering import MemoryBook, Occurrences
+from sso_data.steering.counts import SteeringCounts
+from sso_data.steering.passes import Guide, prompts_of
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     guide = Guide(
         prompts=lambda: prompts_of(candidates, Occurrences().next, lambda identity: True),
         book=MemoryBook(),
-        tally=SteeringCounts(),
+        counts=SteeringCounts(),
         total=total,
     )
     make_rows(

@@ -21,7 +21,7 @@ from sso_data.prompts.rows import unanswerable
 from sso_data.runs.columns import row_key
 from sso_data.runs.run import Run, open_run, read_failures, require_run
 from sso_data.runs.scores import load_scores
-from sso_data.steering.answer_store import SteeringCounts
+from sso_data.steering.counts import SteeringCounts
 
 _MALFORMED = "malformed"
 _REMEDY = "`retry` uses the run's own settings: leave these out"
@@ -144,5 +144,5 @@ def retry(
         counts=counts,
         seconds=time.monotonic() - started,
         no_prompts=failed.no_prompts,
-        steering=guide.tally if guide else None,
+        steering=guide.counts if guide else None,
     )

@@ -22,9 +22,9 @@ from sso_data.evaluation.judges import (
 )
 from sso_data.evaluation.judges.llm import SCHEMA, LlmJudge, fence_for, read_verdict
 from tests.chat.server import Reply, failed, said, serving
-from tests.choosing.scripted import Scripted
 from tests.factories import make_row
 from tests.judges.sides import compared
+from tests.steering.scripted import Scripted
 
 CONFIG = JudgeConfig(kind="llm", model="big")
 Say = Callable[[CompletionRequest], str | None]

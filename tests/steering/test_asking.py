@@ -9,15 +9,16 @@ import pytest
 
 from sso_data.chat.interface import CompletionRequest, Completions
 from sso_data.core.errors import ConfigError, RunError
+from sso_data.core.progress import NullProgress
 from sso_data.core.records import JsonRow, Message, Prompt, content_hash
 from sso_data.prompts import BadRow, Candidate
-from sso_data.runs.steering import Occurrences
-from sso_data.steering.answer_store import MemoryBook, SteeringCounts
-from sso_data.steering.conversation import CUT, REQUEST_CHARS, SYSTEM_CHARS, TURN_CHARS
+from sso_data.runs.steering import MemoryBook, Occurrences
+from sso_data.steering.counts import SteeringCounts
+from sso_data.steering.passes import Guide, Models, look_up, prompts_of, steer_all
 from sso_data.steering.principles import load_catalogue
+from sso_data.steering.questions import CUT, REQUEST_CHARS, SYSTEM_CHARS, TURN_CHARS
 from sso_data.steering.rules import CONCISION, Rules, check_features
-from sso_data.steering.stage import Guide, Models, look_up, prompts_of, steer_all
-from tests.choosing.scripted import (
+from tests.steering.scripted import (
     GOOD_CHOICE,
     GOOD_PAIR,
     Scripted,
@@ -129,7 +130,7 @@ def test_prompts_that_have_a_line_are_passed_over() -> None:
 def test_a_model_is_not_opened_when_there_is_nothing_to_ask() -> None:
     book = MemoryBook()
     steer(MANY, book=book)
-    guide = Guide(prompts=lambda: MANY, book=book, tally=SteeringCounts())
+    guide = Guide(prompts=lambda: MANY, book=book, counts=SteeringCounts())
 
     def never() -> Completions:
         raise AssertionError("opened")
@@ -256,14 +257,30 @@ class Two:
         self.log.append("writer closed")
 
 
+class Told(NullProgress):
+    """A progress that keeps the phases and the numbers of prompts steered."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.counted: list[int] = []
+
+    def phase(self, text: str) -> None:
+        self.phases.append(text)
+
+    def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
+        assert (total, unit) == (None, "prompts steered")
+        self.counted.append(done)
+
+
 def test_another_writer_has_a_pass_of_its_own() -> None:
     two, book, tally = Two(), MemoryBook(), SteeringCounts()
-    guide = Guide(prompts=lambda: MANY, book=book, tally=tally)
+    guide = Guide(prompts=lambda: MANY, book=book, counts=tally)
     both = rules(choose="policy", principles="written")
-    passes: list[str] = []
-    for _ in steer_all(guide, both, two.models, on_pass=passes.append, on_line=tally.add):
+    told = Told()
+    for _ in steer_all(guide, both, two.models, told):
         pass
-    assert passes == ["choosing features", "writing principles"]
+    assert told.phases == ["choosing features", "writing principles"]
+    assert told.counted == [*range(31), *range(31)], "each pass counts all prompts"
     order = [one for n, one in enumerate(two.log) if not n or one != two.log[n - 1]]
     assert order == [
         *("policy opened", "policy asked", "writer opened", "writer asked", "writer closed"),

@@ -9,15 +9,15 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
-from sso_data.chat import Endpoint, EndpointCompletions
+from sso_data.chat.endpoint import Endpoint, EndpointCompletions
 from sso_data.core.records import JsonRow, Message, Prompt, content_hash, row_id
-from sso_data.steering.answer_store import MemoryBook
+from sso_data.runs.steering import MemoryBook
 from sso_data.steering.by_model import ACCEPTED, CUT_OFF, Task
-from sso_data.steering.rounds import Round
+from sso_data.steering.passes import Pass
 from sso_data.steering.rules import FREE_FORM
 from tests.chat.server import Reply, said, serving
-from tests.choosing.malformed import BAD, CHOICES, GOOD, PAIRS, REQUEST
-from tests.choosing.scripted import GOOD_CHOICE, GOOD_PAIR, prompt, rules, steer
+from tests.steering.malformed import BAD, CHOICES, GOOD, PAIRS, REQUEST
+from tests.steering.scripted import GOOD_CHOICE, GOOD_PAIR, prompt, rules, steer
 
 Times = Literal["once", "always"]
 
@@ -34,11 +34,10 @@ class Case(NamedTuple):
         return f"{REQUEST} [{self.what}: {self.kind}, {self.times}]"
 
 
+TIMES: tuple[Times, Times] = ("once", "always")
 CASES = [
-    Case(what, kind, times)
-    for what, kinds in (("choose", CHOICES), ("write", PAIRS))
-    for kind in kinds
-    for times in ("once", "always")
+    *(Case("choose", kind, times) for kind in CHOICES for times in TIMES),
+    *(Case("write", kind, times) for kind in PAIRS for times in TIMES),
 ]
 BY_TEXT = {case.text: case for case in CASES}
 
@@ -70,7 +69,7 @@ def lines() -> Iterator[dict[Case, JsonRow]]:
         model = EndpointCompletions(Endpoint(url=server.url, model="m", in_flight=8))
         for what, task in (("choose", choosing), ("write", writing)):
             prompts = [prompt_of(case) for case in CASES if case.what == what]
-            for _ in Round(
+            for _ in Pass(
                 task,
                 lambda: model,
                 MemoryBook(),
@@ -163,7 +162,7 @@ def test_an_answer_that_was_cut_off_is_said_to_be() -> None:
         found: list[JsonRow] = []
         task = Task(rules=fixed, choose=False, write=True)
         case = prompt_of(CASES[0])
-        for _ in Round(task, lambda: model, MemoryBook(), on_line=found.append).run([case]):
+        for _ in Pass(task, lambda: model, MemoryBook(), on_line=found.append).run([case]):
             pass
         model.close()
     assert outcomes(found[0]["written"]["Helpfulness"]) == [CUT_OFF, CUT_OFF]

@@ -8,10 +8,10 @@ from sso_data.chat.interface import Completion, CompletionRequest
 from sso_data.config.run import SteeringConfig
 from sso_data.core.records import JsonRow, Message, Prompt, content_hash, row_id
 from sso_data.engines.interface import Refused
-from sso_data.steering.answer_store import MemoryBook
+from sso_data.runs.steering import MemoryBook
 from sso_data.steering.by_model import Task
+from sso_data.steering.passes import Pass
 from sso_data.steering.principles import load_catalogue
-from sso_data.steering.rounds import Round
 from sso_data.steering.rules import Rules
 
 Say = Callable[[CompletionRequest], str | None]
@@ -98,6 +98,6 @@ def steer(
         assert line["id"] not in lines, "a prompt twice"
         lines[line["id"]] = line
 
-    for _ in Round(task, lambda: model, book, on_line=keep).run(prompts):
+    for _ in Pass(task, lambda: model, book, on_line=keep).run(prompts):
         pass
     return lines, model

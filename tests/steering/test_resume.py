@@ -12,11 +12,17 @@ from typing import Any
 
 from sso_data.world import catalogue_dir, policy_dir, queries
 from tests.chat.server import Reply, ScriptedServer, said, serving
-from tests.choosing.scripted import GOOD_PAIR
+from tests.steering.scripted import GOOD_PAIR
 
 PROMPTS = 12
-SAME = ("principles", "principles_good", "principles_bad", "system_good", "prompt_hash_bad")
-SAME += ("chosen_by", "written_by", "seed_good", "system_template")
+SAME = (
+    "principles",
+    "principles_good",
+    "principles_bad",
+    "system_good",
+    "prompt_hash_bad",
+    *("chosen_by", "written_by", "seed_good", "system_template"),
+)
 
 
 def slow_pair(body: dict[str, Any], attempt: int) -> Reply:

@@ -14,7 +14,7 @@ from sso_data.publishing.public import public_json
 from sso_data.steering.principles import load_catalogue
 from sso_data.world import catalogue_dir, policy_dir, queries
 from tests.chat.server import Reply, ScriptedServer, failed, said, serving
-from tests.choosing.scripted import GOOD_PAIR
+from tests.steering.scripted import GOOD_PAIR
 
 KEY = "topsecret-0123456789"
 INLINE = (
@@ -240,9 +240,10 @@ def test_what_cannot_be_used_is_asked_for_again(cli: Cli, tmp_path: Path) -> Non
         made(principle(1, bad=principle(1)["good"])),
         made(principle(3)),
     ]
-    with serving(lambda body, attempt: replies[len(server.bodies) - 1]) as server:
-        done(new(cli, server, tmp_path / "legal"))
-    asked = [body["messages"][-1]["content"] for body in server.bodies]
+    left = iter(replies)
+    with serving(lambda body, attempt: next(left)) as running:
+        done(new(cli, running, tmp_path / "legal"))
+    asked = [body["messages"][-1]["content"] for body in running.bodies]
     assert len(asked) == 5
     assert "Write 2 features" in asked[1]
     assert all("Write 1 feature." in text and "Candour" in text for text in asked[2:])
@@ -263,7 +264,7 @@ def test_an_existing_directory_is_refused_before_anything_is_asked(
 ) -> None:
     with serving(lambda body, attempt: made(principle(0))) as server:
         result = done(new(cli, server, tmp_path), 1)
-    assert "is there already; name a new directory with --out" in result.stderr
+    assert "exists already; name a new directory with --out" in result.stderr
     assert server.bodies == []
 
 

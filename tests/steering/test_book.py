@@ -9,13 +9,13 @@ import pytest
 
 from sso_data.core.errors import RunError
 from sso_data.core.records import JsonRow, Prompt
-from sso_data.runs.ledger import SEEN
+from sso_data.runs.ledger import SEEN, KeyTable
 from sso_data.runs.run import open_run
-from sso_data.runs.steering import FILE, Occurrences, Places, SteeringBook, read_steering
-from sso_data.steering.answer_store import SteeringCounts
-from sso_data.steering.stage import Guide, Models, steer_all
-from tests.choosing.scripted import Scripted, prompt, rules
-from tests.choosing.test_asking import shaky
+from sso_data.runs.steering import FILE, Occurrences, SteeringBook, read_steering
+from sso_data.steering.counts import SteeringCounts
+from sso_data.steering.passes import Guide, Models, steer_all
+from tests.steering.scripted import Scripted, prompt, rules
+from tests.steering.test_asking import shaky
 
 PROMPTS = [prompt(f"Question number {number // 2}: why?", number % 2) for number in range(12)]
 BOTH = rules(choose="policy", principles="written")
@@ -25,9 +25,9 @@ def run(directory: Path, prompts: list[Prompt] = PROMPTS) -> tuple[Scripted, Ste
     """Steer the prompts that have no line yet, as a command would."""
     model, tally = Scripted(shaky), SteeringCounts()
     with closing(SteeringBook(directory, on_line=tally.add)) as book:
-        guide = Guide(prompts=lambda: prompts, book=book, tally=tally)
+        guide = Guide(prompts=lambda: prompts, book=book, counts=tally)
         models = Models(open_policy=lambda: model, is_control=lambda text: False)
-        for _ in steer_all(guide, BOTH, models, on_line=tally.add):
+        for _ in steer_all(guide, BOTH, models):
             pass
     return model, tally
 
@@ -86,7 +86,7 @@ def test_holes_of_a_power_failure_are_asked_for_again(whole: Path, tmp_path: Pat
 @pytest.mark.parametrize("line", ["{}", "[1]", "x", '{"id": 3, "kind": "choice"}', '{"id": "a"}'])
 def test_a_line_that_is_none_of_ours_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(f"{line}\n")
-    with pytest.raises(RunError, match=r"steering\.jsonl:1: not a line of ours; remove it"):
+    with pytest.raises(RunError, match=r"steering\.jsonl:1: not a line of sso-data; remove it"):
         SteeringBook(tmp_path, on_line=lambda found: None)
 
 
@@ -129,19 +129,19 @@ def test_lines_are_found_by_kind_and_row_and_texts_by_content(tmp_path: Path) ->
 
 def test_the_index_takes_at_most_forty_bytes_a_line() -> None:
     rng = random.Random(1)
-    places, keys = Places(), [rng.getrandbits(64) for _ in range(30_000)]
+    places, keys = KeyTable("Q"), [rng.getrandbits(64) for _ in range(30_000)]
     worst = 0.0
-    for number, key in enumerate(keys):
+    for number, key in enumerate(keys, start=1):
         places.put(key, number)
         if number > 2000:
-            worst = max(worst, places.bytes_used() / (number + 1))
+            worst = max(worst, places.bytes_used() / number)
     assert worst <= 40
     assert len(places) == len(keys)
-    assert [places.get(key) for key in keys] == list(range(len(keys)))
+    assert [places.get(key) for key in keys] == list(range(1, len(keys) + 1))
     places.put(keys[7], 99)
     assert places.get(keys[7]) == 99
     assert len(places) == len(keys)
-    assert places.get(rng.getrandbits(64)) is None
+    assert places.get(rng.getrandbits(64)) == 0
 
 
 def test_ids_are_those_that_the_run_gives(tmp_path: Path) -> None:

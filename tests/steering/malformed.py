@@ -1,8 +1,8 @@
 """What models say in the place of the JSON they are asked for, and what must become of it."""
 
 from sso_data.steering.by_model import ACCEPTED
-from sso_data.steering.choose import NAMES_NONE, NAMES_TOO_FEW
-from tests.choosing.scripted import GOOD_CHOICE, GOOD_PAIR
+from sso_data.steering.replies import NAMES_NONE, NAMES_TOO_FEW
+from tests.steering.scripted import GOOD_CHOICE, GOOD_PAIR
 
 GOOD = "Name the likely causes one by one, with a test for each of them."
 BAD = "Name a single unlikely cause in passing, without a test for it."
