@@ -31,8 +31,7 @@ from sso_data.models.directory import (
 from sso_data.prompts import BadRow, Candidate, read_prompts
 from sso_data.runs.columns import row_key
 from sso_data.runs.ledger import DONE, FAILED
-from sso_data.runs.origin import Given, origin_of
-from sso_data.runs.run import RUN, Account, Run, open_run, read_run
+from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run
 from sso_data.runs.steering import Occurrences, SteeringBook
 from sso_data.runs.workdir import stored_defaults
 from sso_data.steering.counts import SteeringCounts
