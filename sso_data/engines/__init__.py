@@ -1,4 +1,4 @@
-"""The engines' front door: which one a configuration means, started here or in a child."""
+"""Engines that continue and score token ids: vLLM and transformers, inline or in a subprocess."""
 
 import importlib.util
 from collections.abc import Callable

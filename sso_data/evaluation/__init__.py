@@ -1,4 +1,4 @@
-"""`eval`: a model against the one it started from, on prompts that neither was trained on."""
+"""`eval` and the judges: two models on held-out prompts, win rates and steering."""
 
 from sso_data.config.evaluation import EvalConfig, load_eval_config
 from sso_data.evaluation.result import Evaluation
