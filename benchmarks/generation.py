@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from sso_data.cli.progress import PlainListener
+from sso_data.cli.progress import showing_progress
 from sso_data.core.records import SIDE_OF, VIEWS, Cell, Message, Prompt, View, content_hash, row_id
 from sso_data.engines.interface import (
     Engine,
@@ -325,12 +325,14 @@ def run_ours(work: Work, engine: Metered, *, bench: Bench | None) -> Timing:
         patched = mock.patch("sso_data.generation.generate.start_engine", lambda *_, **__: engine)
         with patched, redirect_stderr(io.StringIO()):
             began = time.perf_counter()
-            listener = PlainListener()
-            listener.total(count_prompts(str(work.source), work.setup.config.source))
+            total = count_prompts(str(work.source), work.setup.config.source)
             identity, details = work.setup.identity, work.setup.details
-            with open_run(Path(folder) / "run", identity=identity, details=details) as run:
+            with (
+                showing_progress() as progress,
+                open_run(Path(folder) / "run", identity=identity, details=details) as run,
+            ):
                 prompts = read_prompts(str(work.source), work.setup.config.source)
-                progress = make_rows(prompts, work.setup, run, run, listener)
+                counts = make_rows(prompts, work.setup, run, run, progress, total=total)
                 account = run.account()
                 account.check()
             seconds = time.perf_counter() - began
@@ -341,7 +343,7 @@ def run_ours(work: Work, engine: Metered, *, bench: Bench | None) -> Timing:
     if bench is not None:
         vllm = bench.vllm_seconds
         parts = {"vllm": vllm, "adapter": inside - vllm, "pipeline": seconds - inside}
-    return Timing(seconds=seconds, tokens=progress.tokens, parts=parts)
+    return Timing(seconds=seconds, tokens=counts.tokens, parts=parts)
 
 
 class RawEngine:

@@ -1,28 +1,30 @@
-"""What a model answered, as a new query: strict where a schema held it, patient where none did."""
+"""Reading the new query out of a model's answer, malformed JSON included."""
 
-import ast
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-_FENCE = re.compile(r"```[a-zA-Z0-9_-]*[ \t]*\n(.*?)\n?```", re.DOTALL)
+from sso_data.chat.json_answers import json_values
+
 _LABEL = re.compile(r"(?:new |the )?(?:query|question|prompt)\s*:\s*", re.IGNORECASE)
 _QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("«", "»"), ("„", "“"), ("「", "」"))
-_MOST_STARTS = 8
-"""Places in an answer at which an object is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """Why an attempt gave no new query: one word that is counted, and a detail for a person."""
+    """Why an attempt gave no new query: a reason that is counted, and a detail for a person.
+
+    `file` is the benchmark that the query overlaps with.
+    """
 
     reason: str
     detail: str
+    file: str | None = None
 
 
 def read_answer(text: str, form: Literal["json", "text"]) -> str | Rejection:
-    """The query in an answer, without white space around it; or what is wrong with the answer."""
+    """The query in an answer, without white space around it, or why there is none."""
     text = text.strip()
     if not text:
         return Rejection(reason="empty", detail="the answer is blank")
@@ -35,7 +37,7 @@ def read_answer(text: str, form: Literal["json", "text"]) -> str | Rejection:
 
 
 def _from_text(text: str) -> str:
-    """The whole answer but for a label before it and one pair of quotation marks around it."""
+    """The answer without a label before it and one pair of quotation marks around it."""
     text = text[match.end() :] if (match := _LABEL.match(text)) else text
     for left, right in _QUOTES:
         inner = text[1:-1]
@@ -47,43 +49,30 @@ def _from_text(text: str) -> str:
 
 def _from_json(text: str) -> str | None:
     """The query of the first object in the answer that has one; None where there is none."""
-    fenced = _FENCE.search(text)
-    for part in (fenced.group(1), text) if fenced else (text,):
-        for value in _values(part):
-            query = _query_of(value)
-            if query is not None:
-                again = _from_json(query) if query.lstrip().startswith('{"query"') else None
-                return again if again is not None else query
-    return None
-
-
-def _values(text: str) -> "list[Any]":
-    """The JSON values in a text, objects first; one written like a Python literal counts, too."""
-    decoder = json.JSONDecoder(strict=False)  # a line break inside of a text is forgiven
-    found: list[Any] = []
-    starts = [match.start() for match in re.finditer(r"\{", text)][:_MOST_STARTS]
-    for start in starts if starts else [0]:
+    values = sorted(json_values(text), key=lambda value: not isinstance(value, dict))
+    if not values:
         try:
-            found.append(decoder.raw_decode(text, start)[0])
+            values = [json.loads(text)]
         except (ValueError, RecursionError):
-            continue
-    if starts and not found and (end := text.rfind("}")) > 0:
-        try:
-            found.append(ast.literal_eval(text[starts[0] : end + 1]))
-        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-            return []
-    return found
+            return None
+    query = next((found for value in values if (found := _query_of(value)) is not None), None)
+    is_nested = query is not None and query.lstrip().startswith('{"query"')
+    return (_from_json(query) if query and is_nested else None) or query
 
 
-def _query_of(value: object) -> str | None:
+def _query_of(value: object, depth: int = 0) -> str | None:
     """The text under "query", or the only text of an object, or a text by itself."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and len(value) == 1:
-        return _query_of(value[0])
-    if not isinstance(value, dict):
+    if depth > 3 or not isinstance(value, dict | list) or not value:
         return None
+    if isinstance(value, list):
+        is_one = len(value) == 1 or isinstance(value[0], dict)
+        return _query_of(value[0], depth + 1) if is_one else None
     if "query" in value:
         return value["query"] if isinstance(value["query"], str) else None
     texts = [one for one in value.values() if isinstance(one, str)]
-    return texts[0] if len(texts) == len(value) == 1 else None
+    if len(texts) == len(value) == 1:
+        return texts[0]
+    inner = (_query_of(one, depth + 1) for one in value.values() if isinstance(one, dict))
+    return next((found for found in inner if found is not None), None)

@@ -1,13 +1,15 @@
-"""De-contamination: runs of words that a new query shares with benchmark texts.
+"""Decontamination: runs of words (n-grams) that a new query shares with benchmark texts.
 
-A query with N words or more is contaminated by N of them in a row that stand in a benchmark text,
-a shorter one where it stands in there as a whole, and a benchmark text shorter than N where it
-stands as a whole in the query. Texts too short for that must agree as a whole.
+A query with N words or more is contaminated by N of them in a row that are in a benchmark text, a
+shorter one by being in there as a whole, and by a benchmark text shorter than N that is in the
+query as a whole. Texts too short for that must be equal.
 """
 
 import hashlib
+import re
+import unicodedata
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,22 +17,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sso_data.augmentation.texts import words
 from sso_data.config.augmentation import DecontaminateConfig
 from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError
 from sso_data.prompts import raw_rows
-from sso_data.prompts.rows import RawRow
+from sso_data.prompts.rows import BadRow
 
 Hashes = npt.NDArray[np.uint64]
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
-_FEWEST_LETTERS = 4
-"""Texts of fewer letters (answers such as A or 12) are no texts that could be told again."""
+_MIN_LETTERS = 4
+"""Texts of fewer letters (answers such as A or 12) are left out."""
+_WORDS = re.compile(
+    r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+    r"|[^\W_]+"
+)
+"""A run of letters and digits; in scripts that write no spaces between words, one character."""
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, case folded."""
+    return _WORDS.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """What a query shares with a benchmark: the file, its row (from 1) and the words."""
+    """Words that a query shares with a benchmark: the file, its row (from 1) and the words."""
 
     file: str
     row: int
@@ -38,101 +49,76 @@ class Overlap:
 
 
 class Benchmark:
-    """The texts of one file as hashes of words: 8 bytes a word, as much again for a length asked.
+    """The texts of one file as hashes of their words.
 
-    `fingerprint` is of its words.
+    Memory: 8 bytes a word, and 8 more for each run length that is looked up. `fingerprint` is the
+    hash of the words.
     """
 
-    def __init__(self, name: str, texts: Iterable[tuple[int, list[str]]]) -> None:
-        """`texts` are (row, words)."""
-        self.name = name
-        vocabulary: dict[str, int] = {}
-        hashes = array("Q")
-        self._starts, self._rows = [0], list[int]()
-        for row, found in texts:
-            hashes.extend(_hash_of(word, vocabulary) for word in found)
-            self._starts.append(len(hashes))
-            self._rows.append(row)
+    def __init__(self, file: Path) -> None:
+        """Read a file in any format of prompts; raises InputError where it holds no texts."""
+        self.name = str(file)
+        hashes, lengths, rows = array("Q"), array("q"), array("q")
+        for number, row in enumerate(raw_rows(self.name, SourceConfig(column="")), start=1):
+            if isinstance(row, BadRow):
+                raise InputError(f"{row.where}: {row.detail}; correct the row")
+            for text in _strings(row.fields):
+                if sum(map(str.isalpha, text)) >= _MIN_LETTERS and (found := words(text)):
+                    hashes.extend(map(_hash_of, found))
+                    lengths.append(len(found))
+                    rows.append(number)
+        if not rows:
+            raise InputError(f"{file}: no texts in it; --decontaminate takes a benchmark's file")
         self._words = np.frombuffer(hashes, np.uint64)
-        self._lengths = np.diff(self._starts)
-        self._runs: dict[tuple[int, bool], Hashes] = {}
-        self.fingerprint = hashlib.sha256(
-            self._words.tobytes() + self._lengths.tobytes()
-        ).hexdigest()[:16]
+        self._lengths = np.frombuffer(lengths, np.int64)
+        self._ends = np.cumsum(self._lengths)
+        self._rows = rows
+        self._known: dict[tuple[int, bool], Hashes] = {}
+        digest = hashlib.sha256(self._words.tobytes() + self._lengths.tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    def find(self, query: Hashes, config: DecontaminateConfig) -> tuple[int, int, int] | None:
+        """The first overlap with the words of a query: (start in the query, words, row)."""
+        count, ngram, shortest = len(query), config.ngram, config.shortest
+        sizes: list[tuple[int, bool]] = []  # (words, they must be a whole benchmark text)
+        if count >= shortest or count >= ngram:
+            sizes.append((min(count, ngram), False))
+        below = np.unique(self._lengths[self._lengths < min(ngram, count)]).tolist()
+        sizes += [(size, True) for size in below if size >= shortest]
+        if 0 < count < shortest:
+            sizes.append((count, True))
+        for size, whole in sizes:
+            if (size, whole) not in self._known:
+                runs = _run_hashes(self._words, self._places(size, whole=whole), size)
+                self._known[size, whole] = np.unique(runs)
+            known = self._known[size, whole]
+            runs = _run_hashes(query, np.arange(count - size + 1), size)
+            if not len(known):
+                continue
+            nearest = known[np.minimum(np.searchsorted(known, runs), len(known) - 1)]
+            hits = np.flatnonzero(nearest == runs)
+            if len(hits):
+                places = self._places(size, whole=whole)
+                same = _run_hashes(self._words, places, size) == runs[hits[0]]
+                text = np.searchsorted(self._ends, places[same][0], side="right")
+                return int(hits[0]), size, self._rows[int(text)]
+        return None
 
-    def shared(self, query: Hashes, size: int, *, whole: bool) -> tuple[int, int] | None:
-        """(start in the query, row) of its first run of `size` words that a text holds, or is."""
-        known = self._sorted(size, whole=whole)
-        keys = _run_hashes(query, size)
-        if not len(known):
-            return None
-        places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-        hits = np.flatnonzero(known[places] == keys)
-        if not len(hits):
-            return None
-        start = int(hits[0])
-        return start, self._row_of(keys[start], size, whole=whole)
-
-    def _row_of(self, key: np.uint64, size: int, *, whole: bool) -> int:
-        """The row of the first text with a run of this hash."""
-        for row, text in self._texts(size, whole=whole):
-            if key in _run_hashes(text, size):
-                return row
-        raise AssertionError("the run was found among these texts")
-
-    def _texts(self, size: int, *, whole: bool) -> Iterator[tuple[int, Hashes]]:
-        """(row, hashes of words) of the texts of at least `size` words, or of just so many."""
-        for row, start, length in zip(self._rows, self._starts, self._lengths, strict=False):
-            if length == size if whole else length >= size:
-                yield row, self._words[start : start + length]
-
-    def lengths_below(self, size: int) -> list[int]:
-        """The numbers of words of the texts with fewer than `size`."""
-        return [int(length) for length in np.unique(self._lengths) if length < size]
-
-    def _sorted(self, size: int, *, whole: bool) -> Hashes:
-        """The hashes of all runs of `size` words; with `whole`, of the texts of that length."""
-        if (size, whole) not in self._runs:
-            runs = [_run_hashes(text, size) for _, text in self._texts(size, whole=whole)]
-            self._runs[size, whole] = np.unique(np.concatenate(runs)) if runs else _NONE
-        return self._runs[size, whole]
-
-
-_NONE: Hashes = np.array([], np.uint64)
-
-
-def _hash_of(word: str, known: dict[str, int] | None = None) -> int:
-    """64 bits of a word's hash, the same in every process."""
-    if known is not None and word in known:
-        return known[word]
-    value = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-    if known is not None:
-        known[word] = value
-    return value
-
-
-def _run_hashes(text: Hashes, size: int) -> Hashes:
-    """A hash of every run of `size` words of a text of at least so many."""
-    total = np.zeros(len(text) - size + 1, np.uint64)
-    for place in range(size):
-        total = total * _PRIME + text[place : len(text) - size + 1 + place]
-    return total
+    def _places(self, size: int, *, whole: bool) -> npt.NDArray[np.int64]:
+        """Where runs of `size` words begin; with `whole`, the texts of just that length."""
+        if whole:
+            starts: npt.NDArray[np.int64] = (self._ends - self._lengths)[self._lengths == size]
+            return starts
+        left = np.repeat(self._ends, self._lengths) - np.arange(len(self._words))
+        return np.flatnonzero(left >= size)
 
 
 class Contamination:
-    """The benchmarks of a configuration, ready to be asked."""
+    """The benchmarks of a configuration; raises InputError for a file that is not readable."""
 
     def __init__(self, config: DecontaminateConfig) -> None:
         self._config = config
-        self.benchmarks = tuple(_read(file) for file in config.files)
-
-    @property
-    def fingerprints(self) -> Mapping[str, str]:
-        """Content hashes by file name."""
-        return {benchmark.name: benchmark.fingerprint for benchmark in self.benchmarks}
+        self.benchmarks = tuple(Benchmark(file) for file in config.files)
 
     def find(self, text: str) -> Overlap | None:
         """The first overlap of a query with a benchmark."""
@@ -141,43 +127,24 @@ class Contamination:
         found = words(text)
         hashes = np.array([_hash_of(word) for word in found], np.uint64)
         for benchmark in self.benchmarks:
-            for size, whole in self._sizes(benchmark, len(found)):
-                hit = benchmark.shared(hashes, size, whole=whole)
-                if hit is not None:
-                    start, row = hit
-                    shared = " ".join(found[start : start + size])
-                    return Overlap(file=benchmark.name, row=row, words=shared)
+            if hit := benchmark.find(hashes, self._config):
+                start, size, row = hit
+                shared = " ".join(found[start : start + size])
+                return Overlap(file=benchmark.name, row=row, words=shared)
         return None
 
-    def _sizes(self, benchmark: Benchmark, count: int) -> Iterator[tuple[int, bool]]:
-        """(words, whether they must be a whole benchmark text) to look for in `count` words."""
-        ngram, shortest = self._config.ngram, self._config.shortest
-        if count >= ngram:
-            yield ngram, False
-        elif count >= shortest:
-            yield count, False
-        for size in benchmark.lengths_below(min(ngram, count)):
-            if size >= shortest:
-                yield size, True
-        if 0 < count < shortest:
-            yield count, True
+
+def _hash_of(word: str) -> int:
+    """64 bits of a word's hash, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
-def _read(file: Path) -> Benchmark:
-    """The texts of every row of a benchmark file."""
-    found = Benchmark(str(file), _texts(file))
-    if not len(found):
-        raise InputError(f"{file}: no texts in it; --decontaminate takes a benchmark's file")
-    return found
-
-
-def _texts(file: Path) -> Iterator[tuple[int, list[str]]]:
-    for number, row in enumerate(raw_rows(str(file), SourceConfig(column="")), start=1):
-        if not isinstance(row, RawRow):
-            raise InputError(f"{row.where}: {row.detail}; correct the row")
-        for text in _strings(row.fields):
-            if sum(map(str.isalpha, text)) >= _FEWEST_LETTERS and (found := words(text)):
-                yield number, found
+def _run_hashes(text: Hashes, places: npt.NDArray[np.int64], size: int) -> Hashes:
+    """A hash of the `size` words from each of `places` on."""
+    total = np.zeros(len(places), np.uint64)
+    for offset in range(size):
+        total = total * _PRIME + text[places + offset]
+    return total
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -1,12 +1,13 @@
-"""Near-duplicates: MinHash finds candidates among all texts so far, n-grams decide.
+"""Near-duplicates: MinHash finds candidates among the texts so far, character n-grams decide.
 
-The one home of rensa. Memory: about 2 KB a text (measured figures in `docs/augment.md`).
+Memory: about 2 KB a text (measured figures in `docs/augment.md`).
 """
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sso_data.augmentation.texts import normal, shingles
 from sso_data.config.augmentation import DuplicatesConfig
 from sso_data.core.errors import ConfigError
 
@@ -19,6 +20,22 @@ _BANDS = 16
 _RECALL = 0.98
 _MOST_ROWS = 8
 _HASH_SEED = 1
+_AFTER = re.compile(r"[.,;:!?…\"'”’»)\]。，！？、；：」]+(?!\w)")
+_BEFORE = re.compile(r"(?<!\w)[\"'“‘„«(\[¿¡「]+")
+
+
+def normal(text: str) -> str:
+    """The normal form of a text: no case, extra white space, or punctuation at the ends of words.
+
+    Signs inside of words and between spaces stay: 3.5 is not 35, 3 + 4 is not 3 - 4, C++ is not C.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(_BEFORE.sub(" ", _AFTER.sub(" ", folded)).split())
+
+
+def shingles(text: str, size: int) -> set[str]:
+    """The character n-grams of a text; a text shorter than `size` is its only one."""
+    return {text[start : start + size] for start in range(max(1, len(text) - size + 1))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,35 +57,42 @@ def rows_of_bands(threshold: float) -> int:
 
 
 class NearDuplicateIndex:
-    """Texts by similarity. Raises ConfigError where rensa is not installed."""
+    """An index of texts by similarity; raises ConfigError where rensa is not installed."""
 
     def __init__(self, config: DuplicatesConfig) -> None:
-        rensa = _require_rensa()
+        try:
+            import rensa
+        except ImportError as error:
+            raise ConfigError("augment needs rensa: pip install 'sso-data[augment]'") from error
         self._size = config.ngram
         self._threshold = config.threshold
         self._hashes = _BANDS * rows_of_bands(config.threshold)
-        self._sketch = rensa.RMinHash
-        self._index = rensa.RMinHashLSH(config.threshold, self._hashes, _BANDS)
+        self._sketch: Any = rensa.RMinHash
+        self._index: Any = rensa.RMinHashLSH(config.threshold, self._hashes, _BANDS)
         self._texts: list[_Text] = []
         self._owners: list[tuple[Kind, str]] = []
 
-    def __len__(self) -> int:
-        return len(self._texts)
-
     def add(self, text: str, kind: Kind, identity: str, *, scope: str = "") -> None:
-        """Remember a text; only texts of the same `scope` are compared."""
+        """Add a text; only texts of the same `scope` are compared."""
         known = (scope, normal(text))
-        self._index.insert(len(self._texts), self._sketch_of(scope, self._grams(known)))
+        self._index.insert(len(self._texts), self._sketch_of(scope, shingles(known[1], self._size)))
         self._texts.append(known)
         self._owners.append((kind, identity))
 
     def find(self, text: str, *, scope: str = "") -> Match | None:
         """The text most similar to this one, if it is a duplicate; the earliest of equals."""
         asked = (scope, normal(text))
-        grams = self._grams(asked)
+        grams = shingles(asked[1], self._size)
         best, place = 0.0, -1
         for candidate in sorted(self._index.query(self._sketch_of(scope, grams))):
-            similarity = self._similarity(asked, grams, self._texts[candidate])
+            other = self._texts[candidate]
+            if asked == other:
+                similarity = 2.0  # the same text: more than any other
+            elif scope != other[0]:
+                continue
+            else:
+                theirs = shingles(other[1], self._size)
+                similarity = len(grams & theirs) / len(grams | theirs)
             if similarity > best:
                 best, place = similarity, candidate
         if best < self._threshold:
@@ -76,28 +100,8 @@ class NearDuplicateIndex:
         kind, identity = self._owners[place]
         return Match(kind=kind, id=identity, similarity=min(best, 1.0), same=best > 1)
 
-    def _similarity(self, asked: _Text, grams: set[str], other: _Text) -> float:
-        """Jaccard similarity within a scope; 2 for the same text, which is more than any other."""
-        if asked == other:
-            return 2.0
-        if asked[0] != other[0]:
-            return 0.0
-        theirs = self._grams(other)
-        return len(grams & theirs) / len(grams | theirs)
-
-    def _grams(self, text: _Text) -> set[str]:
-        return shingles(text[1], self._size)
-
     def _sketch_of(self, scope: str, grams: set[str]) -> Any:
         """The MinHash of n-grams; the scope is part of each, so that others are no candidates."""
         sketch = self._sketch(self._hashes, _HASH_SEED)
         sketch.update([scope + gram for gram in grams])
         return sketch
-
-
-def _require_rensa() -> Any:
-    try:
-        import rensa
-    except ImportError as error:
-        raise ConfigError("augment needs rensa: pip install 'sso-data[augment]'") from error
-    return rensa

@@ -1,63 +1,127 @@
-"""The files of an augmentation: new queries, rejected attempts, the report, answers that wait.
+"""The files of an augmentation: new queries, rejected attempts, the report, pending answers.
 
 Every attempt ends as one line of the first or of the second file, in the order of the attempts, so
-that what a crash left is a prefix of both. Answers that came out of their turn wait in a third file
-until the ones before them are decided.
+that what a crash left is a prefix of both. Answers that arrived before their turn are kept in a
+third file until the attempts before them are decided. The report is the manifest of the work.
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from sso_data import __version__
-from sso_data.augmentation.tally import AttemptCounts
+from sso_data.augmentation.attempts import OPERATIONS
 from sso_data.chat.interface import Completion
+from sso_data.config.migration import FORMAT
 from sso_data.core.errors import ConfigError, RunError
-from sso_data.core.records import SCHEMA_VERSION, JsonRow, Message, messages_from_json
+from sso_data.core.records import JsonRow, Message, messages_from_json
 from sso_data.engines.interface import Refused
-from sso_data.runs.files import Appender, locked_file, make_dir, remove_tree, write_atomic
+from sso_data.runs.files import make_dir, remove_tree
 from sso_data.runs.journal import open_lines, read_lines, to_line
-from sso_data.runs.workdir import differences
+from sso_data.runs.jsonl_store import PeriodicSync, read_objects
+from sso_data.runs.workdir import (
+    OVERWRITE,
+    WorkKind,
+    held,
+    read_manifest,
+    refuse_another,
+    stored_defaults,
+    write_json,
+)
 
 Answer = Completion | Refused
+_Counted = tuple[str, str | None, str | None]
+"""(operation, reason or None, benchmark file or None) of an attempt."""
 _SUFFIXES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Where an augmentation writes: `queries` is what the user named, the others lie beside it."""
+    """The files of an augmentation: `queries` is what the user named, the others are beside it."""
 
     queries: Path
 
     @property
     def rejected(self) -> Path:
-        return self._beside(".rejected.jsonl")
+        return self.queries.with_name(f"{self.queries.name}.rejected.jsonl")
 
     @property
     def report(self) -> Path:
-        return self._beside(".report.json")
+        return self.queries.with_name(f"{self.queries.name}.report.json")
 
     @property
     def waiting(self) -> Path:
-        """Answers that came out of their turn; gone when nothing waits."""
+        """Answers that arrived before their turn; removed when none is left."""
         return self.queries.with_name(f".{self.queries.name}.waiting.jsonl")
 
     @property
-    def lock(self) -> Path:
-        return self.queries.with_name(f".{self.queries.name}.lock")
+    def kind(self) -> WorkKind:
+        """The report as the manifest of a work directory: the one that the files are in."""
+        return WorkKind(noun="augmentation", manifest=self.report.name, files=())
 
-    def _beside(self, ending: str) -> Path:
-        return self.queries.with_name(self.queries.name + ending)
+
+@dataclass(slots=True)
+class AttemptCounts:
+    """Counts of the attempts decided so far; `idle` is how many since the last accepted query."""
+
+    accepted: Counter[str] = field(default_factory=Counter)
+    rejected: dict[str, Counter[str]] = field(default_factory=dict)
+    files: Counter[str] = field(default_factory=Counter)
+    idle: int = 0
+
+    @property
+    def num_accepted(self) -> int:
+        return self.accepted.total()
+
+    @property
+    def num_attempts(self) -> int:
+        return self.num_accepted + sum(reasons.total() for reasons in self.rejected.values())
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Rejected attempts by reason, the most frequent first."""
+        return _by_count(sum(self.rejected.values(), Counter[str]()))
+
+    def add(self, operation: str, reason: str | None, file: str | None) -> None:
+        """Count an attempt: accepted, or rejected for `reason`; `file` is the benchmark."""
+        if reason is None:
+            self.accepted[operation] += 1
+            self.idle = 0
+            return
+        self.rejected.setdefault(operation, Counter())[reason] += 1
+        self.idle += 1
+        if file is not None:
+            self.files[file] += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts of the report."""
+        return {
+            "accepted": self.num_accepted,
+            "attempts": self.num_attempts,
+            "rejected": self.reasons,
+            "operations": {
+                operation: {
+                    "accepted": self.accepted[operation],
+                    "rejected": _by_count(self.rejected.get(operation, {})),
+                }
+                for operation in OPERATIONS
+                if self.accepted[operation] or operation in self.rejected
+            },
+        }
+
+
+def _by_count(reasons: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
 def check_name(out: Path, source: str) -> None:
-    """ConfigError for an output that `generate` could not read, or that is its own source."""
+    """Raise ConfigError for an output that is no name of prompts, or that is its own source."""
     if out.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"--out {out}: must end in .jsonl, so that it can be read as prompts")
     with suppress(OSError, ValueError):
@@ -67,20 +131,43 @@ def check_name(out: Path, source: str) -> None:
             raise RunError(f"{out}: is a directory; name a file that ends in .jsonl")
 
 
+def kept_defaults(out: Path) -> dict[str, Any]:
+    """The defaults that the augmentation in `out` keeps since its first start; {} for a new one.
+
+    Raises RunError where its report is not readable or is of a later format.
+    """
+    paths = Paths(out)
+    return stored_defaults(out.parent, paths.kind)
+
+
 @contextmanager
-def open_output(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> "Iterator[Output]":
+def open_output(
+    out: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any], *, overwrite: bool
+) -> "Iterator[Output]":
     """Start the augmentation, or continue the one that is there when it has this identity.
 
-    Raises RunError that names the first differences, or says that another process writes there.
+    Raises RunError that names the first differences, refuses files that augment did not write, or
+    says that another process is writing there.
     """
     paths = Paths(out)
     make_dir(out.parent)
-    with locked_file(paths.lock) as is_ours:
-        if not is_ours:
-            raise RunError(f"{out}: another process is writing it; wait for it or end it")
+    with held(out.parent, out.name, out.name):
         try:
-            promised = _agree(paths, identity, overwrite=overwrite)
-            output = Output(paths, promised=promised)
+            report = read_manifest(out.parent, paths.kind)
+            if report is None:
+                for path in (out, paths.rejected):
+                    if path.exists():
+                        raise RunError(
+                            f"{path}: already exists, and no {paths.report.name} says that augment "
+                            "made it; use another --out"
+                        )
+            elif overwrite:  # the report goes last: until then it says whose files these are
+                for path in (paths.queries, paths.rejected, paths.waiting, paths.report):
+                    remove_tree(path)
+                report = None
+            else:
+                refuse_another(out, paths.kind.noun, report["identity"], identity)
+            output = Output(paths, report, identity=identity, defaults=defaults)
             try:
                 yield output
             except BaseException:
@@ -90,72 +177,44 @@ def open_output(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> "
             output.close()
         finally:
             with suppress(RunError):
-                remove_tree(paths.lock)
-
-
-def _agree(paths: Paths, identity: Mapping[str, Any], *, overwrite: bool) -> int:
-    """See to a report with this identity; returns how many attempts it counts.
-
-    RunError where it is another augmentation's.
-    """
-    out, report = paths.queries, read_report(paths)
-    if report is None:
-        there = [path for path in (out, paths.rejected) if path.exists()]
-        if there:
-            raise RunError(
-                f"{there[0]}: is in the way, and no {paths.report.name} says that augment made "
-                "it; use another --out"
-            )
-    elif overwrite:
-        for path in (paths.queries, paths.rejected, paths.waiting, paths.report):
-            remove_tree(path)
-    else:
-        changed = differences(report["identity"], identity)
-        if changed:
-            more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
-            raise RunError(
-                f"{out}: holds another augmentation: {'; '.join(changed[:3])}{more}; "
-                "use another --out, or --overwrite to start it anew"
-            )
-        return int(report.get("attempts", 0))
-    remove_tree(paths.waiting)
-    write_report(paths, {"identity": dict(identity), "state": "unfinished"})
-    return 0
-
-
-def read_report(paths: Paths) -> dict[str, Any] | None:
-    """The report of an augmentation, or None where there is none; RunError if it is not one."""
-    try:
-        content = orjson.loads(paths.report.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{paths.report}: not readable: {error}; remove it or restore it") from error
-    if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
-        raise RunError(f"{paths.report}: not the report of an augmentation; use another --out")
-    return content
-
-
-def write_report(paths: Paths, content: Mapping[str, Any]) -> None:
-    """Replace the report."""
-    whole = {"schema_version": SCHEMA_VERSION, "sso_data": __version__, **content}
-    write_atomic(paths.report, orjson.dumps(whole, option=orjson.OPT_INDENT_2) + b"\n")
+                remove_tree(out.with_name(f".{out.name}.lock"))
 
 
 class Output:
     """The files opened by their one writer; `num_decided` attempts are in them."""
 
-    def __init__(self, paths: Paths, *, promised: int) -> None:
-        """`promised` attempts were durable when the report was written."""
+    def __init__(
+        self,
+        paths: Paths,
+        report: Mapping[str, Any] | None,
+        *,
+        identity: Mapping[str, Any],
+        defaults: Mapping[str, Any],
+    ) -> None:
+        """`report` is the earlier one, None for a new augmentation."""
         self.paths = paths
         self.tally = AttemptCounts()
+        self._head = {
+            "schema_version": FORMAT,
+            "sso_data": __version__,
+            "identity": dict(identity),
+            "defaults": dict(defaults),
+        }
+        if report is None:
+            remove_tree(paths.waiting)
+            self.write_report(state="unfinished")
         with ExitStack() as opened:
             self._queries = opened.enter_context(closing(open_lines(paths.queries)))
             self._rejected = opened.enter_context(closing(open_lines(paths.rejected)))
             self._waiting = opened.enter_context(closing(open_lines(paths.waiting)))
-            self.num_decided = self._cut(promised)
-            self._count()
+            self._recover(promised=int((report or {}).get("attempts", 0)))
             self._opened = opened.pop_all()
+        self.sync_if_due = PeriodicSync(self._queries, self._rejected, self._waiting)
+
+    @property
+    def num_decided(self) -> int:
+        """The number of attempts that are decided: accepted or rejected."""
+        return self.tally.num_attempts
 
     def close(self) -> None:
         """Make everything durable and close the files."""
@@ -169,133 +228,105 @@ class Output:
         for file in (self._queries, self._rejected, self._waiting):
             file.sync()
 
-    def accept(self, line: JsonRow) -> None:
-        """Append a new query."""
-        self._queries.append(to_line(line))
-        self.tally.accept(line["provenance"]["operation"])
-        self.num_decided += 1
+    def write(self, line: JsonRow) -> None:
+        """Append the line of the next attempt: a new query, or a rejected one with its `reason`."""
+        file = self._rejected if "reason" in line else self._queries
+        file.append(to_line(line))
+        self.tally.add(*_attempt_of(line)[1])
 
-    def reject(self, line: JsonRow) -> None:
-        """Append a rejected attempt."""
-        self._rejected.append(to_line(line))
-        self.tally.reject(line["operation"], line["reason"], line["file"])
-        self.num_decided += 1
+    def write_report(self, **content: Any) -> None:
+        """Replace the report; RunError where it cannot be written."""
+        write_json(self.paths.report, {**self._head, **content})
 
     def keep(self, answers: Mapping[int, Answer]) -> None:
-        """Write answers down that must wait for their turn."""
-        self._waiting.append(b"".join(to_line(_waiting_line(one)) for one in answers.values()))
+        """Write down answers that arrived before their turn."""
+        lines = []
+        for answer in answers.values():
+            if isinstance(answer, Refused):
+                rest = {"refused": answer.reason, "detail": answer.detail}
+            else:
+                rest = {"text": answer.text, "finish_reason": answer.finish_reason}
+            lines.append(to_line({"key": answer.key, **rest}))
+        self._waiting.append(b"".join(lines))
 
     def kept(self) -> dict[int, Answer]:
-        """The answers that waited when the files were opened, by attempt."""
-        found = {}
-        for row in _rows(self.paths.waiting):
-            answer = _answer_of(row, self.paths.waiting)
-            if int(answer.key) >= self.num_decided:
-                found[int(answer.key)] = answer
+        """The undecided answers that were kept when the files were opened, by attempt."""
+        found: dict[int, Answer] = {}
+        for where, row in read_objects(self.paths.waiting):
+            try:
+                number = int(row["key"])
+                if number < self.num_decided:
+                    continue
+                if "refused" in row:
+                    found[number] = Refused(
+                        key=row["key"], detail=row["detail"], reason=row["refused"]
+                    )
+                else:
+                    found[number] = Completion(
+                        key=row["key"], text=row["text"], finish_reason=row["finish_reason"]
+                    )
+            except (KeyError, TypeError, ValueError) as error:
+                raise RunError(f"{where}: not a line that augment wrote; remove it") from error
         return found
 
     def nothing_waits(self) -> None:
-        """Forget the answers that waited: all of them are decided, or not needed."""
+        """Forget the kept answers: all of them are decided, or not needed."""
         if self._waiting.size:
             self._waiting.cut(0)
 
     def accepted(self) -> Iterator[tuple[tuple[Message, ...], str]]:
         """(messages, id) of every query in the file, in order."""
-        for row in _rows(self.paths.queries):
-            yield _messages(row["prompt"]), row["id"]
+        for _, row in read_objects(self.paths.queries):
+            prompt = row["prompt"]
+            if isinstance(prompt, str):
+                yield (Message(role="user", content=prompt),), row["id"]
+            else:
+                yield messages_from_json(prompt), row["id"]
 
-    def _cut(self, promised: int) -> int:
-        """Drop what a crash left behind a gap; RunError when durable attempts are gone."""
+    def _recover(self, promised: int) -> None:
+        """Count the attempts 0, 1, 2, ... that both files hold, and cut what is after a gap.
+
+        A power failure may keep lines of one file and lose earlier ones of the other. Raises
+        RunError when some of the `promised` attempts, which the report counts, are gone.
+        """
         files = (self._queries, self._rejected)
-        length, sizes = _whole_prefix(*files)
-        if length < promised:
+        sizes = [file.size for file in files]
+        lines = [_decided(file.path, which) for which, file in enumerate(files)]
+        is_broken = False
+        for number, counted, which, offset in heapq.merge(*lines, key=lambda line: line[0]):
+            is_broken = is_broken or number != self.num_decided
+            if is_broken:
+                sizes[which] = min(sizes[which], offset)
+            else:
+                self.tally.add(*counted)
+        if self.num_decided < promised:
             raise RunError(
-                f"{self.paths.queries}: only the first {length} of {promised} attempts are whole "
-                "here and in the file of rejected ones: lines were changed or removed; restore "
-                "them, use another --out, or --overwrite"
+                f"{self.paths.queries}: only the first {self.num_decided} of {promised} attempts "
+                "are complete here and in the file of rejected ones: lines were changed or "
+                f"removed; restore them, or {OVERWRITE}"
             )
         for file, size in zip(files, sizes, strict=True):
             if size < file.size:
                 file.cut(size)
-        return length
-
-    def _count(self) -> None:
-        """Count what is there, in the order of the attempts."""
-        files = (self.paths.queries, self.paths.rejected)
-        for row in heapq.merge(*(map(_short, _rows(file)) for file in files), key=_attempt):
-            if "reason" in row:
-                self.tally.reject(row["operation"], row["reason"], row["file"])
-            else:
-                self.tally.accept(row["operation"])
 
 
-def _short(row: JsonRow) -> JsonRow:
-    """What is counted of a line."""
-    if "provenance" in row:
-        return {key: row["provenance"][key] for key in ("attempt", "operation")}
-    return {key: row[key] for key in ("attempt", "operation", "reason", "file")}
+def _attempt_of(line: JsonRow) -> tuple[int, _Counted]:
+    """The attempt of a line of either file, and what is counted of it."""
+    if "provenance" in line:
+        return line["provenance"]["attempt"], (line["provenance"]["operation"], None, None)
+    return line["attempt"], (line["operation"], line["reason"], line["file"])
 
 
-def _attempt(row: JsonRow) -> int:
-    return int(row["provenance"]["attempt"] if "provenance" in row else row["attempt"])
+def _decided(path: Path, which: int) -> Iterator[tuple[int, _Counted, int, int]]:
+    """(attempt, counted, which file, offset in bytes) of every line.
 
-
-def _rows(path: Path) -> Iterator[JsonRow]:
-    """The lines of a file; RunError names one that is not ours."""
-    for number, (_, line) in enumerate(read_lines(path), start=1):
-        yield _row(line, path, number)
-
-
-def _row(line: bytes, path: Path, number: int) -> JsonRow:
-    try:
-        row: JsonRow = orjson.loads(line)
-        if "key" not in row:  # every line but an answer that waits tells of an attempt
-            _short(row)
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path}:{number}: not a line that augment wrote; restore the file, or --overwrite"
-        ) from error
-    return row
-
-
-def _whole_prefix(*files: Appender) -> tuple[int, list[int]]:
-    """The longest run of attempts 0, 1, 2, ... that the files hold together: (length, file sizes).
-
-    A power failure may keep lines of one file and lose earlier ones of the other.
+    Raises RunError that names a line which augment did not write.
     """
-    sizes = [file.size for file in files]
-    length, is_broken = 0, False
-    for attempt, which, offset in heapq.merge(*map(_places, files, count())):
-        is_broken = is_broken or attempt != length
-        if is_broken:
-            sizes[which] = min(sizes[which], offset)
-        else:
-            length += 1
-    return length, sizes
-
-
-def _places(file: Appender, which: int) -> Iterator[tuple[int, int, int]]:
-    """(attempt, which file, offset in bytes) of every line, in order."""
-    for number, (offset, line) in enumerate(read_lines(file.path), start=1):
-        yield _attempt(_row(line, file.path, number)), which, offset
-
-
-def _waiting_line(answer: Answer) -> JsonRow:
-    if isinstance(answer, Refused):
-        return {"key": answer.key, "refused": answer.reason, "detail": answer.detail}
-    return {"key": answer.key, "text": answer.text, "finish_reason": answer.finish_reason}
-
-
-def _answer_of(row: JsonRow, path: Path) -> Answer:
-    try:
-        if "refused" in row:
-            return Refused(key=row["key"], detail=row["detail"], reason=row["refused"])
-        return Completion(key=row["key"], text=row["text"], finish_reason=row["finish_reason"])
-    except KeyError as error:
-        raise RunError(f"{path}: holds a line that augment did not write; remove it") from error
-
-
-def _messages(prompt: Any) -> tuple[Message, ...]:
-    if isinstance(prompt, str):
-        return (Message(role="user", content=prompt),)
-    return messages_from_json(prompt)
+    for number, (offset, line) in enumerate(read_lines(path), start=1):
+        try:
+            attempt, counted = _attempt_of(orjson.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path}:{number}: not a line that augment wrote; restore the file, or {OVERWRITE}"
+            ) from error
+        yield attempt, counted, which, offset

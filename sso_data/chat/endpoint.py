@@ -1,37 +1,41 @@
-"""Completions by an OpenAI-compatible server: asked again where it is busy, cut off or slow."""
+"""Completions by an OpenAI-compatible server; busy, cut off and slow requests are retried."""
 
 import asyncio
 import importlib.util
 import os
 import queue
 import random
+import re
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from sso_data.chat.dialect import Dialect
-from sso_data.chat.interface import Completion, CompletionRequest
-from sso_data.chat.thinking import completion
+from sso_data.chat.interface import Completion, CompletionRequest, without_thinking
+from sso_data.config.section import EndpointSection
 from sso_data.core.errors import ConfigError, EngineError, one_line
 from sso_data.engines.interface import Refused
 
-MISSING = "an endpoint needs the openai client: pip install 'sso-data[openai]'"
 PATIENCE_SECONDS = 600.0
 FIRST_WAIT_SECONDS = 0.5
-MOST_WAIT_SECONDS = 30.0
-MOST_ASKED_WAIT_SECONDS = 300.0
+MAX_WAIT_SECONDS = 30.0
+MAX_RETRY_AFTER_SECONDS = 300.0
 TRIES = 4
 STEP_SECONDS = 0.2
 CLOSE_SECONDS = 5.0
 
 _BUSY = 429
-_AGAIN = frozenset((408, 409, 425, _BUSY))
+_RETRIED = frozenset((408, 409, 425, _BUSY))
 _HOPELESS = frozenset((401, 403, 404))
+_BAD_REQUEST = (400, 422)
 _CONNECT_SECONDS = 20.0
 _TELLING_HEADERS = ("OS", "Arch", "Runtime", "Runtime-Version", "Lang", "Package-Version", "Async")
+_OPTIONAL = ("temperature", "top_p", "seed")
+_HOLDS_TO_SCHEMA = re.compile(
+    r"response_format|json_schema|guided|structured|grammar|xgrammar", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +52,27 @@ class Endpoint:
     in_flight: int = 32
     timeout: float = 300.0
 
+    @classmethod
+    def of(cls, section: EndpointSection, model: str) -> "Endpoint":
+        """The endpoint of a configuration section that names one."""
+        assert section.endpoint is not None
+        return cls(
+            url=section.endpoint,
+            model=model,
+            key_env=section.api_key_env,
+            in_flight=section.endpoint_in_flight,
+            timeout=section.endpoint_timeout,
+        )
+
 
 class EndpointCompletions:
-    """Asks from a thread of its own, so that `step` and signals never wait for the network.
+    """Sends requests from a thread of its own; `step` and signals never wait for the network.
 
-    A request that the server is too busy for (429), fails at (5xx), cuts off or leaves open too
-    long is made again: after the time that the server names, else after 0.5, 1, 2 ... 30 seconds,
-    less up to a half by chance. A request that failed `TRIES` times while others were answered is
-    refused. When nothing was answered for `patience` seconds, `step` raises EngineError.
+    A request that the server is too busy for (429), fails at (5xx), cuts off or does not answer in
+    time is retried: after the time that the server names, else after 0.5, 1, 2 ... 30 seconds,
+    minus a random share of up to a half. A request that failed `TRIES` times while others were
+    answered is refused. When nothing was answered for `patience` seconds, `step` raises
+    EngineError. Raises ConfigError without the client library, or for a key that is not one.
     """
 
     def __init__(
@@ -67,7 +84,7 @@ class EndpointCompletions:
         first_wait: float = FIRST_WAIT_SECONDS,
     ) -> None:
         if importlib.util.find_spec("openai") is None:
-            raise ConfigError(MISSING)
+            raise ConfigError("an endpoint needs the openai client: pip install 'sso-data[openai]'")
         self._endpoint, self._tell = endpoint, tell
         self._patience, self._first_wait = patience, first_wait
         self._key = os.environ.get(endpoint.key_env, "").strip()
@@ -75,10 +92,10 @@ class EndpointCompletions:
         self._results: queue.SimpleQueue[Completion | Refused | EngineError | str] = (
             queue.SimpleQueue()
         )
-        self._dialect = Dialect()
+        self._dialect = _Dialect()
         self._answered = 0
         self._last_answer = time.monotonic()
-        self._told = False
+        self._has_told = False
         self._loop = asyncio.new_event_loop()
         self._client = _client(endpoint, self._key)
         self._slots = asyncio.Semaphore(endpoint.in_flight)
@@ -100,16 +117,14 @@ class EndpointCompletions:
             if not self._open:
                 self._last_answer = time.monotonic()
             self._open.add(request.key)
-            self._start(self._answer(request))
+            asyncio.run_coroutine_threadsafe(self._answer(request), self._loop)
 
     def step(self) -> list[Completion | Refused]:
         results: list[Completion | Refused] = []
         timeout = STEP_SECONDS if self._open else 0.0
         while True:
             try:
-                found = (
-                    self._results.get(timeout=timeout) if timeout else self._results.get_nowait()
-                )
+                found = self._results.get(block=timeout > 0, timeout=timeout)
             except queue.Empty:
                 break
             if isinstance(found, EngineError):
@@ -123,7 +138,7 @@ class EndpointCompletions:
         return results
 
     def close(self) -> None:
-        """Cut what is under way; a server that does not let go is left after five seconds."""
+        """Cancel open requests; a server that holds a connection is given up after five seconds."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(CLOSE_SECONDS)
@@ -140,114 +155,157 @@ class EndpointCompletions:
         finally:
             self._loop.close()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop)
-
     async def _answer(self, request: CompletionRequest) -> None:
-        """Put a request's one answer into the results."""
+        """Put the one answer to a request into the results."""
         try:
             async with self._slots:
-                self._results.put(await self._answered_or_refused(request))
+                self._results.put(await self._ask(request))
         except EngineError as error:
             self._results.put(error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the request has an answer
+        except Exception as error:  # noqa: BLE001 - every request gets an answer
             self._results.put(Refused(key=request.key, detail=self._shown(error)))
 
-    async def _answered_or_refused(self, request: CompletionRequest) -> Completion | Refused:
-        under_way = _UnderWay(since=time.monotonic(), answered_before=self._answered)
+    async def _ask(self, request: CompletionRequest) -> Completion | Refused:
+        """Send the request until it is answered or refused.
+
+        Raises EngineError when, as far as can be known, no request will be answered.
+        """
+        since, answered_before, tries = time.monotonic(), self._answered, 0
         while True:
             sent = self._dialect.body(request, self._endpoint.model)
             try:
                 reply = await self._client.chat.completions.create(**sent)
-                return self._taken(request, reply)
-            except Exception as error:  # noqa: BLE001 - a bad reply raises anything
+                choice = reply.choices[0]
+                text, finish = choice.message.content, choice.finish_reason
+                is_filtered = finish == "content_filter" or (
+                    text is None and choice.message.refusal
+                )
+                ended: Any = "length" if finish == "length" else "stop"
+                answer = without_thinking(request.key, text or "", ended)
+            except Exception as error:  # noqa: BLE001 - a malformed reply raises anything
                 if self._dialect.learns(error, sent):
                     continue
-                under_way.tries += 1
-                if self._is_refused(error, under_way):
+                tries += 1
+                others_are_answered = self._answered > answered_before
+                if self._is_refused(error, tries, since, others_are_answered):
                     return Refused(key=request.key, detail=self._shown(error))
-                await asyncio.sleep(self._wait(error, under_way.tries))
+                await asyncio.sleep(seconds_to_wait(error, tries, self._first_wait))
+                continue
+            self._answered += 1
+            self._last_answer = time.monotonic()
+            self._has_told = False
+            if is_filtered:
+                return Refused(key=request.key, detail="the endpoint's content filter refused it")
+            return answer
 
-    def _taken(self, request: CompletionRequest, reply: Any) -> Completion | Refused:
-        """The text of a reply; whatever is not one raises TypeError or the like."""
-        choice = reply.choices[0]
-        text, finish = choice.message.content, choice.finish_reason
-        self._answered += 1
-        self._last_answer = time.monotonic()
-        self._told = False
-        if finish == "content_filter" or (text is None and choice.message.refusal):
-            return Refused(key=request.key, detail="the endpoint refused by its content filter")
-        return completion(request.key, text or "", "length" if finish == "length" else "stop")
+    def _is_refused(
+        self, error: Exception, tries: int, since: float, others_are_answered: bool
+    ) -> bool:
+        """Return True when this request cannot be answered, False when it is to be retried.
 
-    def _is_refused(self, error: Exception, under_way: "_UnderWay") -> bool:
-        """Whether this request cannot be answered; False: it is made again.
-
-        Raises EngineError when no request can be, as far as one can tell.
+        Raises EngineError when, as far as can be known, no request will be answered.
         """
+        from openai import APIConnectionError, APIStatusError
+
+        url, shown = self._endpoint.url, self._shown(error)
         status = getattr(error, "status_code", None)
         if status in _HOPELESS or getattr(error, "code", None) == "insufficient_quota":
-            raise EngineError(f"{self._endpoint.url}: {self._shown(error)}; {self._remedy(status)}")
-        if status is not None and status < 500 and status not in _AGAIN:
+            remedy = "check its address and model name"
+            if status == _BUSY:
+                remedy = "the quota is used up"
+            elif status in (401, 403):
+                remedy = f"check the key in the environment variable {self._endpoint.key_env}"
+            raise EngineError(f"{url}: {shown}; {remedy}")
+        if status is not None and status < 500 and status not in _RETRIED:
             return True
-        others_are_answered = self._answered > under_way.answered_before
-        if under_way.tries >= TRIES and status != _BUSY:
+        if tries >= TRIES and status != _BUSY:
             if others_are_answered:
                 return True
-            if not _is_failure_of_the_line(error):
+            if not isinstance(error, APIConnectionError | APIStatusError):
                 raise EngineError(
-                    f"{self._endpoint.url}: does not answer like an OpenAI-compatible server "
-                    f"({self._shown(error)}); check its address"
+                    f"{url}: does not answer like an OpenAI-compatible server ({shown}); check its "
+                    "address"
                 )
-        since = time.monotonic() - max(self._last_answer, under_way.since)
-        if since > self._patience:
+        silent = time.monotonic() - max(self._last_answer, since)
+        if silent > self._patience:
             raise EngineError(
-                f"{self._endpoint.url}: has answered nothing for {since:.0f} s "
-                f"({self._shown(error)}); start it again, then the same command to continue"
+                f"{url}: has answered nothing for {silent:.0f} s ({shown}); start the server "
+                "again, then run the same command to continue"
             )
-        if not self._told:
-            self._told = True
-            self._results.put(f"{self._endpoint.url}: {self._shown(error)}; asking again")
+        if not self._has_told:
+            self._has_told = True
+            self._results.put(f"{url}: {shown}; retrying")
         return False
 
-    def _remedy(self, status: int | None) -> str:
-        if status in (401, 403):
-            return f"check the key in the environment variable {self._endpoint.key_env}"
-        return "the quota is used up" if status == _BUSY else "check its address and model name"
-
-    def _wait(self, error: Exception, tries: int) -> float:
-        """Seconds until the next try."""
-        asked = _retry_after(error)
-        if asked is not None:
-            return asked + random.uniform(0, self._first_wait)
-        seconds = min(MOST_WAIT_SECONDS, self._first_wait * 2.0 ** min(tries - 1, 10))
-        return seconds * random.uniform(0.5, 1)
-
     def _shown(self, error: Exception) -> str:
-        """What went wrong as one short line, the key left out."""
+        """The error as one short line without the key."""
         text = str(error) or type(error).__name__
         if self._key:
             text = text.replace(self._key, "<key>")
         return one_line(text, 200)
 
 
-@dataclass(slots=True)
-class _UnderWay:
-    """A request that is being made: since when, how often, and what was answered before."""
+class _Dialect:
+    """What a server understands: at first everything that a request can say, less what it refuses.
 
-    since: float
-    answered_before: int
-    tries: int = 0
+    Newer models want `max_completion_tokens` in place of `max_tokens`; some take no temperature,
+    seed or schema.
+    """
+
+    def __init__(self) -> None:
+        self._left_out: set[str] = set()
+        self._limit = "max_tokens"
+
+    def body(self, request: CompletionRequest, model: str) -> dict[str, Any]:
+        """Return the arguments of a chat completion."""
+        body: dict[str, Any] = {
+            "model": model,
+            "messages": [message.to_json() for message in request.messages],
+            self._limit: request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": request.seed % 2**31,
+        }
+        if request.schema is not None:
+            schema = {"name": "answer", "schema": dict(request.schema), "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return {name: value for name, value in body.items() if name not in self._left_out}
+
+    def learns(self, error: Exception, sent: Mapping[str, Any]) -> bool:
+        """Return True when the refusal of `sent` names something to leave out from now on."""
+        if getattr(error, "status_code", None) not in _BAD_REQUEST:
+            return False
+        text = f"{getattr(error, 'param', None)} {error}"
+        if "max_completion_tokens" in text and "max_tokens" in sent:
+            self._limit = "max_completion_tokens"
+            return True
+        named = [name for name in _OPTIONAL if name in sent and re.search(rf"\b{name}\b", text)]
+        if "response_format" in sent and _HOLDS_TO_SCHEMA.search(text):
+            named.append("response_format")
+        self._left_out.update(named)
+        return bool(named)
 
 
-def _is_failure_of_the_line(error: Exception) -> bool:
-    """Whether a reply never came or was a failure of the server; else it was no reply of an API."""
-    from openai import APIConnectionError, APIStatusError
-
-    return isinstance(error, APIConnectionError | APIStatusError)
+def seconds_to_wait(error: Exception, tries: int, first_wait: float) -> float:
+    """Seconds until the next try: what the reply's Retry-After says, else exponential back-off."""
+    value = getattr(getattr(error, "response", None), "headers", {}).get("retry-after")
+    if value is not None:
+        try:
+            seconds = float(value)
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(value).timestamp() - time.time()
+            except (ValueError, OverflowError):
+                seconds = float("nan")
+        if seconds == seconds:
+            asked = min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+            return asked + random.uniform(0, first_wait)
+    longest = min(MAX_WAIT_SECONDS, first_wait * 2.0 ** min(tries - 1, 10))
+    return longest * random.uniform(0.5, 1)
 
 
 def _client(endpoint: Endpoint, key: str) -> Any:
-    """The library's client: it asks once, tells the server nothing about this machine."""
+    """The library's client; it does not retry and sends the server nothing about this machine."""
     from openai import AsyncOpenAI, Omit, Timeout
 
     if not (key or "none").isascii() or not (key or "none").isprintable():
@@ -260,19 +318,3 @@ def _client(endpoint: Endpoint, key: str) -> Any:
         timeout=Timeout(endpoint.timeout, connect=min(_CONNECT_SECONDS, endpoint.timeout)),
         default_headers={**silent, "User-Agent": "sso-data"},
     )
-
-
-def _retry_after(error: Exception) -> float | None:
-    """The seconds that a failed reply asks to wait, or None."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return None
-    return min(max(seconds, 0.0), MOST_ASKED_WAIT_SECONDS) if seconds == seconds else None

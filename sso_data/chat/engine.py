@@ -1,22 +1,20 @@
-"""Completions by an engine of ours: messages through the chat template to ids, and ids to text."""
+"""Completions by an engine here: messages through the chat template to ids, and ids to text."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from sso_data.chat.interface import Completion, CompletionRequest
-from sso_data.chat.thinking import completion
+from sso_data.chat.interface import Completion, CompletionRequest, without_thinking
 from sso_data.engines.interface import Engine, Refused, Result, Sampled, SampleRequest
 from sso_data.templating.chat_template import ChatTemplate, Unrenderable
 
 LEAST_TOKENS = 16
-"""A prompt that leaves less room for its answer is refused."""
+"""A prompt that leaves less room for its answer (tokens) is refused."""
 
 
 class EngineCompletions:
-    """Answers with an engine that its owner started and closes; nobody else may use it meanwhile.
+    """Answers with an engine that its owner starts, closes and does not use meanwhile.
 
-    Answers are shorter than asked for where the context is.
+    Answers are shorter than `max_tokens` where the context leaves less room.
     """
 
     def __init__(self, engine: Engine, template: ChatTemplate, *, model: str) -> None:
@@ -34,7 +32,7 @@ class EngineCompletions:
         return self._engine.info.max_in_flight
 
     def holds_control(self, text: str) -> bool:
-        """Whether the text of one of the model's control tokens stands in `text`."""
+        """Return True when `text` holds the text of one of the model's control tokens."""
         return self._template.holds_control(text)
 
     def submit(self, requests: Sequence[CompletionRequest]) -> None:
@@ -49,7 +47,7 @@ class EngineCompletions:
         return ready or [self._answer(result) for result in self._engine.step()]
 
     def close(self) -> None:
-        """Nothing: the engine is its owner's."""
+        """Do nothing: the owner closes the engine."""
 
     def _prepared(self, request: CompletionRequest) -> SampleRequest | Refused:
         try:
@@ -69,21 +67,16 @@ class EngineCompletions:
             seed=request.seed,
             temperature=request.temperature,
             top_p=request.top_p,
-            schema=None if thinks or request.schema is None else _as_text(request.schema),
+            schema=None if thinks or request.schema is None else json.dumps(request.schema),
         )
 
     def _answer(self, result: Result) -> Completion | Refused:
         if isinstance(result, Refused):
             return result
         assert isinstance(result, Sampled)
-        return completion(
+        return without_thinking(
             result.key,
             self._template.text(result.token_ids),
             result.finish_reason,
             opens_thinking=self._template.facts.opens_thinking,
         )
-
-
-def _as_text(schema: Mapping[str, Any]) -> str:
-    """The schema's text; keys keep their order, in which the answer must have them."""
-    return json.dumps(schema)

@@ -1,8 +1,8 @@
-"""What a chat model must answer: messages in, text out, to a JSON schema where one is given.
+"""The interface of chat models: messages in, text out, held to a JSON schema where one is given.
 
 Principle writing, query augmentation and judging need no token ids and no log-probs, so a chat API
-serves as well as an engine of ours. Requests stream like those of `engine.Engine`: any number may
-be under way, and answers come back as they finish.
+serves as well as an engine. Requests stream like those of `engines.interface.Engine`: any number
+may be open, and answers come back as they finish.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class CompletionRequest:
     """Answer `messages`, whose last turn is the user's, with at most `max_tokens` tokens.
 
     `schema` is a JSON schema that the answer's text must obey, keys in the schema's order, where
-    the backend can enforce it; who asks parses the text as if it could not.
+    the backend can enforce it; callers parse the text as if it could not.
     """
 
     key: str
@@ -40,7 +40,7 @@ class Completion:
 
 
 class Completions(Protocol):
-    """A chat model behind an engine of ours or behind an API."""
+    """A chat model in an engine on this machine or behind an API."""
 
     @property
     def model(self) -> str:
@@ -49,7 +49,7 @@ class Completions(Protocol):
 
     @property
     def max_in_flight(self) -> int:
-        """How many requests it works on at once; callers keep about twice that submitted."""
+        """Requests that it works on at once; callers keep about twice that many submitted."""
         ...
 
     def submit(self, requests: Sequence[CompletionRequest]) -> None:
@@ -64,13 +64,29 @@ class Completions(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what was opened; it is not used afterwards."""
+        """Free its resources; it is not used afterwards."""
         ...
 
 
 def answer(completions: Completions, request: CompletionRequest) -> Completion | Refused:
-    """The answer to one request; nothing else may be under way."""
+    """Return the answer to one request; no other request may be open.
+
+    Raises EngineError when nothing can be answered any more.
+    """
     completions.submit([request])
     while True:
         for result in completions.step():
             return result
+
+
+def without_thinking(
+    key: str, text: str, finish: Literal["stop", "length"], *, opens_thinking: bool = False
+) -> Completion:
+    """The completion of `text` without its thinking block; an unfinished block leaves no text.
+
+    `opens_thinking`: the prompt ended inside a thinking block.
+    """
+    _, closed, answer = text.rpartition("</think>")
+    if not closed and (opens_thinking or text.lstrip().startswith("<think>")):
+        return Completion(key=key, text="", finish_reason="length")
+    return Completion(key=key, text=answer.strip(), finish_reason=finish)

@@ -27,19 +27,19 @@ def retry(
     Sampling settings are the run's own, and the filter is as `filter` last decided; settings of
     speed (engine.max_num_seqs and the like) may be given.
     """
-    from sso_data.cli.progress import duration, listening
+    from sso_data.cli.progress import duration, showing_progress
     from sso_data.filtering.refilter import standing_config
     from sso_data.generation.retry import retry as run_retry
 
     resolved = standing_config(run, settings, model=model)
     asked = any(setting.startswith("filter.") for setting in settings or [])
     hint = f"every finished row is safe in {run}; run the same command again to continue"
-    with hint_to_continue(hint), listening() as listener:
-        summary = run_retry(run, resolved, listener, asked=asked)
-    tried, done = summary.progress.taken, summary.progress.rows
+    with hint_to_continue(hint), showing_progress() as progress:
+        summary = run_retry(run, resolved, progress, asked=asked)
+    tried, done = summary.counts.taken, summary.counts.rows
     decision, account = summary.refiltered.decision, summary.refiltered.account
     if as_json:
-        counts = {"tried": tried, "new_rows": done, "failed_again": summary.progress.failed}
+        counts = {"tried": tried, "new_rows": done, "failed_again": summary.counts.failed}
         print_json(
             run_summary(run, decision, account) | counts | {"no_prompts": summary.no_prompts}
         )
@@ -74,20 +74,12 @@ def merge(
 
     A row or failure that stands in two of them is taken once; the runs stay as they are.
     """
-    from sso_data.cli.progress import listening
+    from sso_data.cli.progress import showing_progress
     from sso_data.generation.merge import merge as run_merge
 
     hint = f"what was copied is safe in {out}; run the same command again to continue"
-    with hint_to_continue(hint), listening() as listener:
-        listener.phase(f"merging {len(runs)} runs")
-        merged = run_merge(
-            runs,
-            out,
-            overwrite=overwrite,
-            tell=listener.note,
-            on_rows=lambda done, total: listener.written(done, total, "rows"),
-            on_pairs=listener.written,
-        )
+    with hint_to_continue(hint), showing_progress() as progress:
+        merged = run_merge(runs, out, progress, overwrite=overwrite)
     decision, account = merged.refiltered.decision, merged.refiltered.account
     if as_json:
         print_json(run_summary(out, decision, account) | {"repeated": merged.repeated})

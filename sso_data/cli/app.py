@@ -98,7 +98,7 @@ def generate(
 
     Run the same command again to continue after an interruption: finished rows are kept.
     """
-    from sso_data.cli.progress import duration, listening
+    from sso_data.cli.progress import duration, showing_progress
     from sso_data.config.run import load_config
     from sso_data.generation.generate import generate as run_generate
 
@@ -119,8 +119,8 @@ def generate(
         source__skip_bad_rows=skip_bad_rows or None,
     )
     hint = f"every finished row is safe in {out}; run the same command again to continue"
-    with hint_to_continue(hint), listening() as listener:
-        summary = run_generate(prompts, out, resolved, listener, overwrite=overwrite)
+    with hint_to_continue(hint), showing_progress() as progress:
+        summary = run_generate(prompts, out, resolved, progress, overwrite=overwrite)
     if as_json:
         print_json(run_summary(out, summary.decision, summary.account) | work_done(summary))
     else:
@@ -147,16 +147,15 @@ def filter_(
     as_json: Json = False,
 ) -> None:
     """Decide again which rows become pairs, from the journal: no GPU, as often as you like."""
-    from sso_data.cli.progress import listening
+    from sso_data.cli.progress import showing_progress
     from sso_data.filtering.refilter import refilter, run_config
-    from sso_data.publishing.pushed import run_directory
+    from sso_data.publishing.read_back import run_directory
 
     hint = f"{(out or run) / 'pairs'} is as it was before"
-    with hint_to_continue(hint), listening() as listener:
-        run = run_directory(str(run), out, dry_run=dry_run, note=listener.note)
+    with hint_to_continue(hint), showing_progress() as progress:
+        run = run_directory(str(run), out, dry_run=dry_run, progress=progress)
         resolved = run_config(run, settings, preset=preset)
-        listener.phase("filtering")
-        done = refilter(run, resolved, dry_run=dry_run, on_progress=listener.written)
+        done = refilter(run, resolved, progress, dry_run=dry_run)
     decision, account = done.decision, done.account
     if as_json:
         print_json(run_summary(run, decision, account) | {"dry_run": dry_run})
@@ -197,7 +196,7 @@ def preview(
     as_json: Json = False,
 ) -> None:
     """Show the first few prompts' three responses side by side with their scores; write nothing."""
-    from sso_data.cli.progress import listening
+    from sso_data.cli.progress import showing_progress
     from sso_data.config.run import load_config
     from sso_data.generation.preview import preview as run_preview
 
@@ -213,8 +212,8 @@ def preview(
         source__split=split,
         source__column=column,
     )
-    with listening() as listener:
-        shown = run_preview(prompts, resolved, listener)
+    with showing_progress() as progress:
+        shown = run_preview(prompts, resolved, progress)
     if as_json:
         rows = [row.to_json() | {"reason": verdict} for row, verdict in shown.rows]
         failures = [failure.to_json() for failure in shown.failures]
@@ -244,8 +243,8 @@ def demo(
     from sso_data.cli.progress import listening
     from sso_data.demo import run_demo
 
-    with listening() as listener:
-        result = run_demo(out, number, listener)
+    with listening() as progress:
+        result = run_demo(out, number, progress)
     if as_json:
         print_json(result.to_json())
         return

@@ -1,6 +1,5 @@
 """`augment`: new queries from seed queries."""
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,15 +9,11 @@ from sso_data.cli.options import Column, EngineName, Json, Model, Prompts, Seed,
 from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print_json, say
 
 if TYPE_CHECKING:
-    from sso_data.augmentation import Augmented
-    from sso_data.augmentation.tally import AttemptCounts
-    from sso_data.cli.progress import BarListener, PlainListener
+    from sso_data.augmentation.augment import Augmented
 
 AUGMENT_EXAMPLE = (
     "Example: sso-data augment prompts.jsonl -m Qwen/Qwen3-8B --out more.jsonl --n 1000"
 )
-_LINE_SECONDS = 10.0
-_LEAST_SECONDS = 1.0
 
 
 @ends_well
@@ -51,7 +46,7 @@ def augment(
         bool, typer.Option("--skip-bad-rows", help="Leave malformed rows out of the seeds.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the queries in --out and start anew.")
+        bool, typer.Option("--overwrite", help="Delete the queries in --out and start over.")
     ] = False,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="YAML file; see docs/augment.md.")
@@ -66,8 +61,8 @@ def augment(
 
     Run the same command again to continue after an interruption, or with a larger --n for more.
     """
-    from sso_data.augmentation import augment as run_augment
-    from sso_data.cli.progress import listening
+    from sso_data.augmentation.augment import augment as run_augment
+    from sso_data.cli.progress import showing_progress
     from sso_data.config.augmentation import load_augment_config
 
     resolved = load_augment_config(
@@ -84,44 +79,9 @@ def augment(
         source__skip_bad_rows=skip_bad_rows or None,
     )
     hint = f"every new query is safe in {out}; run the same command again to continue"
-    with hint_to_continue(hint), listening() as listener:
-        done = run_augment(prompts, out, number, resolved, _Progress(listener), overwrite=overwrite)
+    with hint_to_continue(hint), showing_progress() as progress:
+        done = run_augment(prompts, out, number, resolved, progress, overwrite=overwrite)
     _show(done, as_json=as_json)
-
-
-class _Progress:
-    """Passes on what happens; counts go to the bar, or become a line every ten seconds."""
-
-    def __init__(self, listener: "PlainListener | BarListener") -> None:
-        self._listener = listener
-        self._start: float | None = None
-        self._before = 0
-        self._next = 0.0
-
-    def phase(self, text: str) -> None:
-        self._listener.phase(text)
-
-    def warn(self, text: str) -> None:
-        self._listener.warn(text)
-
-    def progress(self, tally: "AttemptCounts", wanted: int) -> None:
-        from sso_data.cli.progress import BarListener, duration
-
-        if isinstance(self._listener, BarListener):
-            self._listener.written(tally.num_accepted, wanted, "queries")
-            return
-        now = time.monotonic()
-        if self._start is None:
-            self._start, self._before = now, tally.num_accepted
-        if now < self._next and tally.num_accepted < wanted:
-            return
-        self._next = now + _LINE_SECONDS
-        fresh, seconds = tally.num_accepted - self._before, now - self._start
-        missing = wanted - tally.num_accepted
-        left = ""
-        if fresh > 0 and missing > 0 and seconds > _LEAST_SECONDS:
-            left = f", {duration(seconds / fresh * missing)} left"
-        say(f"{tally.num_accepted}/{wanted} queries, {tally.num_attempts} attempts{left}")
 
 
 def _show(done: "Augmented", *, as_json: bool) -> None:

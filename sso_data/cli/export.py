@@ -9,7 +9,7 @@ from sso_data.cli.options import Json, RunPath
 from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
 
 if TYPE_CHECKING:
-    from sso_data.exporting.tally import Exported
+    from sso_data.exporting.export import Exported
 
 EXPORT_EXAMPLE = "Example: sso-data export runs/first --to trl --out exports/trl"
 
@@ -50,19 +50,12 @@ def export(
 
     Trainers get the pairs that the filter kept; alpaca-eval and mt-bench get every row's answer.
     """
-    from sso_data.cli.progress import listening
-    from sso_data.exporting import export as run_export
+    from sso_data.cli.progress import showing_progress
+    from sso_data.exporting.export import export as run_export
 
-    with hint_to_continue(f"{out} is as it was before"), listening() as listener:
-        listener.phase("exporting")
+    with hint_to_continue(f"{out} is as it was before"), showing_progress() as progress:
         done = run_export(
-            run,
-            to,
-            out,
-            drawn=drawn,
-            name=name,
-            overwrite=overwrite,
-            on_progress=listener.written,
+            run, to, out, drawn=drawn, name=name, overwrite=overwrite, progress=progress
         )
     _show(done, as_json=as_json)
 

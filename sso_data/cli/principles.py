@@ -45,7 +45,7 @@ EndpointUrl = Annotated[
 @principles_app.command("list", epilog="Example: sso-data principles list")
 @ends_well
 def principles_list(principles: PrinciplesDir = None, as_json: Json = False) -> None:
-    """The features of a catalogue."""
+    """List the features of a catalogue."""
     from sso_data.steering.principles import load_catalogue
 
     found = load_catalogue(principles)
@@ -63,7 +63,7 @@ def principles_show(
     feature: Annotated[str, typer.Argument(help="Name of the feature.")],
     principles: PrinciplesDir = None,
 ) -> None:
-    """One principle in full: what the model is told for its good and its bad side."""
+    """Show one principle in full: the texts of its good and its bad side."""
     from sso_data.core.errors import InputError
     from sso_data.steering.principles import load_catalogue
 
@@ -92,8 +92,8 @@ def principles_check(
     """
     from dataclasses import asdict
 
+    from sso_data.steering.checks import review
     from sso_data.steering.principles import load_catalogue
-    from sso_data.steering.review import review
 
     found = load_catalogue(directory)
     findings = review(list(found.principles.values()))
@@ -132,12 +132,11 @@ def principles_new(
     """Make a catalogue from a plain description with a model; read it before you use it."""
     from sso_data.cli import tables
     from sso_data.cli.progress import listening
-    from sso_data.steering.making import new_catalogue
+    from sso_data.steering.new_principles import new_catalogue
 
     resolved = _asking(config, settings, model, endpoint, seed=seed, engine__name=engine)
-    with listening() as listener:
-        listener.phase(f"asking for {number} principles")
-        made = new_catalogue(description, number, out, resolved, listener.warn)
+    with listening() as progress:
+        made = new_catalogue(description, number, out, resolved, progress)
     tables.console().print(tables.catalogue(made))
     typer.echo(f"{out} ({len(made.principles)} principles); next: sso-data principles check {out}")
 
@@ -162,9 +161,8 @@ def principles_write(
 ) -> None:
     """Show the principles that a model writes for each query, as JSON lines; keep nothing."""
     from sso_data.cli.progress import listening
-    from sso_data.steering.answer_store import SteeringCounts
-    from sso_data.steering.models import summary_of, warnings_of
-    from sso_data.steering.writing import write_principles
+    from sso_data.steering.counts import SteeringCounts
+    from sso_data.steering.dry_run import write_principles
 
     resolved = _asking(
         config,
@@ -179,14 +177,13 @@ def principles_write(
         source__split=split,
         source__column=column,
     )
-    tally = SteeringCounts()
-    with hint_to_continue("nothing is kept of it"), listening() as listener:
-        for line in write_principles(prompts, resolved, listener.warn, tally):
+    counts = SteeringCounts()
+    with hint_to_continue("nothing is kept of it"), listening() as progress:
+        for line in write_principles(prompts, resolved, counts, progress):
             typer.echo(json.dumps(line, ensure_ascii=False))
-    for text in summary_of(tally):
+    warnings = counts.warnings(resolved.steering.max_fallback_share)
+    for text in (*counts.summary(), *(f"warning: {one}" for one in warnings)):
         say(text)
-    for text in warnings_of(tally, resolved.steering):
-        say(f"warning: {text}")
 
 
 @principles_app.command("stats", epilog="Example: sso-data principles stats runs/first")
@@ -198,7 +195,7 @@ def principles_stats(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Which principles of a run give pairs: kept share, gap and closeness of each."""
+    """Show which principles of a run give pairs: kept share, gap and closeness of each."""
     from dataclasses import asdict
 
     from sso_data.steering.stats import principle_stats
@@ -219,7 +216,7 @@ def _asking(
     endpoint: str | None,
     **overrides: Any,
 ) -> "RunConfig":
-    """The configuration for asking one model; at an endpoint `model` is its name there."""
+    """Return the configuration to ask one model; at an endpoint `model` is its name there."""
     from sso_data.config.run import load_config
 
     overrides["steering__principles"] = "written"

@@ -1,4 +1,4 @@
-"""Progress of a run on stderr: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress on stderr: a bar on a terminal, a plain line now and then elsewhere."""
 
 import time
 from collections.abc import Iterator
@@ -7,31 +7,23 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from sso_data.cli.outcome import say
-from sso_data.engines.interface import EngineInfo
-from sso_data.generation.pipeline import Progress
-from sso_data.steering.answer_store import SteeringCounts
-from sso_data.training.listener import StepLog
 
 _LINE_SECONDS = 10.0
 _DRAW_SECONDS = 0.2
-_LEAST_SECONDS = 1.0
-
-
-def describe_engine(info: EngineInfo) -> str:
-    """The engine in a few words."""
-    return (
-        f"{info.name} {info.version} on {info.device}, {info.dtype}, "
-        f"context {info.context_tokens} tokens"
-    )
+_SPEED_SECONDS = 120.0
+"""Speed is measured over the last two minutes."""
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def duration(seconds: float) -> str:
@@ -41,246 +33,147 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}"
 
 
-class _Rates:
-    """Rates since the first row was worked on, so that loading a model does not count."""
-
-    def __init__(self) -> None:
-        self._start: float | None = None
-
-    def of(self, progress: Progress) -> tuple[float, float]:
-        """(tokens per second, rows per second); 0 until there is something to measure."""
-        now = time.monotonic()
-        if self._start is None:
-            self._start = now
-        elapsed = now - self._start
-        if elapsed < _LEAST_SECONDS:
-            return 0.0, 0.0
-        return progress.tokens / elapsed, (progress.rows + progress.failed) / elapsed
+def size(count: float) -> str:
+    """Bytes in a unit that fits: powers of 1000."""
+    for unit in _UNITS:
+        if count < 1000 or unit == _UNITS[-1]:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
 
 
-def _done(progress: Progress) -> int:
-    return progress.rows + progress.failed + progress.skipped
+def _of_total(done: float, total: float | None, unit: str) -> str:
+    if unit == "bytes":
+        return size(done) if total is None else f"{size(done)} of {size(total)}"
+    return f"{done:.0f}" if total is None else f"{done:.0f}/{total:.0f}"
 
 
-def _state(progress: Progress, kept: int, tokens_per_second: float) -> str:
-    parts = [
-        f"{tokens_per_second:,.0f} tokens/s" if tokens_per_second else "",
-        f"kept {kept / progress.rows:.0%}" if progress.rows else "",
-        f"{progress.failed} failed" if progress.failed else "",
-    ]
-    return ", ".join(part for part in parts if part)
+class TerminalProgress:
+    """A `core.progress.Progress` on stderr.
 
-
-class _Left:
-    """Time left of a training, from its steps since it began or went on."""
-
-    def __init__(self, done: int) -> None:
-        self._done = done
-        self._start = time.monotonic()
-
-    def of(self, log: StepLog) -> float | None:
-        """Seconds; None before the first step."""
-        steps = log.step - self._done
-        if steps <= 0:
-            return None
-        return (log.total - log.step) * (time.monotonic() - self._start) / steps
-
-
-class _Pace:
-    """Time left of a count, from the moment it was first heard of."""
-
-    def __init__(self, what: str, done: int) -> None:
-        self.what = what
-        self._done = done
-        self._start = time.monotonic()
-
-    def left(self, done: int, total: int) -> str:
-        """`, 0:01:10 left`; nothing at the end, or before there is something to measure."""
-        elapsed = time.monotonic() - self._start
-        if done in (self._done, total) or elapsed < _LEAST_SECONDS:
-            return ""
-        return f", {duration((total - done) * elapsed / (done - self._done))} left"
-
-
-class _Steering:
-    """Prompts steered per second by this process, and how many of them by rule or catalogue."""
-
-    def __init__(self) -> None:
-        self._start: tuple[float, int] | None = None
-
-    def left(self, done: int, total: int) -> float | None:
-        """Seconds; None until there is something to measure."""
-        now = time.monotonic()
-        if self._start is None or done < self._start[1]:
-            self._start = now, done
-        since, before = self._start
-        if now - since < _LEAST_SECONDS or done == before:
-            return None
-        return (total - done) * (now - since) / (done - before)
-
-
-def _stand_ins(tally: SteeringCounts) -> str:
-    """The shares of choices and of texts that were of no use, where there are any."""
-    parts = [
-        f"{tally.fallback_share:.0%} of choices by rule" if tally.fallbacks else "",
-        f"{tally.replaced_share:.0%} of texts from the catalogue" if tally.replaced else "",
-    ]
-    return ", ".join(part for part in parts if part)
-
-
-class PlainListener:
-    """One line per phase, and one every ten seconds of progress."""
-
-    def __init__(self) -> None:
-        self._total = 0
-        self._rates = _Rates()
-        self._steering = _Steering()
-        self._left = _Left(0)
-        self._next = 0.0
-        self._said = -1
-        self._pace: _Pace | None = None
-
-    def phase(self, text: str) -> None:
-        say(text)
-
-    def total(self, prompts: int) -> None:
-        self._total = prompts
-        say(f"{prompts} prompts")
-
-    def engine(self, info: EngineInfo) -> None:
-        say(describe_engine(info))
-
-    def steered(self, done: int, tally: SteeringCounts) -> None:
-        eta = self._steering.left(done, self._total)
-        now = time.monotonic()
-        if now < self._next and (done < self._total or done == self._said):
-            return
-        self._next, self._said = now + _LINE_SECONDS, done
-        left = f"{duration(eta)} left" if eta else ""
-        parts = (f"{done}/{self._total} prompts steered", _stand_ins(tally), left)
-        say(", ".join(part for part in parts if part))
-
-    def progress(self, progress: Progress, kept: int) -> None:
-        tokens_per_second, rows_per_second = self._rates.of(progress)
-        now, done = time.monotonic(), _done(progress)
-        is_last = done == self._total
-        if (now < self._next and not is_last) or self._said == done:
-            return
-        self._next, self._said = now + _LINE_SECONDS, done
-        eta = (self._total - done) / rows_per_second if rows_per_second and not is_last else None
-        left = f"{duration(eta)} left" if eta is not None else ""
-        state = _state(progress, kept, tokens_per_second)
-        say(", ".join(part for part in (f"{done}/{self._total} rows", state, left) if part))
-
-    def written(self, done: int, total: int, what: str = "pairs") -> None:
-        now = time.monotonic()
-        if self._pace is None or self._pace.what != what:
-            self._pace = _Pace(what, done)
-        if done == total or now >= self._next:
-            self._next = now + _LINE_SECONDS
-            say(f"{done}/{total} {what} written{self._pace.left(done, total)}")
-
-    def note(self, text: str) -> None:
-        say(text)
-
-    def warn(self, text: str) -> None:
-        say(f"warning: {text}")
-
-    def steps(self, done: int, total: int) -> None:
-        self._left = _Left(done)
-        self._next = 0.0
-        say(f"{total} steps" if not done else f"{total} steps, going on after step {done}")
-
-    def step(self, log: StepLog) -> None:
-        now = time.monotonic()
-        if now < self._next and log.step < log.total and "eval_loss" not in log.values:
-            return
-        self._next = now + _LINE_SECONDS
-        left = self._left.of(log)
-        eta = f", {duration(left)} left" if left is not None else ""
-        say(f"step {log.step}/{log.total}: {log}{eta}")
-
-
-class BarListener:
-    """A rich progress bar: rows or steps done, how it goes, time left."""
+    On a terminal it draws a bar; elsewhere it prints a line for each phase, and one for a count
+    every ten seconds and at the end. rich measures speed and time left, drawn or not, from this
+    process's own work.
+    """
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
-        self._task = bar.add_task("starting", total=None, state="")
-        self._rates = _Rates()
+        self._draws = not bar.disable
+        self._task = bar.add_task("starting", total=None, state="", unit="")
+        self._unit = ""
         self._next = 0.0
-        self._counting = False
-        self._writing = ""
+        self._printed = ""
 
     def phase(self, text: str) -> None:
-        self._bar.update(self._task, description=text, state="", refresh=True)
-
-    def total(self, prompts: int) -> None:
-        self._bar.update(self._task, total=prompts)
-
-    def engine(self, info: EngineInfo) -> None:
-        self._bar.console.print(describe_engine(info), style="dim", highlight=False)
-        self._bar.update(self._task, description="rows")
-
-    def steered(self, done: int, tally: SteeringCounts) -> None:
-        now = time.monotonic()
-        if now < self._next:
+        """Show the phase's name."""
+        if not self._draws:
+            say(text)
             return
-        self._next = now + _DRAW_SECONDS
-        state = _stand_ins(tally)
-        if self._writing != "steering":
-            self._writing = "steering"  # lines of an earlier process are no work of this one
-            self._bar.reset(self._task, completed=done, state=state)
-        self._bar.update(self._task, completed=done, state=state)
+        self._unit = ""
+        self._bar.reset(self._task, description=text, total=None, state="", unit="")
 
-    def progress(self, progress: Progress, kept: int) -> None:
-        tokens_per_second, _ = self._rates.of(progress)
+    def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
+        """Show the count, the state, and the time left; at most five times a second."""
         now = time.monotonic()
-        if now < self._next:
+        if unit != self._unit:
+            self._begin(done, total, unit)
+            self._next = now + (_DRAW_SECONDS if self._draws else 0)
+        elif now < self._next and done != total:
+            self._bar.update(self._task, completed=done, total=total)
             return
-        self._next = now + _DRAW_SECONDS
-        state = _state(progress, kept, tokens_per_second)
-        if not self._counting:
-            self._counting = True  # rows done earlier are no work of this process
-            self._bar.reset(self._task, completed=_done(progress), state=state)
-        self._bar.update(self._task, completed=_done(progress), state=state)
-
-    def written(self, done: int, total: int, what: str = "pairs") -> None:
-        if self._writing != what:
-            self._counting, self._writing = False, what
-            self._bar.reset(self._task, description=what, total=total, state="")
-        self._bar.update(self._task, description=what, completed=done, total=total, state="")
+        self._bar.update(self._task, completed=done, total=total, state=state)
+        if self._draws:
+            self._next = now + _DRAW_SECONDS
+            return
+        task = self._bar.tasks[0]
+        left = task.time_remaining
+        eta = f"{duration(left)} left" if left and done != total else ""
+        counted = f"{_of_total(done, total, unit)} {'' if unit == 'bytes' else unit}".strip()
+        line = ", ".join(part for part in (counted, state, eta) if part)
+        if line != self._printed:
+            self._next, self._printed = now + _LINE_SECONDS, line
+            say(line)
 
     def note(self, text: str) -> None:
-        self._bar.console.print(text, style="dim", highlight=False, soft_wrap=True)
+        """Print a line."""
+        if self._draws:
+            self._bar.console.print(text, style="dim", highlight=False, soft_wrap=True)
+        else:
+            say(text)
 
     def warn(self, text: str) -> None:
-        self._bar.console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+        """Print a warning."""
+        if self._draws:
+            warning = f"warning: {text}"
+            self._bar.console.print(warning, style="yellow", highlight=False, soft_wrap=True)
+        else:
+            say(f"warning: {text}")
 
-    def steps(self, done: int, total: int) -> None:
-        self._bar.reset(self._task, description="steps", total=total, completed=done, state="")
+    def _begin(self, done: int, total: int | None, unit: str) -> None:
+        """A new unit: what was done before is not this process's work."""
+        self._unit = unit
+        self._bar.reset(
+            self._task, description=unit, total=total, completed=done, state="", unit=unit
+        )
 
-    def step(self, log: StepLog) -> None:
-        self._bar.update(self._task, completed=log.step, state=str(log))
+
+class _CountColumn(ProgressColumn):
+    """`done/total`, bytes in units."""
+
+    def render(self, task: Task) -> Text:
+        unit = str(task.fields["unit"])
+        return Text(_of_total(task.completed, task.total, unit) if unit else "")
 
 
 @contextmanager
-def listening() -> Iterator[PlainListener | BarListener]:
-    """A listener that fits stderr."""
+def showing_progress() -> Iterator[TerminalProgress]:
+    """A progress that fits stderr."""
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield PlainListener()
-        return
     with Bar(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        _CountColumn(),
         TextColumn("{task.fields[state]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        speed_estimate_period=_SPEED_SECONDS,
+        disable=not console.is_terminal,
     ) as bar:
-        yield BarListener(bar)
+        yield TerminalProgress(bar)
+
+
+class LegacyListener(TerminalProgress):
+    """What rooms that do not take a `Progress` yet call."""
+
+    def total(self, prompts: int) -> None:
+        say(f"{prompts} prompts")
+
+    def written(self, done: int, total: int, what: str = "pairs") -> None:
+        self.count(done, total, f"{what} written")
+
+    def sent(self, done: int, total: int) -> None:
+        self.count(done, total, "bytes")
+
+    def steps(self, done: int, total: int) -> None:
+        self.count(done, total, "steps")
+
+    def step(self, log: object) -> None:
+        self.count(log.step, log.total, "steps", str(log))  # type: ignore[attr-defined]
+
+
+class PlainListener(LegacyListener):
+    pass
+
+
+class BarListener(LegacyListener):
+    pass
+
+
+@contextmanager
+def listening() -> Iterator[PlainListener]:
+    with showing_progress() as progress:
+        yield PlainListener(progress._bar)

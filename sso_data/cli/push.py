@@ -9,11 +9,11 @@ from sso_data.cli.outcome import ends_well, hint_to_continue, print_json
 from sso_data.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sso_data.publishing.hub.publish import Published
+    from sso_data.publishing.upload import Published
 
 PUSH_EXAMPLE = "Example: sso-data push runs/first alice/pairs --license apache-2.0 --language en"
 
-INTERRUPTED = "{repo} is as it was, or private, or complete; run the same command again to go on"
+INTERRUPTED = "{repo} is as it was, or private, or complete; run the same command again to continue"
 
 Public = Annotated[
     bool,
@@ -61,39 +61,44 @@ def push(
 ) -> None:
     """Publish a run on the Hub: pairs, every scored row, a card. Private unless you say --public.
 
-    Everything goes in one commit. Run the same command again after any failure: it goes on.
+    Everything goes in one commit. Run the same command again after any failure: it continues.
     """
-    from sso_data.cli.transfer import transferring
-    from sso_data.publishing.hub.publish import Target
-    from sso_data.publishing.push.dataset import push_run
-    from sso_data.publishing.push.staging import Wording
+    from sso_data.cli.progress import showing_progress
+    from sso_data.publishing.dataset import push_run
 
-    target = Target(
-        repo=repo,
-        revision=revision,
-        private=private_of(public=public, private=private),
-        overwrite=overwrite,
-    )
-    wording = Wording(language=tuple(language or ()), license=license_)
-    with hint_to_continue(INTERRUPTED.format(repo=repo)), transferring() as listener:
-        done = push_run(run, target, listener, what=what, endpoint=endpoint, wording=wording)
+    seen = private_of(public=public, private=private)
+    with hint_to_continue(INTERRUPTED.format(repo=repo)), showing_progress() as progress:
+        done = push_run(
+            run,
+            repo,
+            what=what,
+            private=seen,
+            revision=revision,
+            endpoint=endpoint,
+            language=language or (),
+            license=license_,
+            overwrite=overwrite,
+            progress=progress,
+        )
     show_published(done, as_json=as_json)
 
 
 def private_of(*, public: bool, private: bool) -> bool | None:
-    """Whether a repository is to be private, None where the user did not say; ConfigError for both
-    options together."""
+    """The visibility of the options: private, public, or None where the user did not say.
+
+    Raises ConfigError for both options together.
+    """
     if public and private:
         raise ConfigError("--public and --private: give one of them")
     return private if public or private else None
 
 
 def show_published(done: "Published", *, as_json: bool) -> None:
-    """What the repository is now, on stdout."""
+    """Print the repository's new state on stdout."""
     if as_json:
         print_json(done.to_json())
         return
-    from sso_data.cli.transfer import size
+    from sso_data.cli.progress import size
 
     who = "private" if done.private else "public"
     if done.new_files:

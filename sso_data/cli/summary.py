@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sso_data.filtering.filters import Decision
     from sso_data.generation.generate import Summary
     from sso_data.runs.run import Account
-    from sso_data.steering.answer_store import SteeringCounts
+    from sso_data.steering.counts import SteeringCounts
 
 
 def show_decision(decision: "Decision", account: "Account") -> None:
@@ -24,11 +24,9 @@ def show_decision(decision: "Decision", account: "Account") -> None:
     console.print(tables.account_line(account, decision), highlight=False)
 
 
-def show_steering(tally: "SteeringCounts | None") -> None:
-    """What models that were asked about the prompts said, in a line or two."""
-    from sso_data.steering.models import summary_of
-
-    for text in summary_of(tally) if tally else []:
+def show_steering(counts: "SteeringCounts | None") -> None:
+    """Print how the steering by models went, in a line or two."""
+    for text in counts.summary() if counts else []:
         typer.echo(text)
 
 
@@ -49,9 +47,9 @@ def work_done(summary: "Summary") -> dict[str, Any]:
     """What this process did, for scripts."""
     return {
         "seconds": round(summary.seconds, 2),
-        "new_rows": summary.progress.rows,
-        "new_failures": summary.progress.failed,
-        "sampled_tokens": summary.progress.tokens,
+        "new_rows": summary.counts.rows,
+        "new_failures": summary.counts.failed,
+        "sampled_tokens": summary.counts.tokens,
         "steering": summary.steering.to_json() if summary.steering else None,
     }
 

@@ -7,24 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
-    StringConstraints,
     model_validator,
 )
 
 from sso_data.config.run import (
-    Count,
     EngineConfig,
-    Seconds,
     SourceConfig,
     ViewsConfig,
     config_tree,
-    plain_url,
     validated_as,
 )
+from sso_data.config.section import Count, EndpointSection, Section
 
 Operation = Literal["evolve", "rephrase", "topic", "harder", "easier"]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -32,25 +26,19 @@ Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PAGE = "docs/augment.md"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True
-    )
-
-
-class OperationsConfig(_Section):
-    """How likely each operation is, relative to the others; 0 leaves one out."""
+class OperationsConfig(Section):
+    """Relative weight of each operation; 0 disables it."""
 
     evolve: Weight = 2.0
-    """The seed made deeper: a condition, a reason or a second step is asked for, too."""
+    """Make the seed deeper: also ask for a condition, a reason or a second step."""
     rephrase: Weight = 1.0
-    """The same wish in other words."""
+    """Ask for the same in other words."""
     topic: Weight = 2.0
-    """A query of the same sort about something else."""
+    """Write a query of the same sort on another topic."""
     harder: Weight = 1.0
-    """A query about the same subject that is harder to answer."""
+    """Write a query on the same subject that is harder to answer."""
     easier: Weight = 1.0
-    """A query about the same subject that is easier to answer."""
+    """Write a query on the same subject that is easier to answer."""
 
     @model_validator(mode="after")
     def _leaves_one(self) -> "OperationsConfig":
@@ -59,8 +47,8 @@ class OperationsConfig(_Section):
         return self
 
 
-class AnswersConfig(_Section):
-    """How the model is asked."""
+class AnswersConfig(Section):
+    """The form of the requests and the sampling of their answers."""
 
     form: Literal["json", "text"] = "json"
     """`json`: the template asks for an object with the key `query`; `text`: for the new query and
@@ -77,8 +65,8 @@ class AnswersConfig(_Section):
     """Most seeds shown for a new topic; how many is drawn. The other operations show one."""
 
 
-class ChecksConfig(_Section):
-    """What a new query must be like."""
+class ChecksConfig(Section):
+    """Requirements on the form of a new query."""
 
     min_chars: Count = 8
     """Fewest characters."""
@@ -89,11 +77,11 @@ class ChecksConfig(_Section):
     max_ratio: Ratio = 6.0
     """Most length, as a multiple of that mean; shorter seeds count as 40 characters."""
     language: bool = True
-    """Reject a query in another language than its seed, where both are told with confidence."""
+    """Reject a query in another language than its seed, if both are identified with confidence."""
 
 
-class DuplicatesConfig(_Section):
-    """What counts as said before: by a seed, by an example of the template, by a new query."""
+class DuplicatesConfig(Section):
+    """Comparison with the seeds, the examples of the template and the earlier new queries."""
 
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Jaccard similarity of two queries' character n-grams from which the later one is rejected;
@@ -102,20 +90,20 @@ class DuplicatesConfig(_Section):
     """Characters of an n-gram."""
 
 
-class DecontaminateConfig(_Section):
-    """Which texts must not come back: those of benchmarks that models are measured on."""
+class DecontaminateConfig(Section):
+    """Benchmarks whose texts must not appear in a new query."""
 
     files: tuple[Path, ...] = ()
     """Benchmark files in any format that prompts may have; every text of a row counts."""
     ngram: Annotated[int, Field(ge=2, le=64)] = 13
-    """A run of this many words that also stands in a benchmark contaminates a query."""
+    """A query is rejected for this many words in a row that are also in a benchmark text."""
     shortest: Annotated[int, Field(ge=1, le=64)] = 8
     """Texts with fewer words than `ngram`, but at least this many, count as one run; still shorter
     ones only where query and benchmark text agree as a whole."""
 
 
-class LimitsConfig(_Section):
-    """When to stop without the queries that were asked for."""
+class LimitsConfig(Section):
+    """When to stop with fewer queries than were asked for."""
 
     attempts_per_query: Annotated[float, Field(ge=1, le=1000)] = 5.0
     """Most requests, as a multiple of the queries asked for."""
@@ -123,25 +111,15 @@ class LimitsConfig(_Section):
     """Most requests in a row without one accepted query."""
 
 
-class AugmentConfig(_Section):
-    """A whole augmentation; every key may stand in the YAML file of `--config` or after `--set`."""
+class AugmentConfig(EndpointSection):
+    """A whole augmentation; any key can be set in the file of `--config` or after `--set`."""
 
     model: str = ""
     """Model directory or Hub id of the policy, or the model's name at `endpoint`."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Decides the operation, the seed queries and the sampling seed of every request."""
     templates: Path | None = None
-    """Directory of templates that stand in for shipped ones of the same name."""
-    endpoint: Annotated[str, AfterValidator(plain_url)] | None = None
-    """Base URL of an OpenAI-compatible server that has `model`, e.g. http://host:8000/v1."""
-    api_key_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = (
-        "OPENAI_API_KEY"
-    )
-    """Environment variable that holds the endpoint's key; the key itself is never written."""
-    endpoint_in_flight: Count = 32
-    """Requests that the endpoint works on at once."""
-    endpoint_timeout: Seconds = 300.0
-    """Seconds after which a request to the endpoint is given up and made again."""
+    """Directory of templates that replace the shipped ones of the same name."""
     operations: OperationsConfig = OperationsConfig()
     answers: AnswersConfig = AnswersConfig()
     checks: ChecksConfig = ChecksConfig()

@@ -6,18 +6,15 @@ The docstring under each field is its documentation (docs/evaluation.md).
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from sso_data.config.judging import JudgeConfig
 from sso_data.config.run import RunConfig, SourceConfig, config_tree, validated_as
+from sso_data.config.section import Section
 
 
-class EvalConfig(BaseModel):
+class EvalConfig(Section):
     """A whole evaluation; every key may stand in the YAML file of `--config` or after `--set`."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True
-    )
 
     prompts: str = ""
     """Held-out prompts: a file, a directory or a Hub dataset."""

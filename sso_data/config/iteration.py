@@ -5,24 +5,17 @@ The docstring under each field is its documentation (`docs/iterate.md` is made f
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from sso_data.config.judging import JudgeConfig
 from sso_data.config.run import RunConfig, validated_as
+from sso_data.config.section import Count, Positive, Section, Share
 from sso_data.config.training import TrainConfig
 
 PAGE = "docs/iterate.md"
 
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class SliceConfig(_Section):
+class SliceConfig(Section):
     """Which prompts a round takes."""
 
     order: Literal["fresh", "same"] = "fresh"
@@ -32,7 +25,7 @@ class SliceConfig(_Section):
     the rounds (`fresh`), or all."""
 
 
-class LabelledConfig(_Section):
+class LabelledConfig(Section):
     """Labelled pairs to train on in place of generated ones: the baseline of the paper."""
 
     data: Annotated[str, Field(min_length=1)]
@@ -41,7 +34,7 @@ class LabelledConfig(_Section):
     """Its split."""
 
 
-class GeneratorConfig(_Section):
+class GeneratorConfig(Section):
     """The second version of the paper: a generator is trained first, the policy on its pairs.
 
     A round generates with the policy, trains the policy by `train` (sso-generator) into a
@@ -58,7 +51,7 @@ class GeneratorConfig(_Section):
         return _without_model(values, ("train",), "generator.")
 
 
-class HeldOutConfig(_Section):
+class HeldOutConfig(Section):
     """What the policies are judged on, and by whom."""
 
     judge: JudgeConfig = JudgeConfig()
@@ -78,7 +71,7 @@ class HeldOutConfig(_Section):
     """After every round, in place of the last one only."""
 
 
-class StopRules(_Section):
+class StopRules(Section):
     """When the signal is gone and no further round is made."""
 
     signal_accuracy: Share = 0.6
@@ -93,7 +86,7 @@ class StopRules(_Section):
     round's."""
 
 
-class IterateConfig(_Section):
+class IterateConfig(Section):
     """A whole iteration; every key may stand in a recipe, in `--config` or after `--set`."""
 
     title: str = ""

@@ -7,27 +7,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
-    StringConstraints,
     model_validator,
 )
 
-from sso_data.config.run import Count, EngineConfig, Seconds, ViewsConfig, plain_url
+from sso_data.config.run import EngineConfig, ViewsConfig
+from sso_data.config.section import Count, EndpointSection
 from sso_data.core.errors import ConfigError
 
 FORMS = "oracle, reward:MODEL, llm:MODEL or python:MODULE:FUNCTION"
 """What `--judge` takes."""
 
 
-class JudgeConfig(BaseModel):
+class JudgeConfig(EndpointSection):
     """Who says which of two answers is better."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True
-    )
 
     kind: Literal["none", "oracle", "reward", "llm", "python"] = "none"
     """`oracle`: the tiny world's exact score; `reward`: a reward model; `llm`: a chat model that is
@@ -39,16 +32,6 @@ class JudgeConfig(BaseModel):
     callable: str | None = None
     """python: `module:function` or `file.py:function`; see docs/evaluation.md for what it is given
     and what it returns."""
-    endpoint: Annotated[str, AfterValidator(plain_url)] | None = None
-    """llm: base URL of an OpenAI-compatible server with `model`, e.g. http://host:8000/v1."""
-    api_key_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = (
-        "OPENAI_API_KEY"
-    )
-    """Environment variable that holds the endpoint's key; the key itself is never written."""
-    endpoint_in_flight: Count = 32
-    """Requests that the endpoint works on at once."""
-    endpoint_timeout: Seconds = 300.0
-    """Seconds after which a request to the endpoint is given up and made again."""
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.0
     """llm: sampling temperature of its verdicts; 0 takes the likeliest token."""
     max_tokens: Count = 512

@@ -2,37 +2,36 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from sso_data.config.section import NotNegative, Positive, Section, Share
+
+_ALIASES = {"pbaa": "pairs", "sigmoid": "dpo"}
 
 
 def _without_alias(value: object) -> object:
-    return "pairs" if value == "pbaa" else value
+    return _ALIASES.get(value, value) if isinstance(value, str) else value
 
 
 PairObjective = Annotated[Literal["sso", "sso-generator", "pairs"], BeforeValidator(_without_alias)]
-BaseLoss = Literal["ipo", "dpo", "hinge", "robust", "simpo", "orpo"]
+LossType = Annotated[
+    Literal["ipo", "dpo", "hinge", "robust", "simpo", "orpo"], BeforeValidator(_without_alias)
+]
 
 _SSO_ONLY = ("alpha", "g", "use_w", "use_g", "detach_weight", "weight_scope", "recipe")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class LossConfig(_Section):
+class LossConfig(Section):
     """Which loss the policy is trained with."""
 
     objective: PairObjective = "sso"
     """`sso`: the base term, and the two steered terms weighted by W; `sso-generator`: the steered
     terms alone, for a model that makes data; `pairs` (also called `pbaa`): the base term alone, on
     any preference pairs."""
-    base: BaseLoss = "ipo"
-    """The loss of each preference term: `ipo`, `simpo` and `orpo` compare means per token; `dpo`,
-    `hinge` and `robust` totals. sso-generator starts from `dpo`."""
+    type: LossType = "ipo"
+    """The loss of each preference term (the base loss): `ipo`, `simpo` and `orpo` compare means per
+    token; `dpo` (also called `sigmoid`), `hinge` and `robust` totals. sso-generator starts from
+    `dpo`."""
     beta: Positive = 0.2
     """Strength of the base loss; SimPO's paper uses 2 to 2.5. sso-generator starts from 0.1."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
@@ -65,17 +64,17 @@ class LossConfig(_Section):
     @classmethod
     def _generator_defaults(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("objective") == "sso-generator":
-            return {"base": "dpo", "beta": 0.1} | values
+            return {"type": "dpo", "beta": 0.1} | values
         return values
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> "LossConfig":
         if self.objective != "sso" and (idle := self._set_of(*_SSO_ONLY)):
             raise ValueError(f"{idle[0]} belongs to objective sso, not to {self.objective}")
-        if self.label_smoothing and self.base not in {"dpo", "robust"}:
-            raise ValueError("label_smoothing belongs to base dpo or robust")
-        if self.base != "simpo" and self._set_of("simpo_gamma"):
-            raise ValueError("simpo_gamma belongs to base simpo")
+        if self.label_smoothing and self.type not in {"dpo", "robust"}:
+            raise ValueError("label_smoothing belongs to loss.type dpo or robust")
+        if self.type != "simpo" and self._set_of("simpo_gamma"):
+            raise ValueError("simpo_gamma belongs to loss.type simpo")
         if self.objective != "sso-generator" and self._set_of("generator_nll"):
             raise ValueError("generator_nll belongs to objective sso-generator")
         if self.nll and self.objective == "sso-generator":
@@ -92,15 +91,15 @@ class LossConfig(_Section):
     @property
     def needs_reference(self) -> bool:
         """Whether the base loss compares with a reference policy."""
-        return self.base not in {"simpo", "orpo"}
+        return self.type not in {"simpo", "orpo"}
 
     @property
     def compares(self) -> Literal["means", "totals"]:
         """What of a sequence the base loss sees: nats/token or nats."""
-        return "totals" if self.base in {"dpo", "hinge", "robust"} else "means"
+        return "totals" if self.type in {"dpo", "hinge", "robust"} else "means"
 
 
-class SequenceConfig(_Section):
+class SequenceConfig(Section):
     """How long the training sequences may be."""
 
     max_length: Annotated[int, Field(ge=8)] = 2048
@@ -110,7 +109,7 @@ class SequenceConfig(_Section):
     end-of-sequence tokens included (counted and reported), and scores its references anew."""
 
 
-class ReferenceConfig(_Section):
+class ReferenceConfig(Section):
     """Where the reference policy's log-probs come from."""
 
     mode: Literal["auto", "strict", "rescore"] = "auto"

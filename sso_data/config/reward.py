@@ -2,17 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+from sso_data.config.section import NotNegative, Positive, Section
 
 
-class MixPart(_Section):
+class MixPart(Section):
     """Another preference set that is mixed in."""
 
     data: Annotated[str, Field(min_length=1)]
@@ -24,10 +19,10 @@ class MixPart(_Section):
     each of them twice and a random half once more."""
 
 
-class RewardConfig(_Section):
+class RewardConfig(Section):
     """How a reward model is trained on pairs."""
 
-    centre: NotNegative = 0.0
+    center_rewards_coefficient: NotNegative = 0.0
     """Weight of (r+ + r-)^2, which draws rewards to a mean of 0; 0.01 is usual."""
     tokens: Literal["sampled", "rendered"] = "sampled"
     """Of our own rows. `sampled`: the token ids that were sampled; the reward model has the

@@ -5,35 +5,31 @@ The docstring under each field is its documentation (`docs/configuration.md` is 
 
 import copy
 import json
-import math
 import re
 import reprlib
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
     model_validator,
 )
 
+from sso_data.config.migration import renamed
 from sso_data.config.paper import RUN, DefaultsFrom
+from sso_data.config.section import Count, EndpointSection, NotNegative, Seconds, Section, Share
 from sso_data.core.deep_merge import deep_merge
 from sso_data.core.errors import ConfigError, one_line, without_secrets
 from sso_data.core.yaml_files import parse_yaml, read_yaml
 
-Share = Annotated[float, Field(ge=0, le=1)]
 NatsPerToken = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Quantile = Annotated[str, StringConstraints(pattern=r"^q(0(\.\d+)?|1(\.0+)?)$")]
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Config = TypeVar("_Config", bound=BaseModel)
 
 
@@ -72,18 +68,6 @@ _VLLM_OURS = frozenset(
 """Arguments of vLLM that are set by other keys, or must not be changed."""
 
 
-def plain_url(text: str) -> str:
-    """ValueError unless `text` is http(s)://host, perhaps with a port and a path, and no more."""
-    try:
-        parts = urlsplit(text)
-        is_plain = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_plain = False
-    if not is_plain or parts.username or parts.query or parts.fragment or not text.isprintable():
-        raise ValueError("write an address such as http://host:8000/v1, without a key in it")
-    return text.rstrip("/")
-
-
 def _real_date(text: str) -> str:
     """ValueError unless `text` is a day, as YYYY-MM-DD."""
     if date.fromisoformat(text).isoformat() != text:
@@ -116,13 +100,7 @@ def _json_able(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True
-    )
-
-
-class SourceConfig(_Section):
+class SourceConfig(Section):
     """How the prompt file is read."""
 
     split: str = "train"
@@ -140,7 +118,7 @@ class SourceConfig(_Section):
     """Send malformed rows to failed.jsonl instead of stopping."""
 
 
-class SteeringConfig(_Section):
+class SteeringConfig(EndpointSection):
     """Which features steer a prompt, and who words its principles."""
 
     choose: Literal["random", "fixed", "all", "policy", "none"] = "random"
@@ -151,7 +129,7 @@ class SteeringConfig(_Section):
     """The features of `fixed`; otherwise the ones to choose from (none: all)."""
     count: Count = 2
     """How many features `random` draws, and the policy names, per prompt."""
-    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    weights: dict[str, NotNegative] = Field(default={})
     """Weight per feature (1 where not named, 0 leaves it out)."""
     concision_probability: Share = 0.2
     """Chance that Concision is added to a row's features, against length growth (the paper)."""
@@ -164,16 +142,6 @@ class SteeringConfig(_Section):
     principle_model: str | None = None
     """The model that writes: a directory or Hub id, or its name at `endpoint`; by default the
     policy."""
-    endpoint: Annotated[str, AfterValidator(plain_url)] | None = None
-    """Base URL of an OpenAI-compatible server with `principle_model`, e.g. http://host:8000/v1."""
-    api_key_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = (
-        "OPENAI_API_KEY"
-    )
-    """Environment variable that holds the endpoint's key; the key itself is never written."""
-    endpoint_in_flight: Count = 32
-    """Requests that the endpoint works on at once."""
-    endpoint_timeout: Seconds = 300.0
-    """Seconds after which a request to the endpoint is given up and made again."""
     structured: bool = True
     """Hold answers to a JSON schema where the engine or endpoint can; read as if it could not."""
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
@@ -198,10 +166,10 @@ class SteeringConfig(_Section):
         return self
 
 
-class ViewsConfig(_Section):
+class ViewsConfig(Section):
     """How the chat template is used."""
 
-    template_kwargs: Annotated[dict[str, Any], AfterValidator(_json_able)] = {}
+    template_kwargs: Annotated[dict[str, Any], AfterValidator(_json_able)] = Field(default={})
     """Arguments for the chat template; `enable_thinking: false` is added where it knows it."""
     date: Annotated[str, AfterValidator(_real_date)] | None = None
     """The date that a template inserts (YYYY-MM-DD); by default the day the run started."""
@@ -209,7 +177,7 @@ class ViewsConfig(_Section):
     """Control tokens that a user typed: `text` keeps them as text, `refuse` fails the row."""
 
 
-class SamplingConfig(_Section):
+class SamplingConfig(Section):
     """How responses are drawn, the same under all three views."""
 
     temperature: Annotated[float, Field(gt=0, le=5)] = 0.7
@@ -222,7 +190,7 @@ class SamplingConfig(_Section):
     """A prompt that leaves less room than this fails as prompt_too_long."""
 
 
-class ScoringConfig(_Section):
+class ScoringConfig(Section):
     """Which log-probs are taken, and how sampling-time ones are checked."""
 
     full: bool = False
@@ -234,7 +202,7 @@ class ScoringConfig(_Section):
     cell is scored."""
 
 
-class EngineConfig(_Section):
+class EngineConfig(Section):
     """The engine that samples and scores."""
 
     name: Literal["auto", "vllm", "transformers"] = "auto"
@@ -271,7 +239,7 @@ class EngineConfig(_Section):
     """Seconds without a sign of life after which the engine's process is replaced."""
     step_timeout: Seconds = 1800.0
     """Seconds one step of the engine may take before its process counts as hanging."""
-    vllm: Annotated[dict[str, Any], AfterValidator(_json_able)] = {}
+    vllm: Annotated[dict[str, Any], AfterValidator(_json_able)] = Field(default={})
     """Further arguments for vLLM's engine, passed as they are."""
 
     @model_validator(mode="after")
@@ -282,7 +250,7 @@ class EngineConfig(_Section):
         return self
 
 
-class FilterConfig(_Section):
+class FilterConfig(Section):
     """Which rows become pairs."""
 
     preset: Literal["closeness", "reference", "none"] = "closeness"
@@ -306,14 +274,14 @@ class FilterConfig(_Section):
     """Most tokens of a response."""
 
 
-class OutputConfig(_Section):
+class OutputConfig(Section):
     """What is written beside the journal."""
 
     parquet: bool = True
     """Write pairs/train.parquet beside pairs/train.jsonl."""
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole run; every key may stand in the YAML file of `--config` or after `--set`."""
 
     model: str = ""
@@ -426,6 +394,8 @@ def _first_problem(error: ValidationError, page: str) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"] if not _is_branch(str(part)))
     if first["type"] == "extra_forbidden":
+        if new := renamed(key):
+            return f"{key} is called {new} now"
         return f"unknown key {key!r}; known keys are in {page}"
     message = first["msg"].removeprefix("Value error, ")
     if key in _THRESHOLDS:
@@ -471,19 +441,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _parse_value(setting: str, text: str) -> object:
     try:
-        value = parse_yaml(text)
+        return parse_yaml(text)
     except ValueError as error:
         raise ConfigError(f"--set {one_line(setting, 200)}: the value is not valid YAML") from error
-    return _number(value) if isinstance(value, str) else value
-
-
-def _number(text: str) -> object:
-    """YAML 1.1 reads 5e-7 as a string; a person means the number."""
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return number if math.isfinite(number) else text
 
 
 def _put(tree: dict[str, Any], path: list[str], value: object, *, where: str) -> None:

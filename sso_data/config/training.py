@@ -7,25 +7,21 @@ them).
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from sso_data.config.loss import LossConfig, NotNegative, Positive, ReferenceConfig, SequenceConfig
+from sso_data.config.loss import LossConfig, ReferenceConfig, SequenceConfig
 from sso_data.config.paper import DefaultsFrom, training_of
 from sso_data.config.reward import RewardConfig
 from sso_data.config.run import ViewsConfig, config_tree, over_paper, validated_as
+from sso_data.config.section import Count, NotNegative, Positive, Section
 
-Count = Annotated[int, Field(ge=1)]
 PartOf = Annotated[float, Field(ge=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Reporter = Literal["tensorboard", "wandb", "trackio"]
 PAGE = "docs/train_configuration.md"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """Which rows are trained on, and which are held out."""
 
     split: str = "train"
@@ -40,12 +36,12 @@ class DataConfig(_Section):
     the prompt, so that the order of the rows does not matter."""
 
 
-class OptimConfig(_Section):
+class OptimConfig(Section):
     """The optimizer, its schedule and the size of a step."""
 
     lr: Positive = 5e-7
     """Peak learning rate; LoRA wants about 1e-5."""
-    batch_rows: Count = 32
+    batch_size: Count = 32
     """Rows of one optimizer step, over all processes. A row is up to three pairs."""
     micro_batch_rows: Count = 4
     """Most rows of a process in one forward pass; changes memory and speed, not the step."""
@@ -61,21 +57,22 @@ class OptimConfig(_Section):
     """AdamW's weight decay."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate goes down after the warm-up."""
-    warmup: PartOf = 0.1
-    """Share of the steps in which the learning rate rises; the generator recipe uses 0.04."""
+    warmup_steps: NotNegative = 0.1
+    """Steps in which the learning rate rises; below 1, a share of all steps. The generator recipe
+    uses 0.04."""
     max_grad_norm: NotNegative = 1.0
     """Longer gradients are cut to this length; 0 leaves them."""
     gradient_checkpointing: bool | None = None
     """Compute activations again in the backward pass; by default on GPUs."""
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of forward and backward; `auto`: bfloat16 on GPUs that have it, else
     float32."""
-    weights: Literal["auto", "float32", "bfloat16"] = "auto"
+    param_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the weights being trained. `auto` is float32: at these learning rates a
     bfloat16 weight would not move. LoRA's frozen weights keep the model's own format on GPUs."""
 
 
-class CheckpointConfig(_Section):
+class CheckpointConfig(Section):
     """What a continued training goes on from."""
 
     every: Positive = 0.25
@@ -89,7 +86,7 @@ class CheckpointConfig(_Section):
     """Leave the checkpoints there when training has finished."""
 
 
-class LoraConfig(_Section):
+class LoraConfig(Section):
     """Train a LoRA adapter in place of the model (needs `sso-data[lora]`)."""
 
     enabled: bool = False
@@ -105,7 +102,7 @@ class LoraConfig(_Section):
     """Save the model with the adapter merged in, in place of the adapter."""
 
 
-class EarlyStoppingConfig(_Section):
+class EarlyStoppingConfig(Section):
     """When to warn, and when to stop early."""
 
     chosen_drop: Positive | None = 1.0
@@ -118,7 +115,7 @@ class EarlyStoppingConfig(_Section):
     the other way round): the policy learns length from them."""
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """What is told while training goes on."""
 
     every: Count = 1
@@ -129,7 +126,7 @@ class LogConfig(_Section):
     """Draw loss.png at the end (needs `sso-data[train]`)."""
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """A whole training; every key may stand in the YAML file of `--config` or after `--set`."""
 
     model: str = ""
@@ -168,9 +165,13 @@ class TrainConfig(_Section):
     def _fits_together(self) -> "TrainConfig":
         if self.checkpoints.keep_best and not self.data.eval_share:
             raise ValueError("checkpoints.keep_best needs held-out rows: set data.eval_share")
-        every = self.checkpoints.every
-        if every >= 1 and every != int(every):
-            raise ValueError(f"checkpoints.every is a number of steps or a share below 1: {every}")
+        steps = {
+            "checkpoints.every": self.checkpoints.every,
+            "optim.warmup_steps": self.optim.warmup_steps,
+        }
+        for key, value in steps.items():
+            if value >= 1 and value != int(value):
+                raise ValueError(f"{key} is a number of steps or a share below 1: {value}")
         if self.stop.chosen_drop and self.stop.warn_chosen_drop > self.stop.chosen_drop:
             raise ValueError("stop.warn_chosen_drop lies above stop.chosen_drop")
         idle = ("loss", "reference") if self.kind == "reward" else ("reward",)

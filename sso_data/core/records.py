@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from sso_data.core.errors import RunError
+
 SCHEMA_VERSION = 1
 
 View = Literal["plain", "good", "bad"]
@@ -184,8 +186,10 @@ class Row:
     def from_json(cls, row: JsonRow) -> "Row":
         """The row of a journal line or of an outside row.
 
-        KeyError names what is missing, TypeError what is of the wrong kind.
+        KeyError names what is missing, TypeError what is of the wrong kind. Raises RunError for a
+        row of a later format.
         """
+        _refuse_later_format(row)
         return cls(
             id=_text(row, "id"),
             source_id=None if row["source_id"] is None else _text(row, "source_id"),
@@ -236,7 +240,8 @@ class Failure:
 
     @classmethod
     def from_json(cls, row: JsonRow) -> "Failure":
-        """The failure of one line of failed.jsonl; KeyError or TypeError as for a row."""
+        """The failure of one line of failed.jsonl; raises as for a row."""
+        _refuse_later_format(row)
         return cls(
             id=_text(row, "id"),
             source_id=None if row["source_id"] is None else _text(row, "source_id"),
@@ -256,6 +261,16 @@ def messages_from_json(turns: list[dict[str, str]]) -> tuple[Message, ...]:
     return tuple(
         Message(role=_text(turn, "role"), content=_text(turn, "content")) for turn in turns
     )
+
+
+def _refuse_later_format(row: JsonRow) -> None:
+    """Raise RunError for a record that a later version of sso-data wrote in another format."""
+    written = row.get("schema_version", SCHEMA_VERSION)
+    if type(written) is int and written > SCHEMA_VERSION:
+        raise RunError(
+            f"row {row.get('id')}: has format {written} of a later sso-data; this version reads "
+            f"rows up to format {SCHEMA_VERSION}; upgrade sso-data"
+        )
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

@@ -1,10 +1,12 @@
-"""YAML as people write it: plain values, dates as text, every key once, aliases that stay small."""
+"""YAML 1.2 as people write it: plain values, dates as text, every key once, small aliases."""
 
-from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import YAMLError
 
 MOST_BYTES = 2**18
 MOST_VALUES = 50_000
@@ -12,75 +14,63 @@ MOST_VALUES = 50_000
 _TAGS = ("map", "seq", "str", "int", "float", "bool", "null")
 
 
-class _Loader(yaml.SafeLoader):
+class _Constructor(SafeConstructor):
     """Safe YAML without dates, sets and bytes: 2024-07-01 is the text of that date."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        for name, count in names.most_common(1):
-            if count > 1:
-                line = node.start_mark.line + 1
-                raise ValueError(f"{name!r} stands twice in the mapping of line {line}")
-        return super().construct_mapping(node, deep)
 
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.yaml_constructors = {
+_Constructor.yaml_constructors = {
     tag: make
-    for tag, make in yaml.SafeLoader.yaml_constructors.items()
+    for tag, make in SafeConstructor.yaml_constructors.items()
     if tag is None or tag.rpartition(":")[2] in _TAGS
 }
+_Constructor.add_constructor(
+    "tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node)
+)
 
 
 def read_yaml(file: Path) -> Any:
-    """The content of a YAML file; OSError or ValueError, of one line's sense, where there is none.
-
-    A file that never ends (a device) is read as far as a file may be long.
-    """
+    """Read a YAML file of at most 256 KiB; raises OSError, or ValueError with one line's sense."""
     with file.open("rb") as stream:
-        data = stream.read(MOST_BYTES + 1)
+        data = stream.read(MOST_BYTES + 1)  # a device never ends
     if len(data) > MOST_BYTES:
         raise ValueError(f"longer than {MOST_BYTES // 1024} KiB")
     return parse_yaml(data.decode("utf-8-sig"))
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text; ValueError where it has none, or stands for too much."""
+    """The value of a YAML text, None for an empty one; ValueError where it is malformed or huge."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
     try:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None
-            if _size(node, {}) > MOST_VALUES:
-                raise ValueError(f"stands for more than {MOST_VALUES} values; write fewer aliases")
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+        value = yaml.load(text)
+        if _size(value, {}) > MOST_VALUES:
+            raise ValueError(f"stands for more than {MOST_VALUES} values; write fewer aliases")
+    except YAMLError as error:
+        parts = [getattr(error, name, None) for name in ("context", "problem")]
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        reason = ", ".join(str(part).strip() for part in parts if part) or str(error)
+        raise ValueError(f"{reason}{where}") from error
+    except (RecursionError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError("nested too deeply, or a key that is no text") from error
+    return value
 
 
-def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node stands for, each alias counted as what it names.
+def _size(value: Any, known: dict[int, int]) -> int:
+    """How many values a value stands for, each alias counted as what it names.
 
-    `known` holds the sizes of nodes by id; 0 while a node is being counted.
+    `known` holds the sizes of collections by id; 0 while a collection is being counted.
     """
-    found = known.get(id(node))
-    if found == 0:
-        raise ValueError("an alias stands inside of what it names")
-    if found is not None:
-        return found
-    known[id(node)] = 0
-    children: list[yaml.Node] = []
-    if isinstance(node, yaml.MappingNode):
-        children = [child for pair in node.value for child in pair]
-    elif isinstance(node, yaml.SequenceNode):
-        children = node.value
-    known[id(node)] = 1 + sum(_size(child, known) for child in children)
-    return known[id(node)]
+    children: Iterable[Any]
+    if isinstance(value, dict):
+        children = (*value.keys(), *value.values())
+    elif isinstance(value, list | tuple | set):
+        children = value
+    else:
+        return 1
+    if known.get(id(value)) == 0:
+        raise ValueError("an alias inside of what it names")
+    if id(value) not in known:
+        known[id(value)] = 0
+        known[id(value)] = 1 + sum(_size(child, known) for child in children)
+    return known[id(value)]

@@ -13,8 +13,7 @@ from sso_data.core.jinja import render
 from sso_data.core.records import JsonRow, Response, Row
 from sso_data.evaluation.answers import Answer, NoAnswer
 from sso_data.evaluation.eval_dir import COMMANDS, EXPORTS, MODEL
-from sso_data.exporting import export
-from sso_data.exporting.job import model_name
+from sso_data.exporting.export import export, model_name
 from sso_data.exporting.rows import alpaca_eval, mt_bench, one_instruction, second_turn
 from sso_data.models.directory import resolve_model
 from sso_data.runs.files import make_dir, write_atomic

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from sso_data.config.evaluation import EvalConfig
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import ConfigError, RunError
+from sso_data.core.progress import Progress as RunListener
 from sso_data.core.records import Prompt, Row, content_hash
 from sso_data.evaluation.answers import Answer, NoAnswer, answer_all, answer_of
 from sso_data.evaluation.book import Book
@@ -37,7 +38,6 @@ from sso_data.evaluation.judges import (
 from sso_data.evaluation.judges.pairs import signal_comparison
 from sso_data.evaluation.judging import directory_of, judge_all
 from sso_data.evaluation.result import Evaluation, failures_of, side_of, steering_of, wins_of
-from sso_data.generation.generate import Listener as RunListener
 from sso_data.generation.generate import Setup, generate, lazy_engine, prepare
 from sso_data.prompts import BadRow, Candidate, read_prompts
 from sso_data.runs.journal import read_rows

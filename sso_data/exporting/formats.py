@@ -1,105 +1,72 @@
 """The formats of `export`: which rows they hold, in which files, with which recipe, for whom."""
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 from sso_data.core.errors import ConfigError
-from sso_data.core.records import JsonRow, Row, View
+from sso_data.core.records import JsonRow, Row
 from sso_data.exporting import rows
-from sso_data.exporting.recipes import TrainerRecipe, command_of, recipe_text
+from sso_data.exporting.recipes import ExportJob, recipe_text
 
-Convert = Callable[[Row], JsonRow]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportJob:
-    """What is exported: `name` is the model's in files of answers, `drawn` which answers.
-
-    `folded`: the model's template has no system role; `made` is when the run was started, in
-    seconds since 1970.
-    """
-
-    recipe: TrainerRecipe
-    drawn: View
-    name: str
-    folded: bool
-    made: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataFile:
-    """One file of rows: JSON lines, or one JSON array."""
-
-    name: str
-    layout: Literal["lines", "array"]
-    convert: Convert
+Convert = Callable[[ExportJob, Row], JsonRow]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
     """One value of `--to`.
 
-    `holds`: the pairs that the filter kept, or the answers of every row. `unfit` says why a row has
-    no place in the format, or None; `wants` describes those that do. Of exported rows that are
-    `doubtful` the user is told how many there are, and `doubt`. `recipes` maps file names to
-    templates, `info` file names to JSON content; `next` is the command to run.
+    `holds`: the pairs that the filter kept, or the answers of every row. `files` maps names of data
+    files to what makes their rows: JSON lines, or one array in a `.json` file. `unfit` returns why
+    a row has no place in the format, or None; `wants` describes those that do. Of rows with the
+    same value of `once` the first is exported. `doubt` is said, with their number, of exported rows
+    that are `doubtful`. `recipes` maps file names to templates, `info` file names to JSON content;
+    `next` is the command to run.
     """
 
     name: str
-    holds: Literal["pairs", "answers"]
-    files: Callable[[ExportJob], tuple[DataFile, ...]]
-    unfit: Callable[[Row], str | None]
-    wants: str
+    files: Mapping[str, Convert]
     next: str
+    holds: Literal["pairs", "answers"] = "pairs"
+    unfit: Callable[[Row], str | None] = rows.any_row
+    wants: str = "any prompt"
+    once: Callable[[Row], object] | None = None
     doubtful: Callable[[Row], bool] | None = None
     doubt: str = ""
     recipes: Mapping[str, str] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
 
+    def converters(self, job: ExportJob) -> dict[str, Convert]:
+        """How the rows of each data file are made, by its name."""
+        return {file.format(name=job.name): convert for file, convert in self.files.items()}
+
     def texts(self, job: ExportJob) -> dict[str, str]:
         """The recipe files, by name."""
-        written = {
-            name: recipe_text(template, job.recipe) for name, template in self.recipes.items()
-        }
+        written = {name: recipe_text(template, job) for name, template in self.recipes.items()}
         infos = {name: json.dumps(content, indent=2) + "\n" for name, content in self.info.items()}
         return written | infos
 
     def command(self, job: ExportJob) -> str:
-        """The command to run next."""
-        return command_of(self.next, job.recipe, name=job.name)
+        """The command to run next, quoted for a shell."""
+        words = (
+            word.format(directory=job.directory, name=job.name) if "{" in word else word
+            for word in self.next.split()
+        )
+        return shlex.join(words)
 
 
-def _preferences(job: ExportJob) -> tuple[DataFile, ...]:
-    convert = partial(rows.preference, folded=job.folded)
-    return (DataFile(name="train.jsonl", layout="lines", convert=convert),)
+def _preference(job: ExportJob, row: Row) -> JsonRow:
+    return rows.preference(row, folded=job.folded)
 
 
-def _autoalign(_job: ExportJob) -> tuple[DataFile, ...]:
-    return (
-        DataFile(name="sso.json", layout="array", convert=rows.autoalign_sso),
-        DataFile(name="dpo.json", layout="array", convert=rows.autoalign_dpo),
-    )
+def _alpaca_eval(job: ExportJob, row: Row) -> JsonRow:
+    return rows.alpaca_eval(row, drawn=job.drawn, name=job.name)
 
 
-def _sso(_job: ExportJob) -> tuple[DataFile, ...]:
-    return (DataFile(name="train.json", layout="array", convert=rows.sso),)
-
-
-def _rewardbench(_job: ExportJob) -> tuple[DataFile, ...]:
-    return (DataFile(name="pairs.jsonl", layout="lines", convert=rows.whole_conversations),)
-
-
-def _alpaca_eval(job: ExportJob) -> tuple[DataFile, ...]:
-    convert = partial(rows.alpaca_eval, drawn=job.drawn, name=job.name)
-    return (DataFile(name="model_outputs.json", layout="array", convert=convert),)
-
-
-def _mt_bench(job: ExportJob) -> tuple[DataFile, ...]:
-    convert = partial(rows.mt_bench, drawn=job.drawn, name=job.name, made=job.made)
-    return (DataFile(name=f"{job.name}.jsonl", layout="lines", convert=convert),)
+def _mt_bench(job: ExportJob, row: Row) -> JsonRow:
+    return rows.mt_bench(row, drawn=job.drawn, name=job.name, made=job.made)
 
 
 def llama_factory_entry(**where: str) -> dict[str, Any]:
@@ -142,7 +109,6 @@ _SSO_ENTRY = {
     },
 }
 
-_EVERY = "any prompt"
 _UNSEEN = "were given under a system message of the prompt's own, which the judge does not see"
 _TURNS = "prompts in which user and assistant take turns, user first and last"
 
@@ -151,17 +117,13 @@ FORMATS: Mapping[str, Format] = {
     for one in (
         Format(
             name="trl",
-            holds="pairs",
-            files=_preferences,
-            unfit=rows.any_row,
-            wants=_EVERY,
+            files={"train.jsonl": _preference},
             recipes={"dpo.yaml": "recipe_trl.yaml.j2"},
             next="trl dpo --config {directory}/dpo.yaml",
         ),
         Format(
             name="llama-factory",
-            holds="pairs",
-            files=_preferences,
+            files={"train.jsonl": _preference},
             unfit=rows.alternates,
             wants=_TURNS,
             recipes={"dpo.yaml": "recipe_llama_factory.yaml.j2"},
@@ -170,10 +132,7 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="axolotl",
-            holds="pairs",
-            files=_preferences,
-            unfit=rows.any_row,
-            wants=_EVERY,
+            files={"train.jsonl": _preference},
             doubtful=rows.hard_to_find,
             doubt="have a response that Axolotl may not find again in what it renders: one that "
             "begins or ends with white space is lost where the chat template trims messages (Llama "
@@ -183,17 +142,13 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="openrlhf",
-            holds="pairs",
-            files=_preferences,
-            unfit=rows.any_row,
-            wants=_EVERY,
+            files={"train.jsonl": _preference},
             recipes={"dpo.sh": "recipe_openrlhf.sh.j2"},
             next="bash {directory}/dpo.sh",
         ),
         Format(
             name="sso",
-            holds="pairs",
-            files=_sso,
+            files={"train.json": lambda _, row: rows.sso(row)},
             unfit=rows.alternates,
             wants=_TURNS,
             recipes={"sso.yaml": "recipe_sso.yaml.j2"},
@@ -202,17 +157,16 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="autoalign",
-            holds="pairs",
-            files=_autoalign,
-            unfit=rows.any_row,
-            wants=_EVERY,
+            files={
+                "sso.json": lambda _, row: rows.autoalign_sso(row),
+                "dpo.json": lambda _, row: rows.autoalign_dpo(row),
+            },
             recipes={"train.sh": "recipe_autoalign.sh.j2"},
             next="bash {directory}/train.sh",
         ),
         Format(
             name="rewardbench",
-            holds="pairs",
-            files=_rewardbench,
+            files={"pairs.jsonl": lambda _, row: rows.whole_conversations(row)},
             unfit=rows.alternates_without_system,
             wants=f"{_TURNS}, without a system message",
             next="rewardbench --model REWARD_MODEL --dataset {directory}/pairs.jsonl --load_json",
@@ -220,7 +174,7 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="alpaca-eval",
             holds="answers",
-            files=_alpaca_eval,
+            files={"model_outputs.json": _alpaca_eval},
             unfit=rows.one_instruction,
             wants="prompts of one user turn",
             doubtful=rows.has_own_system,
@@ -230,7 +184,8 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="mt-bench",
             holds="answers",
-            files=_mt_bench,
+            files={"{name}.jsonl": _mt_bench},
+            once=rows.question_id,
             unfit=rows.second_turn,
             wants="prompts of a first question, its answer and a second question, each with a "
             "question_id",

@@ -1,7 +1,7 @@
-"""The directory that `export` writes: made beside, swapped in whole, and only over one of ours."""
+"""The directory of an export: written next to `out`, swapped in whole, only over one of ours."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import orjson
 
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.records import SCHEMA_VERSION, JsonRow
-from sso_data.exporting.formats import DataFile
 from sso_data.runs.files import (
     NewFile,
     locked_file,
@@ -21,14 +20,14 @@ from sso_data.runs.files import (
 )
 
 MARK = "export.json"
-"""Stands in a directory that `export` wrote, and names its files."""
+"""The file by which a directory is known for one of `export`; it names the other files."""
 
 
 @contextmanager
 def new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """A directory that takes the place of `out` when the context ends well.
 
-    Raises RunError where something stands there that may not be replaced, or cannot be written.
+    Raises RunError where `out` holds something that may not be replaced, or cannot be written.
     """
     final = out.resolve()
     if final == Path.cwd():
@@ -54,49 +53,33 @@ def new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 class RowsWriter:
-    """Rows to one file, one at a time; used as a context manager, which ends the file."""
+    """Rows to a file of JSON lines or, for `.json`, one JSON array; a context manager."""
 
-    def __init__(self, directory: Path, file: DataFile) -> None:
-        self._file = file
-        self._stream = NewFile(directory / file.name)
-        self._separator = b"[\n" if file.layout == "array" else b""
+    def __init__(self, file: Path) -> None:
+        self._stream = NewFile(file)
+        self._is_array = file.suffix == ".json"
+        self._before = b"[\n" if self._is_array else b""
 
     def __enter__(self) -> "RowsWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file.layout == "array":
-            self._stream.write(b"\n]\n" if self._separator == b",\n" else b"[]\n")
+        if self._is_array:
+            self._stream.write(b"\n]\n" if self._before == b",\n" else b"[]\n")
         self._stream.close()
 
     def write(self, row: JsonRow) -> None:
         """Add one row."""
-        line = orjson.dumps(row)
-        if self._file.layout == "array":
-            self._stream.write(self._separator + line)
-            self._separator = b",\n"
-        else:
-            self._stream.write(line + b"\n")
+        self._stream.write(self._before + orjson.dumps(row) + b"\n" * (not self._is_array))
+        self._before = b",\n" if self._is_array else b""
 
 
-def open_writers(
-    stack: ExitStack, directory: Path, files: tuple[DataFile, ...]
-) -> list[RowsWriter]:
-    """A writer for each file, closed with `stack`."""
-    return [stack.enter_context(RowsWriter(directory, file)) for file in files]
-
-
-def write_texts(directory: Path, texts: Mapping[str, str]) -> None:
-    """Small files that nobody reads yet."""
-    for name, text in texts.items():
-        write_new(directory / name, text.encode())
-
-
-def mark_as_ours(directory: Path, facts: Mapping[str, Any]) -> None:
-    """Write export.json, which names every file; the directory may be overwritten from then on."""
+def mark_as_ours(directory: Path, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Write export.json, by which an export may be overwritten; returns the names of all others."""
     files = sorted(path.name for path in directory.iterdir())
     content = {"schema_version": SCHEMA_VERSION, **facts, "files": files}
     write_new(directory / MARK, orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
+    return tuple(files)
 
 
 def _refuse_strangers(out: Path, final: Path, *, overwrite: bool) -> None:
@@ -108,11 +91,12 @@ def _refuse_strangers(out: Path, final: Path, *, overwrite: bool) -> None:
     names = {path.name for path in final.iterdir()}
     if not names:
         return
-    ours = _files_of(final)
-    if ours is None:
+    try:
+        ours = set(orjson.loads((final / MARK).read_bytes())["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{out}: not empty and not made by export (it holds {min(names)}); use another --out"
-        )
+        ) from error
     if not overwrite:
         raise RunError(f"{out}: holds an export; use another --out, or --overwrite to replace it")
     strangers = names - ours - {MARK}
@@ -121,11 +105,3 @@ def _refuse_strangers(out: Path, final: Path, *, overwrite: bool) -> None:
             f"{out}: holds {min(strangers)}, which export did not write; move it, or use "
             "another --out"
         )
-
-
-def _files_of(directory: Path) -> set[str] | None:
-    """The files that an export wrote there; None where none did."""
-    try:
-        return set(orjson.loads((directory / MARK).read_bytes())["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -7,6 +7,7 @@ Means are nats/token; `m.<seen>.<drawn>` is `logp.<seen>.<drawn>.mean`.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from sso_data.runs.columns import (
     SCORES,
     Flag,
     Rows,
+    closeness,
     encode,
+    gap,
     leak_fingerprint,
     mean_logp,
     num_tokens,
@@ -156,13 +159,13 @@ def decide(rows: Rows, config: FilterConfig) -> Decision:
     return Decision(reason_code=codes, reasons=REASONS, thresholds=resolved, funnel=tuple(funnel))
 
 
-def decide_row(row: Row | np.void, config: FilterConfig) -> str | None:
-    """Why one row (or SCORES record) would be dropped by the checks that need no other row.
+def decide_row(row: Row | np.void | bytes, config: FilterConfig) -> str | None:
+    """Why one row (or its SCORES record) would be dropped by the checks that need no other row.
 
     With the closeness preset and absolute thresholds this is the whole filter; means and quantiles
     over other rows are left out.
     """
-    data = encode(row, b"", 0) if isinstance(row, Row) else row.tobytes()
+    data = encode(row, b"", 0) if isinstance(row, Row) else row
     rows: Rows = np.frombuffer(data, SCORES)
     for check in checks(config):
         if check.row_local and check.fails(rows, check.limits(rows, config))[0]:
@@ -298,25 +301,22 @@ def _gap_means(rows: Rows, _config: FilterConfig) -> Limits:
 
 
 def _gaps(rows: Rows) -> tuple[Floats, Floats]:
-    """(m.good.good - m.bad.good, m.bad.bad - m.good.bad), nats/token."""
-    return (
-        mean_logp(rows, "good", "good") - mean_logp(rows, "bad", "good"),
-        mean_logp(rows, "bad", "bad") - mean_logp(rows, "good", "bad"),
-    )
+    """The gaps of the good and of the bad response, nats/token."""
+    mean = partial(mean_logp, rows)
+    return gap(mean, "good"), gap(mean, "bad")
 
 
 def _smaller_gap(rows: Rows) -> Floats:
     """The gap that decides: both must reach the threshold."""
-    good, bad = _gaps(rows)
-    smaller: Floats = np.minimum(good, bad)
+    smaller: Floats = np.minimum(*_gaps(rows))
     return smaller
 
 
 def _distance(rows: Rows) -> Floats:
     """How far the farther of chosen and rejected lies below the policy's own answer, nats/token."""
-    own = mean_logp(rows, "plain", "plain")
-    pair: Floats = np.minimum(mean_logp(rows, "plain", "good"), mean_logp(rows, "plain", "bad"))
-    return own - pair
+    mean = partial(mean_logp, rows)
+    farther: Floats = np.maximum(closeness(mean, "good"), closeness(mean, "bad"))
+    return farther
 
 
 def _resolve(threshold: float | str, values: Floats) -> float:

@@ -1,20 +1,16 @@
 """`filter`: decide again which rows of a run become pairs, from its journal, without a GPU."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from sso_data.config.run import FilterConfig, RunConfig, load_config, validated_as
 from sso_data.core.errors import ConfigError, RunError
+from sso_data.core.progress import NullProgress, Progress
 from sso_data.filtering.filters import Decision, decide
-from sso_data.runs.decided import read_decided, section
-from sso_data.runs.pairs import write_pairs
+from sso_data.runs.pairs import read_decided, section, write_pairs
 from sso_data.runs.run import Account, expected_prompts, locked, require_run, run_account
 from sso_data.runs.scores import Scores, load_scores
-
-Written = Callable[[int, int], None]
-"""Called with (pairs written, pairs to write)."""
 
 _BY_FILTER = "filter"
 """In filter.json, `decided_by` of a decision that the user asked for, whatever run.json says."""
@@ -82,52 +78,53 @@ def in_words(config: FilterConfig) -> str:
 
 
 def refilter(
-    run: Path, config: RunConfig, *, dry_run: bool = False, on_progress: Written | None = None
+    run: Path, config: RunConfig, progress: Progress | None = None, *, dry_run: bool = False
 ) -> Refiltered:
     """Judge all rows of a run and, unless `dry_run`, write its pairs anew: the user asked for it.
 
     Raises RunError when the run cannot be read or written, or another process writes its pairs.
     """
-    return _decided(run, config, dry_run=dry_run, by_filter=True, on_progress=on_progress)
+    progress = progress or NullProgress()
+    progress.phase("filtering")
+    return _decided(run, config, progress, dry_run=dry_run, by_filter=True)
 
 
 def filter_again(
     run: Path,
     config: RunConfig,
+    progress: Progress,
     *,
     asked: bool,
     by_filter: bool = False,
-    tell: Callable[[str], None],
-    on_progress: Written | None = None,
 ) -> Refiltered:
     """Judge a run that has new rows, and write its pairs anew.
 
     Unless the user `asked` for the filter settings of `config`, what `filter` last decided stays in
-    force. `tell` hears, in one line, where others are used than were, or than `config` holds.
+    force. A warning says where others are used than were, or than `config` holds.
     """
     last = last_decision(run)
     if last and last.by_filter and not asked:
         if last.config != config.filter:
-            tell(
+            progress.warn(
                 f"the pairs are decided with {in_words(last.config)}, as `filter` last did, not "
                 f"with {in_words(config.filter)}; `sso-data filter {run}` changes that"
             )
         config, by_filter = config.model_copy(update={"filter": last.config}), True
     elif last and last.config != config.filter:
-        tell(
+        progress.warn(
             f"the pairs were decided with {in_words(last.config)}; they are decided again with "
             f"{in_words(config.filter)}"
         )
-    return _decided(run, config, by_filter=by_filter, on_progress=on_progress)
+    return _decided(run, config, progress, by_filter=by_filter)
 
 
 def _decided(
     run: Path,
     config: RunConfig,
+    progress: Progress,
     *,
     by_filter: bool,
     dry_run: bool = False,
-    on_progress: Written | None,
 ) -> Refiltered:
     manifest = require_run(run)
     scores = _scores(run, dry_run=dry_run)
@@ -141,7 +138,7 @@ def _decided(
                 decision.kept,
                 decision.summary(config.filter) | mark,
                 parquet=config.output.parquet,
-                on_progress=on_progress,
+                progress=progress,
             )
     account = run_account(run, scores)
     return Refiltered(

@@ -1,22 +1,25 @@
 """`generate`: everything checked before the engine starts, then rows until the prompts are done."""
 
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, RunConfig
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import SHIPPED, Templates
 from sso_data.core.naming import public_name
-from sso_data.core.records import Prompt, Row, content_hash
+from sso_data.core.progress import NullProgress, Progress
+from sso_data.core.records import Prompt, content_hash
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import Engine, EngineInfo
 from sso_data.filtering.filters import Decision, decide_row
 from sso_data.filtering.refilter import filter_again
-from sso_data.generation.pipeline import Pipeline, Progress, Sink
+from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
 from sso_data.generation.score import CheckResult, LogprobCheck
 from sso_data.models.directory import (
     Policy,
@@ -25,51 +28,21 @@ from sso_data.models.directory import (
     resolve_model,
     tokenizer_fingerprint,
 )
-from sso_data.prompts import BadRow, Candidate, count_prompts, read_prompts
-from sso_data.runs.origin import Given, origin_of
-from sso_data.runs.run import Account, Run, open_run, read_run
+from sso_data.prompts import BadRow, Candidate, read_prompts
+from sso_data.runs.columns import row_key
+from sso_data.runs.ledger import DONE, FAILED
+from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run
 from sso_data.runs.steering import Occurrences, SteeringBook
-from sso_data.steering.answer_store import SteeringCounts
+from sso_data.runs.workdir import stored_defaults
+from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
+from sso_data.steering.passes import Guide, prompts_of
 from sso_data.steering.principles import Catalogue, load_catalogue
 from sso_data.steering.rules import Rules, check_features
-from sso_data.steering.stage import Guide, prompts_of
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
 
 _IDENTITY_SECTIONS = ("sampling", "scoring")
 _IDENTITY_ENGINE_KEYS = ("dtype", "max_model_len")
-
-
-class Listener(Protocol):
-    """Who is told how a run goes on."""
-
-    def phase(self, text: str) -> None:
-        """A new phase began, for example loading the model."""
-        ...
-
-    def total(self, prompts: int) -> None:
-        """How many prompts there are."""
-        ...
-
-    def steered(self, done: int, tally: SteeringCounts) -> None:
-        """So many prompts are steered; `tally` says how, those of earlier calls included."""
-        ...
-
-    def progress(self, progress: Progress, kept: int) -> None:
-        """Counts so far; `kept` of the new rows would pass the filter's row-local tests."""
-        ...
-
-    def engine(self, info: EngineInfo) -> None:
-        """The engine is ready."""
-        ...
-
-    def warn(self, text: str) -> None:
-        """Something went wrong, and the work goes on."""
-        ...
-
-    def written(self, done: int, total: int) -> None:
-        """So many of the kept pairs are written."""
-        ...
 
 
 class RunMetadata(Protocol):
@@ -106,6 +79,7 @@ class Setup:
         """What run.json says beyond the identity."""
         return {
             "config": self.config.model_dump(mode="json"),
+            "defaults": defaults_of(self.config),
             "date": self.identity["views.date"],
             "template": asdict(self.policy.template.facts),
         }
@@ -116,7 +90,7 @@ class Summary:
     """How a run ended; `steering` tells of models that were asked about its prompts."""
 
     account: Account
-    progress: Progress
+    counts: RowCounts
     seconds: float
     decision: Decision
     steering: SteeringCounts | None = None
@@ -169,7 +143,12 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
 
 
 def generate(
-    source: str, out: Path, config: RunConfig, listener: Listener, *, overwrite: bool = False
+    source: str,
+    out: Path,
+    config: RunConfig,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Summary:
     """Make or continue the run in `out`, filter it and write its pairs.
 
@@ -177,92 +156,96 @@ def generate(
     SsoDataError. A prompt that cannot be done is written to failed.jsonl instead.
     """
     started = time.monotonic()
-    listener.phase("checking the model and its chat template")
+    progress = progress or NullProgress()
+    progress.phase("checking the model and its chat template")
+    asked = "filter" in config.model_fields_set
     manifest = None if overwrite else read_run(out)
+    if manifest:
+        config = with_defaults(config, stored_defaults(out, RUN))
     setup = prepare(config, date=manifest["date"] if manifest else None)
-    listener.phase("checking the prompts")
-    total = count_prompts(source, config.source)
-    listener.total(total)
+    progress.phase("checking the prompts")
+    keys = _row_keys(source, config)
+    total = len(keys)
+    progress.note(f"{total} prompts")
     with open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite) as run:
-        _note_given(run, source, config, total)
-        with run_guide(setup, run, lambda: _prompts_left(source, config, run)) as guide:
+        _note_given(run, source, config, keys)
+        del keys  # the run's ledger knows them from here on
+
+        def prompts_left() -> Iterator[Prompt]:
+            return prompts_of(read_prompts(source, config.source), Occurrences().next, run.is_open)
+
+        with run_guide(setup, run, prompts_left, total) as guide:
             prompts = read_prompts(source, config.source)
-            progress = make_rows(prompts, setup, run, run, listener, guide=guide)
+            counts = make_rows(prompts, setup, run, run, progress, guide=guide, total=total)
         account = run.account()
         account.check()
-    listener.phase("filtering")
-    refiltered = filter_again(
-        out,
-        config,
-        asked="filter" in config.model_fields_set,
-        tell=listener.warn,
-        on_progress=listener.written,
-    )
+    progress.phase("filtering")
+    refiltered = filter_again(out, config, progress, asked=asked)
     return Summary(
         account=account,
-        progress=progress,
+        counts=counts,
         seconds=time.monotonic() - started,
         decision=refiltered.decision,
-        steering=guide.tally if guide else None,
+        steering=guide.counts if guide else None,
     )
 
 
-def _note_given(run: Run, source: str, config: RunConfig, total: int) -> None:
-    """Put into run.json what this call was given, and how many prompts there are when it is done.
+def _row_keys(source: str, config: RunConfig) -> "array[int]":
+    """The key of every row of a source, all of them validated: 8 bytes a prompt.
 
-    These are the `total` of the source and what was done before that is not in it.
+    Raises InputError as `read_prompts` does.
+    """
+    name = Occurrences().next
+    rows = read_prompts(source, config.source)
+    return array("Q", (row_key(name(content_hash(row.messages))) for row in rows))
+
+
+def _note_given(run: Run, source: str, config: RunConfig, keys: "array[int]") -> None:
+    """Write to run.json what this call was given, and how many prompts a finished run will have.
+
+    These are the rows of the source, by their `keys`, and those done earlier that are not in it.
     """
     given = Given(
         source=source, settings=config.source.model_dump(mode="json", exclude_defaults=True)
     )
     before = origin_of(run.manifest, run.path.name).given
-    done = len(run.ledger)
-    run.set(prompts=done + _count_new(source, config, run) if done else total)
+    ledger = run.ledger
+    new = sum(not ledger.has(key, DONE | FAILED) for key in keys)
+    run.set(prompts=len(ledger) + new)
     run.set(sources=list(dict.fromkeys([*(run.get("sources") or []), source])))
     after = [one.to_json() for one in before]
     run.set(given=after if given in before else [*after, given.to_json()])
 
 
-def _count_new(source: str, config: RunConfig, run: Run) -> int:
-    """How many rows of a source the run has neither done nor failed."""
-    name = Occurrences().next
-    return sum(
-        run.is_open(name(content_hash(candidate.messages)))
-        for candidate in read_prompts(source, config.source)
-    )
-
-
 @contextmanager
 def run_guide(
-    setup: Setup, run: Run, prompts: Callable[[], Iterable[Prompt]]
+    setup: Setup, run: Run, prompts: Callable[[], Iterable[Prompt]], total: int
 ) -> Iterator[Guide | None]:
-    """What a run's steering by models needs, where models are asked; `prompts` are those left."""
+    """What a run's steering by models needs, where models are asked.
+
+    `prompts` are those left, `total` counts those done as well.
+    """
     if not setup.rules.asks_a_model:
         yield None
         return
-    tally = SteeringCounts()
-    with closing(SteeringBook(run.path, on_line=tally.add)) as book:
-        yield Guide(prompts=prompts, book=book, tally=tally)
-
-
-def _prompts_left(source: str, config: RunConfig, run: Run) -> Iterator[Prompt]:
-    """The prompts of a source that are neither done nor failed, with their ids in the run."""
-    return prompts_of(read_prompts(source, config.source), Occurrences().next, run.is_open)
+    counts = SteeringCounts()
+    with closing(SteeringBook(run.path, on_line=counts.add)) as book:
+        yield Guide(prompts=prompts, book=book, counts=counts, total=total)
 
 
 @contextmanager
 def lazy_engine(
-    setup: Setup, listener: Listener, on_start: Callable[[EngineInfo], None]
+    setup: Setup, progress: Progress, on_start: Callable[[EngineInfo], None]
 ) -> Iterator[LazyEngine]:
     """The setup's engine, started when it is asked for; it is closed with the context."""
 
     def start() -> Engine:
-        listener.phase(f"loading {setup.config.model}")
+        progress.phase(f"loading {setup.config.model}")
         with ExitStack() as failing:
-            engine = start_engine(setup.model_dir, setup.config.engine, tell=listener.warn)
+            engine = start_engine(setup.model_dir, setup.config.engine, tell=progress.warn)
             failing.callback(engine.close)
             on_start(engine.info)
-            listener.engine(engine.info)
+            progress.note(described(engine.info))
             failing.pop_all()
         return engine
 
@@ -275,34 +258,37 @@ def make_rows(
     setup: Setup,
     sink: Sink,
     metadata: RunMetadata,
-    listener: Listener,
+    progress: Progress,
     *,
     guide: Guide | None = None,
-) -> Progress:
+    total: int | None = None,
+) -> RowCounts:
     """Steer the prompts and run the pipeline over them; findings go to the metadata.
 
-    `guide` is what models that steer are asked about, where any are.
+    `guide` is what models that steer are asked about, where any are. `total` is the number of
+    candidates, for the display. Raises EngineError when the engine is lost for good, RunError when
+    a row cannot be written or the engine is not the one that made the earlier rows.
     """
     kept = 0
 
-    def count_kept(row: Row) -> None:
+    def count_kept(record: bytes) -> None:
         nonlocal kept
-        kept += decide_row(row, setup.config.filter) is None
+        kept += decide_row(record, setup.config.filter) is None
 
     def note_engine(info: EngineInfo) -> None:
         _refuse_another_engine(metadata.get("engine"), info)
-        metadata.set(engine=asdict(info))
-        metadata.set(resume=resume_promise(info, setup.config.engine))
+        promise = resume_promise(info, setup.config.engine)
+        metadata.set(engine=asdict(info), resume=promise)
 
     def note_check(result: CheckResult) -> None:
         metadata.set(logprob_check=result.to_json())
 
     check = LogprobCheck(setup.config.scoring, metadata.get("logprob_check"))
-    with lazy_engine(setup, listener, note_engine) as engine:
-        steer = steered(setup.rules, setup.config, setup.policy, engine, guide, listener)
+    with lazy_engine(setup, progress, note_engine) as engine:
+        steer = steered(setup.rules, setup.config, setup.policy, engine, guide, progress)
         if guide:
-            metadata.set(steering=guide.tally.to_json())
-            listener.phase("making rows")
+            metadata.set(steering=guide.counts.to_json())
+            progress.phase("making rows")
         pipeline = Pipeline(
             engine,
             setup.policy,
@@ -311,11 +297,31 @@ def make_rows(
             sink,
             check=check,
             on_check=note_check,
-            on_row=count_kept,
+            on_record=count_kept,
         )
-        for progress in pipeline.run(candidates):
-            listener.progress(progress, kept)
-        return pipeline.progress
+        started = time.monotonic()
+        for counts in pipeline.run(candidates):
+            state = _state(counts, kept, time.monotonic() - started)
+            progress.count(counts.done, total, "rows", state)
+        return pipeline.counts
+
+
+def described(info: EngineInfo) -> str:
+    """The engine in a few words."""
+    return (
+        f"{info.name} {info.version} on {info.device}, {info.dtype}, "
+        f"context {info.context_tokens} tokens"
+    )
+
+
+def _state(counts: RowCounts, kept: int, seconds: float) -> str:
+    """How the rows so far went: sampling speed, share kept, failures."""
+    parts = [
+        f"{counts.tokens / seconds:,.0f} tokens/s" if seconds >= 1 else "",
+        f"kept {kept / counts.rows:.0%}" if counts.rows else "",
+        f"{counts.failed} failed" if counts.failed else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _refuse_another_engine(earlier: Mapping[str, Any] | None, info: EngineInfo) -> None:

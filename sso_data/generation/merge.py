@@ -1,6 +1,6 @@
 """`merge`: the runs of several shards become one run, each row and each failure once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 
 from sso_data.config.run import FilterConfig, RunConfig, load_config
 from sso_data.core.errors import RunError
+from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Row
 from sso_data.filtering.refilter import Refiltered, filter_again, in_words, last_decision
 from sso_data.runs.columns import row_key
 from sso_data.runs.ledger import DONE
-from sso_data.runs.origin import origin_of
 from sso_data.runs.run import (
     Run,
     expected_prompts,
     iterate_failures,
     open_run,
+    origin_of,
     read_failures,
     read_run,
     require_run,
@@ -71,24 +72,24 @@ class _Part:
 def merge(
     runs: Sequence[Path],
     out: Path,
+    progress: Progress | None = None,
     *,
     overwrite: bool = False,
-    tell: Callable[[str], None] = lambda text: None,
-    on_rows: Callable[[int, int], None] = lambda done, total: None,
-    on_pairs: Callable[[int, int], None] | None = None,
 ) -> Merged:
     """Join `runs`, which differ in nothing but their prompts, in the run directory `out`.
 
-    Interrupted, the same call goes on. `on_rows` hears (rows written, rows to write). Raises
-    RunError where the runs do not belong together, or `out` holds rows of others.
+    Interrupted, the same call goes on. Raises RunError where the runs do not belong together, or
+    `out` holds rows of others.
     """
+    progress = progress or NullProgress()
+    progress.phase(f"merging {len(runs)} runs")
     parts = [_part(run) for run in _each_once(runs)]
     _refuse_mixture(parts)
     if out.resolve() in {run.resolve() for run in runs}:
         raise RunError(f"{out}: is one of the runs to merge; use another --out")
     rows = _union(part.scores.keys() for part in parts)
     prompts = _union([rows, *(part.failed for part in parts)])
-    config = _joined_config(parts, tell)
+    config = _joined_config(parts, progress)
     identity = parts[0].manifest["identity"]
     details = _details(parts, config, len(prompts) + sum(part.missing for part in parts))
     goes_on = not overwrite and read_run(out) is not None
@@ -97,11 +98,11 @@ def merge(
         _refuse_others(out, prompts)
         for key, value in details.items():
             run.set(**{key: value})
-        _add_rows(run, parts, rows, on_rows)
+        _add_rows(run, parts, rows, progress)
         _add_failures(run, parts)
     total = sum(len(part.scores) for part in parts)
     return Merged(
-        refiltered=filter_again(out, config, asked=False, tell=tell, on_progress=on_pairs),
+        refiltered=filter_again(out, config, progress, asked=False),
         rows=total,
         repeated=total - len(rows),
         unfinished=tuple((part.path, part.unfinished) for part in parts if part.unfinished),
@@ -171,9 +172,7 @@ def _details(parts: Sequence[_Part], config: RunConfig, prompts: int) -> dict[st
     }
 
 
-def _add_rows(
-    run: Run, parts: Sequence[_Part], rows: Keys, on_rows: Callable[[int, int], None]
-) -> None:
+def _add_rows(run: Run, parts: Sequence[_Part], rows: Keys, progress: Progress) -> None:
     """Write the rows that are not there yet."""
     there = np.intersect1d(load_scores(run.path, dry=True).keys(), rows)
     written, total = 0, len(rows) - len(there)
@@ -183,7 +182,7 @@ def _add_rows(
         run.write_row(row)
         written += 1
         if written % _PROGRESS_ROWS == 0 or written == total:
-            on_rows(written, total)
+            progress.count(written, total, "rows written")
 
 
 def _rows(scores: Scores) -> Iterator[Row]:
@@ -201,12 +200,12 @@ def _add_failures(run: Run, parts: Sequence[_Part]) -> None:
                 run.write_failure(failure)
 
 
-def _joined_config(parts: Sequence[_Part], tell: Callable[[str], None]) -> RunConfig:
+def _joined_config(parts: Sequence[_Part], progress: Progress) -> RunConfig:
     """The runs' common configuration, of all shards, with the filter of the first run's pairs."""
     first = parts[0]
     filters = [_filter_of(part) for part in parts]
     if any(one != filters[0] for one in filters):
-        tell(
+        progress.note(
             "the pairs of the runs were decided differently; they are decided with "
             f"{in_words(filters[0])}, as in {first.path}"
         )

@@ -30,7 +30,7 @@ from sso_data.generation.sample import SamplingPlan
 from sso_data.generation.score import CheckResult, LogprobCheck
 from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
-from sso_data.prompts.answerable import unanswerable
+from sso_data.prompts.rows import unanswerable
 from sso_data.steering.rules import Steered
 from sso_data.templating.chat_template import Unrenderable
 
@@ -42,13 +42,15 @@ class Sink(Protocol):
         """The id of the next prompt with this content hash, and whether it still has to be done."""
         ...
 
-    def write_row(self, row: Row) -> None: ...
+    def write_row(self, row: Row) -> bytes:
+        """Keep a row; returns its `columns.SCORES` record."""
+        ...
 
     def write_failure(self, failure: Failure) -> None: ...
 
 
 @dataclass(slots=True)
-class Progress:
+class RowCounts:
     """Counts since this process started; `skipped` were done or failed before."""
 
     taken: int = 0
@@ -56,6 +58,11 @@ class Progress:
     rows: int = 0
     failed: int = 0
     tokens: int = 0
+
+    @property
+    def done(self) -> int:
+        """Prompts that are finished, those of earlier processes included."""
+        return self.rows + self.failed + self.skipped
 
 
 @dataclass(slots=True, eq=False)
@@ -87,7 +94,7 @@ class Pipeline:
         *,
         check: LogprobCheck,
         on_check: Callable[[CheckResult], None] = lambda result: None,
-        on_row: Callable[[Row], None] = lambda row: None,
+        on_record: Callable[[bytes], None] = lambda record: None,
     ) -> None:
         self._policy = policy
         self._steer = steer
@@ -95,15 +102,15 @@ class Pipeline:
         self._sink = sink
         self._check = check
         self._on_check = on_check
-        self._on_row = on_row
+        self._on_record = on_record
         self._rows: dict[str, _InFlight] = {}
         self._held: list[_InFlight] = []
         self._verifying = 0
         engine = self._engine = cache(start_engine)
         self._window = Window[Request, Result](engine, lambda: engine().info.max_in_flight)
-        self.progress = Progress()
+        self.counts = RowCounts()
 
-    def run(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[Progress]:
+    def run(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[RowCounts]:
         """Make a row or a failure of every candidate; yields after every step of the engine."""
         todo = self._plans(candidates)
         for _ in drive(
@@ -114,8 +121,8 @@ class Pipeline:
             is_full=self._is_full,
             settle=self._settle_check,
         ):
-            yield self.progress
-        yield self.progress
+            yield self.counts
+        yield self.counts
 
     def _is_full(self) -> bool:
         """Whether enough rows are in flight to keep the engine busy.
@@ -134,13 +141,13 @@ class Pipeline:
     def _plans(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[SamplingPlan]:
         """What is still to be done; failures that need no engine are written on the way."""
         for candidate in candidates:
-            self.progress.taken += 1
+            self.counts.taken += 1
             if isinstance(candidate, BadRow):
                 self._admit_bad(candidate)
                 continue
             identity, is_open = self._sink.admit(content_hash(candidate.messages))
             if not is_open:
-                self.progress.skipped += 1
+                self.counts.skipped += 1
                 continue
             planned = self._plan(
                 Prompt(
@@ -163,7 +170,7 @@ class Pipeline:
             detail = f"{bad.where}: {bad.detail}"
             self._fail(sample.failure(prompt, stage="source", reason="malformed", detail=detail))
         else:
-            self.progress.skipped += 1
+            self.counts.skipped += 1
 
     def _plan(self, prompt: Prompt) -> SamplingPlan | Failure:
         problem = unanswerable(prompt.messages)
@@ -227,7 +234,7 @@ class Pipeline:
         response = sample.response(sampled, self._policy.template)
         row.responses[drawn] = response
         row.sampled[drawn, drawn] = sampled.total_nats
-        self.progress.tokens += response.num_tokens
+        self.counts.tokens += response.num_tokens
         disagreed = self._check.result is not None and not self._check.result.agreed
         cells = score.cells_of(
             drawn, full=self._config.scoring.full, diagonal=row.verifies or disagreed
@@ -288,10 +295,10 @@ class Pipeline:
                 return
             diagonal = row.scored
         finished = self._row(row, diagonal)
-        self._sink.write_row(finished)
+        record = self._sink.write_row(finished)
         del self._rows[finished.id]
-        self.progress.rows += 1
-        self._on_row(finished)
+        self.counts.rows += 1
+        self._on_record(record)
 
     def _row(self, row: _InFlight, diagonal: Mapping[Cell, float]) -> Row:
         plan, template = row.plan, self._policy.template
@@ -321,7 +328,7 @@ class Pipeline:
 
     def _fail(self, failure: Failure) -> None:
         self._sink.write_failure(failure)
-        self.progress.failed += 1
+        self.counts.failed += 1
 
 
 def _view(name: str) -> View:

@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sso_data.config.run import RunConfig
+from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Failure, Row, row_id
 from sso_data.filtering.filters import decide_row
-from sso_data.generation.generate import Listener, make_rows, prepare
-from sso_data.prompts import count_prompts, read_prompts
-from sso_data.runs.steering import Occurrences
-from sso_data.steering.answer_store import MemoryBook, SteeringCounts
-from sso_data.steering.stage import Guide, prompts_of
+from sso_data.generation.generate import make_rows, prepare
+from sso_data.prompts import read_prompts
+from sso_data.runs.columns import encode
+from sso_data.runs.steering import MemoryBook, Occurrences
+from sso_data.steering.counts import SteeringCounts
+from sso_data.steering.passes import Guide, prompts_of
 
 
 @dataclass(slots=True)
@@ -30,8 +32,9 @@ class _Memory:
         self.order[identity] = len(self.order)
         return identity, True
 
-    def write_row(self, row: Row) -> None:
+    def write_row(self, row: Row) -> bytes:
         self.rows.append(row)
+        return encode(row, b"", 0)
 
     def write_failure(self, failure: Failure) -> None:
         self.failures.append(failure)
@@ -51,27 +54,28 @@ class Preview:
     failures: tuple[Failure, ...]
 
 
-def preview(source: str, config: RunConfig, listener: Listener) -> Preview:
+def preview(source: str, config: RunConfig, progress: Progress | None = None) -> Preview:
     """Make rows of the first `source.limit` prompts, writing nothing."""
-    listener.phase("checking the model and its chat template")
+    progress = progress or NullProgress()
+    progress.phase("checking the model and its chat template")
     setup = prepare(config)
-    listener.total(count_prompts(source, config.source))
+    candidates = list(read_prompts(source, config.source))  # all checked before the model is loaded
+    total = len(candidates)
     memory = _Memory()
     guide = Guide(
-        prompts=lambda: prompts_of(
-            read_prompts(source, config.source), Occurrences().next, lambda identity: True
-        ),
+        prompts=lambda: prompts_of(candidates, Occurrences().next, lambda identity: True),
         book=MemoryBook(),
-        tally=SteeringCounts(),
+        counts=SteeringCounts(),
+        total=total,
     )
-    prompts = read_prompts(source, config.source)
     make_rows(
-        prompts,
+        candidates,
         setup,
         memory,
         memory,
-        listener,
+        progress,
         guide=guide if setup.rules.asks_a_model else None,
+        total=total,
     )
     rows = sorted(memory.rows, key=lambda row: memory.order[row.id])
     judged = tuple((row, decide_row(row, config.filter)) for row in rows)

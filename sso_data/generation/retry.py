@@ -11,16 +11,17 @@ import numpy as np
 
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import RunError
+from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Failure, Prompt, Row, content_hash
 from sso_data.filtering.refilter import Refiltered, filter_again, refilter
-from sso_data.generation.generate import Listener, make_rows, prepare, run_guide
-from sso_data.generation.pipeline import Progress
+from sso_data.generation.generate import make_rows, prepare, run_guide
+from sso_data.generation.pipeline import RowCounts
 from sso_data.prompts import Candidate
-from sso_data.prompts.answerable import unanswerable
+from sso_data.prompts.rows import unanswerable
 from sso_data.runs.columns import row_key
 from sso_data.runs.run import Run, open_run, read_failures, require_run
 from sso_data.runs.scores import load_scores
-from sso_data.steering.answer_store import SteeringCounts
+from sso_data.steering.counts import SteeringCounts
 
 _MALFORMED = "malformed"
 _REMEDY = "`retry` uses the run's own settings: leave these out"
@@ -42,7 +43,7 @@ class Retried:
     """How a retry ended: its books, and how many failed rows were left out as `no_prompts`."""
 
     refiltered: Refiltered
-    progress: Progress
+    counts: RowCounts
     seconds: float
     no_prompts: int
     steering: SteeringCounts | None = None
@@ -79,8 +80,8 @@ class _FailedPrompts:
     def admit(self, content: str) -> tuple[str, bool]:
         return self._ids[content].popleft(), True
 
-    def write_row(self, row: Row) -> None:
-        self._run.write_row(row)
+    def write_row(self, row: Row) -> bytes:
+        return self._run.write_row(row)
 
     def write_failure(self, failure: Failure) -> None:
         attempts = self._failures[failure.id].attempts + 1
@@ -103,7 +104,9 @@ def failed_in(run: Path) -> Failed:
     return Failed(prompts=prompts, no_prompts=len(failures) - len(prompts))
 
 
-def retry(out: Path, config: RunConfig, listener: Listener, *, asked: bool = False) -> Retried:
+def retry(
+    out: Path, config: RunConfig, progress: Progress | None = None, *, asked: bool = False
+) -> Retried:
     """Run what failed in `out` with the run's own settings; then filter and write its pairs anew.
 
     Of the configuration, speed, filter and output may differ from the run's; unless the user
@@ -112,39 +115,34 @@ def retry(out: Path, config: RunConfig, listener: Listener, *, asked: bool = Fal
     one more attempt.
     """
     started = time.monotonic()
+    progress = progress or NullProgress()
     manifest = require_run(out)
     with suppress(RunError):  # what a crash left in the files is mended where the run is opened
         failed = failed_in(out)
         if not failed.prompts:
             return Retried(
                 refiltered=refilter(out, config, dry_run=True),
-                progress=Progress(),
+                counts=RowCounts(),
                 seconds=time.monotonic() - started,
                 no_prompts=failed.no_prompts,
             )
-    listener.phase("checking the model and its chat template")
+    progress.phase("checking the model and its chat template")
     setup = prepare(config, date=manifest["date"])
     details = {key: manifest[key] for key in ("config", "date")}
     with open_run(out, identity=setup.identity, details=details, remedy=_REMEDY) as run:
         failed = failed_in(out)
         prompts = _FailedPrompts(run, failed.prompts)
-        listener.total(len(failed.prompts))
-        with run_guide(setup, run, prompts.prompts) as guide:
+        total = len(failed.prompts)
+        progress.note(f"{total} failed prompts")
+        with run_guide(setup, run, prompts.prompts, total) as guide:
             candidates = prompts.candidates()
-            progress = make_rows(candidates, setup, prompts, run, listener, guide=guide)
-    listener.phase("filtering")
-    refiltered = filter_again(
-        out,
-        config,
-        asked=asked,
-        by_filter=asked,
-        tell=listener.warn,
-        on_progress=listener.written,
-    )
+            counts = make_rows(candidates, setup, prompts, run, progress, guide=guide, total=total)
+    progress.phase("filtering")
+    refiltered = filter_again(out, config, progress, asked=asked, by_filter=asked)
     return Retried(
         refiltered=refiltered,
-        progress=progress,
+        counts=counts,
         seconds=time.monotonic() - started,
         no_prompts=failed.no_prompts,
-        steering=guide.tally if guide else None,
+        steering=guide.counts if guide else None,
     )

@@ -22,10 +22,10 @@ import numpy as np
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import RunError
+from sso_data.core.progress import Progress as GenerateListener
 from sso_data.core.records import JsonRow, Row
 from sso_data.evaluation.judges import judge_identity
 from sso_data.evaluation.judges.pairs import signal_comparison
-from sso_data.generation.generate import Listener as GenerateListener
 from sso_data.generation.generate import generate
 from sso_data.iteration.identity import fingerprint_at
 from sso_data.iteration.judging import ToJudge, asked_of_labelled, judge_round

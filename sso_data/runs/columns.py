@@ -2,8 +2,9 @@
 
 import hashlib
 import zlib
+from collections.abc import Callable
 from enum import IntFlag
-from typing import TypeAlias, get_args
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from sso_data.core.records import ALL_CELLS, VIEWS, FinishReason, Row, View
 
 Rows: TypeAlias = NDArray[np.void]
 """A one-dimensional array of SCORES."""
+
+Number = TypeVar("Number", float, NDArray[np.float64])
 
 FINISH_REASONS: tuple[FinishReason, ...] = get_args(FinishReason)
 """A finish reason is stored as its position in here."""
@@ -106,6 +109,23 @@ def mean_logp(rows: Rows, seen: View, drawn: View) -> NDArray[np.float64]:
     means = np.full(len(rows), np.nan)
     np.divide(totals, tokens, out=means, where=tokens > 0)
     return means
+
+
+def gap(mean: Callable[[View, View], Number], drawn: Literal["good", "bad"]) -> Number:
+    """How much likelier a steered response is under its own view than under the opposite one.
+
+    m.good.good - m.bad.good, or m.bad.bad - m.good.bad, nats/token. `mean(seen, drawn)` gives the
+    mean log-prob of one row, or (`partial(mean_logp, rows)`) of many.
+    """
+    return mean(drawn, drawn) - mean("bad" if drawn == "good" else "good", drawn)
+
+
+def closeness(mean: Callable[[View, View], Number], drawn: Literal["good", "bad"]) -> Number:
+    """How far a steered response lies below the policy's own answer under the plain view.
+
+    m.plain.plain - m.plain.<drawn>, nats/token; `mean` as for `gap`.
+    """
+    return mean("plain", "plain") - mean("plain", drawn)
 
 
 def num_tokens(rows: Rows, drawn: View) -> NDArray[np.uint32]:

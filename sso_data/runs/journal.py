@@ -102,13 +102,13 @@ class Journal:
         existing = parts(run)
         self._open(existing[-1] if existing else self._directory / "00000.jsonl")
 
-    def append(self, row: Row) -> None:
-        """Write one row as one line."""
+    def append(self, row: Row) -> bytes:
+        """Write one row as one line; returns its `columns.SCORES` record."""
         if self._lines.size >= self._part_bytes:
             self._next_part()
         line = to_line(row.to_json())
         offset = self._lines.append(line)
-        self._scores.append(row, line, offset)
+        return self._scores.append(row, line, offset)
 
     def sync(self) -> None:
         """Make all rows so far survive a power failure."""

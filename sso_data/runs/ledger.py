@@ -1,6 +1,6 @@
-"""Which prompts were seen, are done or failed: a hash table of 9 bytes a slot.
+"""Hash tables by 64-bit key, and the ledger of the prompts that were seen, are done or failed.
 
-At most 64 bytes a prompt, growing included; a dict of ids would take four times that.
+Growing included, the ledger takes at most 64 bytes a prompt; a dict of ids takes four times that.
 """
 
 from array import array
@@ -9,67 +9,92 @@ from sso_data.core.records import row_id
 from sso_data.runs.columns import row_key
 
 SEEN, DONE, FAILED = 1, 2, 4
-_FREE = 0
 _SMALLEST = 1 << 10
+_FULL_PERCENT = 80
 
 
-class Ledger:
-    """Flags by 64-bit key; open addressing, a power of two of slots, at most two thirds used.
+class KeyTable:
+    """Positive integers by 64-bit key: open addressing, a power of two of slots, 80 % used at most.
 
-    Keys are uniform hashes (`columns.row_key`), so the low bits are the slot.
+    Keys are uniform hashes (`columns.row_key`), so their low bits are the slot. A slot takes 8
+    bytes and the item size of `typecode` (see `array`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, typecode: str) -> None:
         self._used = 0
         self._keys = array("Q", bytes(8 * _SMALLEST))
-        self._flags = bytearray(_SMALLEST)
+        self._values = array(typecode, [0]) * _SMALLEST
 
     def __len__(self) -> int:
         return self._used
 
-    def has(self, key: int, flag: int) -> bool:
-        """Whether `flag` was marked for `key`."""
-        return bool(self._flags[self._slot(key)] & flag)
+    def get(self, key: int) -> int:
+        """Return the value last put under `key`; 0: none."""
+        value: int = self._values[self._slot(key)]
+        return value
 
-    def mark(self, key: int, flag: int) -> None:
-        """Set `flag` for `key`; flags add up."""
+    def put(self, key: int, value: int) -> None:
+        """Set the value of a key; it must be positive."""
         slot = self._slot(key)
-        if self._flags[slot] == _FREE:
+        if not self._values[slot]:
             self._used += 1
             self._keys[slot] = key
-        self._flags[slot] |= flag
-        if 3 * self._used > 2 * len(self._flags):
-            self._grow()
+        self._values[slot] = value
+        if 100 * self._used > _FULL_PERCENT * len(self._values):
+            keys, values = self._keys, self._values
+            self._keys = array("Q", bytes(16 * len(keys)))
+            self._values = array(values.typecode, [0]) * (2 * len(values))
+            for old, kept in zip(keys, values, strict=True):
+                if kept:
+                    slot = self._slot(old)
+                    self._keys[slot], self._values[slot] = old, kept
 
-    def count(self, wanted: int, without: int = 0) -> int:
-        """How many keys have every flag of `wanted` and none of `without`."""
-        masks = [f for f in range(1, 8) if f & wanted == wanted and not f & without]
-        return sum(self._flags.count(mask) for mask in masks)
+    def count(self, value: int) -> int:
+        """Return how many keys have this value, in a table of one byte a value."""
+        return self._values.tobytes().count(value)
 
     def bytes_used(self) -> int:
-        """Memory of the table, in bytes."""
-        return self._keys.itemsize * len(self._keys) + len(self._flags)
+        """Return the memory of the table, in bytes."""
+        return len(self._keys) * (self._keys.itemsize + self._values.itemsize)
 
     def _slot(self, key: int) -> int:
-        """The slot that holds `key`, or the free one where it belongs."""
-        mask = len(self._flags) - 1
+        """Return the slot that holds `key`, or the free one where it belongs."""
+        mask = len(self._values) - 1
         slot = key & mask
-        while self._flags[slot] != _FREE and self._keys[slot] != key:
+        while self._values[slot] and self._keys[slot] != key:
             slot = (slot + 1) & mask
         return slot
 
-    def _grow(self) -> None:
-        keys, flags = self._keys, self._flags
-        self._keys = array("Q", bytes(16 * len(flags)))
-        self._flags = bytearray(2 * len(flags))
-        for key, flag in zip(keys, flags, strict=True):
-            if flag != _FREE:
-                slot = self._slot(key)
-                self._keys[slot], self._flags[slot] = key, flag
+
+class Ledger:
+    """Flags by 64-bit key, one byte each."""
+
+    def __init__(self) -> None:
+        self._table = KeyTable("B")
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def has(self, key: int, flag: int) -> bool:
+        """Return True when `flag` was marked for `key`."""
+        return bool(self._table.get(key) & flag)
+
+    def mark(self, key: int, flag: int) -> None:
+        """Set `flag` for `key`; flags add up."""
+        self._table.put(key, self._table.get(key) | flag)
+
+    def count(self, wanted: int, without: int = 0) -> int:
+        """Return how many keys have every flag of `wanted` and none of `without`."""
+        masks = [f for f in range(1, 8) if f & wanted == wanted and not f & without]
+        return sum(self._table.count(mask) for mask in masks)
+
+    def bytes_used(self) -> int:
+        """Return the memory of the table, in bytes."""
+        return self._table.bytes_used()
 
 
 def next_id(seen: Ledger, content: str) -> str:
-    """The id of the next prompt with this content hash, which is marked as seen.
+    """Return the id of the next prompt with this content hash and mark it as seen.
 
     Of equal prompts the occurrences 0, 1, ... n-1 are seen; n is found by doubling and halving.
     """

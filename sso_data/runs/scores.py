@@ -58,9 +58,11 @@ class ScoresWriter:
         trusted = _trusted(part)
         self._side = _continue_side(part, len(trusted), _missing(part, trusted))
 
-    def append(self, row: Row, line: bytes, offset: int) -> None:
-        """Add the record of `row`, whose `line` (newline included) was written at `offset`."""
-        self._side.append(encode(row, line, offset))
+    def append(self, row: Row, line: bytes, offset: int) -> bytes:
+        """Add and return the record of `row`, whose `line` (newline included) is at `offset`."""
+        record = encode(row, line, offset)
+        self._side.append(record)
+        return record
 
     def close(self) -> None:
         """Sync and close."""

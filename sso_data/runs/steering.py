@@ -1,11 +1,9 @@
-"""`RUN/steering.jsonl`: what models said about the prompts, one line each, and where it stands.
+"""`RUN/steering.jsonl`: what models said about the prompts, one line each, found by prompt or text.
 
-A line is a `choice` of features, or the whole `steering` of a prompt. In memory a line takes 19 to
-38 bytes; a second line of a prompt's text for features that its first did not have takes more.
+A line is a `choice` of features, or the whole `steering` of a prompt. In memory a line takes 20 to
+40 bytes; a second line of a prompt's text for features that its first did not have takes more.
 """
 
-import time
-from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -17,26 +15,21 @@ from sso_data.core.records import JsonRow, row_id
 from sso_data.runs.columns import row_key
 from sso_data.runs.files import reading
 from sso_data.runs.journal import open_lines, read_lines, to_line
-from sso_data.runs.ledger import Ledger, next_id
+from sso_data.runs.jsonl_store import PeriodicSync
+from sso_data.runs.ledger import KeyTable, Ledger, next_id
 
 FILE = "steering.jsonl"
 
-_SYNC_SECONDS = 2.0
-_SMALLEST = 1 << 10
-_NOWHERE = 2**64 - 1
-_FULL_PERCENT = 85
-
 
 class SteeringBook:
-    """The file opened by its one writer; a line that a crash tore is cut off first.
+    """The file, opened by its only writer; a line that a crash tore is cut off first.
 
-    `on_line` is given every line that is there.
+    `on_line` is given every line that is there. Raises RunError for a line of another program.
     """
 
     def __init__(self, run: Path, *, on_line: Callable[[JsonRow], None]) -> None:
         self._path = run / FILE
-        self._index = Places()
-        self._synced = time.monotonic()
+        self._ends = KeyTable("Q")
         with ExitStack() as opened:
             self._lines = opened.enter_context(closing(open_lines(self._path)))
             self._reader = opened.enter_context(self._path.open("rb"))
@@ -44,97 +37,71 @@ class SteeringBook:
                 self._remember(line, offset)
                 on_line(line)
             self._opened = opened.pop_all()
-
-    def __len__(self) -> int:
-        return len(self._index)
+        self._sync = PeriodicSync(self._lines)
 
     def find(self, kind: str, row: str) -> JsonRow | None:
-        """The line of this kind about a row."""
-        return self._at(self._index.get(row_key(f"{kind}/{row}")))
+        """Return the line of this kind about a row."""
+        return self._at(f"{kind}/{row}")
 
     def written(self, content: str, feature: str) -> JsonRow | None:
-        """The line of a prompt of this content for which the texts of a feature were asked.
+        """Return the line of a prompt of this content for which a feature's texts were asked.
 
         The first prompt of a content is looked at before the others.
         """
         first = self.find("steering", row_id(content, 0))
-        if first is not None and _asked(first, feature):
+        if first is not None and feature in asked_features(first):
             return first
-        return self._at(self._index.get(row_key(f"text/{content}/{feature}")))
+        return self._at(f"text/{content}/{feature}")
 
     def add(self, line: JsonRow) -> None:
         """Append a line."""
         self._remember(line, self._lines.append(to_line(line)))
-        if time.monotonic() - self._synced > _SYNC_SECONDS:
-            self._lines.sync()
-            self._synced = time.monotonic()
+        self._sync()
 
     def close(self) -> None:
         """Sync and close."""
         self._opened.close()
 
     def _remember(self, line: JsonRow, offset: int) -> None:
-        content, _, occurrence = line["id"].rpartition("-")
-        self._index.put(row_key(f"{line['kind']}/{line['id']}"), offset)
-        if occurrence != "0":
-            for feature in line.get("written", {}):
-                if _asked(line, feature):
-                    self._index.put(row_key(f"text/{content}/{feature}"), offset)
+        """Index a line under one more than its offset: the table has no zeros."""
+        self._ends.put(row_key(f"{line['kind']}/{line['id']}"), offset + 1)
+        content = content_of(line["id"])
+        if line["id"] != row_id(content, 0):
+            for feature in asked_features(line):
+                self._ends.put(row_key(f"text/{content}/{feature}"), offset + 1)
 
-    def _at(self, offset: int | None) -> JsonRow | None:
-        if offset is None:
+    def _at(self, key: str) -> JsonRow | None:
+        place = self._ends.get(row_key(key))
+        if not place:
             return None
         with reading(self._path):
-            self._reader.seek(offset)
+            self._reader.seek(place - 1)
             line: JsonRow = orjson.loads(self._reader.readline())
         return line
 
 
-class Places:
-    """Offsets by 64-bit key: open addressing, at most 85 of 100 slots used, doubled when full."""
+class MemoryBook:
+    """A `SteeringBook` without a file."""
 
     def __init__(self) -> None:
-        self._used = 0
-        self._keys = array("Q", bytes(8 * _SMALLEST))
-        self._offsets = array("Q", [_NOWHERE]) * _SMALLEST
+        self._lines: dict[str, JsonRow] = {}
 
-    def __len__(self) -> int:
-        return self._used
+    def find(self, kind: str, row: str) -> JsonRow | None:
+        """Return the line of this kind about a row."""
+        return self._lines.get(f"{kind}/{row}")
 
-    def get(self, key: int) -> int | None:
-        """The offset last put under `key`."""
-        found = self._offsets[self._slot(key)]
-        return None if found == _NOWHERE else found
+    def written(self, content: str, feature: str) -> JsonRow | None:
+        """Return the line of a prompt of this content for which a feature's texts were asked."""
+        return self._lines.get(f"text/{content}/{feature}")
 
-    def put(self, key: int, offset: int) -> None:
-        """Remember an offset."""
-        slot = self._slot(key)
-        if self._offsets[slot] == _NOWHERE:
-            self._used += 1
-            self._keys[slot] = key
-        self._offsets[slot] = offset
-        if 100 * self._used > _FULL_PERCENT * len(self._offsets):
-            self._grow()
+    def add(self, line: JsonRow) -> None:
+        """Keep a line."""
+        self._lines[f"{line['kind']}/{line['id']}"] = line
+        for feature in asked_features(line):
+            self._lines[f"text/{content_of(line['id'])}/{feature}"] = line
 
-    def bytes_used(self) -> int:
-        """Memory of the table, in bytes."""
-        return 16 * len(self._offsets)
 
-    def _slot(self, key: int) -> int:
-        mask = len(self._offsets) - 1
-        slot = key & mask
-        while self._offsets[slot] != _NOWHERE and self._keys[slot] != key:
-            slot = (slot + 1) & mask
-        return slot
-
-    def _grow(self) -> None:
-        keys, offsets = self._keys, self._offsets
-        self._keys = array("Q", bytes(16 * len(keys)))
-        self._offsets = array("Q", [_NOWHERE]) * (2 * len(offsets))
-        for key, offset in zip(keys, offsets, strict=True):
-            if offset != _NOWHERE:
-                slot = self._slot(key)
-                self._keys[slot], self._offsets[slot] = key, offset
+Book = SteeringBook | MemoryBook
 
 
 class Occurrences:
@@ -144,12 +111,15 @@ class Occurrences:
         self._seen = Ledger()
 
     def next(self, content: str) -> str:
-        """The id of the next prompt with this content hash."""
+        """Return the id of the next prompt with this content hash."""
         return next_id(self._seen, content)
 
 
 def read_steering(run: Path) -> Iterator[tuple[int, JsonRow]]:
-    """(offset, line) of a run's steering.jsonl; RunError names one that is none of ours."""
+    """Yield (offset, line) of a run's steering.jsonl.
+
+    Raises RunError that names a line which is not of this file's form.
+    """
     path = run / FILE
     if not path.exists():
         return
@@ -160,10 +130,15 @@ def read_steering(run: Path) -> Iterator[tuple[int, JsonRow]]:
         except (ValueError, KeyError, TypeError):
             is_ours = False
         if not is_ours:
-            raise RunError(f"{path}:{number}: not a line of ours; remove it, it is made again")
+            raise RunError(f"{path}:{number}: not a line of sso-data; remove it, it is made again")
         yield offset, content
 
 
-def _asked(line: JsonRow, feature: str) -> bool:
-    """Whether the texts of a feature were asked for this very line, not taken from another."""
-    return "attempts" in line.get("written", {}).get(feature, {})
+def content_of(row: str) -> str:
+    """Return the content part of a row's id."""
+    return row.rpartition("-")[0]
+
+
+def asked_features(line: JsonRow) -> list[str]:
+    """Return the features whose texts were asked for this line, not taken from another one."""
+    return [name for name, told in line.get("written", {}).items() if "attempts" in told]

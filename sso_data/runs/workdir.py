@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sso_data import __version__
+from sso_data.config import migration
+from sso_data.config.migration import Kind, upgraded
 from sso_data.core.errors import RunError, one_line
-from sso_data.runs import migration
 from sso_data.runs.files import locked_file, make_dir, remove_tree, write_atomic
 
 Manifest = dict[str, Any]
@@ -216,16 +217,22 @@ def refuse_later_format(file: Path, content: Mapping[str, Any], *, known: int) -
         )
 
 
-def read_json(file: Path, *, remedy: str = "") -> Any:
-    """The content of a JSON file; None where there is none, RunError where it is not readable."""
+def read_json(file: Path, *, what: str, remedy: str = "") -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no file.
+
+    Raises RunError where it is not readable, or is not `what`.
+    """
     try:
-        return json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except FileNotFoundError:
         return None
     except NotADirectoryError as error:
         raise RunError(f"{file.parent}: is a file, not a directory") from error
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file}: not readable: {one_line(error, 200)}{remedy}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{file}: not {what}{remedy}")
+    return content
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -237,13 +244,31 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 def _read(path: Path, kind: WorkKind) -> Manifest | None:
     """The manifest as it is written; None where there is none."""
     file = path / kind.manifest
+    what = f"the {kind.manifest} of {kind.a_noun} of sso-data"
     remedy = "; restore it from a copy, or use another --out (the other files are untouched)"
-    content = read_json(file, remedy=remedy)
+    content = read_json(file, what=what, remedy=remedy)
     if content is None:
         return None
-    if not isinstance(content, dict):
-        raise RunError(f"{file}: not the {kind.manifest} of {kind.a_noun} of sso-data{remedy}")
     refuse_later_format(file, content, known=migration.FORMAT)
     if not isinstance(content.get("identity"), dict) or not kind.is_valid(content):
-        raise RunError(f"{file}: not the {kind.manifest} of {kind.a_noun} of sso-data{remedy}")
+        raise RunError(f"{file}: not {what}{remedy}")
     return content
+
+
+def difference(there: bytes, here: Mapping[str, Any], *keys: str, kind: Kind = "run") -> str | None:
+    """What tells the run or training of another manifest from ours, or None.
+
+    Besides the identity the values of `keys` must agree. `there`, a manifest of this `kind`, may be
+    of an earlier format than `here`.
+    """
+    try:
+        content = upgraded(json.loads(there), kind)
+        identity = dict(content["identity"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "its manifest is not readable"
+    changed = differences(identity, here["identity"])
+    changed += differences(
+        {key: content.get(key) for key in keys}, {key: here.get(key) for key in keys}
+    )
+    more = f" (and {len(changed) - 2} more)" if len(changed) > 2 else ""
+    return "; ".join(changed[:2]) + more if changed else None

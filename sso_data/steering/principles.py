@@ -1,12 +1,14 @@
 """The principle catalogue: one YAML file per pair of opposite principles, validated on load."""
 
 import hashlib
+import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -15,13 +17,17 @@ from pydantic import (
     ValidationError,
 )
 
-from sso_data.core.errors import InputError, one_line
+from sso_data.core.errors import InputError, SsoDataError, one_line
 from sso_data.core.paths import principles_dir
 from sso_data.core.yaml_files import read_yaml
+from sso_data.runs.files import make_dir, remove_tree, swap_dir, write_new
+
+_WIDTH = 98
+"""Columns of a written file."""
 
 
 def _showable(text: str) -> str:
-    """ValueError for characters that no reader sees: escape sequences, half characters."""
+    """Raise ValueError for control characters and invalid Unicode (lone surrogates)."""
     for char in text:
         if char not in "\n\t" and unicodedata.category(char) in ("Cc", "Cs"):
             raise ValueError(f"holds the control character {char!a}; write text")
@@ -38,7 +44,7 @@ Name = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=80, pattern=r"^[^,\n]*$"),
     AfterValidator(_showable),
 ]
-"""A feature's name: it stands in lists and in tables, so it has no comma and no line break."""
+"""A feature's name; it appears in lists and tables, so it has no comma and no line break."""
 
 
 class _Strict(BaseModel):
@@ -46,7 +52,7 @@ class _Strict(BaseModel):
 
 
 class Adjectives(_Strict):
-    """How a response of each side is called, for example Helpful and Unhelpful."""
+    """Adjectives for a response of each side, for example Helpful and Unhelpful."""
 
     good: Text
     bad: Text
@@ -60,7 +66,7 @@ class Paraphrases(_Strict):
 
 
 class Principle(_Strict):
-    """A feature of responses, and what the model is told for its good and for its bad side."""
+    """A feature of responses, and the texts given to the model for its good and its bad side."""
 
     name: Name
     adjectives: Adjectives
@@ -90,30 +96,13 @@ class Catalogue:
 
 
 def load_catalogue(directory: Path | None = None) -> Catalogue:
-    """The catalogue in `directory`, by default the shipped one.
+    """Read the catalogue in `directory`, by default the shipped one.
 
-    Raises InputError that names the file and the field, when one is not a valid principle, or is a
-    link to a file elsewhere: a catalogue from others must not read what it does not hold.
+    Raises InputError that names the file and the field when one is not a valid principle, or is a
+    link to a file elsewhere: a catalogue by others must not read other files.
     """
-    shipped = directory is None
+    may_link = directory is None
     directory = directory or principles_dir()
-    files = _files(directory, may_link=shipped)
-    found: dict[str, Principle] = {}
-    origin: dict[str, Path] = {}
-    for file in files:
-        principle = load_principle(file)
-        if principle.name in found:
-            raise InputError(
-                f"{file}: the name {principle.name!r} is taken by {origin[principle.name].name}; "
-                "give each principle its own"
-            )
-        found[principle.name] = principle
-        origin[principle.name] = file
-    return Catalogue(directory=directory, principles=dict(sorted(found.items())))
-
-
-def _files(directory: Path, *, may_link: bool) -> list[Path]:
-    """The principle files of a directory; InputError where there are none, or one is a link."""
     try:
         if not directory.is_dir():
             raise InputError(
@@ -128,11 +117,22 @@ def _files(directory: Path, *, may_link: bool) -> list[Path]:
         raise InputError(f"{directory}: cannot be read: {one_line(error)}") from error
     if not files:
         raise InputError(f"{directory}: no principle files (*.yaml) here")
-    return files
+    found: dict[str, Principle] = {}
+    origin: dict[str, Path] = {}
+    for file in files:
+        principle = load_principle(file)
+        if principle.name in found:
+            raise InputError(
+                f"{file}: the name {principle.name!r} is taken by {origin[principle.name].name}; "
+                "give each principle its own"
+            )
+        found[principle.name] = principle
+        origin[principle.name] = file
+    return Catalogue(directory=directory, principles=dict(sorted(found.items())))
 
 
 def load_principle(file: Path) -> Principle:
-    """One principle file; InputError names the file and the field that is wrong."""
+    """Read one principle file. Raises InputError that names the file and the wrong field."""
     try:
         if not file.is_file():
             raise InputError(f"{file}: not a regular file")
@@ -151,3 +151,38 @@ def load_principle(file: Path) -> Principle:
     if principle.good == principle.bad:
         raise InputError(f"{file}: good and bad are the same text; they must be opposites")
     return principle
+
+
+def write_catalogue(principles: Sequence[Principle], out: Path) -> None:
+    """Write one file per principle to the new directory `out`, which appears when all are written.
+
+    Raises InputError when `out` exists, RunError where it cannot be written.
+    """
+    new = out.with_name(f".{out.name}.new")
+    names: set[str] = set()
+    remove_tree(new)
+    try:
+        make_dir(new)
+        for principle in principles:
+            ascii_name = unicodedata.normalize("NFKD", principle.name).encode("ascii", "ignore")
+            base = re.sub(r"[^a-z0-9]+", "_", ascii_name.decode().lower()).strip("_")[:60]
+            base = name = base or "principle"
+            number = 1
+            while name in names:
+                number += 1
+                name = f"{base}_{number}"
+            names.add(name)
+            content = principle.model_dump(mode="json", exclude_defaults=True)
+            text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=_WIDTH)
+            write_new(new / f"{name}.yaml", text.encode())
+        refuse_existing(out)
+        swap_dir(new, out)
+    except SsoDataError:
+        remove_tree(new)
+        raise
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise InputError where there is a file or directory `out`."""
+    if out.exists() or out.is_symlink():
+        raise InputError(f"{out}: exists already; name a new directory with --out")

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from sso_data.config.run import SteeringConfig
 from sso_data.core.errors import ConfigError
 from sso_data.core.jinja import SHIPPED, SYSTEM, Templates
-from sso_data.core.records import Prompt, Steering, derive_seed
+from sso_data.core.records import Steering, derive_seed
 from sso_data.steering.principles import Catalogue, Principle
 
 CONCISION = "Concision"
-"""Never drawn with the others: added with a probability of its own, against length growth."""
+"""Added with a probability of its own, against length growth, and not drawn with the others."""
 
 FREE_FORM = "free-form"
-"""Stands where a feature's name does for a pair that was written without one."""
+"""In place of a feature's name: a pair that was written without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """One feature's two texts: who wrote them, and which of the catalogue's wordings they are."""
+    """One feature's two texts, their author, and the numbers of the catalogue's wordings."""
 
     good: str
     bad: str
@@ -30,7 +30,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steered:
-    """A prompt's steering, and the texts that ask for its good and its bad side."""
+    """A prompt's steering, and the system messages of its good and its bad view."""
 
     steering: Steering
     good: str
@@ -39,7 +39,7 @@ class Steered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What steers a run's prompts: everything here depends on the seed and the row's id only."""
+    """The steering rules of a run; every result depends on the seed and the row's id only."""
 
     config: SteeringConfig
     catalogue: Catalogue
@@ -48,15 +48,15 @@ class Rules:
 
     @property
     def asks_a_model(self) -> bool:
-        """Whether a model is asked about each prompt."""
+        """True when a model is asked about each prompt."""
         return self.config.choose in ("policy", "none") or self.config.principles == "written"
 
     def by_rule(self, row: str) -> Steered:
-        """A row's steering where no model is asked."""
+        """Return a row's steering where no model is asked."""
         return self.steered(self.steering(row, self.draw(row), self.config.choose))
 
     def draw(self, row: str) -> tuple[str, ...]:
-        """The features of a row by rule; for rows that a model steers, those that stand in."""
+        """Return the features of a row by rule; for rows that a model steers, the fallback."""
         rng = self._rng(row, "steering")
         weights = self.weights
         if self.config.choose == "fixed":
@@ -64,15 +64,17 @@ class Rules:
         elif self.config.choose == "all":
             features = sorted(weights, key=lambda feature: -weights[feature])
         else:
-            features = _draw(weights, self.config.count, rng)
+            # Efraimidis and Spirakis 2006: each next feature is drawn in proportion to its weight
+            keys = {feature: rng.expovariate(weight) for feature, weight in weights.items()}
+            features = sorted(keys, key=keys.__getitem__)[: self.config.count]
         return self._with_concision(tuple(features), rng)
 
     def chosen(self, row: str, features: Sequence[str]) -> tuple[str, ...]:
-        """Features that a model chose, and Concision with its own probability."""
+        """Return features that a model chose, and Concision with its own probability."""
         return self._with_concision(tuple(features), self._rng(row, "concision"))
 
     def text(self, row: str, feature: str) -> Text:
-        """The catalogue's texts of a feature, in one of its wordings.
+        """Return the catalogue's texts of a feature, in one of its wordings.
 
         Both sides take the n-th wording where they have equally many: paraphrases are opposites.
         """
@@ -90,9 +92,10 @@ class Rules:
         chosen_by: str,
         written: Mapping[str, Text] | None = None,
     ) -> Steering:
-        """The steering by these features; texts that were not written are the catalogue's."""
+        """Return the steering by these features; unwritten texts are the catalogue's."""
         written = written or {}
         texts = [written.get(feature) or self.text(row, feature) for feature in features]
+        names = self.templates.systems() if self.config.paraphrase else (SYSTEM,)
         return Steering(
             features=tuple(features),
             good=tuple(text.good for text in texts),
@@ -101,11 +104,11 @@ class Rules:
             written_by=tuple(text.by for text in texts),
             paraphrase_good=tuple(text.paraphrase_good for text in texts),
             paraphrase_bad=tuple(text.paraphrase_bad for text in texts),
-            system_template=self._system_template(row),
+            system_template=names[int(self._rng(row, "wording/system").random() * len(names))],
         )
 
     def steered(self, steering: Steering) -> Steered:
-        """The steering with its two texts."""
+        """Return the steering with its system messages; ConfigError when a template fails."""
         name = steering.system_template or SYSTEM
         return Steered(
             steering=steering,
@@ -122,9 +125,9 @@ class Rules:
         return {feature: weight for feature, weight in weights.items() if weight > 0}
 
     def shown_pool(self, row: str) -> list[Principle]:
-        """The principles that a model chooses from, in an order drawn for the row.
+        """Return the principles that a model chooses from, in an order drawn for the row.
 
-        Models prefer what stands first, and the alphabet says nothing about a prompt.
+        Models prefer what they see first.
         """
         pool = [self.catalogue[feature] for feature in self.weights]
         self._rng(row, "pool").shuffle(pool)
@@ -138,10 +141,6 @@ class Rules:
         if is_free and rng.random() < self.config.concision_probability:
             return (*features, CONCISION)
         return features
-
-    def _system_template(self, row: str) -> str:
-        names = self.templates.systems() if self.config.paraphrase else (SYSTEM,)
-        return names[int(self._rng(row, "wording/system").random() * len(names))]
 
 
 def check_features(config: SteeringConfig, catalogue: Catalogue) -> None:
@@ -164,28 +163,6 @@ def check_features(config: SteeringConfig, catalogue: Catalogue) -> None:
         )
 
 
-def steer(
-    prompt: Prompt,
-    config: SteeringConfig,
-    catalogue: Catalogue,
-    *,
-    seed: int,
-    templates: Templates = SHIPPED,
-) -> Steering:
-    """The features of one prompt by rule, with the catalogue's texts."""
-    rules = Rules(config=config, catalogue=catalogue, seed=seed, templates=templates)
-    return rules.steering(prompt.id, rules.draw(prompt.id), config.choose)
-
-
 def system_text(texts: Sequence[str], name: str = SYSTEM, templates: Templates = SHIPPED) -> str:
-    """The system message that asks for responses that follow `texts`."""
+    """Return the system message that asks for responses that follow `texts`."""
     return templates.render(name, texts=list(texts))
-
-
-def _draw(weights: Mapping[str, float], count: int, rng: random.Random) -> list[str]:
-    """`count` different features, each next one with probability proportional to its weight.
-
-    Exponential keys (Efraimidis and Spirakis 2006): the smallest of Exp(weight) draws.
-    """
-    keys = {feature: rng.expovariate(weight) for feature, weight in weights.items()}
-    return sorted(keys, key=keys.__getitem__)[:count]

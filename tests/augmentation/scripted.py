@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sso_data.augmentation import Augmented, augment
-from sso_data.augmentation.tally import AttemptCounts
+from sso_data.augmentation.augment import Augmented, augment
 from sso_data.chat.interface import Completion, CompletionRequest
 from sso_data.config.augmentation import AugmentConfig
+from sso_data.core.progress import NullProgress
 from sso_data.engines.interface import Refused
 
 Reply = Callable[[CompletionRequest], str | Completion | Refused]
@@ -78,20 +78,17 @@ class Scripted:
         pass
 
 
-class Quiet:
-    """A listener that keeps the last counts."""
+class Quiet(NullProgress):
+    """A progress that expects no warnings and keeps the counts."""
 
     def __init__(self) -> None:
-        self.tally = AttemptCounts()
+        self.counts: list[tuple[int, int | None, str, str]] = []
 
-    def phase(self, text: str) -> None:
-        pass
+    def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
+        self.counts.append((done, total, unit, state))
 
     def warn(self, text: str) -> None:
         raise AssertionError(text)
-
-    def progress(self, tally: AttemptCounts, wanted: int) -> None:
-        self.tally = tally
 
 
 def config(**sections: Any) -> AugmentConfig:
@@ -126,6 +123,7 @@ def run(
     settings: AugmentConfig | None = None,
     *,
     overwrite: bool = False,
+    progress: Quiet | None = None,
 ) -> Augmented:
     """An augmentation by a scripted model."""
     model = model or Scripted()
@@ -134,7 +132,7 @@ def run(
         out,
         wanted,
         settings or config(),
-        Quiet(),
+        progress or Quiet(),
         overwrite=overwrite,
         start=lambda: model,
     )

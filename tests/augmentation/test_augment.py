@@ -16,6 +16,7 @@ from sso_data.prompts import Candidate, read_prompts
 from tests.augmentation.scripted import (
     SAME,
     SEEDS,
+    Quiet,
     Scripted,
     config,
     mixed,
@@ -48,7 +49,8 @@ def files(folder: Path, name: str = "new.jsonl") -> dict[str, bytes]:
 
 def test_queries_rejections_and_the_report(seeds: Path, tmp_path: Path) -> None:
     out = tmp_path / "new.jsonl"
-    done = run(seeds, out, 20)
+    progress = Quiet()
+    done = run(seeds, out, 20, progress=progress)
     accepted, rejected = rows(out), rows(tmp_path / "new.jsonl.rejected.jsonl")
     report = json.loads((tmp_path / "new.jsonl.report.json").read_text())
     assert set(files(tmp_path)) == {
@@ -59,6 +61,7 @@ def test_queries_rejections_and_the_report(seeds: Path, tmp_path: Path) -> None:
     assert len(accepted) == report["accepted"] == 20
     assert report["attempts"] == len(accepted) + len(rejected) == done.new_attempts
     assert report["state"] == "finished" and done.shortfall is None
+    assert progress.counts[-1] == (20, 20, "queries", f"{report['attempts']} attempts")
     reasons = [row["reason"] for row in rejected]
     assert report["rejected"] == {
         name: reasons.count(name)
@@ -252,11 +255,45 @@ def test_another_augmentation_is_refused_with_the_difference(seeds: Path, tmp_pa
     assert files(tmp_path) == before
 
 
+def test_an_augmentation_of_an_earlier_format_goes_on(seeds: Path, tmp_path: Path) -> None:
+    """A report of format 1 has no defaults, and keys by their old names."""
+    run(seeds, tmp_path / "whole" / "new.jsonl", 12)
+    out = tmp_path / "out" / "new.jsonl"
+    run(seeds, out, 4)
+    report = out.with_name("new.jsonl.report.json")
+    content = json.loads(report.read_text())
+    del content["defaults"]
+    content["config"]["engine"]["process"] = content["config"]["engine"].pop("isolation", "child")
+    report.write_text(json.dumps(content | {"schema_version": 1}))
+    run(seeds, out, 12)
+    assert files(out.parent) == files(tmp_path / "whole")
+    report.write_text(json.dumps(content | {"schema_version": 3}))
+    with pytest.raises(RunError, match=r"has format 3 .*upgrade sso-data"):
+        run(seeds, out, 12)
+
+
+def test_the_defaults_of_the_first_start_are_kept(seeds: Path, tmp_path: Path) -> None:
+    """As if a later version had another default of `limits.patience`."""
+    out = tmp_path / "new.jsonl"
+    run(seeds, out, 4)
+    report = tmp_path / "new.jsonl.report.json"
+    content = json.loads(report.read_text())
+    content["defaults"]["limits"]["patience"] = 25
+    report.write_text(json.dumps(content))
+    same = Scripted(lambda request: json.dumps({"query": SAME}))
+    done = run(seeds, out, 1000, same)
+    assert done.state == "patience" and "last 25 attempts" in (done.shortfall or "")
+    assert done.report["config"]["limits"]["patience"] == 25
+    assert json.loads(report.read_text())["defaults"]["limits"]["patience"] == 25
+    given = run(seeds, out, 1000, same, config(limits={"patience": 30}))
+    assert given.new_attempts == 5
+
+
 def test_files_that_are_not_ours_stay(seeds: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.jsonl"
     mine.write_text('{"prompt": "precious"}\n')
     for overwrite in (False, True):
-        with pytest.raises(RunError, match="is in the way"):
+        with pytest.raises(RunError, match=r"already exists, and no mine\.jsonl\.report\.json"):
             run(seeds, mine, overwrite=overwrite)
     with pytest.raises(ConfigError, match="is the file of the seeds"):
         run(seeds, seeds, overwrite=True)
@@ -281,7 +318,7 @@ def test_a_spoiled_file_is_named(seeds: Path, tmp_path: Path) -> None:
         run(seeds, out, 4)
     assert out.read_text() == "".join([lines[0], *lines[2:]])
     (tmp_path / "new.jsonl.report.json").write_text("[]")
-    with pytest.raises(RunError, match="not the report of an augmentation"):
+    with pytest.raises(RunError, match=r"not the new\.jsonl\.report\.json of an augmentation"):
         run(seeds, out, 4)
 
 
@@ -430,7 +467,7 @@ def test_only_one_process_writes(seeds: Path, tmp_path: Path) -> None:
 
     class Rival(Scripted):
         def step(self) -> list[Completion | Any]:
-            with pytest.raises(RunError, match="another process is writing it"):
+            with pytest.raises(RunError, match=r"another process is writing new\.jsonl"):
                 run(seeds, out, 2)
             return super().step()
 

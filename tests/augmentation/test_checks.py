@@ -2,9 +2,8 @@
 
 import pytest
 
-from sso_data.augmentation.attempts import OPERATIONS, Attempt, draw, request
-from sso_data.augmentation.checks import Examples, first_problem
-from sso_data.augmentation.seeds import Seed
+from sso_data.augmentation.attempts import OPERATIONS, Attempt, Seed, draw, request
+from sso_data.augmentation.review import Examples, first_problem
 from sso_data.config.augmentation import ChecksConfig, Operation
 from sso_data.core.jinja import Templates
 from sso_data.core.records import Message

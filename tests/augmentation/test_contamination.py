@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sso_data.augmentation.contamination import Contamination
-from sso_data.augmentation.texts import words
+from sso_data.augmentation.contamination import Contamination, words
 from sso_data.config.augmentation import DecontaminateConfig
 from sso_data.core.errors import InputError
 
@@ -99,7 +98,7 @@ def test_any_format_of_prompts_and_several_files(benchmark: Path, tmp_path: Path
     second = found.find(MIDDLE)
     assert first is not None and first.file == str(table)
     assert second is not None and second.file == str(packed)
-    assert len(set(found.fingerprints.values())) == 2
+    assert len({one.fingerprint for one in found.benchmarks}) == 2
     assert Contamination(DecontaminateConfig()).find(MIDDLE) is None
 
 

@@ -8,8 +8,12 @@ from itertools import pairwise
 
 import pytest
 
-from sso_data.augmentation.duplicates import NearDuplicateIndex, rows_of_bands
-from sso_data.augmentation.texts import normal, shingles
+from sso_data.augmentation.duplicates import (
+    NearDuplicateIndex,
+    normal,
+    rows_of_bands,
+    shingles,
+)
 from sso_data.config.augmentation import DuplicatesConfig
 
 SAME_WISH = [

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from sso_data.chat import EngineCompletions, open_model
-from sso_data.chat.interface import Completion, CompletionRequest, answer
+from sso_data.chat import open_chat
+from sso_data.chat.engine import EngineCompletions
+from sso_data.chat.interface import Completion, CompletionRequest, Completions, answer
 from sso_data.config.run import EngineConfig, ViewsConfig
+from sso_data.config.section import EndpointSection
 from sso_data.core.records import Message
 from sso_data.engines.interface import EngineInfo, Refused, Request, Result, Sampled, SampleRequest
 from sso_data.templating.chat_template import ChatTemplate
@@ -63,7 +65,7 @@ class Saying:
 
 
 def request(text: str = "Why?", **changes: Any) -> CompletionRequest:
-    fields = {
+    fields: dict[str, Any] = {
         "key": "k",
         "messages": (Message(role="user", content=text),),
         "max_tokens": 40,
@@ -158,7 +160,8 @@ def test_a_schema_keeps_the_order_of_its_keys() -> None:
 def real() -> Iterator[EngineCompletions]:
     """The tiny policy in the transformers engine."""
     config = EngineConfig(name="transformers", isolation="inline", dtype="float32", threads=1)
-    with open_model(str(policy_dir()), config, ViewsConfig()) as model:
+    with open_chat(str(policy_dir()), EndpointSection(), config, ViewsConfig()) as model:
+        assert isinstance(model, EngineCompletions)
         yield model
 
 
@@ -194,7 +197,7 @@ def test_vllm_holds_answers_to_a_schema() -> None:
         "maxItems": 2,
     }
     texts = queries(8, seed=3)
-    with open_model(str(policy_dir()), config, ViewsConfig()) as model:
+    with open_chat(str(policy_dir()), EndpointSection(), config, ViewsConfig()) as model:
         asked = [
             *(request(t, key=f"o{n}", seed=n, schema=SCHEMA) for n, t in enumerate(texts)),
             *(request(t, key=f"a{n}", seed=n, schema=array) for n, t in enumerate(texts)),
@@ -225,9 +228,7 @@ def test_vllm_holds_answers_to_a_schema() -> None:
         assert found[f"free{n}"] == free[f"free{n}"], "what is free is as if nobody were held"
 
 
-def _all(
-    model: EngineCompletions, asked: Sequence[CompletionRequest]
-) -> dict[str, Completion | Refused]:
+def _all(model: Completions, asked: Sequence[CompletionRequest]) -> dict[str, Completion | Refused]:
     model.submit(asked)
     found: dict[str, Completion | Refused] = {}
     while len(found) < len(asked):

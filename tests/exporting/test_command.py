@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sso_data.core.errors import RunError
-from sso_data.exporting import export
+from sso_data.exporting.export import export
 from sso_data.runs import system
 from sso_data.runs.files import locked_file
 from tests.cli.conftest import Cli, cli
@@ -41,7 +41,7 @@ def test_it_prints_the_books_the_files_and_what_to_do_next(
         f"next: llamafactory-cli train '{out}/dpo.yaml'",
     ]
     assert "1 of 8 pairs are left out" in done.stderr
-    assert "8/8 pairs written" in done.stderr
+    assert "8/8 pairs\n" in done.stderr
     assert names(out) == ["dataset_info.json", "dpo.yaml", "export.json", "train.jsonl"]
 
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sso_data.cli import app
-from sso_data.exporting import export
+from sso_data.exporting.export import export
 from sso_data.exporting.formats import FORMATS
 from sso_data.exporting.rows import question_id
 from tests.exporting.making import asking, every_kind, lines_of, make_run

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sso_data.exporting import export
+from sso_data.exporting.export import export
 from sso_data.world import policy_dir
 from tests.exporting.making import lines_of, make_run
 from tests.exporting.test_trl import policy_rows

@@ -133,8 +133,9 @@ class Memory:
         identity = row_id(content, number)
         return identity, identity not in self.closed
 
-    def write_row(self, row: Row) -> None:
+    def write_row(self, row: Row) -> bytes:
         self.rows.append(row)
+        return b""
 
     def write_failure(self, failure: Failure) -> None:
         self.failures.append(failure)

@@ -89,7 +89,7 @@ CASES = [
     file("empty", "", refused("must be a mapping")),
     file("UTF-16", WARMTH.encode("utf-16"), refused("not readable as YAML.*utf-8")),
     file("a Python object", "!!python/object:os.system {}", refused("could not determine")),
-    file("a key twice", WARMTH[:-1] + ', "good": "Be cruel."}', refused("'good' stands twice")),
+    file("a key twice", WARMTH[:-1] + ', "good": "Be cruel."}', refused('duplicate key "good"')),
     file("laughs", "x: &x [1,1]\n" + "y: [*x,*x]\n", refused("a.yaml: name: Field required")),
     changed("a number as a text", refused("a.yaml: good: .*string"), good=3),
     changed("a list as a text", refused("a.yaml: good: .*string"), good=["Be warm."]),

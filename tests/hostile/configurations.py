@@ -64,10 +64,12 @@ FILES = [
     ),
     config("an alias of itself", "views: &a {template_kwargs: {x: *a}}", refused("inside of what")),
     config("merge keys", "a: &a {x: 1}\nb: {<<: [*a, *a]}\n", refused("unknown key 'a'")),
+    config("a key twice", "seed: 1\nseed: 2\n", refused('found duplicate key "seed"')),
     config(
-        "a key twice", "seed: 1\nseed: 2\n", refused("'seed' stands twice in the mapping of line")
+        "a section twice",
+        "sampling: {}\nfilter: {}\nsampling: {top_p: 1}\n",
+        refused("duplicate key"),
     ),
-    config("a section twice", "sampling: {}\nfilter: {}\nsampling: {top_p: 1}\n", refused("twice")),
     config(
         "a Python object", "model: !!python/object/apply:os.system [id]\n", refused("constructor")
     ),

@@ -56,7 +56,7 @@ def identity(**changes: Any) -> dict[str, Any]:
         {"stop": {"gap": 0.5}},
         {"held_out": {"judge": {"kind": "none"}, "prompts": "p.jsonl"}},
         {"launcher": ["accelerate", "launch"]},
-        {"generate": {"engine": {"process": "child", "max_num_seqs": 3, "threads": 4}}},
+        {"generate": {"engine": {"isolation": "subprocess", "max_num_seqs": 3, "threads": 4}}},
         {"generate": {"engine": {"vllm": {"enforce_eager": True}}}},
         {"generate": {"output": {"parquet": True}}},
         {"train": {"stop": {"chosen_drop": None}, "optim": {"micro_batch_rows": 1}}},

@@ -22,9 +22,9 @@ from sso_data.evaluation.judges import (
 )
 from sso_data.evaluation.judges.llm import SCHEMA, LlmJudge, fence_for, read_verdict
 from tests.chat.server import Reply, failed, said, serving
-from tests.choosing.scripted import Scripted
 from tests.factories import make_row
 from tests.judges.sides import compared
+from tests.steering.scripted import Scripted
 
 CONFIG = JudgeConfig(kind="llm", model="big")
 Say = Callable[[CompletionRequest], str | None]
@@ -178,7 +178,7 @@ def test_a_template_of_ones_own(tmp_path: Any) -> None:
     shipped = config.model_copy(update={"templates": None})
     assert judge_identity(config)["template"] != judge_identity(shipped)["template"]
     (tmp_path / "jugde.j2").write_text("x")
-    with pytest.raises(ConfigError, match=r"jugde\.j2: stands for no shipped template"):
+    with pytest.raises(ConfigError, match=r"jugde\.j2: replaces no shipped template"):
         judge_identity(config)
 
 

@@ -106,7 +106,7 @@ def real_run(engine: str, prompts: Path, run: Path, batch: int) -> dict[str, dic
             "model": str(policy_dir()),
             "principles": str(catalogue_dir()),
             "engine": {"name": engine, "dtype": "float32", "threads": 1, "max_num_seqs": batch}
-            | {"max_model_len": 1024, "process": "child" if engine == "vllm" else "inline"},
+            | {"max_model_len": 1024, "isolation": "subprocess" if engine == "vllm" else "inline"},
             "sampling": {"max_tokens": 64},
         }
     )

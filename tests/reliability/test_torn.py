@@ -139,13 +139,13 @@ def _without_side(spoil: Spoil) -> Spoil:
 
 
 NAMED: dict[str, tuple[Spoil, tuple[str, ...]]] = {
-    "run.json cut": (cut("run.json", 300), ("run.json", "not readable", "put it back")),
-    "run.json empty": (cut("run.json", 0), ("run.json", "put it back")),
-    "run.json of zeros": (write("run.json", bytes(2000)), ("run.json", "put it back")),
-    "run.json not UTF-8": (write("run.json", b"\xff\xfe{"), ("run.json", "put it back")),
-    "run.json a list": (write("run.json", b"[]"), ("run.json", "put it back")),
-    "run.json very deep": (write("run.json", b"[" * 100_000), ("run.json", "put it back")),
-    "run.json gone": (remove("run.json"), ("holds rows but no run.json", "--out")),
+    "run.json cut": (cut("run.json", 300), ("run.json", "not readable", "from a copy")),
+    "run.json empty": (cut("run.json", 0), ("run.json", "from a copy")),
+    "run.json of zeros": (write("run.json", bytes(2000)), ("run.json", "from a copy")),
+    "run.json not UTF-8": (write("run.json", b"\xff\xfe{"), ("run.json", "from a copy")),
+    "run.json a list": (write("run.json", b"[]"), ("run.json", "from a copy")),
+    "run.json very deep": (write("run.json", b"[" * 100_000), ("run.json", "from a copy")),
+    "run.json gone": (remove("run.json"), ("but no run.json", "--out")),
     "journal line no JSON": (
         _without_side(_spoil_line("rows/00000.jsonl", 3, b"{oops}\n")),
         ("00000.jsonl", "line 4", "delete it"),

@@ -4,8 +4,8 @@ import pytest
 
 from sso_data.core.language import is_another_language, language_of
 from sso_data.steering import checks
+from sso_data.steering.checks import review
 from sso_data.steering.principles import Adjectives, Paraphrases, Principle
-from sso_data.steering.review import review
 
 REQUEST = "My sourdough bread comes out flat every single time. What am I doing wrong?"
 
@@ -134,7 +134,7 @@ WARM = principle(
         ({"good": "Say so.", "bad": "Hide it."}, "warning", "very little"),
         ({"adjectives": Adjectives(good="Fine", bad="fine")}, "error", "both adjectives"),
         ({"adjectives": Adjectives(good="warm", bad="Evasive")}, "warning", "adjective of Warmth"),
-        ({"name": "Free-Form"}, "error", "stands for pairs without a feature"),
+        ({"name": "Free-Form"}, "error", "reserved for pairs without a feature"),
         ({"name": "warmth"}, "error", "in case only"),
         ({"good": WARM.good}, "error", "its good text is that of Warmth"),
         ({"bad": WARM.bad.replace("tray", "place")}, "warning", "much like that of Warmth"),

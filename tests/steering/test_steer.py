@@ -7,20 +7,15 @@ import pytest
 
 from sso_data.config.run import SteeringConfig
 from sso_data.core.errors import ConfigError
-from sso_data.core.records import Message, Prompt
 from sso_data.steering.principles import load_catalogue
-from sso_data.steering.rules import CONCISION, check_features, steer, system_text
+from sso_data.steering.rules import CONCISION, Rules, check_features, system_text
 
 CATALOGUE = load_catalogue()
 ROWS = 4000
 
 
-def prompt(index: int) -> Prompt:
-    return Prompt(id=f"row-{index}", messages=(Message(role="user", content="Why?"),))
-
-
 def features(config: SteeringConfig, index: int = 0, seed: int = 0) -> tuple[str, ...]:
-    return steer(prompt(index), config, CATALOGUE, seed=seed).features
+    return Rules(config=config, catalogue=CATALOGUE, seed=seed).draw(f"row-{index}")
 
 
 def counts(config: SteeringConfig) -> Counter[str]:
@@ -72,7 +67,7 @@ def test_fixed_takes_the_list_as_it_is() -> None:
         concision_probability=0,
         paraphrase=False,
     )
-    steering = steer(prompt(0), config, CATALOGUE, seed=0)
+    steering = Rules(config=config, catalogue=CATALOGUE, seed=0).by_rule("row-0").steering
     assert steering.features == ("Safety", "Accuracy")
     assert steering.good == (CATALOGUE["Safety"].good, CATALOGUE["Accuracy"].good)
     assert steering.bad == (CATALOGUE["Safety"].bad, CATALOGUE["Accuracy"].bad)

@@ -8,6 +8,7 @@ import pytest
 
 from sso_data.config.run import SteeringConfig
 from sso_data.core.jinja import Templates
+from sso_data.steering.checks import review
 from sso_data.steering.principles import (
     Adjectives,
     Catalogue,
@@ -15,7 +16,6 @@ from sso_data.steering.principles import (
     Principle,
     load_catalogue,
 )
-from sso_data.steering.review import review
 from sso_data.steering.rules import Rules
 from sso_data.world import catalogue_dir
 

@@ -5,8 +5,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sso_data.chat import Endpoint, open_endpoint, open_model
+from sso_data.chat import open_chat
 from sso_data.chat.interface import Completion, CompletionRequest, Completions
+from sso_data.chat.json_answers import json_values
 from sso_data.config.judging import JudgeConfig
 from sso_data.core.errors import one_line
 from sso_data.core.jinja import SHIPPED, Templates
@@ -22,7 +23,6 @@ from sso_data.evaluation.judges.verdicts import (
     quiet,
     unheard,
 )
-from sso_data.steering.answers import answer_of, json_values
 
 Order = Literal["ab", "ba"]
 ORDERS: tuple[Order, ...] = ("ab", "ba")
@@ -195,20 +195,9 @@ def open_llm(config: JudgeConfig, *, tell: Callable[[str], None] = lambda line: 
     """The judge with its model: at an endpoint, or in an engine of its own. Raises SsoDataError."""
     assert config.model is not None
     with ExitStack() as opened:
-        completions: Completions
-        if config.endpoint:
-            endpoint = Endpoint(
-                url=config.endpoint,
-                model=config.model,
-                key_env=config.api_key_env,
-                in_flight=config.endpoint_in_flight,
-                timeout=config.endpoint_timeout,
-            )
-            completions = opened.enter_context(open_endpoint(endpoint, tell=tell))
-        else:
-            completions = opened.enter_context(
-                open_model(config.model, config.loading, config.views, tell=tell)
-            )
+        completions = opened.enter_context(
+            open_chat(config.model, config, config.loading, config.views, tell=tell)
+        )
         return LlmJudge(
             completions,
             config,
@@ -223,7 +212,7 @@ def read_verdict(text: str) -> tuple[str, str] | None:
     that differ."""
     found = [
         (better, one_line(str(value.get("reason", "")), _DETAIL_CHARS))
-        for value in json_values(answer_of(text))
+        for value in json_values(text)
         if isinstance(value, dict) and (better := _word(value.get("better"))) is not None
     ]
     if len({better for better, _ in found}) != 1:

@@ -1,0 +1,194 @@
+"""What changed in stored directories: one table through which every earlier manifest passes.
+
+A manifest (run.json, train.json, iterate.json, setup.json, an augmentation's report) holds the
+resolved configuration and the identity of the work. When a key is renamed, a key is added, or a
+default changes, a `Change` here keeps directories that were begun before going on to the same
+content: renamed keys take their new names, added keys take the value that the earlier version
+behaved by, and changed defaults keep their old value.
+
+Journal rows and failures are not touched: their field names do not change.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel
+
+from sso_data.core.deep_merge import deep_merge
+
+FORMAT = 2
+"""The format of manifests that this version writes, their `schema_version`."""
+
+Kind = Literal["run", "training", "iteration", "evaluation", "augmentation"]
+Tree = dict[str, Any]
+C = TypeVar("C", bound=BaseModel)
+
+PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
+    "run": {"run": ("",)},
+    "training": {"training": ("",)},
+    "iteration": {
+        "run": ("generate.",),
+        "training": ("train.", "generator.train."),
+        "judge": ("held_out.judge.",),
+    },
+    "evaluation": {"run": ("generate.",), "judge": ("judge.",)},
+    "augmentation": {"run": ("",)},
+}
+"""Where each kind of directory keeps the configuration of a run, of a training and of a judge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One changed key, dotted, of the configurations `of`; it came with `format`.
+
+    `old`: the name that the key had before (a renamed key), or None. `values`: values that were
+    renamed. `default`: what directories of earlier formats keep where they do not name the key.
+    """
+
+    format: int
+    of: tuple[str, ...]
+    key: str
+    old: str | None = None
+    values: Mapping[Any, Any] = field(default_factory=dict)
+    default: Any = None
+
+
+CHANGES: tuple[Change, ...] = (
+    Change(
+        format=2,
+        of=("run", "judge"),
+        key="engine.isolation",
+        old="engine.process",
+        values={"child": "subprocess"},
+    ),
+    Change(format=2, of=("training",), key="loss.type", old="loss.base"),
+    Change(format=2, of=("training",), key="optim.compute_dtype", old="optim.compute"),
+    Change(format=2, of=("training",), key="optim.param_dtype", old="optim.weights"),
+    Change(format=2, of=("training",), key="optim.batch_size", old="optim.batch_rows"),
+    Change(format=2, of=("training",), key="optim.warmup_steps", old="optim.warmup"),
+    Change(
+        format=2,
+        of=("training",),
+        key="reward.center_rewards_coefficient",
+        old="reward.centre",
+    ),
+)
+
+
+def upgraded(manifest: Mapping[str, Any], kind: Kind) -> Tree:
+    """The manifest of a directory as this version would have written it; an own one as it is."""
+    written = manifest.get("schema_version", 1)
+    if written >= FORMAT:
+        return dict(manifest)
+    found: Tree = copy.deepcopy(dict(manifest))
+    added: Tree = {}
+    for change, prefix in _changes(kind, after=written):
+        if change.default is not None:
+            _put(added, f"{prefix}{change.key}", change.default)
+        for name in ("config", "defaults"):
+            if isinstance(found.get(name), dict):
+                _rename_nested(found[name], change, prefix)
+        if isinstance(found.get("identity"), dict):
+            _rename_flat(found["identity"], change, prefix)
+    recorded = found.get("defaults")
+    if defaults := deep_merge(added, recorded if isinstance(recorded, dict) else {}):
+        found["defaults"] = defaults
+    return found | {"schema_version": FORMAT}
+
+
+def kept_defaults(manifest: Mapping[str, Any], kind: Kind) -> Tree:
+    """The defaults that a directory keeps, as a nested tree: those of its first start.
+
+    Directories of format 1 recorded none: they keep the defaults that changed since, as CHANGES
+    names them.
+    """
+    found = upgraded(manifest, kind).get("defaults")
+    return found if isinstance(found, dict) else {}
+
+
+def defaults_of(config: BaseModel) -> Tree:
+    """The values of the keys that nobody gave, nested: what a directory keeps of `config`."""
+    return _without(config.model_dump(mode="json"), config.model_dump(exclude_unset=True))
+
+
+def with_defaults(config: C, defaults: Mapping[str, Any]) -> C:
+    """`config` with a directory's own `defaults` below the keys that the user gave.
+
+    Raises pydantic's ValidationError where the two do not fit together.
+    """
+    if not defaults:
+        return config
+    given = config.model_dump(exclude_unset=True)
+    return type(config).model_validate(deep_merge(defaults, given))
+
+
+def renamed(key: str) -> str | None:
+    """The name of a dotted key that an earlier version named otherwise; None for other keys.
+
+    A user's own file or option with an old name is refused with this name.
+    """
+    for change in CHANGES:
+        if change.old is not None and (key == change.old or key.endswith(f".{change.old}")):
+            return key.removesuffix(change.old) + change.key
+    return None
+
+
+def _changes(kind: Kind, *, after: int) -> Iterator[tuple[Change, str]]:
+    """The changes since format `after`, each with every prefix that it applies to."""
+    for change in CHANGES:
+        if change.format > after:
+            for of in change.of:
+                for prefix in PLACES[kind].get(of, ()):
+                    yield change, prefix
+
+
+def _rename_flat(identity: Tree, change: Change, prefix: str) -> None:
+    old, new = f"{prefix}{change.old}", f"{prefix}{change.key}"
+    if change.old is not None and old in identity:
+        value = identity.pop(old)
+        identity[new] = change.values.get(value, value) if change.values else value
+    elif change.default is not None:
+        identity.setdefault(new, change.default)
+
+
+def _rename_nested(config: Tree, change: Change, prefix: str) -> None:
+    if change.old is not None:
+        section = _section(config, f"{prefix}{change.old}")
+        leaf = change.old.rpartition(".")[2]
+        if section is not None and leaf in section:
+            value = section.pop(leaf)
+            _put(config, f"{prefix}{change.key}", change.values.get(value, value))
+    elif change.default is not None:
+        section = _section(config, f"{prefix}{change.key}")
+        if section is not None:
+            section.setdefault(change.key.rpartition(".")[2], change.default)
+
+
+def _section(tree: Tree, key: str) -> Tree | None:
+    """The mapping that holds the leaf of a dotted key; None where there is none."""
+    found: Any = tree
+    for part in key.split(".")[:-1]:
+        found = found.get(part) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _put(tree: Tree, key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    for part in parents:
+        tree = tree.setdefault(part, {})
+    tree[leaf] = value
+
+
+def _without(whole: Tree, given: Mapping[str, Any]) -> Tree:
+    """`whole` without the leaves that `given` names."""
+    left: Tree = {}
+    for key, value in whole.items():
+        if key not in given:
+            left[key] = value
+        elif isinstance(value, dict) and isinstance(given[key], dict):
+            inner = _without(value, given[key])
+            if inner:
+                left[key] = inner
+    return left

@@ -1,0 +1,179 @@
+"""A run's pairs, and everything it scored, to a dataset repository.
+
+The journal's parts and the pairs are sent from where they are; what is made for the repository lies
+in RUN/.push until it has arrived.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+from sso_data.core.errors import ConfigError, InputError, RunError
+from sso_data.core.progress import NullProgress, Progress
+from sso_data.exporting.formats import llama_factory_entry
+from sso_data.publishing.card import DataConfig, RunFacts, dataset_card, read_facts
+from sso_data.publishing.hub import Hub, check_repo_id
+from sso_data.publishing.public import public_json, public_text
+from sso_data.publishing.readme import README, merge_card
+from sso_data.publishing.upload import MAIN, Parcel, Published, Target, publish, stage
+from sso_data.runs.columns import row_key
+from sso_data.runs.files import NewFile, make_dir, write_new
+from sso_data.runs.journal import read_lines, to_line, whole_lines_size
+from sso_data.runs.parquet import card_features
+from sso_data.runs.run import iterate_failures, locked, require_run
+from sso_data.runs.scores import parts
+
+PAIRS = "train.jsonl"
+"""In the root of the repository: LLaMA-Factory, and people, find it there."""
+
+FAILED = "failed.jsonl"
+_OURS = re.compile(
+    r"train\.jsonl|rows/\d{5,}\.jsonl|failed\.jsonl|run\.json|filter\.json|dataset_info\.json"
+    r"|plots/[\w-]+\.png"
+)
+
+
+def push_run(  # noqa: PLR0913 - a public function of plain arguments
+    run: Path,
+    repo: str,
+    *,
+    what: str = "all",
+    private: bool | None = None,
+    revision: str = MAIN,
+    endpoint: str | None = None,
+    language: Sequence[str] = (),
+    license: str | None = None,  # noqa: A002 - the name of the card's field
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Published:
+    """Publish a run; `what` is `pairs` or `all` (also every scored row, and the failures).
+
+    `private` None leaves a repository as it is; a new one is private. Everything is made and
+    checked here before the Hub is asked. An unfinished run is published only in private. Raises
+    SsoDataError; the repository is then as it was, or is private, or holds everything.
+    """
+    progress = progress or NullProgress()
+    if what not in ("pairs", "all"):
+        raise ConfigError(f"--what {what}: neither pairs nor all")
+    check_repo_id(repo)
+    require_run(run)
+    hub = Hub("dataset", endpoint=endpoint)
+    target = Target(repo=repo, revision=revision, private=private, overwrite=overwrite)
+    with locked(run), locked(run, "pairs"), stage(run) as folder:
+        facts = read_facts(run)
+        if facts.unfinished and private is False:
+            raise RunError(
+                f"{run}: is unfinished, {facts.unfinished}; finish it with its `sso-data generate` "
+                "command (--limit ends it earlier), or push it without --public"
+            )
+        if facts.unfinished:
+            progress.note(f"the run is unfinished: {facts.unfinished}")
+        progress.phase("making the card")
+        if facts.decided["rows"] != len(facts.scores):
+            progress.note(
+                f"the pairs were decided on {facts.decided['rows']} of {len(facts.scores)} rows; "
+                f"`sso-data filter {run}` decides again"
+            )
+        parcel = pack(facts, repo, folder, what=what, language=language, license=license)
+        return publish(hub, parcel, target, progress)
+
+
+def pack(
+    facts: RunFacts,
+    repo: str,
+    folder: Path,
+    *,
+    what: str = "all",
+    language: Sequence[str] = (),
+    license: str | None = None,  # noqa: A002 - the name of the card's field
+) -> Parcel:
+    """Make the whole content of the repository; files that the run has not go to `folder`.
+
+    Raises InputError where the filter kept nothing or a field of the card is wrong, RunError where
+    nothing can be written into the run.
+    """
+    run, kept, rows = facts.run, int(facts.decided["kept"]), len(facts.scores)
+    if not kept:
+        raise InputError(
+            f"{run}: nothing to push, the filter kept none of {facts.decided['rows']} rows; loosen "
+            f"it, e.g. `sso-data filter {run} --set filter.gap=q0.2`"
+        )
+    files = {PAIRS: run / "pairs" / PAIRS, "filter.json": run / "pairs" / "filter.json"}
+    features = card_features(files[PAIRS], journal=False)
+    configs = [DataConfig(name="pairs", files=(PAIRS,), rows=kept, default=True, features=features)]
+    if what == "all":
+        journal = dict(_journal(run, folder))
+        features = card_features(*journal.values(), journal=True)
+        configs.append(
+            DataConfig(name="rows", files=("rows/*.jsonl",), rows=rows, features=features)
+        )
+        files |= journal | _failed(facts, folder)
+    card, plots = dataset_card(
+        facts,
+        repo=repo,
+        configs=configs,
+        language=language,
+        license=license,
+        failures=FAILED if FAILED in files else None,
+        command=f"sso-data push RUN {repo}{'' if what == 'all' else ' --what pairs'}",
+    )
+    # with `dataset_dir: REMOTE:<repo>`, LLaMA-Factory finds `pairs` in dataset_info.json
+    entry = {"pairs": llama_factory_entry(hf_hub_url=repo, subset="pairs")}
+    made = {
+        "run.json": public_json(facts.manifest),
+        "dataset_info.json": orjson.dumps(entry, option=orjson.OPT_INDENT_2) + b"\n",
+        **plots,
+    }
+    for path, content in [*made.items(), (README, merge_card(card).encode())]:
+        make_dir((folder / path).parent)
+        write_new(folder / path, content)
+    return Parcel(
+        folder=run,
+        files=files | {path: folder / path for path in made},
+        card=card,
+        what="run",
+        identity_file="run.json",
+        manifest=facts.manifest,
+        identity_keys=("created",),
+        ours=_OURS,
+        title=f"{kept} preference pairs by sso-data",
+    )
+
+
+def _journal(run: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The journal's parts; one with a torn last line as a copy without it."""
+    for part in parts(run):
+        path = f"rows/{part.name}"
+        whole = whole_lines_size(part)
+        if whole == part.stat().st_size:
+            yield path, part
+        elif whole:
+            make_dir(folder / "rows")
+            with NewFile(folder / path) as copy:
+                for _, line in read_lines(part):
+                    copy.write(line)
+            yield path, folder / path
+
+
+def _failed(facts: RunFacts, folder: Path) -> dict[str, Path]:
+    """failed.jsonl, where something failed, without directories of this machine in its messages.
+
+    The run's file is a log. Of a prompt that failed several times only the newest line is taken,
+    and none of a prompt that is a row by now.
+    """
+    failures = enumerate(iterate_failures(facts.run))
+    newest = {row_key(failure.id): number for number, failure in failures}
+    keys = np.fromiter(newest, np.uint64)
+    for key in keys[np.isin(keys, facts.scores.keys())].tolist():
+        del newest[key]
+    wanted = set(newest.values())
+    with NewFile(folder / FAILED) as copy:
+        for number, failure in enumerate(iterate_failures(facts.run)):
+            if number in wanted:
+                public = replace(failure, detail=public_text(failure.detail))
+                copy.write(to_line(public.to_json()))
+    return {FAILED: folder / FAILED} if wanted else {}

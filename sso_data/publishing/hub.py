@@ -1,0 +1,372 @@
+"""The Hub's client, call by call: typed answers, every failure a HubError."""
+
+import functools
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from sso_data.core.errors import HubError, one_line
+from sso_data.publishing.failures import HubTroubleError, asking, status_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
+
+Kind = Literal["dataset", "model"]
+
+_TIMEOUT_SECONDS = 300.0
+"""The longest silence of a server; the client's own default is to wait without end."""
+
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_XET_TELEMETRY_ENABLED": "false",
+}
+_WRITING_ROLES = {"write", "admin", "contributor"}
+_WRITING = {"repo.write", "repo.content.write"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A file of a repository: `git_id` of its blob, `sha256` where it is a large file."""
+
+    size: int
+    git_id: str
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A repository at one commit (None: it has none yet)."""
+
+    private: bool
+    commit: str | None
+    files: Mapping[str, Stored]
+
+
+class Hub:
+    """The Hub at `endpoint`, with the rights of the token's owner."""
+
+    def __init__(
+        self, kind: Kind, *, endpoint: str | None = None, needs_token: bool = True
+    ) -> None:
+        """Make the client; sends no request.
+
+        Raises HubError for a malformed address, and for a missing token where one is needed.
+        """
+        _prepare()
+        from huggingface_hub import HfApi, get_token
+
+        self.kind: Kind = kind
+        self._api: HfApi = HfApi(endpoint=endpoint)
+        self.endpoint = self._api.endpoint
+        _check_address(self.endpoint)
+        self._settings = f"{self.endpoint}/settings/tokens"
+        self._token = self._api.token = get_token()
+        if needs_token and not self._token:
+            raise HubError(
+                f"no token for {self.endpoint}; make one with write access at {self._settings}, "
+                "then `hf auth login`, or set HF_TOKEN"
+            )
+
+    def url(self, repo: str) -> str:
+        """The address of the repository's page."""
+        return f"{self.endpoint}/{'' if self.kind == 'model' else 'datasets/'}{repo}"
+
+    def check_write(self, repo: str) -> str:
+        """Return the name of the token's user; HubError where the token cannot write to `repo`."""
+        with self._asking(f"{self.endpoint}: whoami"):
+            try:
+                whoami: dict[str, Any] = dict(self._api.whoami())
+            except Exception as error:
+                if status_of(error) != 401:
+                    raise
+                origin = "HF_TOKEN" if os.environ.get("HF_TOKEN") else "`hf auth login`"
+                raise HubError(
+                    f"the token from {origin} was refused by {self.endpoint} (expired or "
+                    f"revoked); make a new one at {self._settings}, then `hf auth login`"
+                ) from error
+        check_write(whoami, repo, self._settings)
+        return str(whoami["name"])
+
+    def look(self, repo: str, revision: str | None) -> State | None:
+        """The repository's state, or None where there is none; HubError for a missing revision."""
+        with self._asking(repo):
+            try:
+                info = self._api.repo_info(repo, repo_type=self.kind, revision=revision)
+            except Exception as error:
+                if type(error).__name__ == "RevisionNotFoundError":
+                    raise HubError(
+                        f"{repo}: no branch {revision}; make it with `hf repos branch create "
+                        f"{repo} {revision} --type {self.kind}`"
+                    ) from error
+                is_hidden = not self._token and status_of(error) == 401
+                if is_hidden or type(error).__name__ == "RepositoryNotFoundError":
+                    return None
+                raise
+        files = self.tree(repo, info.sha) if info.sha else {}
+        return State(private=bool(info.private), commit=info.sha, files=files)
+
+    def tree(self, repo: str, commit: str) -> dict[str, Stored]:
+        """The files at a commit or a branch."""
+        from huggingface_hub.hf_api import RepoFile
+
+        with self._asking(repo):
+            entries = self._api.list_repo_tree(
+                repo, repo_type=self.kind, revision=commit, recursive=True
+            )
+            return {
+                entry.path: Stored(
+                    size=entry.size,
+                    git_id=entry.blob_id,
+                    sha256=entry.lfs.sha256 if entry.lfs else None,
+                )
+                for entry in entries
+                if isinstance(entry, RepoFile)
+            }
+
+    def read(self, repo: str, path: str, commit: str) -> bytes:
+        """The content of a small file at a commit."""
+        from huggingface_hub import get_session, hf_hub_url
+
+        utils = client_utils()
+        url = hf_hub_url(repo, path, repo_type=self.kind, revision=commit, endpoint=self.endpoint)
+        with self._asking(f"{repo}: {path}"):
+            response = get_session().get(url, headers=utils.build_hf_headers(token=self._token))
+            utils.hf_raise_for_status(response)
+            return bytes(response.content)
+
+    def download(
+        self, repo: str, state: State, patterns: Sequence[str], folder: Path | None
+    ) -> Path:
+        """Download the matching files to `folder`, or to the client's cache; returns the folder."""
+        with self._asking(f"{repo}: downloading"):
+            found = self._api.snapshot_download(
+                repo,
+                repo_type=self.kind,
+                revision=state.commit,
+                allow_patterns=list(patterns),
+                local_dir=folder,
+            )
+        return Path(str(found))
+
+    def check_type(self, repo: str) -> None:
+        """HubError where a repository of this name exists under another type."""
+        with self._asking(repo):
+            for kind in ("model", "dataset", "space"):
+                if kind != self.kind and self._api.repo_exists(repo, repo_type=kind):
+                    raise HubError(
+                        f"{repo}: is a {kind}, not a {self.kind}; use another name (or, to have "
+                        f"both, first `hf repos create {repo} --type {self.kind} --private`)"
+                    )
+
+    def create(self, repo: str) -> None:
+        """Create the repository, private."""
+        with self._asking(f"{repo}: creating it"):
+            self._api.create_repo(repo, repo_type=self.kind, private=True)
+
+    def set_private(self, repo: str, private: bool) -> None:
+        """Make the repository private or public."""
+        with self._asking(f"{repo}: making it {'private' if private else 'public'}"):
+            self._api.update_repo_settings(repo, repo_type=self.kind, private=private)
+
+    def check_card(self, repo: str, text: str) -> None:
+        """HubError naming the field of the card's metadata that the Hub does not accept."""
+        from huggingface_hub import get_session
+
+        utils = client_utils()
+        with self._asking(f"{repo}: README.md"):
+            response = get_session().post(
+                f"{self.endpoint}/api/validate-yaml",
+                json={"content": text, "repoType": self.kind},
+                headers=utils.build_hf_headers(token=self._token),
+            )
+            if response.status_code == 400:
+                try:
+                    errors = response.json().get("errors") or []
+                except ValueError:
+                    errors = []
+                found = [one_line(error.get("message", ""), 200) for error in errors]
+                said = "; ".join(filter(None, found)) or one_line(response.text, 200)
+                raise HubError(f"{repo}: README.md: {said}; correct it in the card")
+            utils.hf_raise_for_status(response)
+
+    def upload(
+        self, repo: str, revision: str, files: Mapping[str, Path | bytes]
+    ) -> "list[CommitOperationAdd]":
+        """Send the large files among `files`; returns all as operations of a commit.
+
+        A file that the Hub holds already, from an interrupted try, is not sent. Raises HubError
+        also for files that the client would leave out of the commit without a message.
+        """
+        from huggingface_hub import CommitOperationAdd
+
+        with self._asking(f"{repo}: uploading"):
+            operations = [CommitOperationAdd(path, source) for path, source in files.items()]
+            self._api.preupload_lfs_files(
+                repo,
+                additions=operations,
+                repo_type=self.kind,
+                revision=revision,
+                free_memory=False,
+            )
+            for one in operations:
+                if getattr(one, "_should_ignore", False):
+                    raise HubError(
+                        f"{repo}: its .gitignore keeps {one.path_in_repo} out; remove that line "
+                        "from it, then run the same command again"
+                    )
+        return operations
+
+    def commit(
+        self,
+        repo: str,
+        revision: str,
+        operations: "Sequence[CommitOperationAdd]",
+        gone: Sequence[str],
+        *,
+        title: str,
+        parent: str | None,
+    ) -> str:
+        """Make one commit of uploaded files and removals on top of `parent`; returns its id."""
+        from huggingface_hub import CommitOperationDelete
+
+        with self._asking(f"{repo}: committing"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the card was checked before
+            done = self._api.create_commit(
+                repo,
+                operations=[*operations, *map(CommitOperationDelete, gone)],
+                commit_message=title,
+                repo_type=self.kind,
+                revision=revision,
+                parent_commit=parent,
+            )
+        return done.oid
+
+    def pull_request(self, repo: str, author: str, title: str) -> int:
+        """The number of the author's open pull request of this title, opened where there is none.
+
+        Raises HubTroubleError, after closing it, where main has changed in what it changes.
+        """
+        with self._asking(f"{repo}: pull requests"):
+            found = self._api.get_repo_discussions(
+                repo, repo_type=self.kind, author=author, discussion_type="pull_request"
+            )
+            numbers = [
+                one.num for one in found if one.title == title and one.status in ("open", "draft")
+            ]
+            if not numbers:
+                return self._api.create_pull_request(repo, title, repo_type=self.kind).num
+            number = max(numbers)
+            details = self._api.get_discussion_details(repo, number, repo_type=self.kind)
+            if details.conflicting_files:
+                self._api.change_discussion_status(repo, number, "closed", repo_type=self.kind)
+                raise HubTroubleError(
+                    f"{repo}: main has changed under pull request {number}, now closed"
+                )
+            return number
+
+    def merge_request(self, repo: str, number: int) -> None:
+        """Merge a pull request into main."""
+        with self._asking(f"{repo}: merging pull request {number}"):
+            details = self._api.get_discussion_details(repo, number, repo_type=self.kind)
+            if details.status == "draft":
+                self._api.change_discussion_status(repo, number, "open", repo_type=self.kind)
+            self._api.merge_pull_request(repo, number, repo_type=self.kind)
+
+    def _asking(self, what: str) -> AbstractContextManager[None]:
+        return asking(what, self.endpoint)
+
+
+def check_write(whoami: Mapping[str, Any], repo: str, settings: str) -> None:
+    """HubError where the token of a `whoami` answer cannot write to `repo`.
+
+    `settings` is the address of the page of tokens.
+    """
+    name, namespace = whoami["name"], repo.partition("/")[0]
+    token = (whoami.get("auth") or {}).get("accessToken") or {}
+    remedy = f"make one with write access at {settings}, then `hf auth login`"
+    if token.get("role") == "read":
+        raise HubError(f"{repo}: the token of {name} may only read; {remedy}")
+    if token.get("role") == "fineGrained":
+        found = token.get("fineGrained")
+        if not isinstance(found, Mapping):
+            return  # unknown to us; the Hub decides
+        granted = set(found.get("global") or [])
+        for scope in found.get("scoped") or []:
+            if scope.get("entity", {}).get("name") in (repo, namespace):
+                granted |= set(scope.get("permissions") or [])
+        if not granted & _WRITING:
+            raise HubError(
+                f"{repo}: the fine-grained token of {name} has no write right for {namespace}; "
+                f"{remedy}"
+            )
+        return
+    roles = {org["name"]: org.get("roleInOrg") or "write" for org in whoami.get("orgs") or []}
+    if namespace == name:
+        return
+    if namespace not in roles:
+        known = ", ".join([name, *roles])
+        raise HubError(
+            f"{repo}: {name} is no member of {namespace}; the token may write to {known}"
+        )
+    if roles[namespace] not in _WRITING_ROLES:
+        raise HubError(
+            f"{repo}: {name} has the role {roles[namespace]} in {namespace}, which may not write; "
+            "ask its administrators"
+        )
+
+
+def check_repo_id(repo: str) -> None:
+    """HubError where `repo` cannot be the name of a repository."""
+    try:
+        client_utils().validate_repo_id(repo)
+    except ValueError as error:
+        reason = one_line(error, 200).rstrip(".")
+        raise HubError(f"{reason}; write it as namespace/name, e.g. alice/pairs") from error
+    if "/" not in repo:
+        raise HubError(f"{repo}: no namespace; write it as namespace/name, e.g. alice/pairs")
+
+
+def client_utils() -> Any:
+    """`huggingface_hub.utils`, whose exports type checkers cannot see."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)  # the client reads them when it is imported
+    from huggingface_hub import utils
+
+    return utils
+
+
+def _check_address(endpoint: str) -> None:
+    """HubError unless this is http(s)://HOST, perhaps with more behind it."""
+    try:
+        parts = urlsplit(endpoint)
+        is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_web = False
+    if not is_web:
+        raise HubError(
+            f"{endpoint}: not the address of a Hub; write --endpoint, or HF_ENDPOINT, as "
+            "https://HOST"
+        )
+
+
+@functools.cache
+def _prepare() -> None:
+    """Silence the client, its progress bars included, and limit its waiting for a silent server."""
+    utils = client_utils()
+    utils.logging.set_verbosity_error()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where the user decides by an environment variable
+        utils.disable_progress_bars()
+    from huggingface_hub import get_session, set_client_factory
+
+    usual = get_session()
+    made, hooks = type(usual), usual.event_hooks
+    set_client_factory(
+        lambda: made(event_hooks=hooks, follow_redirects=True, timeout=_TIMEOUT_SECONDS)
+    )

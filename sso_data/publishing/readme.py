@@ -1,0 +1,337 @@
+"""README.md of a repository: our metadata and our part of the page, merged into what is there."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from sso_data.core.errors import InputError, one_line
+
+README = "README.md"
+START = "<!-- sso-data: start (up to the end mark, rewritten by every push) -->"
+END = "<!-- sso-data: end -->"
+
+SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+    (100_000_000, "10M<n<100M"),
+    (1_000_000_000, "100M<n<1B"),
+)
+"""(rows below this, the Hub's name for it)."""
+
+Cells = tuple[str, ...]
+"""The Markdown of a table's row, a cell each."""
+
+Metadata = dict[str, Any]
+
+_START = re.compile(r"^<!-- sso-data: start.*-->[ \t]*\r?$", re.MULTILINE)
+_END = re.compile(r"^<!-- sso-data: end -->[ \t]*\r?$", re.MULTILINE)
+_PUNCTUATION = re.compile(r"[\\`*_\[\]|~$]")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", ":": "&#58;"}
+"""Of HTML, and of addresses: a colon would make a link of `https://...`."""
+
+_MOST = 200
+
+_FRONT = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)(?:\r?\n)?^---[ \t]*(?:\r?\n|\Z)", re.S | re.M)
+_TOP_KEY = re.compile(
+    r"""^(?:[ \t]*#[^\n]*\n)*(["']?)([^\s#"'\-\[\]{}&*!|>%@`,?:][^:#\n]*?)\1[ \t]*:(?=\s|$)""", re.M
+)
+"""A key of the whole mapping, with the comments above it."""
+
+_SLUG = r"[a-z0-9][a-z0-9.+-]*"
+_OPTIONS: Mapping[str, tuple[str, str]] = {
+    "language": (
+        r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code",
+        "a language code such as en or deu",
+    ),
+    "license": (_SLUG, "a licence identifier such as apache-2.0, or other"),
+}
+_TASK = (_SLUG, "an identifier such as text-generation")
+_SIZE_NAMES = [
+    *(name for _, name in SIZES),
+    *("1B<n<10B", "10B<n<100B", "100B<n<1T", "n>1T", "other"),
+]
+_FIELDS: Mapping[str, tuple[str, str]] = {
+    **_OPTIONS,
+    "tags": (r"(?s)\S.*", "a text"),
+    "task_categories": _TASK,
+    "task_ids": _TASK,
+    "multilinguality": _TASK,
+    "annotations_creators": _TASK,
+    "size_categories": ("|".join(map(re.escape, _SIZE_NAMES)), f"one of {_SIZE_NAMES}"),
+}
+"""Fields of one or several texts: the pattern of a text, and a description of it."""
+
+_SPLIT = re.compile(r"\w+(\.\w+)*")
+_CONFIG_NAME = re.compile(r"[^<>:/\\|?*\s][^<>:/\\|?*]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """Our part of a README.md.
+
+    `shared_page` is the page for a repository with data configurations of others, where it differs.
+    `config_names` are the configurations that a push writes, now or with other options.
+    """
+
+    metadata: Metadata
+    page: str
+    shared_page: str | None = None
+    config_names: frozenset[str] = frozenset()
+
+
+def merge_card(card: Card, existing: str = "") -> str:
+    """README.md: our card in the place of an earlier one of ours in `existing`.
+
+    The words of others around it and their metadata stay. Raises InputError for an `existing` card
+    that is malformed, and naming a field that the Hub, or `datasets`, would not accept.
+    """
+    front, rest = split_page(existing)
+    there = read_metadata(front)
+    changes = dict(card.metadata)
+    for key in changes.keys() & {"tags", "task_categories"}:
+        changes[key] = _union(key, there.get(key), changes[key])
+    page = card.page
+    if "configs" in changes:
+        if _merge_configs(there, changes, card.config_names) and card.shared_page is not None:
+            page = card.shared_page
+        _check({key: value for key, value in (there | changes).items() if value is not None})
+    if outside_marks(rest).strip():
+        page = f"#{page}"  # the title under theirs
+    return f"---\n{with_changes(front, changes)}---\n\n{_put_between_marks(rest, page).lstrip()}"
+
+
+def _merge_configs(there: Metadata, changes: Metadata, names: frozenset[str]) -> bool:
+    """Add what others have to our `configs` and `dataset_info`; False where they have no config."""
+    ours = changes["configs"]
+    names |= {config["config_name"] for config in ours}
+    others = [one for one in _configs(there) if one.get("config_name") not in names]
+    if others:
+        taken = any(c.get("default") or c.get("config_name") == "default" for c in others)
+        if taken:
+            ours = [{k: v for k, v in config.items() if k != "default"} for config in ours]
+        changes["configs"] = [*others, *ours]
+        if there.get("size_categories"):
+            del changes["size_categories"]
+    infos = there.get("dataset_info") or []
+    if not isinstance(infos, dict | list):
+        changes["dataset_info"] = infos  # refused by the check
+        return bool(others)
+    kept = [
+        info
+        for info in (infos if isinstance(infos, list) else [infos])
+        if not isinstance(info, dict) or info.get("config_name", "default") not in names
+    ]
+    changes["dataset_info"] = [*kept, *(changes.get("dataset_info") or [])]
+    return bool(others)
+
+
+def inline(text: object) -> str:
+    """`text` as words of a line or a table cell: nothing in it is markup, no line breaks."""
+    line = one_line(text, _MOST)
+    line = "".join(_ENTITIES.get(char, char) for char in line)
+    return _PUNCTUATION.sub(lambda found: "\\" + found[0], line)
+
+
+def code(text: object, most: int = _MOST) -> str:
+    """`text` as code in a line or a table cell: in backticks that it cannot close, on one line."""
+    line = one_line(text, most).replace("|", r"\|")
+    longest = max((len(run) for run in re.findall("`+", line)), default=0)
+    marks = "`" * (longest + 1)
+    space = " " if longest or not line else ""
+    return f"{marks}{space}{line}{space}{marks}"
+
+
+def table(head: Sequence[str], rows: Sequence[Cells], align: str) -> str:
+    """A table of cells that are Markdown; `align` has an `l` or an `r` for each column."""
+    rules = tuple("---:" if side == "r" else "---" for side in align)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (tuple(head), rules, *rows))
+
+
+def outside_marks(page: str) -> str:
+    """The words of others: the page without our part."""
+    place = _marked(page)
+    return page if place is None else page[: place[0]] + page[place[1] :]
+
+
+def _put_between_marks(page: str, ours: str) -> str:
+    """The page with `ours` in the place of our part, or after the rest where there is none yet."""
+    block = f"{START}\n{ours.strip()}\n{END}"
+    place = _marked(page)
+    if place is not None:
+        return page[: place[0]] + block + page[place[1] :]
+    rest = page.rstrip()
+    return f"{rest}\n\n{block}\n" if rest else f"{block}\n"
+
+
+def _marked(page: str) -> tuple[int, int] | None:
+    """Where our part starts and ends, marks included; InputError where one mark is missing."""
+    starts, ends = list(_START.finditer(page)), list(_END.finditer(page))
+    if not starts and not ends:
+        return None
+    if len(starts) != 1 or len(ends) != 1 or starts[0].start() > ends[0].start():
+        raise InputError(
+            f"README.md: needs the line {START!r} once and {END!r} once after it; put the marks "
+            "back, or remove both and what stands between them"
+        )
+    return starts[0].start(), ends[0].end()
+
+
+def size_category(rows: int) -> str:
+    """The Hub's name for so many rows."""
+    return next((name for limit, name in SIZES if rows < limit), "n>1B")
+
+
+def split_page(card: str) -> tuple[str, str]:
+    """(YAML metadata without its fences, the page below it) of a README.md."""
+    card = card.removeprefix("\ufeff")
+    found = _FRONT.match(card)
+    return (found[1], card[found.end() :]) if found else ("", card)
+
+
+def read_metadata(front: str) -> Metadata:
+    """The metadata as values; InputError where it is no YAML mapping."""
+    try:
+        content = yaml.safe_load(front)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"README.md: its YAML metadata is not readable: {one_line(error, 300)}; correct it"
+        ) from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError("README.md: its YAML metadata is no mapping of keys; correct it")
+    return content
+
+
+def with_changes(front: str, changes: Metadata) -> str:
+    """The YAML text with new values of some keys; the lines of all other keys stay as they are.
+
+    A value that is empty removes its key.
+    """
+    values = read_metadata(front)
+    starts = list(_TOP_KEY.finditer(front))
+    if [found[2].strip() for found in starts] == list(values):
+        places = [0, *(found.start() for found in starts[1:]), len(front)]
+        blocks = {
+            key: front[place:end]
+            for key, place, end in zip(values, places, places[1:], strict=False)
+        }
+    else:  # the lines of the keys cannot be told apart
+        blocks = {key: _dumped({key: value}) for key, value in values.items()}
+    for key, value in changes.items():
+        if _is_empty(value):
+            blocks.pop(key, None)
+        elif key not in values or values[key] != value:
+            blocks[key] = _dumped({key: value})
+    text = "".join(block if block.endswith("\n") else f"{block}\n" for block in blocks.values())
+    expected = _filled(values | changes)
+    return text if _filled(read_metadata(text)) == expected else _dumped(expected)
+
+
+def check_options(**said: Any) -> None:
+    """InputError naming an option, `language` or `license`, whose value the Hub would refuse."""
+    for option, value in said.items():
+        pattern, what = _OPTIONS[option]
+        for wrong in _mismatches(value, pattern):
+            raise InputError(f"--{option} {one_line(repr(wrong), 80)}: is not {what}")
+
+
+def _check(metadata: Mapping[str, Any]) -> None:
+    """InputError naming the first field that the Hub, or `datasets`, would not accept."""
+    for name, (pattern, what) in _FIELDS.items():
+        for wrong in _mismatches(metadata.get(name), pattern):
+            raise _wrong(name, f"{one_line(repr(wrong), 80)} is not {what}")
+    _check_configs(_configs(metadata))
+    infos = metadata.get("dataset_info", [])
+    if not _all_mappings([infos] if isinstance(infos, dict) else infos):
+        raise _wrong("dataset_info", "must be a mapping, or a list of mappings")
+    from huggingface_hub import DatasetCardData
+
+    try:
+        read = yaml.safe_load(DatasetCardData(**metadata).to_yaml())
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise _wrong("metadata", one_line(error, 300)) from error
+    lost = sorted(key for key, value in metadata.items() if value and read.get(key) != value)
+    if lost:
+        raise _wrong(lost[0], "does not survive being written as YAML")
+
+
+def _mismatches(value: Any, pattern: str) -> list[Any]:
+    """Those of one or several values that are no texts of this pattern."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return [one for one in values if not isinstance(one, str) or not re.fullmatch(pattern, one)]
+
+
+def _check_configs(configs: Sequence[Metadata]) -> None:
+    seen = set[str]()
+    defaults = []
+    for config in configs:
+        name = config.get("config_name")
+        if not isinstance(name, str) or not _CONFIG_NAME.fullmatch(name):
+            raise _wrong("configs", f"config_name {one_line(repr(name), 80)} is not a name")
+        if name in seen:
+            raise _wrong("configs", f"duplicate config_name {name!r}")
+        seen.add(name)
+        defaults += [name] if config.get("default") or name == "default" else []
+        if not _is_data_files(config.get("data_files", [])):
+            raise _wrong("configs", f"data_files of {name!r} must name split and path")
+    if len(defaults) > 1:
+        raise _wrong("configs", f"{defaults[0]!r} and {defaults[1]!r} are both the default")
+
+
+def _is_data_files(files: Any) -> bool:
+    """Check for what `datasets` accepts: a path, a list of paths, or of splits with their paths."""
+    if not isinstance(files, list):
+        return isinstance(files, str)
+    return all(
+        isinstance(item, str)
+        or (
+            isinstance(item, dict)
+            and item.keys() == {"split", "path"}
+            and _SPLIT.fullmatch(str(item["split"])) is not None
+            and isinstance(item["path"], str | list)
+        )
+        for item in files
+    )
+
+
+def _configs(metadata: Mapping[str, Any]) -> list[Metadata]:
+    configs = metadata.get("configs") or []
+    if not _all_mappings(configs):
+        raise _wrong("configs", "must be a list of mappings, each with a config_name")
+    return list(configs)
+
+
+def _union(name: str, there: Any, ours: Sequence[str]) -> list[str]:
+    """The texts of both without duplicates, those that were there first."""
+    first = there if isinstance(there, list) else [] if there is None else [there]
+    if not all(isinstance(text, str) for text in first):
+        raise _wrong(name, "must be a list of texts")
+    return list(dict.fromkeys([*first, *ours]))
+
+
+def _filled(metadata: Metadata) -> Metadata:
+    return {key: value for key, value in metadata.items() if not _is_empty(value)}
+
+
+def _is_empty(value: Any) -> bool:
+    return value in ([], {}, None)
+
+
+def _dumped(content: Metadata) -> str:
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def _all_mappings(items: Any) -> bool:
+    return isinstance(items, list) and all(isinstance(item, dict) for item in items)
+
+
+def _wrong(name: str, detail: str) -> InputError:
+    return InputError(f"dataset card: {name}: {detail}; correct it in the card's metadata")

@@ -1,0 +1,73 @@
+"""`principles write`: what a model would choose and write for the queries of a file."""
+
+from collections.abc import Iterator
+
+from sso_data.chat.engine import EngineCompletions
+from sso_data.config.run import RunConfig
+from sso_data.core.errors import ConfigError
+from sso_data.core.jinja import Templates
+from sso_data.core.naming import public_name
+from sso_data.core.progress import NullProgress, Progress
+from sso_data.core.records import JsonRow, Prompt
+from sso_data.prompts import count_prompts, read_prompts
+from sso_data.runs.steering import MemoryBook, Occurrences
+from sso_data.steering.by_model import Task
+from sso_data.steering.counts import SteeringCounts
+from sso_data.steering.models import open_writer
+from sso_data.steering.passes import PROMPTS_STEERED, Pass, prompts_of
+from sso_data.steering.principles import load_catalogue
+from sso_data.steering.rules import Rules, check_features
+
+
+def write_principles(
+    source: str, config: RunConfig, counts: SteeringCounts, progress: Progress | None = None
+) -> Iterator[JsonRow]:
+    """Yield the line of each query, with its `prompt`, in the order of the source; keep nothing.
+
+    The steering is that of `config` with principles that are written. `counts` grows with the
+    lines. Raises SsoDataError.
+    """
+    progress = progress or NullProgress()
+    if config.steering.choose == "policy" and config.steering.endpoint:
+        raise ConfigError(
+            "steering.choose=policy: an endpoint writes but does not choose; take --model here, or "
+            "steering.choose=random"
+        )
+    catalogue = load_catalogue(config.principles)
+    check_features(config.steering, catalogue)
+    templates = Templates(directory=config.templates)
+    templates.check()
+    rules = Rules(
+        config=config.steering, catalogue=catalogue, seed=config.seed, templates=templates
+    )
+    total = count_prompts(source, config.source)
+    begun: dict[str, JsonRow] = {}  # by id in the order of the source; a finished one has a kind
+
+    def todo() -> Iterator[Prompt]:
+        candidates = read_prompts(source, config.source)
+        for prompt in prompts_of(candidates, Occurrences().next, lambda identity: True):
+            begun[prompt.id] = {"prompt": [message.to_json() for message in prompt.messages]}
+            yield prompt
+
+    def on_line(line: JsonRow) -> None:
+        counts.add(line)
+        begun[line["id"]] |= line
+        progress.count(counts.prompts, total, PROMPTS_STEERED, counts.state)
+
+    def finished() -> Iterator[JsonRow]:
+        while begun and "kind" in begun[first := next(iter(begun))]:
+            yield begun.pop(first)
+
+    with open_writer(config, tell=progress.warn) as model:
+        task = Task(
+            rules=rules,
+            choose=config.steering.choose == "policy",
+            write=True,
+            writer=public_name(str(config.steering.principle_model or config.model)),
+            is_control=(
+                model.holds_control if isinstance(model, EngineCompletions) else lambda text: False
+            ),
+        )
+        for _ in Pass(task, lambda: model, MemoryBook(), on_line=on_line).run(todo()):
+            yield from finished()
+        yield from finished()

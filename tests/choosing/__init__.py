@@ -1,1 +1,0 @@
-"""Steering by a model: choices, written principles, the stage before sampling."""
