@@ -47,8 +47,12 @@ class ChildEngine:
         self._silence = 0.0
         self._open: set[str] = set()
         self._closed = False
-        self._stderr = None if verbose else _stderr_file()
-        stderr_path = None if self._stderr is None else str(self._stderr.name)
+        self._stderr: BinaryIO | None = None
+        stderr_path = None
+        if not verbose:  # open for reading here; the child unlinks it
+            descriptor, stderr_path = tempfile.mkstemp(prefix="sso-data-engine-", suffix=".log")
+            os.close(descriptor)
+            self._stderr = Path(stderr_path).open("rb")  # noqa: SIM115 - for as long as the child
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
@@ -150,7 +154,8 @@ class ChildEngine:
         if code is None:
             how = "closed its connection"
         elif code < 0:
-            how = f"was ended by {_signal_name(-code)}"
+            known = {number.value: number.name for number in signal.Signals}
+            how = f"was ended by {known.get(-code, f'signal {-code}')}"
         else:
             how = f"ended with exit code {code}"
         return EngineDeadError(
@@ -214,17 +219,3 @@ def _spawning() -> Iterator[None]:
             del os.environ["PYTHONWARNINGS"]
         else:
             os.environ["PYTHONWARNINGS"] = warnings
-
-
-def _stderr_file() -> BinaryIO:
-    """A temporary file for the child's stderr, open for reading; the child unlinks it."""
-    descriptor, path = tempfile.mkstemp(prefix="sso-data-engine-", suffix=".log")
-    os.close(descriptor)
-    return Path(path).open("rb")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
