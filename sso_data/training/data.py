@@ -121,9 +121,9 @@ def _counted(
 
 
 def _refuse_stranger(row: JsonRow, policy: PolicyFiles, config: TrainConfig) -> None:
-    """InputError for a row of another model, unless its references are to be scored anew.
+    """Raise InputError for a row of another model, unless its references are to be scored again.
 
-    `pairs` is meant for others' rows, too: there `auto` scores them anew.
+    `pairs` is meant for others' rows, too: there `auto` scores them again.
     """
     mode, objective = config.reference.mode, config.loss.objective
     if mode == "rescore" or (objective == "pairs" and mode == "auto"):

@@ -35,8 +35,8 @@ bad view y0 over y+."""
 class Terms:
     """An objective as factors: base*[W]*l_base + steered*[W]*(l_good + l_bad) + sum of nll*(-m).
 
-    `base_by_w` and `steered_by_w` say whether W stands in that product; `nll` weights the negative
-    mean log-prob of each contrast's preferred response.
+    `base_by_w`, `steered_by_w`: W is a factor of that product. `nll` weights the negative mean
+    log-prob of each contrast's preferred response.
     """
 
     base: float

@@ -23,7 +23,7 @@ _TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
 
 
 def is_first() -> bool:
-    """Whether this process writes and speaks for all."""
+    """True in the one process that writes and reports."""
     return bool(PartialState().is_main_process)
 
 

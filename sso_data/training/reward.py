@@ -43,7 +43,7 @@ def bradley_terry(rewards_BS: Tensor, centre: float = 0.0) -> Tensor:
 def reward_metrics(rewards_BS: Tensor, tokens_BS: Tensor) -> dict[str, Tensor]:
     """What one wants to see of each row, [B] each: `accuracy` is 1 where r+ > r-, 1/2 where equal.
 
-    `tokens_*` count the response's tokens: a reward that only follows length shows beside them.
+    `tokens_*` count the response's tokens: they show a reward that only follows length.
     """
     rewards = rewards_BS.detach().float()
     margin = rewards[:, 0] - rewards[:, 1]
@@ -60,7 +60,7 @@ def reward_metrics(rewards_BS: Tensor, tokens_BS: Tensor) -> dict[str, Tensor]:
 class RewardTrainer(RowTrainer):
     """Trains a sequence classifier of one label on encoded rows.
 
-    Overridden beside RowTrainer's: `training_step` (a step's mean over its rows), `compute_loss`
+    Overridden besides RowTrainer's: `training_step` (a step's mean over its rows), `compute_loss`
     and `prediction_step` (no labels; our metrics).
     """
 

@@ -1,6 +1,6 @@
 """`SSOTrainer`: transformers.Trainer with the SSO loss, contrast by contrast.
 
-Overridden hooks beside RowTrainer's, and why: `training_step` (several backwards a micro-batch),
+Overridden hooks besides RowTrainer's, and why: `training_step` (several backwards a micro-batch),
 `compute_loss` (the joint loss, for whoever asks for it), `prediction_step` (no labels; our
 metrics), `floating_point_ops`.
 """
