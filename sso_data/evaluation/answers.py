@@ -13,7 +13,7 @@ from sso_data.engines.interface import Refused as Unanswered
 from sso_data.evaluation.book import Book
 from sso_data.generation import sample
 from sso_data.generation.generate import Setup
-from sso_data.prompts.answerable import unanswerable
+from sso_data.prompts.rows import unanswerable
 from sso_data.templating.chat_template import Unrenderable
 
 _WINDOW = 2

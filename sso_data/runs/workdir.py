@@ -16,6 +16,7 @@ from typing import Any
 
 from sso_data import __version__
 from sso_data.config import migration
+from sso_data.config.migration import Kind, upgraded
 from sso_data.core.errors import RunError, one_line
 from sso_data.runs.files import locked_file, make_dir, remove_tree, write_atomic
 
@@ -252,3 +253,22 @@ def _read(path: Path, kind: WorkKind) -> Manifest | None:
     if not isinstance(content.get("identity"), dict) or not kind.is_valid(content):
         raise RunError(f"{file}: not {what}{remedy}")
     return content
+
+
+def difference(there: bytes, here: Mapping[str, Any], *keys: str, kind: Kind = "run") -> str | None:
+    """What tells the run or training of another manifest from ours, or None.
+
+    Besides the identity the values of `keys` must agree. `there`, a manifest of this `kind`, may be
+    of an earlier format than `here`.
+    """
+    try:
+        content = upgraded(json.loads(there), kind)
+        identity = dict(content["identity"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "its manifest is not readable"
+    changed = differences(identity, here["identity"])
+    changed += differences(
+        {key: content.get(key) for key in keys}, {key: here.get(key) for key in keys}
+    )
+    more = f" (and {len(changed) - 2} more)" if len(changed) > 2 else ""
+    return "; ".join(changed[:2]) + more if changed else None

@@ -1,8 +1,8 @@
 """A command of the version that began the work, in the words of today's.
 
-Whoever renames an option, a key or a value, or changes a default, says so here; a stored command is
-never rewritten. Keys are those of the section that they belong to: `optim.warmup` is found in
-`train.optim.warmup` of an iteration, too.
+Whoever renames an option, a key or a value says so here; a stored command is never rewritten. Keys
+are those of the section that they belong to: `optim.warmup` is found in `train.optim.warmup` of an
+iteration, too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,14 +24,10 @@ KEYS: Mapping[str, str] = {
 VALUES: Mapping[tuple[str, str], str] = {("engine.process", "child"): "subprocess"}
 """(`section.old`, old value) to the new value."""
 
-DEFAULTS: Mapping[str, Sequence[str]] = {}
-"""Command to words that are added to it: what it did without being told, for example
-`{"train": ("--set", "optim.warmup=0.1")}`."""
-
 
 def translated(words: Sequence[str]) -> list[str]:
-    """The command in today's words, what was a default then included."""
-    return [*_words(words), *DEFAULTS.get(words[0], ())]
+    """The command in today's words. Changed defaults need none: a directory keeps its own."""
+    return list(_words(words))
 
 
 def _words(words: Sequence[str]) -> Iterator[str]:
