@@ -38,14 +38,13 @@ sequences and one backward, for engines whose backward may run only once a step.
 class Step:
     """How one micro-batch is computed; everything outside is handed in.
 
-    `totals` gives a contrast's total nats [B, S], under gradient where it is on; `all_totals` those
-    of the given contrasts [B, C', S] from one forward pass. `ref` [B, C, S], `tokens` [B, C, S].
+    `totals` gives the total nats [B, C', S] of the given contrasts C' from one forward pass, under
+    gradient where it is on. `ref` [B, C, S], `tokens` [B, C, S].
     `backward` adds to the gradients; each call but the last happens within `no_sync()`.
     `scale` turns a sum over rows into this micro-batch's share of the step's mean.
     """
 
-    totals: Callable[[PreferenceTerm], Tensor]
-    all_totals: Callable[[tuple[PreferenceTerm, ...]], Tensor]
+    totals: Callable[[tuple[PreferenceTerm, ...]], Tensor]
     ref: Tensor | None
     tokens: Tensor
     config: LossConfig
@@ -74,7 +73,7 @@ def run_step(step: Step, mode: BackwardMode) -> Outcome:
     """Add the micro-batch's gradients; the same numbers in every mode but for rounding."""
     contrasts = terms_of(step.config).contrasts
     if mode == "joint":
-        policy = step.all_totals(contrasts)
+        policy = step.totals(contrasts)
         parts = sso_loss(spread(policy, contrasts), step.ref, step.tokens, step.config)
         step.backward(parts.loss.sum() * step.scale)
         return _outcome(step, dict(zip(contrasts, policy.detach().unbind(1), strict=True)))
@@ -85,7 +84,7 @@ def run_eval(step: Step) -> Outcome:
     """The loss without gradients, contrast by contrast."""
     with torch.no_grad():
         contrasts = terms_of(step.config).contrasts
-        return _outcome(step, {name: step.totals(name) for name in contrasts})
+        return _outcome(step, {name: step.totals((name,))[:, 0] for name in contrasts})
 
 
 def spread(totals: Tensor, contrasts: tuple[PreferenceTerm, ...]) -> Tensor:
@@ -115,7 +114,7 @@ def _pair_by_pair(step: Step, *, keep_base: bool) -> dict[PreferenceTerm, Tensor
     base, weight = None, None
     if attached:
         with torch.set_grad_enabled(keep_base):
-            base = step.totals("base")
+            base = step.totals(("base",))[:, 0]
         weight = on_policy_weight(base.detach(), step.tokens_of("base"), config)
     policy: dict[PreferenceTerm, Tensor] = {}
     preference: dict[PreferenceTerm, Tensor] = {}
@@ -123,7 +122,7 @@ def _pair_by_pair(step: Step, *, keep_base: bool) -> dict[PreferenceTerm, Tensor
     for name in order:
         with step.no_sync() if name != order[-1] else nullcontext():
             kept = base if name == "base" and keep_base else None
-            totals = step.totals(name) if kept is None else kept
+            totals = step.totals((name,))[:, 0] if kept is None else kept
             tokens = step.tokens_of(name)
             loss = preference_loss(totals, step.ref_of(name), tokens, config)
             if name != "base":

@@ -122,8 +122,7 @@ class SSOTrainer(RowTrainer):
     ) -> Step:
         device = self.args.device
         return Step(
-            totals=lambda name: self._totals(model, inputs, (name,))[:, 0],
-            all_totals=lambda names: self._totals(model, inputs, names),
+            totals=lambda names: self._totals(model, inputs, names),
             ref=inputs["ref_nats"].to(device) if self.loss.needs_reference else None,
             tokens=spread_counts(inputs, self.contrasts).to(device),
             config=self.loss,
