@@ -4,12 +4,14 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 from sso_data.config.run import EngineConfig
@@ -56,7 +58,7 @@ class ChildEngine:
         )
         atexit.register(self.close)
         try:
-            with _quiet_tracker():
+            with _spawning():
                 self._process.start()
             theirs.close()
             self._info = self._await_ready(start_timeout)
@@ -193,19 +195,25 @@ class ChildEngine:
 
 
 @contextmanager
-def _quiet_tracker() -> Iterator[None]:
-    """Keep multiprocessing's tracker, started with the child, from warning of a killed child."""
-    before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = ",".join(
-        [*filter(None, [before]), "ignore:resource_tracker:UserWarning"]
-    )
+def _spawning() -> Iterator[None]:
+    """Start a process that does not run the caller's script again and whose tracker is quiet.
+
+    The spawned process imports the module `__main__`, which may be a user's script without a guard
+    and is needed for nothing. multiprocessing's resource tracker, started with the process, would
+    warn of a killed one.
+    """
+    main, warnings = sys.modules["__main__"], os.environ.get("PYTHONWARNINGS")
+    sys.modules["__main__"] = ModuleType("__main__")
+    ignored = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = f"{warnings},{ignored}" if warnings else ignored
     try:
         yield
     finally:
-        if before is None:
+        sys.modules["__main__"] = main
+        if warnings is None:
             del os.environ["PYTHONWARNINGS"]
         else:
-            os.environ["PYTHONWARNINGS"] = before
+            os.environ["PYTHONWARNINGS"] = warnings
 
 
 def _stderr_file() -> BinaryIO:
