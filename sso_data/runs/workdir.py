@@ -143,9 +143,10 @@ def open_workdir(
 ) -> WorkDir:
     """Start the work in `path`, or continue it when `identity` is that of the work there.
 
-    The caller holds the directory's lock. `details` are put into the manifest besides the identity.
-    Raises RunError that names the first differences and the `remedy`, or refuses a directory of
-    something else.
+    The caller holds the directory's lock. `details` are put into the manifest besides the identity;
+    its `defaults` are those of the first start (or of the format that was upgraded). Raises
+    RunError that names the first differences and the `remedy`, or refuses a directory of something
+    else.
     """
     make_dir(path)
     if not (overwrite and clear(path, kind)):
@@ -163,7 +164,8 @@ def open_workdir(
         return WorkDir(path, kind, manifest)
     refuse_another(path, kind.noun, manifest["identity"], identity, remedy)
     found = WorkDir(path, kind, manifest)
-    found.set(**{key: value for key, value in details.items() if key != "defaults"})
+    kept = {"defaults": stored_defaults(path, kind)} if "defaults" in details else {}
+    found.set(**{**details, **kept})
     return found
 
 
