@@ -59,11 +59,11 @@ class Chain:
 
 
 def _dpo(name: str, **loss: Any) -> Arm:
-    return Arm(name=name, loss={"base": "dpo", **loss})
+    return Arm(name=name, loss={"type": "dpo", **loss})
 
 
 def _ipo(name: str, **loss: Any) -> Arm:
-    return Arm(name=name, loss={"base": "ipo", **loss})
+    return Arm(name=name, loss={"type": "ipo", **loss})
 
 
 PBAA, SSO, SSO_1 = _dpo("pbaa", objective="pairs"), _dpo("sso g=.1", g=0.1), _dpo("sso g=1", g=1.0)
@@ -74,10 +74,10 @@ IPO = (
     _ipo("ipo sso g=.1", g=0.1),
     _ipo("ipo sso g=1", g=1.0),
 )
-GENERATOR = Arm(name="generator", loss={"base": "dpo", "objective": "pairs"}, pairs="generator")
-LABELLED = Arm(name="labelled pairs", loss={"base": "dpo", "objective": "pairs"}, pairs="labelled")
+GENERATOR = Arm(name="generator", loss={"type": "dpo", "objective": "pairs"}, pairs="generator")
+LABELLED = Arm(name="labelled pairs", loss={"type": "dpo", "objective": "pairs"}, pairs="labelled")
 HOT = tuple(
-    Arm(name=f"T=1 {keeps}", loss={"base": "dpo", "g": 0.1}, keeps=keeps, temperature=1.0)
+    Arm(name=f"T=1 {keeps}", loss={"type": "dpo", "g": 0.1}, keeps=keeps, temperature=1.0)
     for keeps in ("steered", "all")
 )
 PRIMARY = (PBAA, SSO, SSO_1, NO_W, NO_G)

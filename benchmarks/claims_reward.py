@@ -65,7 +65,7 @@ class Rewarding:
             optim={
                 "lr": LEARNING_RATE,
                 "epochs": EPOCHS,
-                "batch_rows": STEP_ROWS,
+                "batch_size": STEP_ROWS,
                 "micro_batch_rows": STEP_ROWS,
             },
             log={"plot": False},

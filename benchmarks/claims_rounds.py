@@ -119,10 +119,10 @@ class Rounds:
             optim={
                 "lr": self.chain.arm.lr,
                 "max_steps": STEPS,
-                "batch_rows": STEP_ROWS,
+                "batch_size": STEP_ROWS,
                 "micro_batch_rows": 8,
                 "schedule": "constant",
-                "warmup": 0.0,
+                "warmup_steps": 0.0,
             },
             checkpoints={"every": STEPS},
             stop={"chosen_drop": None},

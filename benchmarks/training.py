@@ -28,8 +28,7 @@ from sso_data.core.records import VIEWS, View
 from sso_data.models.head import IGNORED, disable_dropout
 from sso_data.training.batch import Batch, Collator
 from sso_data.training.encode import EncodedRow
-from sso_data.training.loss import sso_loss, terms_of
-from sso_data.training.preference_terms import PREFERENCE_TERMS
+from sso_data.training.loss import PREFERENCE_TERMS, sso_loss, terms_of
 from sso_data.training.reference import model_scorer, resolve_references
 from sso_data.training.trainer import SSOTrainer, spread_counts
 

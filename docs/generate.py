@@ -48,7 +48,7 @@ def train_configuration() -> str:
         "Every key below may stand in the YAML file of `sso-data train --config`, or after "
         "`--set key=value`. Unknown keys are refused, and so are keys without an effect. What they "
         "are for: [training.md](training.md).\n\n"
-        "```yaml\nmodel: Qwen/Qwen3-8B\nloss:\n  base: dpo\n  beta: 0.1\noptim:\n"
+        "```yaml\nmodel: Qwen/Qwen3-8B\nloss:\n  type: dpo\n  beta: 0.1\noptim:\n"
         "  lr: 5.0e-7\n```\n\n"
         "This page is made from `sso_data/config/training.py` by `make docs`.\n"
     )
@@ -120,7 +120,7 @@ def _walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def _parameters(command: Any) -> Iterator[tuple[str, str]]:
     for parameter in command.params:
-        if parameter.name == "help":
+        if parameter.name == "help" or getattr(parameter, "hidden", False):
             continue
         is_option = parameter.param_type_name == "option"
         names = ", ".join(f"`{name}`" for name in sorted(parameter.opts, key=len, reverse=True))

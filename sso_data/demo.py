@@ -10,28 +10,23 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sso_data.config.run import RunConfig, load_config
 from sso_data.config.training import TrainConfig, load_train_config
-from sso_data.core.progress import Progress as GenerateListener
+from sso_data.core.progress import Progress
 from sso_data.core.records import SIDE_OF, Message, Row
 from sso_data.engines import start_engine
 from sso_data.engines.interface import Sampled, SampleRequest
 from sso_data.generation.generate import Summary, generate
 from sso_data.runs.journal import read_rows
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
-from sso_data.training.listener import TrainListener
 from sso_data.world import catalogue_dir, policy_dir, queries, score
 
 _SEED = 1
 _EXAMPLES = 3
 _HELD_OUT, _HELD_OUT_SEED = 200, 77
 _STEPS = 12
-
-
-class Listener(GenerateListener, TrainListener, Protocol):
-    """Who is told how the demo goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +103,7 @@ class DemoResult:
         }
 
 
-def run_demo(out: Path | None, number: int, listener: Listener) -> DemoResult:
+def run_demo(out: Path | None, number: int, progress: Progress) -> DemoResult:
     """Generate, filter and train with the tiny policy.
 
     The run goes to `out`, the trained policy to `out`/trained; without `out` both are thrown away.
@@ -119,14 +114,14 @@ def run_demo(out: Path | None, number: int, listener: Listener) -> DemoResult:
         lines = [json.dumps({"prompt": text}) for text in queries(number, seed=_SEED)]
         prompts.write_text("\n".join(lines) + "\n", encoding="utf-8")
         run = out or scratch / "run"
-        summary = generate(str(prompts), run, demo_config(), listener)
+        summary = generate(str(prompts), run, demo_config(), progress)
         rows = list(read_rows(run))
         pairs = [rows[position] for position in summary.decision.kept]
         return DemoResult(
             summary=summary,
             all_rows=signal(rows),
             kept=signal(pairs) if pairs else None,
-            trained=one_round(run, run / "trained", listener) if pairs else None,
+            trained=one_round(run, run / "trained", progress) if pairs else None,
             examples=tuple(pairs[:_EXAMPLES]),
         )
 
@@ -155,19 +150,19 @@ def demo_training() -> TrainConfig:
             "max_steps": _STEPS,
             "micro_batch_rows": 16,
             "schedule": "constant",
-            "warmup": 0.0,
+            "warmup_steps": 0.0,
         },
         checkpoints={"every": _STEPS},
         log={"plot": False},
     )
 
 
-def one_round(run: Path, out: Path, listener: Listener) -> Round:
+def one_round(run: Path, out: Path, progress: Progress) -> Round:
     """Train the tiny policy on the kept pairs of `run` and ask it again, without principles."""
     from sso_data.training.run import train
 
-    summary = train(str(run), out, demo_training(), listener, overwrite=True)
-    listener.phase("asking the policy before and after")
+    summary = train(str(run), out, demo_training(), progress, overwrite=True)
+    progress.phase("asking the policy before and after")
     before, after = unprompted(policy_dir()), unprompted(out)
     gains = [new - old for old, new in zip(before, after, strict=True)]
     return Round(

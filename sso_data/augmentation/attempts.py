@@ -14,7 +14,7 @@ from sso_data.core.errors import InputError
 from sso_data.core.jinja import Templates
 from sso_data.core.records import Message, content_hash, derive_seed, row_id
 from sso_data.prompts import BadRow, read_prompts
-from sso_data.prompts.answerable import unanswerable
+from sso_data.prompts.rows import unanswerable
 
 TEMPLATE = "augment.j2"
 OPERATIONS: tuple[Operation, ...] = ("evolve", "rephrase", "topic", "harder", "easier")

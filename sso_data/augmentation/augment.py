@@ -49,7 +49,7 @@ _LEAST_YIELD = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmented:
-    """How an augmentation ended; `report` is the content of the report file."""
+    """The result of an augmentation; `report` is the content of the report file."""
 
     paths: Paths
     wanted: int
@@ -78,7 +78,7 @@ class Augmented:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Setup:
-    """What an augmentation needs besides its model, checked; `model` names the model."""
+    """The checked inputs of an augmentation, all but the model itself; `model` is its name."""
 
     config: AugmentConfig
     templates: Templates
@@ -266,7 +266,7 @@ class _Loop:
         return state
 
     def _state(self) -> State | None:
-        """Why the work has ended, from what is decided alone; None while it goes on."""
+        """The reason to end, from the decided attempts alone; None to continue."""
         tally = self._output.tally
         if tally.num_accepted >= self._wanted:
             return "finished"

@@ -41,7 +41,7 @@ def words(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """What a query shares with a benchmark: the file, its row (from 1) and the words."""
+    """Words that a query shares with a benchmark: the file, its row (from 1) and the words."""
 
     file: str
     row: int

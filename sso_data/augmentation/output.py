@@ -213,7 +213,7 @@ class Output:
 
     @property
     def num_decided(self) -> int:
-        """How many attempts are decided: accepted or rejected."""
+        """The number of attempts that are decided: accepted or rejected."""
         return self.tally.num_attempts
 
     def close(self) -> None:

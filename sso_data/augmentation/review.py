@@ -3,7 +3,6 @@
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
 
 from sso_data.augmentation.answers import Rejection, read_answer
 from sso_data.augmentation.attempts import OPERATIONS, TEMPLATE, Attempt, Seeds
@@ -116,7 +115,7 @@ class QueryReviewer:
 
 
 def _scope_of(messages: tuple[Message, ...]) -> str:
-    """What two prompts must share to be compared: the turns before the last, without the system's.
+    """A hash of the turns before the last, without the system's; only equal ones are compared.
 
     A last turn such as "And why?" means something else in every conversation.
     """
@@ -125,7 +124,10 @@ def _scope_of(messages: tuple[Message, ...]) -> str:
 
 
 class Examples:
-    """The few-shot examples of a template: everything that it renders for a blank seed."""
+    """The few-shot examples of a template: everything that it renders for a blank seed.
+
+    `queries` are its lines that could be queries, without labels such as "Query: " before them.
+    """
 
     def __init__(self, templates: Templates) -> None:
         said = [
@@ -136,7 +138,17 @@ class Examples:
             )
         ]
         self._said = tuple(dict.fromkeys(map(normal, said)))
-        self.queries = tuple(dict.fromkeys(line for text in said for line in _queries(text)))
+        queries: list[str] = []
+        for line in (line.strip() for text in said for line in text.splitlines()):
+            try:
+                value = json.loads(line)
+            except ValueError:
+                value = None
+            if isinstance(value, dict):
+                queries += (one for one in value.values() if isinstance(one, str))
+            elif len(line) >= _LEAST_QUOTE:
+                queries.append(_LABEL.sub("", line, count=1) or line)
+        self.queries = tuple(dict.fromkeys(queries))
 
     def hold(self, query: str) -> bool:
         """True where the whole query is part of the template."""
@@ -144,76 +156,35 @@ class Examples:
         return len(asked) >= _LEAST_QUOTE and any(_holds(text, asked) for text in self._said)
 
 
-def _queries(said: str) -> Iterator[str]:
-    """The lines of a template that could be queries, without the labels before them."""
-    for line in said.splitlines():
-        text = line.strip()
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = None
-        if isinstance(value, dict):
-            yield from (one for one in value.values() if isinstance(one, str))
-        elif len(text) >= _LEAST_QUOTE:
-            yield _LABEL.sub("", text, count=1) or text
-
-
 def first_problem(query: str, attempt: Attempt, config: ChecksConfig) -> Rejection | None:
-    """The first check of the form that a query fails, by itself or compared with its seeds."""
-    problem = (
-        _forbidden_characters(query)
-        or _not_a_query(query)
-        or _length(query, attempt.texts, config)
-        or _quotes_seed(query, attempt)
-    )
-    if problem is None and config.language and is_another_language(query, attempt.texts[-1]):
-        detail = f"not in the language of {attempt.base.id}"
-        return Rejection(reason="language", detail=detail)
-    return problem
-
-
-def _forbidden_characters(query: str) -> Rejection | None:
+    """The first check that a query fails, by itself or compared with the seeds shown."""
     for char in query:
         category = unicodedata.category(char)
         if (category in ("Cc", "Cs", "Co", "Cn") and char not in _ALLOWED) or char == _REPLACEMENT:
             return Rejection(reason="control_characters", detail=f"holds U+{ord(char):04X}")
-    token = _CONTROL_TOKEN.search(query)
-    if token:
+    if token := _CONTROL_TOKEN.search(query):
         return Rejection(reason="control_characters", detail=f"holds {token.group()}")
-    return None
-
-
-def _not_a_query(query: str) -> Rejection | None:
-    """The opening of an answer or of a refusal; see templates/not_queries.txt."""
     opening = " ".join(query[:200].replace("’", "'").lower().split())
-    for phrase in phrases("not_queries.txt"):
+    for phrase in phrases("not_queries.txt"):  # openings of answers and of refusals
         after = opening[len(phrase) : len(phrase) + 1]
         if opening.startswith(phrase) and not (after.isalnum() and phrase[-1].isascii()):
             return Rejection(reason="not_a_query", detail=f"begins with {phrase!r}")
-    return None
-
-
-def _length(query: str, seeds: Sequence[str], config: ChecksConfig) -> Rejection | None:
-    size = len(query)
-    mean = sum(map(len, seeds)) / len(seeds)
+    size, mean = len(query), sum(map(len, attempt.texts)) / len(attempt.texts)
     least = max(config.min_chars, config.min_ratio * mean)
     most = min(config.max_chars, config.max_ratio * max(mean, _SHORT_SEED))
     if size < least:
         return Rejection(reason="too_short", detail=f"{size} characters, at least {least:.0f}")
     if size > most:
         return Rejection(reason="too_long", detail=f"{size} characters, at most {most:.0f}")
-    return None
-
-
-def _quotes_seed(query: str, attempt: Attempt) -> Rejection | None:
-    """A seed that is part of the query; rephrased queries are compared by similarity only."""
-    if attempt.operation == "rephrase":
-        return None
-    asked = normal(query)
-    for seed, text in zip(attempt.seeds, attempt.texts, strict=True):
-        told = normal(text)
-        if asked == told or (len(told) >= _LEAST_QUOTE and _holds(asked, told)):
-            return Rejection(reason="quotes_seed", detail=f"holds the whole of {seed.id}")
+    if attempt.operation != "rephrase":  # rephrased queries are compared by similarity only
+        asked = normal(query)
+        for seed, text in zip(attempt.seeds, attempt.texts, strict=True):
+            shown = normal(text)
+            if asked == shown or (len(shown) >= _LEAST_QUOTE and _holds(asked, shown)):
+                return Rejection(reason="quotes_seed", detail=f"holds the whole of {seed.id}")
+    if config.language and is_another_language(query, attempt.texts[-1]):
+        detail = f"not in the language of {attempt.base.id}"
+        return Rejection(reason="language", detail=detail)
     return None
 
 

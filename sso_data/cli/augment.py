@@ -1,6 +1,5 @@
 """`augment`: new queries from seed queries."""
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +10,10 @@ from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print
 
 if TYPE_CHECKING:
     from sso_data.augmentation.augment import Augmented
-    from sso_data.cli.progress import BarListener, PlainListener
 
 AUGMENT_EXAMPLE = (
     "Example: sso-data augment prompts.jsonl -m Qwen/Qwen3-8B --out more.jsonl --n 1000"
 )
-_LINE_SECONDS = 10.0
-_LEAST_SECONDS = 1.0
 
 
 @ends_well
@@ -66,7 +62,7 @@ def augment(
     Run the same command again to continue after an interruption, or with a larger --n for more.
     """
     from sso_data.augmentation.augment import augment as run_augment
-    from sso_data.cli.progress import listening
+    from sso_data.cli.progress import showing_progress
     from sso_data.config.augmentation import load_augment_config
 
     resolved = load_augment_config(
@@ -83,48 +79,9 @@ def augment(
         source__skip_bad_rows=skip_bad_rows or None,
     )
     hint = f"every new query is safe in {out}; run the same command again to continue"
-    with hint_to_continue(hint), listening() as listener:
-        done = run_augment(prompts, out, number, resolved, _Progress(listener), overwrite=overwrite)
+    with hint_to_continue(hint), showing_progress() as progress:
+        done = run_augment(prompts, out, number, resolved, progress, overwrite=overwrite)
     _show(done, as_json=as_json)
-
-
-class _Progress:
-    """A `Progress` over a listener: counts go to the bar, or become a line every ten seconds."""
-
-    def __init__(self, listener: "PlainListener | BarListener") -> None:
-        self._listener = listener
-        self._start: float | None = None
-        self._before = 0
-        self._next = 0.0
-
-    def phase(self, text: str) -> None:
-        self._listener.phase(text)
-
-    def warn(self, text: str) -> None:
-        self._listener.warn(text)
-
-    def note(self, text: str) -> None:
-        self._listener.note(text)
-
-    def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
-        from sso_data.cli.progress import BarListener, duration
-
-        wanted = total or 0
-        if isinstance(self._listener, BarListener):
-            self._listener.written(done, wanted, unit)
-            return
-        now = time.monotonic()
-        if self._start is None:
-            self._start, self._before = now, done
-        if now < self._next and done < wanted:
-            return
-        self._next = now + _LINE_SECONDS
-        fresh, seconds = done - self._before, now - self._start
-        missing = wanted - done
-        left = ""
-        if fresh > 0 and missing > 0 and seconds > _LEAST_SECONDS:
-            left = f", {duration(seconds / fresh * missing)} left"
-        say(f"{done}/{wanted} {unit}, {state}{left}")
 
 
 def _show(done: "Augmented", *, as_json: bool) -> None:

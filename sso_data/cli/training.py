@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from sso_data.publishing.upload import Published
     from sso_data.training.run import TrainSummary
 
-TRAIN_EXAMPLE = "Example: sso-data train runs/first -m Qwen/Qwen3-8B --out models/second --base dpo"
+TRAIN_EXAMPLE = (
+    "Example: sso-data train runs/first -m Qwen/Qwen3-8B --out models/second --loss-type dpo"
+)
 
 
 Data = Annotated[
@@ -37,12 +39,15 @@ Objective = Annotated[
         metavar="NAME",
     ),
 ]
-Base = Annotated[
+LossType = Annotated[
     str | None,
     typer.Option(
-        "--base", help="ipo, dpo, hinge, robust, simpo or orpo (default: ipo).", metavar="NAME"
+        "--loss-type",
+        help="ipo, dpo (alias sigmoid), hinge, robust, simpo or orpo (default: ipo).",
+        metavar="NAME",
     ),
 ]
+Base = Annotated[str | None, typer.Option("--base", hidden=True)]
 NoW = Annotated[bool, typer.Option("--no-w", help="Ablation: without the weight W.")]
 NoG = Annotated[bool, typer.Option("--no-g", help="Ablation: without the steered terms.")]
 Lora = Annotated[bool, typer.Option("--lora", help="Train a LoRA adapter.")]
@@ -86,6 +91,7 @@ def train(
     out: Out,
     model: Model = None,
     objective: Objective = None,
+    loss_type: LossType = None,
     base: Base = None,
     no_w: NoW = False,
     no_g: NoG = False,
@@ -113,7 +119,7 @@ def train(
         "seed": seed,
         "kind": kind,
         "loss__objective": None if objective == "reward" else objective,
-        "loss__base": base,
+        "loss__type": loss_type,
         "loss__use_w": False if no_w else None,
         "loss__use_g": False if no_g else None,
         "lora__enabled": lora or None,
@@ -122,7 +128,12 @@ def train(
     }
     hint = f"what {out / 'checkpoints'} holds is safe; run the same command again to continue"
     try:
-        _check_objective(objective)
+        if base is not None:
+            raise ConfigError(f"--base was renamed: write --loss-type {base}")
+        if objective not in (None, *_OBJECTIVES):
+            raise ConfigError(
+                f"--objective {objective}: none of sso, sso-generator, pairs (pbaa), reward"
+            )
         with hint_to_continue(hint) if rank == 0 else nullcontext():
             seen = private_of(public=public, private=private)
             if rank == 0:
@@ -140,14 +151,6 @@ def train(
         _show(summary, published, as_json=as_json)
 
 
-def _check_objective(objective: str | None) -> None:
-    """ConfigError that lists the objectives; `reward` is none of the configuration's."""
-    if objective not in (None, *_OBJECTIVES):
-        raise ConfigError(
-            f"--objective {objective}: none of sso, sso-generator, pairs (pbaa), reward"
-        )
-
-
 def _run(
     data: str,
     out: Path,
@@ -157,7 +160,7 @@ def _run(
     *,
     overwrite: bool,
 ) -> "TrainSummary":
-    from sso_data.cli.progress import listening
+    from sso_data.cli.progress import showing_progress
     from sso_data.config.run import EngineConfig
     from sso_data.engines.environment import prepare_environment
 
@@ -167,8 +170,8 @@ def _run(
     from sso_data.training.run import train as run_training
 
     resolved = load_train_config(config, settings, **wanted)
-    with leaving_the_group(), listening() as listener:
-        return run_training(data, out, resolved, listener, overwrite=overwrite)
+    with leaving_the_group(), showing_progress() as progress:
+        return run_training(data, out, resolved, progress, overwrite=overwrite)
 
 
 def _check_target(repo: str | None, private: bool | None) -> None:
@@ -193,7 +196,7 @@ def _pushed(out: Path, repo: str, private: bool | None, *, overwrite: bool) -> "
 
 def _say_alone(error: SsoDataError, rank: int) -> None:
     """What only this process knows; the other failures are the first process's, too."""
-    from sso_data.training.errors import TrainError
+    from sso_data.core.errors import TrainError
 
     if isinstance(error, TrainError):
         say(f"error: process {rank}: {error}")

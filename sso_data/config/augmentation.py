@@ -27,18 +27,18 @@ PAGE = "docs/augment.md"
 
 
 class OperationsConfig(Section):
-    """How likely each operation is, relative to the others; 0 leaves one out."""
+    """Relative weight of each operation; 0 disables it."""
 
     evolve: Weight = 2.0
-    """The seed made deeper: a condition, a reason or a second step is asked for, too."""
+    """Make the seed deeper: also ask for a condition, a reason or a second step."""
     rephrase: Weight = 1.0
-    """The same wish in other words."""
+    """Ask for the same in other words."""
     topic: Weight = 2.0
-    """A query of the same sort about something else."""
+    """Write a query of the same sort on another topic."""
     harder: Weight = 1.0
-    """A query about the same subject that is harder to answer."""
+    """Write a query on the same subject that is harder to answer."""
     easier: Weight = 1.0
-    """A query about the same subject that is easier to answer."""
+    """Write a query on the same subject that is easier to answer."""
 
     @model_validator(mode="after")
     def _leaves_one(self) -> "OperationsConfig":
@@ -48,7 +48,7 @@ class OperationsConfig(Section):
 
 
 class AnswersConfig(Section):
-    """How the model is asked."""
+    """The form of the requests and the sampling of their answers."""
 
     form: Literal["json", "text"] = "json"
     """`json`: the template asks for an object with the key `query`; `text`: for the new query and
@@ -66,7 +66,7 @@ class AnswersConfig(Section):
 
 
 class ChecksConfig(Section):
-    """What a new query must be like."""
+    """Requirements on the form of a new query."""
 
     min_chars: Count = 8
     """Fewest characters."""
@@ -77,11 +77,11 @@ class ChecksConfig(Section):
     max_ratio: Ratio = 6.0
     """Most length, as a multiple of that mean; shorter seeds count as 40 characters."""
     language: bool = True
-    """Reject a query in another language than its seed, where both are told with confidence."""
+    """Reject a query in another language than its seed, if both are identified with confidence."""
 
 
 class DuplicatesConfig(Section):
-    """What counts as said before: by a seed, by an example of the template, by a new query."""
+    """Comparison with the seeds, the examples of the template and the earlier new queries."""
 
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Jaccard similarity of two queries' character n-grams from which the later one is rejected;
@@ -91,19 +91,19 @@ class DuplicatesConfig(Section):
 
 
 class DecontaminateConfig(Section):
-    """Which texts must not come back: those of benchmarks that models are measured on."""
+    """Benchmarks whose texts must not appear in a new query."""
 
     files: tuple[Path, ...] = ()
     """Benchmark files in any format that prompts may have; every text of a row counts."""
     ngram: Annotated[int, Field(ge=2, le=64)] = 13
-    """A run of this many words that also stands in a benchmark contaminates a query."""
+    """A query is rejected for this many words in a row that are also in a benchmark text."""
     shortest: Annotated[int, Field(ge=1, le=64)] = 8
     """Texts with fewer words than `ngram`, but at least this many, count as one run; still shorter
     ones only where query and benchmark text agree as a whole."""
 
 
 class LimitsConfig(Section):
-    """When to stop without the queries that were asked for."""
+    """When to stop with fewer queries than were asked for."""
 
     attempts_per_query: Annotated[float, Field(ge=1, le=1000)] = 5.0
     """Most requests, as a multiple of the queries asked for."""
@@ -112,14 +112,14 @@ class LimitsConfig(Section):
 
 
 class AugmentConfig(EndpointSection):
-    """A whole augmentation; every key may stand in the YAML file of `--config` or after `--set`."""
+    """A whole augmentation; any key can be set in the file of `--config` or after `--set`."""
 
     model: str = ""
     """Model directory or Hub id of the policy, or the model's name at `endpoint`."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Decides the operation, the seed queries and the sampling seed of every request."""
     templates: Path | None = None
-    """Directory of templates that stand in for shipped ones of the same name."""
+    """Directory of templates that replace the shipped ones of the same name."""
     operations: OperationsConfig = OperationsConfig()
     answers: AnswersConfig = AnswersConfig()
     checks: ChecksConfig = ChecksConfig()

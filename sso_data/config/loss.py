@@ -6,13 +6,17 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from sso_data.config.section import NotNegative, Positive, Section, Share
 
+_ALIASES = {"pbaa": "pairs", "sigmoid": "dpo"}
+
 
 def _without_alias(value: object) -> object:
-    return "pairs" if value == "pbaa" else value
+    return _ALIASES.get(value, value) if isinstance(value, str) else value
 
 
 PairObjective = Annotated[Literal["sso", "sso-generator", "pairs"], BeforeValidator(_without_alias)]
-BaseLoss = Literal["ipo", "dpo", "hinge", "robust", "simpo", "orpo"]
+LossType = Annotated[
+    Literal["ipo", "dpo", "hinge", "robust", "simpo", "orpo"], BeforeValidator(_without_alias)
+]
 
 _SSO_ONLY = ("alpha", "g", "use_w", "use_g", "detach_weight", "weight_scope", "recipe")
 
@@ -24,9 +28,10 @@ class LossConfig(Section):
     """`sso`: the base term, and the two steered terms weighted by W; `sso-generator`: the steered
     terms alone, for a model that makes data; `pairs` (also called `pbaa`): the base term alone, on
     any preference pairs."""
-    base: BaseLoss = "ipo"
-    """The loss of each preference term: `ipo`, `simpo` and `orpo` compare means per token; `dpo`,
-    `hinge` and `robust` totals. sso-generator starts from `dpo`."""
+    type: LossType = "ipo"
+    """The loss of each preference term (the base loss): `ipo`, `simpo` and `orpo` compare means per
+    token; `dpo` (also called `sigmoid`), `hinge` and `robust` totals. sso-generator starts from
+    `dpo`."""
     beta: Positive = 0.2
     """Strength of the base loss; SimPO's paper uses 2 to 2.5. sso-generator starts from 0.1."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
@@ -59,17 +64,17 @@ class LossConfig(Section):
     @classmethod
     def _generator_defaults(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("objective") == "sso-generator":
-            return {"base": "dpo", "beta": 0.1} | values
+            return {"type": "dpo", "beta": 0.1} | values
         return values
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> "LossConfig":
         if self.objective != "sso" and (idle := self._set_of(*_SSO_ONLY)):
             raise ValueError(f"{idle[0]} belongs to objective sso, not to {self.objective}")
-        if self.label_smoothing and self.base not in {"dpo", "robust"}:
-            raise ValueError("label_smoothing belongs to base dpo or robust")
-        if self.base != "simpo" and self._set_of("simpo_gamma"):
-            raise ValueError("simpo_gamma belongs to base simpo")
+        if self.label_smoothing and self.type not in {"dpo", "robust"}:
+            raise ValueError("label_smoothing belongs to loss.type dpo or robust")
+        if self.type != "simpo" and self._set_of("simpo_gamma"):
+            raise ValueError("simpo_gamma belongs to loss.type simpo")
         if self.objective != "sso-generator" and self._set_of("generator_nll"):
             raise ValueError("generator_nll belongs to objective sso-generator")
         if self.nll and self.objective == "sso-generator":
@@ -86,12 +91,12 @@ class LossConfig(Section):
     @property
     def needs_reference(self) -> bool:
         """Whether the base loss compares with a reference policy."""
-        return self.base not in {"simpo", "orpo"}
+        return self.type not in {"simpo", "orpo"}
 
     @property
     def compares(self) -> Literal["means", "totals"]:
         """What of a sequence the base loss sees: nats/token or nats."""
-        return "totals" if self.base in {"dpo", "hinge", "robust"} else "means"
+        return "totals" if self.type in {"dpo", "hinge", "robust"} else "means"
 
 
 class SequenceConfig(Section):

@@ -86,28 +86,30 @@ def upgraded(manifest: Mapping[str, Any], kind: Kind) -> Tree:
     if written >= FORMAT:
         return dict(manifest)
     found: Tree = copy.deepcopy(dict(manifest))
+    added: Tree = {}
     for change, prefix in _changes(PLACES[kind], after=written):
+        if change.default is not None:
+            _put(added, f"{prefix}{change.key}", change.default)
         for name in ("config", "defaults"):
             if isinstance(found.get(name), dict):
                 _rename_nested(found[name], change, prefix)
     if isinstance(found.get("identity"), dict):
         for change, prefix in _changes(IDENTITY_PLACES[kind], after=written):
             _rename_flat(found["identity"], change, prefix)
+    recorded = found.get("defaults")
+    if defaults := deep_merge(added, recorded if isinstance(recorded, dict) else {}):
+        found["defaults"] = defaults
     return found | {"schema_version": FORMAT}
 
 
 def kept_defaults(manifest: Mapping[str, Any], kind: Kind) -> Tree:
     """The defaults that a directory keeps, as a nested tree: those of its first start.
 
-    `manifest` is as it was read, before `upgraded`. Directories of format 1 recorded none: they
-    keep the defaults that changed since, as CHANGES names them.
+    Directories of format 1 recorded none: they keep the defaults that changed since, as CHANGES
+    names them.
     """
-    found: Tree = {}
-    for change, prefix in _changes(PLACES[kind], after=manifest.get("schema_version", 1)):
-        if change.default is not None:
-            _put(found, f"{prefix}{change.key}", change.default)
-    recorded = manifest.get("defaults")
-    return deep_merge(found, recorded if isinstance(recorded, dict) else {})
+    found = upgraded(manifest, kind).get("defaults")
+    return found if isinstance(found, dict) else {}
 
 
 def defaults_of(config: BaseModel) -> Tree:

@@ -32,12 +32,12 @@ TRAINING: Mapping[str, Any] = {
         "beta2": 0.95,
         "weight_decay": 0.1,
         "schedule": "cosine",
-        "warmup": 0.1,
+        "warmup_steps": 0.1,
     },
 }
 """How anything is trained, reward models included."""
 
-_PAIRS = {"base": "ipo", "beta": 0.2}
+_PAIRS = {"type": "ipo", "beta": 0.2}
 _SSO = {
     **_PAIRS,
     "alpha": 0.66,
@@ -47,12 +47,12 @@ _SSO = {
     "detach_weight": False,
     "weight_scope": "good_bad",
 }
-_GENERATOR = {"base": "dpo", "beta": 0.1, "generator_nll": 0.1}
+_GENERATOR = {"type": "dpo", "beta": 0.1, "generator_nll": 0.1}
 
 LOSSES: Mapping[str, Tree] = {
     "sso": {"loss": _SSO},
     "pairs": {"loss": _PAIRS},
-    "sso-generator": {"loss": _GENERATOR, "optim": {"lr": 5e-7, "warmup": 0.04}},
+    "sso-generator": {"loss": _GENERATOR, "optim": {"lr": 5e-7, "warmup_steps": 0.04}},
 }
 """What an objective adds; the generator's values are those of the second version of the paper."""
 

@@ -22,7 +22,7 @@ class MixPart(Section):
 class RewardConfig(Section):
     """How a reward model is trained on pairs."""
 
-    centre: NotNegative = 0.0
+    center_rewards_coefficient: NotNegative = 0.0
     """Weight of (r+ + r-)^2, which draws rewards to a mean of 0; 0.01 is usual."""
     tokens: Literal["sampled", "rendered"] = "sampled"
     """Of our own rows. `sampled`: the token ids that were sampled; the reward model has the

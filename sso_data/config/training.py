@@ -41,7 +41,7 @@ class OptimConfig(Section):
 
     lr: Positive = 5e-7
     """Peak learning rate; LoRA wants about 1e-5."""
-    batch_rows: Count = 32
+    batch_size: Count = 32
     """Rows of one optimizer step, over all processes. A row is up to three pairs."""
     micro_batch_rows: Count = 4
     """Most rows of a process in one forward pass; changes memory and speed, not the step."""
@@ -57,16 +57,17 @@ class OptimConfig(Section):
     """AdamW's weight decay."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate goes down after the warm-up."""
-    warmup: PartOf = 0.1
-    """Share of the steps in which the learning rate rises; the generator recipe uses 0.04."""
+    warmup_steps: NotNegative = 0.1
+    """Steps in which the learning rate rises; below 1, a share of all steps. The generator recipe
+    uses 0.04."""
     max_grad_norm: NotNegative = 1.0
     """Longer gradients are cut to this length; 0 leaves them."""
     gradient_checkpointing: bool | None = None
     """Compute activations again in the backward pass; by default on GPUs."""
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of forward and backward; `auto`: bfloat16 on GPUs that have it, else
     float32."""
-    weights: Literal["auto", "float32", "bfloat16"] = "auto"
+    param_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the weights being trained. `auto` is float32: at these learning rates a
     bfloat16 weight would not move. LoRA's frozen weights keep the model's own format on GPUs."""
 
@@ -164,9 +165,13 @@ class TrainConfig(Section):
     def _fits_together(self) -> "TrainConfig":
         if self.checkpoints.keep_best and not self.data.eval_share:
             raise ValueError("checkpoints.keep_best needs held-out rows: set data.eval_share")
-        every = self.checkpoints.every
-        if every >= 1 and every != int(every):
-            raise ValueError(f"checkpoints.every is a number of steps or a share below 1: {every}")
+        steps = {
+            "checkpoints.every": self.checkpoints.every,
+            "optim.warmup_steps": self.optim.warmup_steps,
+        }
+        for key, value in steps.items():
+            if value >= 1 and value != int(value):
+                raise ValueError(f"{key} is a number of steps or a share below 1: {value}")
         if self.stop.chosen_drop and self.stop.warn_chosen_drop > self.stop.chosen_drop:
             raise ValueError("stop.warn_chosen_drop lies above stop.chosen_drop")
         idle = ("loss", "reference") if self.kind == "reward" else ("reward",)

@@ -8,7 +8,8 @@
     │   └── EngineDeadError          a running engine died or hangs; another one may go on
     │       └── EngineMemoryError    its memory did not suffice
     ├── HubError          the Hub cannot be reached, or does not take or give what is asked
-    └── RunError          a run directory belongs to another run, or cannot be written
+    ├── RunError          a run directory belongs to another run, or cannot be written
+    └── TrainError        training cannot start on these rows, or must not go on
 
 A failure of one row is no exception: it is a `records.Failure`, and the run goes on.
 """
@@ -69,6 +70,10 @@ class HubError(SsoDataError):
 
 class RunError(SsoDataError):
     """A run directory is another run's, or cannot be written or read."""
+
+
+class TrainError(SsoDataError):
+    """Training cannot start on these rows, or must not go on."""
 
 
 def one_line(text: object, most: int = 600) -> str:

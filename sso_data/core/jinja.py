@@ -1,4 +1,4 @@
-"""Text that models and people read: Jinja files in `templates/`, rendered in Jinja's sandbox."""
+"""Texts for models and people: Jinja files in `templates/`, rendered in Jinja's sandbox."""
 
 import hashlib
 import re
@@ -18,7 +18,7 @@ SYSTEM = "system.j2"
 """The system message of the good and the bad view; `system_2.j2` and so on word it otherwise."""
 
 REPLACEABLE = (SYSTEM, "choose.j2", "write.j2", "new_principles.j2", "augment.j2", "judge.j2")
-"""What a directory of one's own may hold, beside other wordings of the system message."""
+"""Templates that a user's directory may replace, besides other wordings of the system message."""
 
 _RENDER_ERRORS = (
     TemplateError,
@@ -30,7 +30,7 @@ _RENDER_ERRORS = (
     TypeError,
     ValueError,
 )
-"""What a user's own template can raise: Jinja's errors, and those of the expressions in it."""
+"""Errors that a user's template can raise: Jinja's, and those of the expressions in it."""
 
 _OTHER_SYSTEM = re.compile(r"system_([1-9]\d{0,2})\.j2")
 _MOST_BYTES = 2**18
@@ -48,7 +48,7 @@ def _environment(*directories: Path) -> ImmutableSandboxedEnvironment:
 
 
 def render(name: str, /, *, directory: Path | None = None, **variables: object) -> str:
-    """The template `name` with `variables`, without white space around it.
+    """Return the template `name` rendered with `variables`, stripped of white space.
 
     Raises ConfigError when the file is missing or malformed, uses a variable that is not given, or
     fails while it is rendered.
@@ -68,22 +68,22 @@ def _render(name: str, directories: tuple[Path, ...], variables: dict[str, objec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Templates:
-    """The shipped templates for models; those in `directory` stand in for the ones of their name.
+    """The shipped templates; those in `directory` replace the ones of the same name.
 
-    A directory with a wording of the system message of its own brings all the other wordings.
+    A directory with a system message replaces all shipped wordings of the system message.
     """
 
     directory: Path | None = None
 
     def render(self, name: str, /, **variables: object) -> str:
-        """As the function of that name."""
+        """Return the rendered template; raises as the function `render` does."""
         return _render(name, self._directories, variables)
 
     def messages(self, name: str, /, **variables: object) -> tuple[Message, ...]:
-        """The chat that a template writes with `{% call turn("user") %}...{% endcall %}`.
+        """Return the chat that a template writes with `{% call turn("user") %}...{% endcall %}`.
 
-        One without such turns is a single user turn. Raises ConfigError as `render` does, and where
-        text stands outside of the turns or the last of them is not the user's.
+        A template without turns is a single user turn. Raises ConfigError as `render` does, and
+        where there is text outside of the turns or the last turn is not the user's.
         """
         turns: list[Message] = []
 
@@ -97,28 +97,30 @@ class Templates:
         if not turns:
             return (Message(role="user", content=text),)
         if text or turns[-1].role != "user":
-            wrong = f"text outside of its turns ({text[:40]!r})" if text else "no user turn at last"
+            wrong = (
+                f"text outside of its turns ({text[:40]!r})" if text else "no user turn at its end"
+            )
             raise ConfigError(f"{self._file(name)}: has {wrong}; see docs/principles.md")
         return tuple(turns)
 
     def systems(self) -> tuple[str, ...]:
-        """The names of all wordings of the system message, the main one first."""
+        """Return the names of all wordings of the system message, the main one first."""
         own = _system_names(self.directory) if self.directory else ()
         others = own or _system_names(templates_dir())
         return (SYSTEM, *(name for name in others if name != SYSTEM))
 
     def fingerprint(self, *names: str) -> str:
-        """A hash of the named templates' bytes, as they are in effect: 16 hexadecimal digits."""
+        """Return a hash of the named templates' bytes in effect: 16 hexadecimal digits."""
         digest = hashlib.sha256()
         for name in sorted(names):
             digest.update(name.encode() + b"\0" + self._file(name).read_bytes() + b"\0")
         return digest.hexdigest()[:16]
 
     def check(self) -> None:
-        """Raise ConfigError for a directory that is none, or holds a template that stands for none.
+        """Check the directory.
 
-        A link to a file elsewhere is refused: templates from others must not read what they do not
-        hold.
+        Raises ConfigError where it is missing, holds a file that replaces no shipped template, or
+        a link to a file elsewhere: templates by others must not read other files.
         """
         if self.directory is None:
             return
@@ -138,7 +140,7 @@ class Templates:
         for file in files:
             if file.name not in REPLACEABLE and not _OTHER_SYSTEM.fullmatch(file.name):
                 known = ", ".join((*REPLACEABLE, "system_2.j2, system_3.j2, ..."))
-                raise ConfigError(f"{file}: stands for no shipped template; there are {known}")
+                raise ConfigError(f"{file}: replaces no shipped template; there are {known}")
 
     @property
     def _directories(self) -> tuple[Path, ...]:
@@ -151,12 +153,12 @@ class Templates:
 
 
 SHIPPED = Templates()
-"""The shipped ones, none of them replaced."""
+"""The shipped templates, none replaced."""
 
 
 @cache
 def _system_names(directory: Path) -> tuple[str, ...]:
-    """The wordings of the system message in a directory, the main one first, then by number."""
+    """Return the system messages in a directory, the main one first, then by number."""
     numbered = {
         int(match[1]): match[0]
         for file in directory.glob("system_*.j2")
@@ -168,12 +170,7 @@ def _system_names(directory: Path) -> tuple[str, ...]:
 
 @cache
 def phrases(name: str) -> tuple[str, ...]:
-    """The lines of `templates/<name>`, lower case, without blanks and `#` comments."""
+    """Return the lines of `templates/<name>` in lower case, without blanks and `#` comments."""
     text = (templates_dir() / name).read_text(encoding="utf-8")
     lines = (line.strip().lower() for line in text.splitlines())
     return tuple(line for line in lines if line and not line.startswith("#"))
-
-
-def fingerprint(*names: str) -> str:
-    """A hash of the named shipped templates' bytes: 16 hexadecimal digits."""
-    return Templates().fingerprint(*names)

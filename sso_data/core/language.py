@@ -1,10 +1,10 @@
-"""Which language a text is in, where that can be told; offline, with py3langid."""
+"""Language identification, offline, with py3langid."""
 
 from functools import cache
 from typing import Any
 
 CONFIDENT = 0.9
-"""Probability from which on a guess counts; py3langid's are calibrated over text lengths."""
+"""Least probability of a guess that counts; py3langid's are calibrated over text lengths."""
 
 _LEAST_LETTERS = 12
 _MOST_CHARS = 4000
@@ -25,11 +25,11 @@ _CLOSE = (
     frozenset(("az", "tr", "tk", "crh")),
     frozenset(("kk", "ky", "tt", "ba")),
 )
-"""Languages that short texts are easily mistaken for."""
+"""Groups of languages that are easily mistaken for each other in short texts."""
 
 
 def language_of(text: str) -> str | None:
-    """The ISO 639 code of the language of `text`, or None where that is uncertain.
+    """Return the ISO 639 code of the language of `text`, or None where it is uncertain.
 
     Code, numbers and texts of fewer than a dozen letters have none.
     """
@@ -41,7 +41,7 @@ def language_of(text: str) -> str | None:
 
 
 def is_another_language(text: str, than: str) -> bool:
-    """Whether `text` is surely in another language than `than`; close relatives count as one."""
+    """Return True when `text` is surely in another language than `than`, and not a close one."""
     here, there = language_of(text), language_of(than)
     if here is None or there is None or here == there:
         return False
@@ -50,7 +50,7 @@ def is_another_language(text: str, than: str) -> bool:
 
 @cache
 def _identifier() -> Any:
-    """The identifier; loading it takes about a second and 130 MB."""
+    """Load the identifier, which takes about a second and 130 MB."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -18,11 +18,11 @@ from sso_data.core.errors import ConfigError, InputError, RunError, one_line
 from sso_data.core.naming import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import VIEWS, JsonRow, Row, View
-from sso_data.exporting.formats import ExportJob, Format, format_of
+from sso_data.exporting.formats import Format, format_of
 from sso_data.exporting.output import RowsWriter, mark_as_ours, new_directory
-from sso_data.exporting.recipes import TrainerRecipe
-from sso_data.runs.decided import not_a_row, read_decided, read_pairs, section
+from sso_data.exporting.recipes import ExportJob
 from sso_data.runs.files import write_new
+from sso_data.runs.pairs import not_a_row, read_decided, read_pairs, section
 from sso_data.runs.run import expected_prompts, require_run, run_account
 from sso_data.runs.scores import load_scores
 
@@ -98,7 +98,7 @@ def export(
         facts: dict[str, Any] = {
             "sso_data": manifest.get("sso_data"),
             "format": wanted.name,
-            "model": public_name(job.recipe.config.model),
+            "model": public_name(job.config.model),
             "model_fingerprint": section(manifest, "identity").get("model"),
             wanted.holds: counts.rows,
             "exported": counts.exported,
@@ -262,17 +262,15 @@ def _job_of(
     lengths = (funnel.get(f"mean_tokens_{side}") for side in ("chosen", "rejected"))
     known = [float(length) for length in lengths if length is not None]
     return ExportJob(
-        recipe=TrainerRecipe(
-            directory=out.resolve(),
-            config=config,
-            template_kwargs=dict(section(template, "template_kwargs")),
-            date=template.get("date"),
-            mean_tokens=sum(known) / len(known) if known else 0.0,
-        ),
+        directory=out.resolve(),
+        config=config,
         drawn=view,
         name=name or model_name(config.model, view),
+        template_kwargs=dict(section(template, "template_kwargs")),
         folded=template.get("system_role") == "folded",
+        date=template.get("date"),
         made=made,
+        mean_tokens=sum(known) / len(known) if known else 0.0,
     )
 
 

@@ -1,30 +1,15 @@
 """The formats of `export`: which rows they hold, in which files, with which recipe, for whom."""
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sso_data.core.errors import ConfigError
-from sso_data.core.records import JsonRow, Row, View
+from sso_data.core.records import JsonRow, Row
 from sso_data.exporting import rows
-from sso_data.exporting.recipes import TrainerRecipe, command_of, recipe_text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportJob:
-    """What is exported: `name` is the model's in files of answers, `drawn` which answers.
-
-    `folded`: the model's template has no system role; `made` is when the run was started, in
-    seconds since 1970.
-    """
-
-    recipe: TrainerRecipe
-    drawn: View
-    name: str
-    folded: bool
-    made: float
-
+from sso_data.exporting.recipes import ExportJob, recipe_text
 
 Convert = Callable[[ExportJob, Row], JsonRow]
 
@@ -42,11 +27,11 @@ class Format:
     """
 
     name: str
-    holds: Literal["pairs", "answers"]
     files: Mapping[str, Convert]
-    unfit: Callable[[Row], str | None]
-    wants: str
     next: str
+    holds: Literal["pairs", "answers"] = "pairs"
+    unfit: Callable[[Row], str | None] = rows.any_row
+    wants: str = "any prompt"
     once: Callable[[Row], object] | None = None
     doubtful: Callable[[Row], bool] | None = None
     doubt: str = ""
@@ -59,15 +44,17 @@ class Format:
 
     def texts(self, job: ExportJob) -> dict[str, str]:
         """The recipe files, by name."""
-        written = {
-            name: recipe_text(template, job.recipe) for name, template in self.recipes.items()
-        }
+        written = {name: recipe_text(template, job) for name, template in self.recipes.items()}
         infos = {name: json.dumps(content, indent=2) + "\n" for name, content in self.info.items()}
         return written | infos
 
     def command(self, job: ExportJob) -> str:
-        """The command to run next."""
-        return command_of(self.next, job.recipe, name=job.name)
+        """The command to run next, quoted for a shell."""
+        words = (
+            word.format(directory=job.directory, name=job.name) if "{" in word else word
+            for word in self.next.split()
+        )
+        return shlex.join(words)
 
 
 def _preference(job: ExportJob, row: Row) -> JsonRow:
@@ -122,7 +109,6 @@ _SSO_ENTRY = {
     },
 }
 
-_EVERY = "any prompt"
 _UNSEEN = "were given under a system message of the prompt's own, which the judge does not see"
 _TURNS = "prompts in which user and assistant take turns, user first and last"
 
@@ -131,16 +117,12 @@ FORMATS: Mapping[str, Format] = {
     for one in (
         Format(
             name="trl",
-            holds="pairs",
             files={"train.jsonl": _preference},
-            unfit=rows.any_row,
-            wants=_EVERY,
             recipes={"dpo.yaml": "recipe_trl.yaml.j2"},
             next="trl dpo --config {directory}/dpo.yaml",
         ),
         Format(
             name="llama-factory",
-            holds="pairs",
             files={"train.jsonl": _preference},
             unfit=rows.alternates,
             wants=_TURNS,
@@ -150,10 +132,7 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="axolotl",
-            holds="pairs",
             files={"train.jsonl": _preference},
-            unfit=rows.any_row,
-            wants=_EVERY,
             doubtful=rows.hard_to_find,
             doubt="have a response that Axolotl may not find again in what it renders: one that "
             "begins or ends with white space is lost where the chat template trims messages (Llama "
@@ -163,16 +142,12 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="openrlhf",
-            holds="pairs",
             files={"train.jsonl": _preference},
-            unfit=rows.any_row,
-            wants=_EVERY,
             recipes={"dpo.sh": "recipe_openrlhf.sh.j2"},
             next="bash {directory}/dpo.sh",
         ),
         Format(
             name="sso",
-            holds="pairs",
             files={"train.json": lambda _, row: rows.sso(row)},
             unfit=rows.alternates,
             wants=_TURNS,
@@ -182,19 +157,15 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="autoalign",
-            holds="pairs",
             files={
                 "sso.json": lambda _, row: rows.autoalign_sso(row),
                 "dpo.json": lambda _, row: rows.autoalign_dpo(row),
             },
-            unfit=rows.any_row,
-            wants=_EVERY,
             recipes={"train.sh": "recipe_autoalign.sh.j2"},
             next="bash {directory}/train.sh",
         ),
         Format(
             name="rewardbench",
-            holds="pairs",
             files={"pairs.jsonl": lambda _, row: rows.whole_conversations(row)},
             unfit=rows.alternates_without_system,
             wants=f"{_TURNS}, without a system message",

@@ -1,4 +1,4 @@
-"""A row of ours in the words of other programs; rows that a format cannot hold, and why."""
+"""Rows in the layouts of other programs, and the reasons why a row does not fit one."""
 
 import json
 from collections.abc import Sequence

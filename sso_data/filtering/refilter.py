@@ -8,8 +8,7 @@ from sso_data.config.run import FilterConfig, RunConfig, load_config, validated_
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.filtering.filters import Decision, decide
-from sso_data.runs.decided import read_decided, section
-from sso_data.runs.pairs import write_pairs
+from sso_data.runs.pairs import read_decided, section, write_pairs
 from sso_data.runs.run import Account, expected_prompts, locked, require_run, run_account
 from sso_data.runs.scores import Scores, load_scores
 

@@ -1,6 +1,7 @@
 """`generate`: everything checked before the engine starts, then rows until the prompts are done."""
 
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -27,9 +28,10 @@ from sso_data.models.directory import (
     resolve_model,
     tokenizer_fingerprint,
 )
-from sso_data.prompts import BadRow, Candidate, count_prompts, read_prompts
-from sso_data.runs.origin import Given, origin_of
-from sso_data.runs.run import RUN, Account, Run, open_run, read_run
+from sso_data.prompts import BadRow, Candidate, read_prompts
+from sso_data.runs.columns import row_key
+from sso_data.runs.ledger import DONE, FAILED
+from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run
 from sso_data.runs.steering import Occurrences, SteeringBook
 from sso_data.runs.workdir import stored_defaults
 from sso_data.steering.counts import SteeringCounts
@@ -162,11 +164,17 @@ def generate(
         config = with_defaults(config, stored_defaults(out, RUN))
     setup = prepare(config, date=manifest["date"] if manifest else None)
     progress.phase("checking the prompts")
-    total = count_prompts(source, config.source)
+    keys = _row_keys(source, config)
+    total = len(keys)
     progress.note(f"{total} prompts")
     with open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite) as run:
-        _note_given(run, source, config, total)
-        with run_guide(setup, run, lambda: _prompts_left(source, config, run), total) as guide:
+        _note_given(run, source, config, keys)
+        del keys  # the run's ledger knows them from here on
+
+        def prompts_left() -> Iterator[Prompt]:
+            return prompts_of(read_prompts(source, config.source), Occurrences().next, run.is_open)
+
+        with run_guide(setup, run, prompts_left, total) as guide:
             prompts = read_prompts(source, config.source)
             counts = make_rows(prompts, setup, run, run, progress, guide=guide, total=total)
         account = run.account()
@@ -182,29 +190,31 @@ def generate(
     )
 
 
-def _note_given(run: Run, source: str, config: RunConfig, total: int) -> None:
-    """Put into run.json what this call was given, and how many prompts there are when it is done.
+def _row_keys(source: str, config: RunConfig) -> "array[int]":
+    """The key of every row of a source, all of them validated: 8 bytes a prompt.
 
-    These are the `total` of the source and what was done before that is not in it.
+    Raises InputError as `read_prompts` does.
+    """
+    name = Occurrences().next
+    rows = read_prompts(source, config.source)
+    return array("Q", (row_key(name(content_hash(row.messages))) for row in rows))
+
+
+def _note_given(run: Run, source: str, config: RunConfig, keys: "array[int]") -> None:
+    """Write to run.json what this call was given, and how many prompts a finished run will have.
+
+    These are the rows of the source, by their `keys`, and those done earlier that are not in it.
     """
     given = Given(
         source=source, settings=config.source.model_dump(mode="json", exclude_defaults=True)
     )
     before = origin_of(run.manifest, run.path.name).given
-    done = len(run.ledger)
-    run.set(prompts=done + _count_new(source, config, run) if done else total)
+    ledger = run.ledger
+    new = sum(not ledger.has(key, DONE | FAILED) for key in keys)
+    run.set(prompts=len(ledger) + new)
     run.set(sources=list(dict.fromkeys([*(run.get("sources") or []), source])))
     after = [one.to_json() for one in before]
     run.set(given=after if given in before else [*after, given.to_json()])
-
-
-def _count_new(source: str, config: RunConfig, run: Run) -> int:
-    """How many rows of a source the run has neither done nor failed."""
-    name = Occurrences().next
-    return sum(
-        run.is_open(name(content_hash(candidate.messages)))
-        for candidate in read_prompts(source, config.source)
-    )
 
 
 @contextmanager
@@ -221,11 +231,6 @@ def run_guide(
     counts = SteeringCounts()
     with closing(SteeringBook(run.path, on_line=counts.add)) as book:
         yield Guide(prompts=prompts, book=book, counts=counts, total=total)
-
-
-def _prompts_left(source: str, config: RunConfig, run: Run) -> Iterator[Prompt]:
-    """The prompts of a source that are neither done nor failed, with their ids in the run."""
-    return prompts_of(read_prompts(source, config.source), Occurrences().next, run.is_open)
 
 
 @contextmanager

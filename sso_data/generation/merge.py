@@ -17,12 +17,12 @@ from sso_data.core.records import Row
 from sso_data.filtering.refilter import Refiltered, filter_again, in_words, last_decision
 from sso_data.runs.columns import row_key
 from sso_data.runs.ledger import DONE
-from sso_data.runs.origin import origin_of
 from sso_data.runs.run import (
     Run,
     expected_prompts,
     iterate_failures,
     open_run,
+    origin_of,
     read_failures,
     read_run,
     require_run,

@@ -30,7 +30,7 @@ from sso_data.generation.sample import SamplingPlan
 from sso_data.generation.score import CheckResult, LogprobCheck
 from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
-from sso_data.prompts.answerable import unanswerable
+from sso_data.prompts.rows import unanswerable
 from sso_data.steering.rules import Steered
 from sso_data.templating.chat_template import Unrenderable
 

@@ -9,7 +9,7 @@ from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Failure, Row, row_id
 from sso_data.filtering.filters import decide_row
 from sso_data.generation.generate import make_rows, prepare
-from sso_data.prompts import count_prompts, read_prompts
+from sso_data.prompts import read_prompts
 from sso_data.runs.columns import encode
 from sso_data.runs.steering import MemoryBook, Occurrences
 from sso_data.steering.counts import SteeringCounts
@@ -59,19 +59,17 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     progress = progress or NullProgress()
     progress.phase("checking the model and its chat template")
     setup = prepare(config)
-    total = count_prompts(source, config.source)
+    candidates = list(read_prompts(source, config.source))  # all checked before the model is loaded
+    total = len(candidates)
     memory = _Memory()
     guide = Guide(
-        prompts=lambda: prompts_of(
-            read_prompts(source, config.source), Occurrences().next, lambda identity: True
-        ),
+        prompts=lambda: prompts_of(candidates, Occurrences().next, lambda identity: True),
         book=MemoryBook(),
         counts=SteeringCounts(),
         total=total,
     )
-    prompts = read_prompts(source, config.source)
     make_rows(
-        prompts,
+        candidates,
         setup,
         memory,
         memory,

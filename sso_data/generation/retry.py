@@ -17,7 +17,7 @@ from sso_data.filtering.refilter import Refiltered, filter_again, refilter
 from sso_data.generation.generate import make_rows, prepare, run_guide
 from sso_data.generation.pipeline import RowCounts
 from sso_data.prompts import Candidate
-from sso_data.prompts.answerable import unanswerable
+from sso_data.prompts.rows import unanswerable
 from sso_data.runs.columns import row_key
 from sso_data.runs.run import Run, open_run, read_failures, require_run
 from sso_data.runs.scores import load_scores

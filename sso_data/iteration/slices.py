@@ -18,8 +18,8 @@ from sso_data.config.run import SourceConfig
 from sso_data.core.errors import ConfigError, InputError
 from sso_data.core.records import JsonRow, content_hash
 from sso_data.prompts import BadRow, Candidate, read_prompts
-from sso_data.prompts.metadata import MetadataError, plain
 from sso_data.prompts.preferences import read_preferences
+from sso_data.prompts.rows import RowError, plain
 from sso_data.runs.files import replace_by
 from sso_data.runs.journal import to_line
 
@@ -152,7 +152,7 @@ def _with_round(row: Candidate | JsonRow, number: int, config: IterateConfig) ->
     else:
         try:
             columns = {name: plain(value, name) for name, value in row.items()}
-        except MetadataError as error:
+        except RowError as error:
             raise InputError(f"{_name(config)}: {error}") from error
     if ROUND in columns:
         columns[f"source_{ROUND}"] = columns[ROUND]

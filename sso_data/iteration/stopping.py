@@ -127,7 +127,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     "length_growth": (
         "raise generate.steering.concision_probability (0.2), or give Concision a weight",
         "raise train.loss.g, or keep train.loss.use_w on: both hold it near its own answers",
-        "use a base loss of means, train.loss.base=ipo: totals reward length",
+        "use a base loss of means, train.loss.type=ipo: totals reward length",
         "bound lengths: generate.filter.max_tokens",
     ),
     "nothing": (

@@ -70,8 +70,8 @@ def _stored_dtype(directory: Path) -> torch.dtype:
 
 def compute_dtype(config: TrainConfig) -> torch.dtype:
     """The number format of forward and backward passes on this machine."""
-    if config.optim.compute != "auto":
-        chosen: torch.dtype = getattr(torch, config.optim.compute)
+    if config.optim.compute_dtype != "auto":
+        chosen: torch.dtype = getattr(torch, config.optim.compute_dtype)
         return chosen
     on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if on_gpu else torch.float32
@@ -84,8 +84,8 @@ def load_model(policy: PolicyFiles, config: TrainConfig) -> Any:
     """
     if config.lora.enabled:
         _require_peft()
-    if config.optim.weights != "auto":
-        dtype = getattr(torch, config.optim.weights)
+    if config.optim.param_dtype != "auto":
+        dtype = getattr(torch, config.optim.param_dtype)
     else:
         frozen_on_gpu = config.lora.enabled and torch.cuda.is_available()
         dtype = policy.dtype if frozen_on_gpu else torch.float32

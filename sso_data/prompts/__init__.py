@@ -12,9 +12,8 @@ from pathlib import Path
 from sso_data.config.run import SourceConfig, shard_of
 from sso_data.core.errors import InputError, one_line
 from sso_data.core.records import content_hash
-from sso_data.prompts.hub import is_hub_id, read_directory, read_hub
-from sso_data.prompts.rows import BadRow, Candidate, RawRow, judged
-from sso_data.prompts.tables import read_parquet
+from sso_data.prompts.rows import BadRow, Candidate, RawRow, candidate_of
+from sso_data.prompts.tables import is_hub_id, read_directory, read_hub, read_parquet
 from sso_data.prompts.textfiles import read_csv, read_json_array, read_jsonl, read_lines
 
 __all__ = ["BadRow", "Candidate", "count_prompts", "read_prompts"]
@@ -26,14 +25,14 @@ _KNOWN = f"known: {' '.join(_TEXT_SUFFIXES)} (each also with .gz), .parquet"
 def read_prompts(source: str, config: SourceConfig) -> Iterator[Candidate | BadRow]:
     """The prompts of a file, a directory or a Hub dataset, in their order.
 
-    A malformed row raises InputError, or is yielded as a BadRow with `config.skip_bad_rows`. Both
-    kinds of row count toward `config.limit`, so that it means a prefix of the source, of which
-    `config.shard` takes its share. Raises
-    InputError, of one line, for a source that is missing, unreadable, malformed or without prompts.
+    With `config.skip_bad_rows` a malformed row is yielded as a BadRow. Both kinds of row count
+    toward `config.limit`: it means a prefix of the source, of which `config.shard` takes its share.
+    Raises InputError, of one line, for a malformed row otherwise, and for a source that is missing,
+    unreadable or without prompts.
     """
     found = False
     for raw in itertools.islice(raw_rows(source, config), config.limit):
-        row = judged(raw, config) if isinstance(raw, RawRow) else raw
+        row = candidate_of(raw, config) if isinstance(raw, RawRow) else raw
         if isinstance(row, BadRow) and not config.skip_bad_rows:
             lacks = isinstance(raw, RawRow) and config.column not in raw.fields
             remedy = "name the prompts' column with --column" if lacks else "correct the row"
@@ -41,25 +40,22 @@ def read_prompts(source: str, config: SourceConfig) -> Iterator[Candidate | BadR
                 f"{row.where}: {row.detail}; {remedy}, or leave such rows out with --skip-bad-rows"
             )
         found = True
-        if config.shard is None or _is_in(config.shard, row):
-            yield row
+        if config.shard is not None:  # by content, so that equal prompts stay together
+            which, count = shard_of(config.shard)
+            if int(content_hash(row.messages), 16) % count != which - 1:
+                continue
+        yield row
     if not found:
         raise InputError(f"{source}: holds no prompts")
 
 
-def _is_in(shard: str, row: Candidate | BadRow) -> bool:
-    """Whether a row belongs to the shard: by content, so that equal prompts stay together."""
-    which, count = shard_of(shard)
-    return int(content_hash(row.messages), 16) % count == which - 1
-
-
 def count_prompts(source: str, config: SourceConfig) -> int:
-    """How many rows `read_prompts` yields, every one of them validated; raises as it does."""
+    """The number of rows that `read_prompts` yields, each validated; raises as it does."""
     return sum(1 for _ in read_prompts(source, config))
 
 
 def raw_rows(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
-    """The rows of a source as its format gives them; InputError for a source that is none."""
+    """The rows of a source as its format gives them; raises InputError for an unknown source."""
     if not source.strip():
         raise InputError("no prompts given: name a file, a directory or a dataset on the Hub")
     path = Path(source)
@@ -71,28 +67,19 @@ def raw_rows(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
         raise InputError(one_line(f"{source}: cannot be read: {reason}")) from error
     if is_directory:
         return read_directory(path, config)
-    if is_file:
-        if not size:
-            raise InputError(f"{source}: the file is empty")
-        return _file_rows(path, config)
-    if exists:
-        raise InputError(f"{source}: not a regular file; prompts are read more than once")
-    if is_hub_id(source) and not _kind(path):
-        return read_hub(source, config)
-    raise InputError(one_line(f"{source!r}: no such file, and not the name of a Hub dataset"))
-
-
-def _kind(path: Path) -> str:
-    """The suffix that says how to read a file, or the empty text."""
     suffix = path.suffix.lower()
-    if suffix == ".gz":
-        inner = Path(path.stem).suffix.lower()
-        return inner if inner in _TEXT_SUFFIXES else ""
-    return suffix if suffix in (*_TEXT_SUFFIXES, ".parquet") else ""
-
-
-def _file_rows(path: Path, config: SourceConfig) -> Iterator[RawRow | BadRow]:
-    match _kind(path):
+    kind = Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
+    if kind not in _TEXT_SUFFIXES and suffix != ".parquet":
+        kind = ""
+    if not is_file:
+        if exists:
+            raise InputError(f"{source}: not a regular file; prompts are read more than once")
+        if is_hub_id(source) and not kind:
+            return read_hub(source, config)
+        raise InputError(one_line(f"{source!r}: no such file, and not the name of a Hub dataset"))
+    if not size:
+        raise InputError(f"{source}: the file is empty")
+    match kind:
         case ".jsonl" | ".ndjson":
             return read_jsonl(path)
         case ".json":

@@ -1,6 +1,6 @@
 """The items of a JSON array, one at a time, as the standard library reads them.
 
-Not by ijson, which the same tests fail: its C backend (3.6) turns half characters into "?" and
+Not by ijson, which the same tests fail: its C backend (3.6) turns lone surrogates into "?" and
 crashes on very long integers, its Python backend keeps the text of the whole file.
 """
 
@@ -37,7 +37,7 @@ def array_items(
 
 
 class _Window:
-    """The part of the file that is being read; `_at` is the first character not used yet."""
+    """The part of the file that is being read; `_at` is the first character not consumed."""
 
     def __init__(self, file: io.BufferedReader, path: Path, decoder: json.JSONDecoder) -> None:
         self._file = file
@@ -50,7 +50,7 @@ class _Window:
         self._ended = False
 
     def next_char(self) -> str:
-        """The next character that is no white space, or the empty text at the end."""
+        """The next character that is not white space, or the empty string at the end."""
         while True:
             while self._at < len(self._text):
                 char = self._text[self._at]
@@ -62,7 +62,7 @@ class _Window:
             self._fill()
 
     def take(self, char: str) -> None:
-        """Step over `char`, which must be next."""
+        """Consume `char`, which must be next."""
         if self.next_char() != char:
             raise self.error(f"expecting {char!r}")
         self._advance(self._at + 1)
@@ -88,12 +88,12 @@ class _Window:
             self._fill()
 
     def error(self, what: str, *, at: int | None = None) -> InputError:
-        """What breaks the array, with its line."""
+        """An error for the line at which the array breaks."""
         line = self._line + self._text.count("\n", self._at, self._at if at is None else at)
         return InputError(one_line(f"{self._path}:{line}: not valid JSON ({what}); correct it"))
 
     def _is_cut(self, problem: json.JSONDecodeError) -> bool:
-        """Whether a value may only look wrong because the window ends within it."""
+        """True where a value may look wrong only because the window ends within it."""
         within_text = problem.msg.startswith("Unterminated string")
         return within_text or problem.pos >= len(self._text) - _LONGEST_TOKEN
 
@@ -102,7 +102,7 @@ class _Window:
         self._at = to
 
     def _fill(self) -> None:
-        """Drop what was used, and read as much again as is left (an item is parsed log n times)."""
+        """Drop what is consumed, read as much again as is left (an item is parsed log n times)."""
         self._text = self._text[self._at :]
         self._at = 0
         if len(self._text) > MAX_ITEM_CHARS:

@@ -31,7 +31,12 @@ def read_preferences(
         for row in itertools.islice(rows, None if limit is None else limit - found):
             if isinstance(row, BadRow):
                 raise InputError(f"{row.where}: {row.detail}; correct the row")
-            _check_columns(row.where, row.fields)
+            missing = [name for name in _NEEDED if row.fields.get(name) is None]
+            if missing:
+                raise InputError(
+                    f"{row.where}: no column {missing[0]!r} (columns: {listed(row.fields)}); "
+                    "a preference set has chosen and rejected, and prompt"
+                )
             found += 1
             yield dict(row.fields)
     if not found:
@@ -39,9 +44,9 @@ def read_preferences(
 
 
 def _places(source: str, split: str) -> list[str]:
-    """The files that hold the rows of `source`; itself where it is a file or a Hub id.
+    """The files that hold the rows of `source`; `source` itself if it is a file or a Hub id.
 
-    A directory of ours holds the same rows as JSON lines and as Parquet: one of the two is read.
+    A directory of pairs holds the same rows as JSONL and as Parquet: one of the two is read.
     """
     folder = Path(source)
     if not source.strip() or not folder.is_dir():
@@ -52,35 +57,24 @@ def _places(source: str, split: str) -> list[str]:
                 f"{source}: a run directory has the split 'train' alone, no {split!r}; "
                 "leave out --split"
             )
-        return [str(_pairs_of(folder))]
+        pairs = folder / "pairs" / "train.jsonl"
+        if not pairs.is_file():
+            raise InputError(
+                f"{folder}: no pairs in it; decide on them with `sso-data filter {folder}`"
+            )
+        return [_not_empty(pairs, folder)]
     lines = folder / f"{split}.jsonl"
     if lines.is_file():
-        return [str(_not_empty(lines, folder.parent if folder.name == "pairs" else folder))]
+        return [_not_empty(lines, folder.parent if folder.name == "pairs" else folder)]
     tables = sorted(folder.glob(f"{split}.parquet")) or sorted(folder.glob(f"{split}-*.parquet"))
     return [str(file) for file in tables] or [source]
 
 
-def _pairs_of(run: Path) -> Path:
-    """The kept pairs of a run; InputError says how to make them."""
-    pairs = run / "pairs" / "train.jsonl"
-    if not pairs.is_file():
-        raise InputError(f"{run}: no pairs in it; decide on them with `sso-data filter {run}`")
-    return _not_empty(pairs, run)
-
-
-def _not_empty(pairs: Path, run: Path) -> Path:
+def _not_empty(pairs: Path, run: Path) -> str:
+    """The name of a file of pairs; raises InputError where the filter kept nothing."""
     if not pairs.stat().st_size:
         raise InputError(
             f"{pairs}: empty, the filter kept nothing; loosen it, e.g. `sso-data filter {run} "
             "--set filter.closeness=q0.8 --set filter.gap=q0.2`"
         )
-    return pairs
-
-
-def _check_columns(where: str, fields: Any) -> None:
-    missing = [name for name in _NEEDED if fields.get(name) is None]
-    if missing:
-        raise InputError(
-            f"{where}: no column {missing[0]!r} (columns: {listed(fields)}); a preference set has "
-            "chosen and rejected, and prompt"
-        )
+    return str(pairs)

@@ -1,7 +1,16 @@
-"""One row of a prompt source: its fields become a candidate, or it is said what is wrong."""
+"""One row of a prompt source: its fields become a candidate, or a bad row that says what is wrong.
 
+The columns beside the prompt become metadata: canonical JSON text with sorted keys, compact, UTF-8,
+finite numbers. Dates and times become ISO text, decimals and durations text, and bytes `<N bytes>`;
+an integer must fit into 64 bits (signed or unsigned).
+"""
+
+import datetime
+import decimal
+import json
 import math
 import reprlib
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,25 +19,17 @@ from typing import Any
 from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError, one_line
 from sso_data.core.records import Message
-from sso_data.prompts.metadata import MetadataError, metadata_json, plain
 
 ROLES = ("system", "user", "assistant")
 EXCERPT_CHARS = 200
+_LEAST, _MOST = -(2**63), 2**64 - 1
 _SHORT = reprlib.Repr()
 _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlist, _SHORT.maxdict = 120, 80, 4, 8
 _KEYS_THAT_SAY_MORE = frozenset(
-    {
-        "audio",
-        "function_call",
-        "image",
-        "images",
-        "name",
-        "reasoning_content",
-        "thinking",
-        "tool_call_id",
-        "tool_calls",
-        "tools",
-    }
+    (
+        *("audio", "function_call", "image", "images", "name", "reasoning_content", "thinking"),
+        *("tool_call_id", "tool_calls", "tools"),
+    )
 )
 """Keys of a chat turn that a template may show the model; a turn would lose them silently."""
 
@@ -48,7 +49,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadRow:
-    """A row that is no prompt: where it stands, at most 200 characters of it, and what is wrong."""
+    """A row that is not a prompt: its place, at most 200 characters of it, and what is wrong."""
 
     where: str
     raw: str
@@ -56,47 +57,56 @@ class BadRow:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """What stands in for the prompt that it is not; its identity comes from it."""
+        """A stand-in for the prompt, from which the row's identity is derived."""
         return (Message(role="malformed", content=self.raw),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawRow:
-    """The fields of one row as its format gave them, not looked at yet."""
+    """The fields of one row as its format gave them, not checked yet."""
 
     where: str
     fields: Mapping[str, Any]
 
 
 class RowError(Exception):
-    """What is wrong with one row; becomes a BadRow's detail."""
+    """A problem of one row; becomes the detail of a BadRow."""
 
 
-def judged(raw: RawRow, config: SourceConfig) -> Candidate | BadRow:
+def unanswerable(messages: tuple[Message, ...]) -> tuple[str, str] | None:
+    """Why a model cannot answer these messages (reason, detail), or None."""
+    turns = [message for message in messages if message.role != "system"]
+    if not turns or all(not turn.content.strip() for turn in turns if turn.role == "user"):
+        return "blank_prompt", "no user turn says anything"
+    if turns[-1].role != "user":
+        return "ends_with_assistant", "the last turn is not the user's; there is nothing to answer"
+    if not turns[-1].content.strip():
+        return "blank_prompt", "the last user turn is blank"
+    return None
+
+
+def candidate_of(raw: RawRow, config: SourceConfig) -> Candidate | BadRow:
     """The candidate that `raw` holds, or the bad row that it is."""
+    fields, column, id_column = raw.fields, config.column, config.id_column
     try:
-        return _candidate(raw, config)
-    except (RowError, MetadataError) as error:
-        return BadRow(where=raw.where, raw=excerpt(dict(raw.fields)), detail=one_line(str(error)))
-
-
-def _candidate(raw: RawRow, config: SourceConfig) -> Candidate:
-    fields = raw.fields
-    if config.column not in fields:
-        raise RowError(missing_column(config.column, fields))
-    messages = _messages(fields[config.column], config.column)
-    others = {
-        name: value
-        for name, value in fields.items()
-        if name not in (config.column, config.id_column)
-    }
-    has_id = config.id_column in fields and config.id_column != config.column
-    return Candidate(
-        messages=messages,
-        source_id=_source_id(fields[config.id_column], config.id_column) if has_id else None,
-        metadata=metadata_json(others),
-        where=raw.where,
-    )
+        if column not in fields:
+            raise RowError(missing_column(column, fields))
+        messages = _messages(fields[column], column)
+        source_id = plain(fields.get(id_column), id_column) if id_column != column else None
+        if isinstance(source_id, bool | list | dict):
+            raise RowError(f"{id_column!r} is {kind_of(source_id)}; an id is a text or a number")
+        if source_id is not None:
+            source_id = _encodable(str(source_id), f"{id_column!r}") or None
+        return Candidate(
+            messages=messages,
+            source_id=source_id,
+            metadata=metadata_json(
+                {name: fields[name] for name in fields if name not in (column, id_column)}
+            ),
+            where=raw.where,
+        )
+    except RowError as error:
+        return BadRow(where=raw.where, raw=excerpt(dict(fields)), detail=one_line(str(error)))
 
 
 def _messages(prompt: object, column: str) -> tuple[Message, ...]:
@@ -104,62 +114,105 @@ def _messages(prompt: object, column: str) -> tuple[Message, ...]:
         return (Message(role="user", content=_encodable(prompt, f"{column!r}")),)
     if not isinstance(prompt, list):
         raise RowError(f"{column!r} is {kind_of(prompt)}, not a text or a list of chat messages")
-    return tuple(_message(turn, place) for place, turn in enumerate(prompt, start=1))
-
-
-def _message(turn: object, place: int) -> Message:
-    name = f"message {place}"
-    if not isinstance(turn, dict):
-        raise RowError(f"{name} is {kind_of(turn)}, not an object with role and content")
-    for key in ("role", "content"):
-        if key not in turn:
-            raise RowError(f"{name} has no {key!r} (its keys: {listed(turn)})")
-    role, content = turn["role"], turn["content"]
-    if role not in ROLES:
-        raise RowError(f"{name} has the role {excerpt(role)}; roles are {', '.join(ROLES)}")
-    if role == "system" and place > 1:
-        raise RowError(f"{name} is a system message; only the first message may be one")
-    if not isinstance(content, str):
-        raise RowError(f"{name} has content that is {kind_of(content)}; only text is supported")
-    lost = sorted(key for key in _KEYS_THAT_SAY_MORE & turn.keys() if turn[key])
-    if lost:
-        raise RowError(f"{name} has {lost[0]!r}, which would be lost; keep role and content only")
-    return Message(role=role, content=_encodable(content, name))
-
-
-def _source_id(value: object, column: str) -> str | None:
-    """The user's own id as text; null and the empty text are no id."""
-    simple = plain(value, column)
-    if simple is None or simple == "":
-        return None
-    if isinstance(simple, bool | list | dict):
-        raise RowError(f"{column!r} is {kind_of(simple)}; an id is a text or a number")
-    return _encodable(str(simple), f"{column!r}")
+    found = []
+    for place, turn in enumerate(prompt, start=1):
+        name = f"message {place}"
+        if not isinstance(turn, dict):
+            raise RowError(f"{name} is {kind_of(turn)}, not an object with role and content")
+        for key in ("role", "content"):
+            if key not in turn:
+                raise RowError(f"{name} has no {key!r} (its keys: {listed(turn)})")
+        role, content = turn["role"], turn["content"]
+        if role not in ROLES:
+            raise RowError(f"{name} has the role {excerpt(role)}; roles are {', '.join(ROLES)}")
+        if role == "system" and place > 1:
+            raise RowError(f"{name} is a system message; only the first message may be one")
+        if not isinstance(content, str):
+            raise RowError(f"{name} has content that is {kind_of(content)}; only text is supported")
+        lost = sorted(key for key in _KEYS_THAT_SAY_MORE & turn.keys() if turn[key])
+        if lost:
+            raise RowError(
+                f"{name} has {lost[0]!r}, which would be lost; keep role and content only"
+            )
+        found.append(Message(role=role, content=_encodable(content, name)))
+    return tuple(found)
 
 
 def _encodable(text: str, name: str) -> str:
-    """`text`, if UTF-8 can hold it: a JSON escape such as \\ud800 makes half a character."""
+    """`text`, if UTF-8 can encode it: a JSON escape such as \\ud800 makes a lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        half = ascii(text[error.start])
-        raise RowError(f"{name} holds half a character (lone surrogate {half})") from error
+        surrogate = ascii(error.object[error.start])
+        raise RowError(f"{name} holds invalid Unicode (lone surrogate {surrogate})") from error
     return text
 
 
+def metadata_json(columns: Mapping[str, Any]) -> str:
+    """The canonical JSON text of `columns`; raises RowError for a column that JSON cannot hold."""
+    simple = {_key(name, name): plain(value, name) for name, value in columns.items()}
+    try:
+        text = json.dumps(
+            simple, ensure_ascii=False, sort_keys=True, allow_nan=False, separators=(",", ":")
+        )
+    except RecursionError as error:
+        raise RowError("a column beside the prompt is nested too deeply") from error
+    return _encodable(text, "a column beside the prompt")
+
+
+def plain(value: object, column: str) -> Any:
+    """`value` in JSON's own types; raises RowError that names `column` where it has none."""
+    try:
+        return _plain(value, column)
+    except RecursionError as error:
+        raise RowError(f"{column!r} is nested too deeply") from error
+
+
+def _plain(value: object, column: str) -> Any:
+    match value:
+        case None | bool() | str():
+            return value
+        case int():
+            if not _LEAST <= value <= _MOST:
+                raise RowError(f"{column!r} holds an integer of more than 64 bits; make it a text")
+            return value
+        case float():
+            if not math.isfinite(value):
+                raise RowError(f"{column!r} holds {value}, which JSON cannot; use null")
+            return value
+        case Mapping():
+            return {_key(key, column): _plain(item, column) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item, column) for item in value]
+        case datetime.datetime() | datetime.date() | datetime.time():
+            return value.isoformat()
+        case datetime.timedelta() | decimal.Decimal() | uuid.UUID():
+            return str(value)
+        case bytes() | bytearray() | memoryview():
+            return f"<{len(value)} bytes>"
+        case _:
+            raise RowError(f"{column!r} holds a {type(value).__name__}, which JSON cannot")
+
+
+def _key(key: object, column: str) -> str:
+    if not isinstance(key, str):
+        raise RowError(f"{column!r} has a key that is not a text")
+    return key
+
+
 def check_header(where: str, names: Iterable[str], config: SourceConfig) -> None:
-    """Refuse a table that names a column twice, or lacks the prompt column (where it has one)."""
+    """Raise InputError for a table with a duplicate column, or without the prompt column."""
     columns = list(names)
     twice = min((name for name, count in Counter(columns).items() if count > 1), default=None)
     if twice is not None:
-        raise InputError(one_line(f"{where}: the column {twice!r} is there twice; rename one"))
+        raise InputError(one_line(f"{where}: duplicate column {twice!r}; rename one"))
     if config.column and config.column not in columns:
         detail = missing_column(config.column, columns)
         raise InputError(one_line(f"{where}: {detail}; name the prompts' column with --column"))
 
 
 def missing_column(column: str, names: Iterable[str]) -> str:
-    """The words for a column that is not there; they name those that are."""
+    """The message for a column that does not exist; it lists those that do."""
     return f"no column {column!r} (columns: {listed(names)})"
 
 
@@ -171,7 +224,7 @@ def listed(names: Iterable[object], most: int = 12) -> str:
 
 
 def kind_of(value: object) -> str:
-    """What a value is called in a message."""
+    """The name of a value's type in a message."""
     names = {
         str: "text",
         dict: "an object",
@@ -188,11 +241,6 @@ def kind_of(value: object) -> str:
 
 
 def excerpt(value: object) -> str:
-    """At most 200 characters of a value, on one line, in characters that UTF-8 can hold."""
-    if not isinstance(value, str):
-        return _trimmed(_SHORT.repr(value))
-    return _trimmed(value[: EXCERPT_CHARS * 2])
-
-
-def _trimmed(text: str) -> str:
+    """At most 200 characters of a value, on one line, in characters that UTF-8 can encode."""
+    text = value[: EXCERPT_CHARS * 2] if isinstance(value, str) else _SHORT.repr(value)
     return one_line(text, EXCERPT_CHARS)

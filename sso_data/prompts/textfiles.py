@@ -14,15 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-import jsonlines
-
 from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError, one_line
 from sso_data.prompts.jsonarray import array_items
 from sso_data.prompts.rows import BadRow, RawRow, check_header, excerpt, kind_of
 
 MAX_LINE_BYTES = 64 * 2**20
-"""A longer line is taken for a file that has no lines (and a longer CSV field for a lost quote)."""
+"""A longer line is taken for a file without lines, a longer CSV field for a missing quote."""
+_SKIPPED = "\ufeff\x1e"
+"""Skipped at the beginning of a line: the byte-order mark, and the separator of RFC 7464."""
 _UTF8_MARK = b"\xef\xbb\xbf"
 _OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _OTHER_FORMATS = {
@@ -33,7 +33,7 @@ _OTHER_FORMATS = {
     b"PK\x03\x04": "is a zip archive; unpack it",
     b"PAR1": "is Parquet; rename it to end in .parquet",
 }
-"""How files begin that are no text, and what to do with them."""
+"""The first bytes of files that are not text, and what to do with such a file."""
 
 
 def read_jsonl(path: Path) -> Iterator[RawRow | BadRow]:
@@ -44,13 +44,13 @@ def read_jsonl(path: Path) -> Iterator[RawRow | BadRow]:
                 f"{path}: is a JSON array, not one object a line; rename it to end in .json"
             )
         lines = _Lines(file, path)
-        reader = jsonlines.Reader(lines, loads=_strict_loads)
-        while True:
+        for line in lines:
+            if not line.strip():
+                continue
             try:
-                value: Any = reader.read(allow_none=True, skip_empty=True)
-            except EOFError:
-                return
-            except jsonlines.InvalidLineError as error:
+                text = line.decode()
+                value = STRICT.decode(text[text[0] in _SKIPPED :].rstrip())
+            except (ValueError, RecursionError) as error:
                 yield BadRow(where=lines.where, raw=lines.excerpt, detail=_json_problem(error))
             else:
                 yield _object(value, lines.where)
@@ -73,7 +73,8 @@ def read_csv(path: Path, config: SourceConfig, *, delimiter: str) -> Iterator[Ra
     """A table with a header line; a row with fields too many or too few is bad."""
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     with opened(path) as file:
-        reader = csv.reader(_decoded(_Lines(file, path)), delimiter=delimiter, strict=True)
+        lines = _Lines(file, path)
+        reader = csv.reader(lines.decoded(), delimiter=delimiter, strict=True)
         header: list[str] = []
         while True:
             where = f"{path}:{reader.line_num + 1}"
@@ -111,10 +112,15 @@ def read_lines(path: Path, config: SourceConfig) -> Iterator[RawRow | BadRow]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """The bytes of a file, unzipped, behind its UTF-8 mark; InputError when it cannot be read."""
+    """The bytes of a file, unzipped, after its byte-order mark.
+
+    Raises InputError when the file is not text or cannot be read.
+    """
     try:
         with path.open("rb") as raw:
-            file = _unzipped(raw) if path.suffix == ".gz" else raw
+            file = raw
+            if path.suffix == ".gz":
+                file = io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=raw)))
             head = file.peek(8)[:8]
             if head.startswith(_OTHER_MARKS) or head[:4].count(0) > 1:
                 raise InputError(f"{path}:1: not UTF-8 (it is UTF-16 or UTF-32); save it as UTF-8")
@@ -129,12 +135,8 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
         raise InputError(one_line(f"{path}: cannot be read: {reason}")) from error
 
 
-def _unzipped(raw: io.BufferedReader) -> io.BufferedReader:
-    return io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=raw)))
-
-
 class _Lines:
-    """The lines of a file (with their ends), and where the current one stands."""
+    """The lines of a file (with their ends), and the place of the current one."""
 
     def __init__(self, file: io.BufferedReader, path: Path) -> None:
         self._file = file
@@ -147,16 +149,21 @@ class _Lines:
 
     def __next__(self) -> bytes:
         self._number += 1
-        try:
-            self._line = self._file.readline(MAX_LINE_BYTES + 1)
-        except EOFError as error:  # jsonlines would take it for the end of the file
-            raise InputError(f"{self._path}: cannot be read: {error}") from error
+        self._line = self._file.readline(MAX_LINE_BYTES + 1)
         if not self._line:
             raise StopIteration
         if len(self._line) > MAX_LINE_BYTES:
             limit = MAX_LINE_BYTES // 2**20
             raise InputError(f"{self.where}: longer than {limit} MiB; write one row a line")
         return self._line
+
+    def decoded(self) -> Iterator[str]:
+        """The lines as text; raises InputError for one that is not UTF-8."""
+        for line in self:
+            try:
+                yield line.decode()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{self.where}: {_not_utf8(error)}; save it as UTF-8") from error
 
     @property
     def where(self) -> str:
@@ -167,16 +174,8 @@ class _Lines:
         return excerpt(self._line[:1000].decode("utf-8", "backslashreplace").strip())
 
 
-def _decoded(lines: _Lines) -> Iterator[str]:
-    for line in lines:
-        try:
-            yield line.decode()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{lines.where}: {_not_utf8(error)}; save it as UTF-8") from error
-
-
 def _first_char(file: io.BufferedReader) -> bytes:
-    """The first byte of the file's beginning that is no white space."""
+    """The first byte at the beginning of the file that is not white space."""
     return file.peek(1).lstrip()[:1]
 
 
@@ -187,39 +186,33 @@ def _object(value: object, where: str) -> RawRow | BadRow:
     return BadRow(where=where, raw=excerpt(value), detail=detail)
 
 
-def _strict_loads(text: str | bytes) -> Any:
-    """A line of JSON by the `STRICT` decoder, which never fails with anything but ValueError."""
-    try:
-        line = text if isinstance(text, str) else text.decode()
-        return STRICT.decode(line.rstrip())
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON; use null")
+    raise ValueError(f"{name} is not a number in JSON; use null")
 
 
 def _object_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; ValueError where it names a key twice: readers differ in which one counts."""
+    """A JSON object; raises ValueError for a duplicate key: readers differ in which one counts."""
     found = dict(pairs)
     if len(found) < len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{excerpt(twice)!r} stands twice in an object")
+        raise ValueError(f"duplicate key {excerpt(twice)!r} in an object")
     return found
 
 
 STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object_once)
-"""JSON as it is defined: without NaN and Infinity, and with every key of an object once."""
+"""JSON as it is defined, without NaN and Infinity, and without duplicate keys in an object."""
 
 
-def _json_problem(error: jsonlines.InvalidLineError) -> str:
-    cause = error.__cause__
-    if isinstance(cause, UnicodeDecodeError):
-        return _not_utf8(cause)
-    if isinstance(cause, json.JSONDecodeError):
-        return one_line(f"not valid JSON ({cause.msg} at column {cause.colno})")
-    return one_line(f"not valid JSON ({str(cause).split(';')[0] if cause else error.message})")
+def _json_problem(error: ValueError | RecursionError) -> str:
+    match error:
+        case UnicodeDecodeError():
+            return _not_utf8(error)
+        case json.JSONDecodeError():
+            return one_line(f"not valid JSON ({error.msg} at column {error.colno})")
+        case RecursionError():
+            return "not valid JSON (nested too deeply)"
+        case _:
+            return one_line(f"not valid JSON ({str(error).split(';')[0]})")
 
 
 def _not_utf8(error: UnicodeDecodeError) -> str:

@@ -9,8 +9,9 @@ from sso_data.config.run import RunConfig, validated
 from sso_data.core.jinja import render
 from sso_data.core.naming import is_local, public_name
 from sso_data.core.records import SIDE_OF
-from sso_data.publishing.commands import clean, making_commands, public_setting
+from sso_data.publishing.commands import making_commands
 from sso_data.publishing.numbers import PairNumbers, count_pairs, draw_plots
+from sso_data.publishing.public import clean_name, public_setting
 from sso_data.publishing.readme import (
     Card,
     Cells,
@@ -21,14 +22,13 @@ from sso_data.publishing.readme import (
     size_category,
     table,
 )
-from sso_data.runs.decided import read_decided, section
+from sso_data.runs.pairs import read_decided, section
 from sso_data.runs.run import Account, require_run, run_account, unfinished
 from sso_data.runs.scores import Scores, load_scores
 from sso_data.runs.workdir import Manifest
 
 _TAGS = ("preference", "dpo", "on-policy", "synthetic", "self-steering-optimization", "sso-data")
 _CONFIG_NAMES = frozenset(("pairs", "rows"))
-_TITLE = "Preference pairs by Self-Steering Optimization"
 _PURPOSE = {
     "pairs": "what the filter kept",
     "rows": "every row with all its scores, kept or not, to filter again",
@@ -96,7 +96,7 @@ def read_facts(run: Path) -> RunFacts:
 def dataset_card(
     facts: RunFacts,
     *,
-    repo: str | None,
+    repo: str,
     configs: Sequence[DataConfig],
     language: Sequence[str] = (),
     license: str | None = None,  # noqa: A002 - the name of the metadata's field
@@ -115,7 +115,19 @@ def dataset_card(
         "task_categories": ["text-generation"],
         "tags": list(_TAGS),
         "size_categories": [size_category(max((one.rows for one in configs), default=0))],
-        "configs": [_config_entry(one) for one in configs],
+        "configs": [
+            {
+                "config_name": one.name,
+                "data_files": [
+                    {
+                        "split": "train",
+                        "path": one.files[0] if len(one.files) == 1 else list(one.files),
+                    }
+                ],
+                **({"default": True} if one.default else {}),
+            }
+            for one in configs
+        ],
     }
     metadata |= {"language": list(language)} if language else {}
     metadata |= {"license": license} if license else {}
@@ -137,16 +149,7 @@ def dataset_card(
     return card, plots
 
 
-def _config_entry(config: DataConfig) -> dict[str, Any]:
-    files = config.files[0] if len(config.files) == 1 else list(config.files)
-    entry: dict[str, Any] = {
-        "config_name": config.name,
-        "data_files": [{"split": "train", "path": files}],
-    }
-    return entry | ({"default": True} if config.default else {})
-
-
-def _data(repo: str | None, configs: Sequence[DataConfig], *, others: bool) -> dict[str, Any]:
+def _data(repo: str, configs: Sequence[DataConfig], *, others: bool) -> dict[str, Any]:
     """The page's variables for the repository; `others`: it has more configurations than ours."""
     chosen = next((one for one in configs if one.default), configs[0])
     rows = [
@@ -158,11 +161,10 @@ def _data(repo: str | None, configs: Sequence[DataConfig], *, others: bool) -> d
         )
         for one in configs
     ]
-    shown = repo or "NAMESPACE/NAME"
     return {
-        "repo": shown,
-        "source": f"{shown}:{chosen.name}" if others else shown,
-        "title": inline((repo or "").rpartition("/")[2] or _TITLE),
+        "repo": repo,
+        "source": f"{repo}:{chosen.name}" if others else repo,
+        "title": inline(repo.rpartition("/")[2]),
         "config": chosen.name,
         "files": table(("configuration", "rows", "what", "files"), rows, "lrll"),
     }
@@ -201,7 +203,7 @@ def _made(facts: RunFacts, numbers: PairNumbers) -> Iterator[Cells]:
     config, manifest = facts.config, facts.manifest
     identity, revision = section(manifest, "identity"), config.engine.revision
     if is_local(config.model):
-        yield "model", code(clean(config.model))
+        yield "model", code(clean_name(config.model))
     else:
         at = f", revision {code(revision)}" if revision else ""
         yield "model", f"[{inline(config.model)}](https://huggingface.co/{config.model}){at}"
@@ -209,7 +211,7 @@ def _made(facts: RunFacts, numbers: PairNumbers) -> Iterator[Cells]:
         yield "adapter (LoRA)", code(public_name(str(config.engine.adapter)))
     yield "fingerprint of the weights", code(identity.get("model", "-"))
     listed = manifest.get("sources")
-    sources = [clean(str(one)) for one in listed] if isinstance(listed, list) else []
+    sources = [clean_name(str(one)) for one in listed] if isinstance(listed, list) else []
     yield "prompts from", ", ".join(map(_source_link, sources)) or "not recorded"
     account = facts.account
     parts = [f"{account.prompts:,} = rows {account.rows:,} + failed {account.failed:,}"]
@@ -220,11 +222,11 @@ def _made(facts: RunFacts, numbers: PairNumbers) -> Iterator[Cells]:
     yield "prompts", "; ".join(parts)
     if facts.unfinished:
         yield "unfinished", f"the run was published before its end: {facts.unfinished}"
-    catalogue = code(clean(str(config.principles))) if config.principles else "as shipped"
+    catalogue = code(clean_name(str(config.principles))) if config.principles else "as shipped"
     yield "principles", f"{catalogue} (fingerprint {code(identity.get('principles', '-'))})"
     yield "principles chosen", ", ".join(map(inline, sorted(numbers.chosen_by))) or "-"
     if numbers.written_by:
-        writers = (inline(clean(name)) for name in sorted(numbers.written_by))
+        writers = (inline(clean_name(name)) for name in sorted(numbers.written_by))
         yield "their texts by", ", ".join(writers)
     sampling = config.sampling.model_dump(mode="json")
     settings = (code(f"{key} = {value}") for key, value in sampling.items())

@@ -8,9 +8,10 @@ import yaml
 
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import one_line, without_secrets
-from sso_data.core.naming import public_name, shown_command
-from sso_data.runs.decided import section
-from sso_data.runs.origin import Given, Origin, origin_of
+from sso_data.core.naming import shown_command
+from sso_data.publishing.public import clean_name, public_setting
+from sso_data.runs.pairs import section
+from sso_data.runs.run import Given, Origin, origin_of
 
 _OPTIONS = ("model", "seed", "principles")
 _NO_RECIPE = ("filter", "output", "source")
@@ -43,7 +44,7 @@ def _commands(config: RunConfig, origin: Origin, run: str, taken: set[str]) -> I
     """The commands that make the directory `run`; `taken` are the names of directories so far."""
     names = []
     for part in origin.merged:
-        name = wanted = clean(part.run)
+        name = wanted = clean_name(part.run)
         number = 2
         while name in taken:
             name, number = f"{wanted}-{number}", number + 1
@@ -62,10 +63,10 @@ def _commands(config: RunConfig, origin: Origin, run: str, taken: set[str]) -> I
 def _generate_command(run: RunConfig, given: Given, out: str) -> str:
     """The command that reads `given` into the run directory `out`."""
     config, defaults = run.model_dump(mode="json"), RunConfig().model_dump(mode="json")
-    words = ["sso-data", "generate", clean(given.source)]
+    words = ["sso-data", "generate", clean_name(given.source)]
     for key in _OPTIONS:
         if config[key] != defaults[key]:
-            words += [f"--{key}", clean(str(config[key]))]
+            words += [f"--{key}", clean_name(str(config[key]))]
     own = {key: value for key, value in config.items() if key not in (*_OPTIONS, *_NO_RECIPE)}
     sections = {key: value for key, value in own.items() if isinstance(value, dict)}
     words += _set_words("", {k: v for k, v in own.items() if k not in sections}, defaults)
@@ -89,17 +90,3 @@ def _set_words(prefix: str, values: Mapping[str, Any], defaults: Mapping[str, An
             text = text.removesuffix("...\n").strip()
             words += ["--set", f"{prefix}{key}={text}"]
     return words
-
-
-def public_setting(value: Any) -> Any:
-    """A setting without directories of this machine, and without tokens."""
-    if isinstance(value, dict):
-        return {key: public_setting(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [public_setting(inner) for inner in value]
-    return clean(value) if isinstance(value, str) and "/" in value else value
-
-
-def clean(name: str) -> str:
-    """A name as the public may see it: of a local path the last part, and no tokens."""
-    return without_secrets(public_name(name))

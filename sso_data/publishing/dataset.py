@@ -12,23 +12,21 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from sso_data.core.errors import ConfigError, HubError, InputError, RunError
+from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.exporting.formats import llama_factory_entry
 from sso_data.publishing.card import DataConfig, RunFacts, dataset_card, read_facts
-from sso_data.publishing.failures import HubTroubleError
 from sso_data.publishing.hub import Hub, check_repo_id
 from sso_data.publishing.public import public_json, public_text
 from sso_data.publishing.readme import README, merge_card
-from sso_data.publishing.upload import MAIN, Parcel, Published, Target, publish
+from sso_data.publishing.upload import MAIN, Parcel, Published, Target, publish, stage
 from sso_data.runs.columns import row_key
-from sso_data.runs.features import card_features
-from sso_data.runs.files import NewFile, make_dir, remove_tree, write_new
+from sso_data.runs.files import NewFile, make_dir, write_new
 from sso_data.runs.journal import read_lines, to_line, whole_lines_size
+from sso_data.runs.parquet import card_features
 from sso_data.runs.run import iterate_failures, locked, require_run
 from sso_data.runs.scores import parts
 
-STAGE = ".push"
 PAIRS = "train.jsonl"
 """In the root of the repository: LLaMA-Factory, and people, find it there."""
 
@@ -65,7 +63,7 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
     require_run(run)
     hub = Hub("dataset", endpoint=endpoint)
     target = Target(repo=repo, revision=revision, private=private, overwrite=overwrite)
-    with locked(run), locked(run, "pairs"):
+    with locked(run), locked(run, "pairs"), stage(run) as folder:
         facts = read_facts(run)
         if facts.unfinished and private is False:
             raise RunError(
@@ -75,28 +73,25 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
         if facts.unfinished:
             progress.note(f"the run is unfinished: {facts.unfinished}")
         progress.phase("making the card")
-        parcel = pack(facts, repo, what=what, language=language, license=license, progress=progress)
-        progress.phase(f"looking at {hub.url(repo)}")
-        try:
-            done = publish(hub, parcel, target, progress)
-        except HubTroubleError as error:
-            raise HubError(
-                f"{error}; everything is complete in {run}: run the same command again to continue"
-            ) from error
-        remove_tree(run / STAGE)
-    return done
+        if facts.decided["rows"] != len(facts.scores):
+            progress.note(
+                f"the pairs were decided on {facts.decided['rows']} of {len(facts.scores)} rows; "
+                f"`sso-data filter {run}` decides again"
+            )
+        parcel = pack(facts, repo, folder, what=what, language=language, license=license)
+        return publish(hub, parcel, target, progress)
 
 
 def pack(
     facts: RunFacts,
     repo: str,
+    folder: Path,
     *,
     what: str = "all",
     language: Sequence[str] = (),
     license: str | None = None,  # noqa: A002 - the name of the card's field
-    progress: Progress | None = None,
 ) -> Parcel:
-    """Make the whole content of the repository on this machine.
+    """Make the whole content of the repository; files that the run has not go to `folder`.
 
     Raises InputError where the filter kept nothing or a field of the card is wrong, RunError where
     nothing can be written into the run.
@@ -107,14 +102,6 @@ def pack(
             f"{run}: nothing to push, the filter kept none of {facts.decided['rows']} rows; loosen "
             f"it, e.g. `sso-data filter {run} --set filter.gap=q0.2`"
         )
-    if facts.decided["rows"] != rows and progress is not None:
-        progress.note(
-            f"the pairs were decided on {facts.decided['rows']} of {rows} rows; `sso-data filter "
-            f"{run}` decides again"
-        )
-    folder = run / STAGE
-    remove_tree(folder)
-    make_dir(folder)
     files = {PAIRS: run / "pairs" / PAIRS, "filter.json": run / "pairs" / "filter.json"}
     features = card_features(files[PAIRS], journal=False)
     configs = [DataConfig(name="pairs", files=(PAIRS,), rows=kept, default=True, features=features)]
@@ -145,6 +132,7 @@ def pack(
         make_dir((folder / path).parent)
         write_new(folder / path, content)
     return Parcel(
+        folder=run,
         files=files | {path: folder / path for path in made},
         card=card,
         what="run",

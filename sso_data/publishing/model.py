@@ -5,16 +5,14 @@ import re
 from fnmatch import translate
 from pathlib import Path
 
-from sso_data.core.errors import HubError, RunError
+from sso_data.core.errors import RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.models.directory import SAVED_FILES
-from sso_data.publishing.dataset import STAGE
-from sso_data.publishing.failures import HubTroubleError
 from sso_data.publishing.hub import Hub, check_repo_id
 from sso_data.publishing.public import public_json
 from sso_data.publishing.readme import README, Card, read_metadata, split_page
-from sso_data.publishing.upload import Parcel, Published, Target, check_target, publish
-from sso_data.runs.files import make_dir, remove_tree, write_new
+from sso_data.publishing.upload import Parcel, Published, Target, check_target, publish, stage
+from sso_data.runs.files import write_new
 from sso_data.runs.run import locked
 from sso_data.training.state import MANIFEST, read_training
 
@@ -54,10 +52,7 @@ def push_model(
     if manifest is None or "finished" not in manifest:
         raise RunError(f"{out}: no finished training in it; train it to the end first")
     hub = Hub("model")
-    with locked(out, "model"):
-        folder = out / STAGE
-        remove_tree(folder)
-        make_dir(folder)
+    with locked(out, "model"), stage(out) as folder:
         files = {file.name: file for pattern in _MODEL for file in out.glob(pattern)}
         for name in _NAMING:
             if (out / name).is_file():
@@ -65,6 +60,7 @@ def push_model(
                 files[name] = folder / name
         front, page = split_page((out / README).read_text(encoding="utf-8"))
         parcel = Parcel(
+            folder=out,
             files=files,
             card=Card(metadata=read_metadata(front), page=page.strip()),
             what="training",
@@ -73,13 +69,5 @@ def push_model(
             ours=_OURS,
             title=f"Trained by sso-data, {manifest['steps']} steps",
         )
-        progress.phase(f"looking at {hub.url(repo)}")
         target = Target(repo=repo, private=private, overwrite=overwrite)
-        try:
-            done = publish(hub, parcel, target, progress)
-        except HubTroubleError as error:
-            raise HubError(
-                f"{error}; the model is complete in {out}: run the same command again to push it"
-            ) from error
-        remove_tree(folder)
-    return done
+        return publish(hub, parcel, target, progress)

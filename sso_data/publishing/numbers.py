@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sso_data.core.records import SIDE_OF, VIEWS, JsonRow, View
-from sso_data.runs.decided import not_a_row, read_pairs
+from sso_data.runs.pairs import not_a_row, read_pairs
 
 NATS_BIN = 0.001
 """Nats/token in a bin: quantiles of log-probs are exact to half of it."""

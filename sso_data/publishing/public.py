@@ -15,7 +15,7 @@ _NAMES = {
     *("model", "principles", "adapter", "sources", "source", "data", "name"),
     *("base_model_name_or_path", "principle_model", "templates"),
 }
-"""Keys whose values are names of models, of data or of places."""
+"""Keys whose values are names of models, of data or of directories."""
 
 _AS_IT_IS = {"identity", "template_kwargs"}
 _LEFT_OUT = {"endpoint"}
@@ -32,6 +32,20 @@ def public_json(content: Mapping[str, Any]) -> bytes:
 def public_text(text: str) -> str:
     """A message without the directories of the paths in it, and without tokens."""
     return without_secrets(_DIRECTORIES.sub("", text))
+
+
+def public_setting(value: Any) -> Any:
+    """A setting without directories of this machine, and without tokens."""
+    if isinstance(value, dict):
+        return {key: public_setting(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [public_setting(inner) for inner in value]
+    return clean_name(value) if isinstance(value, str) and "/" in value else value
+
+
+def clean_name(name: str) -> str:
+    """A name as the public may see it: of a local path the last part, and no tokens."""
+    return without_secrets(public_name(name))
 
 
 def _public(value: Any, key: str = "") -> Any:

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from sso_data.core.errors import ConfigError, HubError, RunError
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.prompts.hub import is_hub_id
+from sso_data.prompts.tables import is_hub_id
 from sso_data.publishing.failures import HubTroubleError, patiently
 from sso_data.publishing.hub import Hub, State
 from sso_data.publishing.upload import LocalFile
 from sso_data.runs.files import make_dir, remove_tree, swap_dir
-from sso_data.runs.identity import difference
 from sso_data.runs.run import read_run, require_run
-from sso_data.runs.workdir import write_json
+from sso_data.runs.workdir import difference, write_json
 
 _FILES = ("run.json", "failed.jsonl", "rows/*.jsonl")
 

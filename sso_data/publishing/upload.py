@@ -9,17 +9,20 @@ or in another, begins in the same way: what arrived is not sent again.
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sso_data.config.migration import Kind
 from sso_data.core.errors import HubError
 from sso_data.core.progress import Progress
 from sso_data.publishing.failures import HubTroubleError, patiently
 from sso_data.publishing.hub import Hub, State, Stored
 from sso_data.publishing.readme import README, Card, merge_card
-from sso_data.runs.identity import difference
+from sso_data.runs.files import make_dir, remove_tree
+from sso_data.runs.workdir import difference
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
@@ -39,7 +42,7 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parcel:
-    """The content of a repository, complete on this machine: files by their path in it, and a card.
+    """The content of a repository, complete in `folder`: files by their path in it, and a card.
 
     `what` names the content. `identity_file` is the manifest among the files that tells whose
     content a repository holds: it is the same where the identity of `manifest`, and the values of
@@ -47,9 +50,10 @@ class Parcel:
     those that this one does not write are removed from the repository.
     """
 
+    folder: Path
     files: Mapping[str, Path]
     card: Card
-    what: str
+    what: Kind
     identity_file: str
     manifest: Mapping[str, Any]
     identity_keys: tuple[str, ...] = ()
@@ -171,7 +175,27 @@ def check_target(hub: Hub, target: Target, progress: Progress) -> None:
 
 def publish(hub: Hub, parcel: Parcel, target: Target, progress: Progress) -> Published:
     """Make the repository hold the parcel. Raises HubError; nothing incomplete is public then."""
-    return patiently(_Push(hub, parcel, target, progress).attempt, progress)
+    progress.phase(f"looking at {hub.url(target.repo)}")
+    try:
+        return patiently(_Push(hub, parcel, target, progress).attempt, progress)
+    except HubTroubleError as error:
+        raise HubError(
+            f"{error}; everything is complete in {parcel.folder}: run the same command again to "
+            "continue"
+        ) from error
+
+
+@contextmanager
+def stage(folder: Path) -> Iterator[Path]:
+    """An empty directory in a run or a training for what is made for the repository.
+
+    It is removed when the context ends well. Raises RunError where it cannot be written.
+    """
+    staged = folder / ".push"
+    remove_tree(staged)
+    make_dir(staged)
+    yield staged
+    remove_tree(staged)
 
 
 class _Push:
@@ -249,7 +273,7 @@ class _Push:
         remedy = "use another name, or --overwrite to replace it"
         if parcel.identity_file in state.files:
             there = self._hub.read(repo, parcel.identity_file, state.commit)
-            if found := difference(there, parcel.manifest, *parcel.identity_keys):
+            if found := difference(there, parcel.manifest, *parcel.identity_keys, kind=parcel.what):
                 raise HubError(f"{repo}: holds another {parcel.what}: {found}; {remedy}")
         elif strangers := sorted(state.files.keys() - _USUAL):
             raise HubError(

@@ -1,8 +1,10 @@
 """Outside rows as Parquet, with a schema that does not depend on the rows."""
 
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -142,3 +144,37 @@ def _named(path: Path) -> Iterator[None]:
             f"{path}: a row does not fit the columns ({reason}); "
             "repair the journal, or set output.parquet=false"
         ) from error
+
+
+_MESSAGES = ("chosen_message", "rejected_message")
+_NAMES = {"double": "float64"}
+
+
+def card_features(*files: Path, journal: bool) -> list[dict[str, Any]]:
+    """The columns of files of pairs, or of journal parts, as `features` in a card's dataset_info.
+
+    The ninth log-prob is a column where a row has it.
+    """
+    spare = "logp_{}_{}".format(*OPTIONAL_SCORE)
+    is_there = any(_has_column(file, spare) for file in files)
+    cells = [cell for cell in ALL_CELLS if is_there or cell != OPTIONAL_SCORE]
+    fields = [field for field in schema(cells) if not (journal and field.name in _MESSAGES)]
+    return [{"name": field.name, **_feature(field.type)} for field in fields]
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    """One type in the words of `datasets`."""
+    if pa.types.is_list(kind):
+        inner = _feature(kind.value_type)
+        return {"list": inner.get("dtype") or inner["struct"]}
+    if pa.types.is_struct(kind):
+        return {"struct": [{"name": field.name, **_feature(field.type)} for field in kind]}
+    return {"dtype": _NAMES.get(str(kind), str(kind))}
+
+
+def _has_column(file: Path, name: str) -> bool:
+    """Whether a row of the file has the column; in a text its quotes would be escaped."""
+    if not file.stat().st_size:
+        return False
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(f'"{name}":'.encode()) >= 0

@@ -16,6 +16,7 @@ from typing import Any
 
 from sso_data import __version__
 from sso_data.config import migration
+from sso_data.config.migration import Kind, upgraded
 from sso_data.core.errors import RunError, one_line
 from sso_data.runs.files import locked_file, make_dir, remove_tree, write_atomic
 
@@ -144,9 +145,8 @@ def open_workdir(
     """Start the work in `path`, or continue it when `identity` is that of the work there.
 
     The caller holds the directory's lock. `details` are put into the manifest besides the identity;
-    its `defaults` are those of the first start (or of the format that was upgraded). Raises
-    RunError that names the first differences and the `remedy`, or refuses a directory of something
-    else.
+    their `defaults` only when the work starts. Raises RunError that names the first differences and
+    the `remedy`, or refuses a directory of something else.
     """
     make_dir(path)
     if not (overwrite and clear(path, kind)):
@@ -164,8 +164,7 @@ def open_workdir(
         return WorkDir(path, kind, manifest)
     refuse_another(path, kind.noun, manifest["identity"], identity, remedy)
     found = WorkDir(path, kind, manifest)
-    kept = {"defaults": stored_defaults(path, kind)} if "defaults" in details else {}
-    found.set(**{**details, **kept})
+    found.set(**{key: value for key, value in details.items() if key != "defaults"})
     return found
 
 
@@ -254,3 +253,22 @@ def _read(path: Path, kind: WorkKind) -> Manifest | None:
     if not isinstance(content.get("identity"), dict) or not kind.is_valid(content):
         raise RunError(f"{file}: not {what}{remedy}")
     return content
+
+
+def difference(there: bytes, here: Mapping[str, Any], *keys: str, kind: Kind = "run") -> str | None:
+    """What tells the run or training of another manifest from ours, or None.
+
+    Besides the identity the values of `keys` must agree. `there`, a manifest of this `kind`, may be
+    of an earlier format than `here`.
+    """
+    try:
+        content = upgraded(json.loads(there), kind)
+        identity = dict(content["identity"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "its manifest is not readable"
+    changed = differences(identity, here["identity"])
+    changed += differences(
+        {key: content.get(key) for key in keys}, {key: here.get(key) for key in keys}
+    )
+    more = f" (and {len(changed) - 2} more)" if len(changed) > 2 else ""
+    return "; ".join(changed[:2]) + more if changed else None

@@ -13,7 +13,7 @@ from sso_data.core.records import JsonRow, Prompt, Steering, content_hash
 from sso_data.engines.driver import Window, drive
 from sso_data.engines.interface import Refused
 from sso_data.prompts import BadRow, Candidate
-from sso_data.prompts.answerable import unanswerable
+from sso_data.prompts.rows import unanswerable
 from sso_data.runs.steering import Book, content_of
 from sso_data.steering.by_model import Answers, Asking, Task, steer_by_model
 from sso_data.steering.counts import SteeringCounts

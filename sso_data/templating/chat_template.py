@@ -44,10 +44,11 @@ _OURS = frozenset(
     )
 )
 """Arguments of `apply_chat_template` that are no template's own, or that we set."""
-_ROLE = re.compile(r"[A-Za-z][\w-]{0,31}", re.ASCII)
+ROLE = re.compile(r"[A-Za-z][\w-]{0,31}", re.ASCII)
+"""A role is a plain word: templates write it between control tokens."""
 _MOST_FRAMES, _MOST_KEPT_TURNS = 512, 256
 _MOST_CHARS = 2**26
-"""A longer rendering is a template gone mad; 2 ** 26 characters are 16 million tokens or so."""
+"""The longest rendering that is accepted, about 16 million tokens; longer is a template's bug."""
 
 
 class Unrenderable(Exception):  # noqa: N818 - an answer about one row, not a fault
@@ -165,18 +166,51 @@ class ChatTemplate:
         return RenderedViews(ids=ids, system=system)
 
     def ids(self, messages: tuple[Message, ...]) -> list[int]:
-        """The prompt's ids, generation prompt included, with exactly one BOS where there is one."""
-        if self.facts.system_role == "folded":
-            messages = fold_system(messages)
+        """The prompt's ids, generation prompt included, with exactly one BOS where there is one.
+
+        Raises Unrenderable when the template refuses the prompt.
+        """
+        messages = self.folded(messages)
         ids = self._encode(messages)
         return [self.tokenizer.bos_token_id, *ids] if self.facts.bos == "added" else ids
 
+    def folded(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """The messages as the template takes them: without a system role where it has none."""
+        return fold_system(messages) if self.facts.system_role == "folded" else messages
+
+    def render(self, messages: Sequence[Message], *, generation: bool = True) -> str:
+        """The text of `folded` messages, by default with the generation prompt.
+
+        Raises Unrenderable when the template refuses them.
+        """
+        pinned: dict[str, Any] = dict(self._kwargs)
+        if "strftime_now" in self._source:
+            pinned["strftime_now"] = datetime.fromisoformat(self._date).strftime
+        turns = [message.to_json() for message in messages]
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=generation, **pinned
+            )
+        except Exception as error:
+            reason = one_line(error, 300)
+            raise Unrenderable("template_refused", f"the chat template says: {reason}") from error
+        if len(rendered) > _MOST_CHARS:
+            detail = f"the chat template writes {len(rendered)} characters"
+            raise Unrenderable("template_refused", detail)
+        if not is_encodable(rendered):
+            raise Unrenderable("half_character", "a text holds invalid Unicode (lone surrogate)")
+        return str(rendered)
+
+    def plain_ids(self, text: str) -> list[int]:
+        """The tokenizer's own ids; long texts are judged later, so it need not warn of them."""
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
     def holds_control(self, text: str) -> bool:
-        """Whether the text of a control token stands in `text`."""
+        """Return True if `text` contains the text of a control token."""
         return any(control in text for control in self._control_ids)
 
     def forges(self, text: str, ids: Sequence[int]) -> bool:
-        """Whether `ids`, into which the tokenizer turned `text`, hold more than its control tokens.
+        """Return True if `ids`, the tokenizer's of `text`, hold more than the control tokens in it.
 
         A tokenizer that normalises may find one in letters that only look like it.
         """
@@ -192,8 +226,7 @@ class ChatTemplate:
         """
         if self._refuse_control or self.facts.control_tokens == "refused":
             raise Unrenderable("control_tokens", "a message holds the text of a control token")
-        turns = [Message(role="assistant", content=content) for content in contents]
-        return self._segment_ids(_Frame(literals=tuple(literals), controls=[]), turns)
+        return self._segment_ids(literals, contents)
 
     @cached_property
     def kwargs_json(self) -> str:
@@ -209,81 +242,44 @@ class ChatTemplate:
         )
 
     def is_unclosed_thinking(self, text: str) -> bool:
-        """Whether a response ends inside its thinking block: it never came to its answer."""
+        """Return True if a response ends inside its thinking block, without an answer."""
         opened = text.count("<think>") + int(self.facts.opens_thinking)
         return opened > text.count("</think>")
 
     def _encode(self, messages: tuple[Message, ...]) -> list[int]:
-        text = self._render(messages)
-        ids = self._plain_ids(text)
+        text = self.render(messages)
+        ids = self.plain_ids(text)
         frame = self._frame(tuple(message.role for message in messages))
         if frame is None:
             held = any(self.holds_control(message.content) for message in messages)
             forged = held or self.forges(text, ids)
         else:
             forged = self._controls(ids) != frame.controls
-        return self._encode_as_text(text, messages, frame) if forged else ids
-
-    def _encode_as_text(
-        self, text: str, messages: Sequence[Message], frame: "_Frame | None"
-    ) -> list[int]:
-        """Ids of a prompt whose messages hold control tokens' text."""
-        if self._refuse_control or self.facts.control_tokens == "refused":
-            raise Unrenderable("control_tokens", "a message holds the text of a control token")
-        if frame is None or frame.text(messages) != text:
+        if not forged:
+            return ids
+        contents = [message.content for message in messages]
+        if frame is None or interleaved(frame.literals, contents) != text:
             raise Unrenderable(
                 "control_tokens",
                 "a message holds the text of a control token, and the template alters messages",
             )
-        return self._segment_ids(frame, messages)
-
-    def _render(self, messages: Sequence[Message]) -> str:
-        pinned: dict[str, Any] = dict(self._kwargs)
-        if "strftime_now" in self._source:
-            pinned["strftime_now"] = datetime.fromisoformat(self._date).strftime
-        turns = [message.to_json() for message in messages]
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, **pinned
-            )
-        except Exception as error:
-            reason = one_line(error, 300)
-            raise Unrenderable("template_refused", f"the chat template says: {reason}") from error
-        if len(rendered) > _MOST_CHARS:
-            detail = f"the chat template writes {len(rendered)} characters"
-            raise Unrenderable("template_refused", detail)
-        if not is_encodable(rendered):
-            raise Unrenderable("half_character", "a text holds half a character (lone surrogate)")
-        return str(rendered)
+        return self.segment_ids(frame.literals, contents)
 
     def _frame(self, roles: tuple[str, ...]) -> "_Frame | None":
         """The template's own text around turns of these roles; None where it cannot be told."""
         if roles in self._frames:
             return self._frames[roles]
         for role in set(roles):
-            if not _ROLE.fullmatch(role) or self.holds_control(role):
+            if not ROLE.fullmatch(role) or self.holds_control(role):
                 raise Unrenderable("unknown_role", f"a turn has the role {one_line(role, 80)!r}")
-        frame = self._new_frame(roles)
+        literals = literals_around(self._try_render(marked(roles)), len(roles))
+        frame = None
+        if literals is not None:
+            controls = self._controls(self.plain_ids(" ".join(literals)))
+            frame = _Frame(literals=tuple(literals), controls=controls)
         if len(self._frames) < _MOST_FRAMES and len(roles) <= _MOST_KEPT_TURNS:
             self._frames[roles] = frame
         return frame
-
-    def _new_frame(self, roles: tuple[str, ...]) -> "_Frame | None":
-        numbers = [str(_FIRST_MARK + index) for index in range(len(roles))]
-        turns = [
-            Message(role=role, content=f"Qz{number}zQ")
-            for role, number in zip(roles, numbers, strict=True)
-        ]
-        split = _MARK.split(self._try_render(turns))
-        literals, found = split[::2], split[1::2]
-        if found != numbers:
-            return None
-        controls = self._controls(self._plain_ids(" ".join(literals)))
-        return _Frame(literals=tuple(literals), controls=controls)
-
-    def _plain_ids(self, text: str) -> list[int]:
-        """The tokenizer's own ids; long texts are judged later, so it need not warn of them."""
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     @cached_property
     def _control_ids(self) -> dict[str, int]:
@@ -315,27 +311,25 @@ class ChatTemplate:
                 vocabulary.pop(control, None)
         return Tokenizer.from_str(json.dumps(spec))
 
-    def _segment_ids(self, frame: "_Frame", messages: Sequence[Message]) -> list[int]:
-        """Ids with control tokens from the template's parts only; the text between is one run."""
-        ids: list[int] = []
-        run = ""
-        contents = [message.content for message in messages]
-        for literal, content in zip_longest(frame.literals, contents, fillvalue=""):
+    def _segment_ids(self, literals: Sequence[str], contents: Sequence[str]) -> list[int]:
+        """Ids with control tokens from the literals only; the text between them is one run."""
+        runs, controls = [""], []
+        for literal, content in zip_longest(literals, contents, fillvalue=""):
             for piece in self._control_pattern.split(literal):
                 if piece in self._control_ids:
-                    ids += [*self._text_ids(run), self._control_ids[piece]]
-                    run = ""
+                    controls.append(self._control_ids[piece])
+                    runs.append("")
                 else:
-                    run += piece
-            run += content
-        return [*ids, *self._text_ids(run)]
-
-    def _text_ids(self, text: str) -> list[int]:
-        if not text:
-            return []
-        ids = list(self._text_only.encode(text, add_special_tokens=False).ids)
-        if self._controls(ids):
-            raise Unrenderable("control_tokens", "a message's text cannot be told from a control")
+                    runs[-1] += piece
+            runs[-1] += content
+        ids: list[int] = []
+        for run, control in zip_longest(runs, controls):
+            found = list(self._text_only.encode(run, add_special_tokens=False).ids) if run else []
+            if self._controls(found):
+                raise Unrenderable(
+                    "control_tokens", "a message's text cannot be told from a control"
+                )
+            ids += found if control is None else [*found, control]
         return ids
 
     def _probe(self) -> TemplateFacts:
@@ -343,12 +337,12 @@ class ChatTemplate:
         user = Message(role="user", content=_PROBE_USER)
         system = Message(role="system", content=_PROBE_SYSTEM)
         try:
-            plain = self._render([user])
+            plain = self.render([user])
         except Unrenderable as error:
             raise ModelError(f"the chat template cannot render one user turn: {error}") from error
         if plain.count(_PROBE_USER) != 1:
             raise ModelError("the chat template does not show the user's turn exactly once")
-        if not self._plain_ids(_PROBE_USER):
+        if not self.plain_ids(_PROBE_USER):
             raise ModelError("the tokenizer makes no tokens of a text; download the model again")
         steered = self._try_render([system, user])
         native = (
@@ -356,10 +350,14 @@ class ChatTemplate:
             and steered.count(_PROBE_USER) == 1
             and steered.index(_PROBE_SYSTEM) < steered.index(_PROBE_USER)
         )
+        default = None
+        before, _, after = steered.partition(_PROBE_SYSTEM)
+        if native and plain.startswith(before) and plain.endswith(after):
+            default = plain[len(before) : len(plain) - len(after)] or None
         tail = plain[plain.index(_PROBE_USER) :]
         return TemplateFacts(
             system_role="native" if native else "folded",
-            default_system=self._default_system(plain, steered) if native else None,
+            default_system=default,
             bos=self._probe_bos(plain),
             control_tokens="text" if self._keeps_control_text() else "refused",
             date=self._date if "strftime_now" in self._source else None,
@@ -369,23 +367,15 @@ class ChatTemplate:
 
     def _try_render(self, messages: Sequence[Message]) -> str:
         try:
-            return self._render(messages)
+            return self.render(messages)
         except Unrenderable:
             return ""
-
-    @staticmethod
-    def _default_system(plain: str, steered: str) -> str | None:
-        """What stands in `plain` where the system message stands in `steered`, if anything does."""
-        before, _, after = steered.partition(_PROBE_SYSTEM)
-        if not (plain.startswith(before) and plain.endswith(after)):
-            return None
-        return plain[len(before) : len(plain) - len(after)] or None
 
     def _probe_bos(self, plain: str) -> Literal["template", "added", "none"]:
         bos = self.tokenizer.bos_token_id
         if bos is None:
             return "none"
-        start = self._plain_ids(plain)[:2]
+        start = self.plain_ids(plain)[:2]
         if start == [bos, bos]:
             raise ModelError("the chat template writes two BOS tokens at the start; one is right")
         if start[:1] == [bos]:
@@ -393,16 +383,17 @@ class ChatTemplate:
         return "added" if self.tokenizer("a")["input_ids"][:1] == [bos] else "none"
 
     def _keeps_control_text(self) -> bool:
-        """Whether encoding by segments gives the tokenizer's own ids on ordinary text."""
+        """Return True if encoding by segments gives the tokenizer's own ids on ordinary text."""
         if getattr(self.tokenizer, "backend_tokenizer", None) is None or not self._control_ids:
             return False
         turns = [Message(role="user", content="Is 3 < 4?\nYes, it is.")]
         frame = self._frame(("user",))
-        text = self._render(turns)
-        if frame is None or frame.text(turns) != text:
+        text = self.render(turns)
+        contents = [turn.content for turn in turns]
+        if frame is None or interleaved(frame.literals, contents) != text:
             return False
         try:
-            return self._segment_ids(frame, turns) == self._plain_ids(text)
+            return self._segment_ids(frame.literals, contents) == self.plain_ids(text)
         except Exception:  # noqa: BLE001 - a tokenizer whose twin cannot be built
             return False
 
@@ -414,15 +405,30 @@ class _Frame:
     literals: tuple[str, ...]
     controls: list[int]
 
-    def text(self, messages: Sequence[Message]) -> str:
-        """The rendering, if the template shows contents as they are."""
-        contents = [message.content for message in messages]
-        pairs = zip_longest(self.literals, contents, fillvalue="")
-        return "".join(part for pair in pairs for part in pair)
+
+def marked(roles: Sequence[str]) -> tuple[Message, ...]:
+    """Turns of these roles whose contents are marks that `literals_around` finds again."""
+    return tuple(
+        Message(role=role, content=f"Qz{_FIRST_MARK + index}zQ") for index, role in enumerate(roles)
+    )
+
+
+def literals_around(text: str, count: int) -> list[str] | None:
+    """The text before, between and after the marks of `count` turns; None unless each is there
+    once, in order."""
+    split = _MARK.split(text)
+    found = split[1::2]
+    return split[::2] if found == [str(_FIRST_MARK + index) for index in range(count)] else None
+
+
+def interleaved(literals: Sequence[str], contents: Sequence[str]) -> str:
+    """The rendering of contents between literals, if the template shows contents as they are."""
+    pairs = zip_longest(literals, contents, fillvalue="")
+    return "".join(part for pair in pairs for part in pair)
 
 
 def is_encodable(text: str) -> bool:
-    """Whether UTF-8 can hold `text`: a JSON escape such as \\ud800 makes half a character."""
+    """Return True if UTF-8 can hold `text`: a lone surrogate, such as a JSON \\ud800, it cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
-from itertools import takewhile, zip_longest
+from itertools import takewhile
 from typing import Any
 
 from sso_data.core.errors import InputError, one_line
 from sso_data.core.records import JsonRow, Message, messages_from_json
-from sso_data.templating.chat_template import ChatTemplate, Unrenderable, fold_system, is_encodable
-
-_ROLE = re.compile(r"[A-Za-z][\w-]{0,31}", re.ASCII)
-"""A role is a plain word: templates write it between control tokens."""
+from sso_data.templating.chat_template import (
+    ROLE,
+    ChatTemplate,
+    Unrenderable,
+    interleaved,
+    is_encodable,
+    literals_around,
+    marked,
+)
 
 Turns = tuple[Message, ...]
 
@@ -51,7 +55,7 @@ def _shared(chosen: Turns, rejected: Turns) -> int:
 
 
 def _begins_with(conversation: Turns, prompt: Any, where: str) -> bool:
-    """Whether a conversation starts with the prompt; text is its first user turn."""
+    """Return True if a conversation starts with the prompt; text is its first user turn."""
     if isinstance(prompt, str):
         asked = next((turn.content for turn in conversation[:-1] if turn.role == "user"), None)
         return asked == prompt
@@ -68,84 +72,69 @@ def completion_ids(
     A control token's text in a turn stays text, as in prompts.
     Raises Unrenderable when the template alters the response.
     """
-    before = _render(template, messages, generation=True)
-    rest = _rest(_render(template, (*messages, *said), generation=False), before, said)
-    if not any(_forges(template, turn, eos_ids) for turn in said):
-        prompt, together = _text_ids(template, before), _text_ids(template, before + rest)
-        apart = together[: len(prompt)] == prompt  # else tokens merge over the border
-        ids = together[len(prompt) :] if apart else _text_ids(template, rest)
-        as_text = template.forges(rest, ids)
+    before = template.render(template.folded(messages))
+    rest = _rest(template, messages, said, before)
+    added = template.tokenizer.added_tokens_decoder.items()
+    own = [str(token) for index, token in added if not token.special and index not in eos_ids]
+    if any(_forges(template, turn, own) for turn in said):
+        ids = _ids_as_text(template, messages, said, own, before, rest)
     else:
-        ids, as_text = [], True
-    if as_text:
-        ids = _ids_as_text(template, messages, said, eos_ids, before, rest)
+        prompt, together = template.plain_ids(before), template.plain_ids(before + rest)
+        apart = together[: len(prompt)] == prompt  # else tokens merge over the border
+        ids = together[len(prompt) :] if apart else template.plain_ids(rest)
+        if template.forges(rest, ids):
+            ids = _ids_as_text(template, messages, said, own, before, rest)
     last = max((i for i, token in enumerate(ids) if token in eos_ids), default=len(ids) - 1)
     return ids[: last + 1]
 
 
-def _forges(template: ChatTemplate, turn: Message, eos_ids: frozenset[int]) -> bool:
-    """Whether a turn holds the text of a control token that is not its own to write."""
+def _forges(template: ChatTemplate, turn: Message, own: Sequence[str]) -> bool:
+    """Return True if a turn holds the text of a control token that is not its own to write.
+
+    `own` are the added tokens that a model writes inside its responses: `<think>` and the like.
+    """
     if not template.holds_control(turn.content):
         return False
-    own = _writable(template, eos_ids) if turn.role == "assistant" else ()
-    added = template.tokenizer.added_tokens_decoder.values()
-    return any(str(token) in turn.content for token in added if str(token) not in own)
-
-
-def _writable(template: ChatTemplate, eos_ids: frozenset[int]) -> list[str]:
-    """Added tokens that a model writes inside its response: `<think>` and the like."""
-    added = template.tokenizer.added_tokens_decoder.items()
-    return [str(token) for index, token in added if not token.special and index not in eos_ids]
+    allowed = own if turn.role == "assistant" else ()
+    added = map(str, template.tokenizer.added_tokens_decoder.values())
+    return any(token in turn.content for token in added if token not in allowed)
 
 
 def _ids_as_text(
     template: ChatTemplate,
     messages: Turns,
     said: Turns,
-    eos_ids: frozenset[int],
+    own: Sequence[str],
     before: str,
     rest: str,
 ) -> list[int]:
     """Ids of `rest`, which `said` adds to `before`.
 
-    Its control tokens are the template's own and `_writable` ones.
+    Its control tokens are the template's, and those of `own` that assistants wrote.
     """
-    marks = [f"Qz{8000 + index}zQ" for index in range(len(said))]
-    marked = tuple(
-        Message(role=turn.role, content=mark) for turn, mark in zip(said, marks, strict=True)
-    )
-    frame = _rest(_render(template, (*messages, *marked), generation=False), before, marked)
-    literals = re.split("|".join(marks), frame)
+    marks = marked([turn.role for turn in said])
+    literals = literals_around(_rest(template, messages, marks, before), len(said))
     for contents in ([turn.content for turn in said], [turn.content.strip() for turn in said]):
-        pairs = zip_longest(literals, contents, fillvalue="")
-        if len(literals) == len(said) + 1 and rest == "".join(a + b for a, b in pairs):
-            return template.segment_ids(*_pieces(template, literals, contents, said, eos_ids))
+        if literals is None or interleaved(literals, contents) != rest:
+            continue
+        pattern = "|".join(map(re.escape, own))
+        all_literals = [literals[0]]
+        all_contents: list[str] = []
+        for turn, content, literal in zip(said, contents, literals[1:], strict=True):
+            splits = bool(own) and turn.role == "assistant"
+            split = re.split(f"({pattern})", content) if splits else [content]
+            all_contents += split[::2]
+            all_literals += [*split[1::2], literal]
+        return template.segment_ids(all_literals, all_contents)
     raise Unrenderable(
         "control_tokens",
         "a response holds the text of a control token, and the template alters responses",
     )
 
 
-def _pieces(
-    template: ChatTemplate,
-    literals: Sequence[str],
-    contents: Sequence[str],
-    said: Turns,
-    eos_ids: frozenset[int],
-) -> tuple[list[str], list[str]]:
-    """Literals and contents, with the `_writable` tokens of assistants among the literals."""
-    own = "|".join(re.escape(token) for token in _writable(template, eos_ids))
-    all_literals = [literals[0]]
-    all_contents: list[str] = []
-    for turn, content, literal in zip(said, contents, literals[1:], strict=True):
-        split = re.split(f"({own})", content) if own and turn.role == "assistant" else [content]
-        all_contents += split[::2]
-        all_literals += [*split[1::2], literal]
-    return all_literals, all_contents
-
-
-def _rest(whole: str, before: str, said: Turns) -> str:
-    """What the rendered conversation adds to the rendered prompt."""
+def _rest(template: ChatTemplate, messages: Turns, said: Turns, before: str) -> str:
+    """What the turns `said` add to `before`, the rendered prompt."""
+    whole = template.render(template.folded((*messages, *said)), generation=False)
     if whole.startswith(before):
         return whole[len(before) :]
     # for instance a generation prompt that closes a thinking block
@@ -170,34 +159,8 @@ def turns_of(value: Any, role: str, where: str) -> Turns:
     if not turns:
         raise InputError(f"{where}: prompt, chosen or rejected is empty")
     for turn in turns:
-        if not _ROLE.fullmatch(turn.role):
+        if not ROLE.fullmatch(turn.role):
             raise InputError(f"{where}: a turn has the role {one_line(turn.role, 80)!r}")
         if not is_encodable(turn.content):
-            raise InputError(f"{where}: a turn holds half a character (lone surrogate)")
+            raise InputError(f"{where}: a turn holds invalid Unicode (lone surrogate)")
     return turns
-
-
-def _render(template: ChatTemplate, messages: Sequence[Message], *, generation: bool) -> str:
-    """The conversation as text, with the template's own arguments and date."""
-    facts = template.facts
-    pinned: dict[str, Any] = dict(facts.template_kwargs)
-    if facts.date is not None:
-        pinned["strftime_now"] = datetime.fromisoformat(facts.date).strftime
-    turns = tuple(messages)
-    turns = fold_system(turns) if facts.system_role == "folded" else turns
-    try:
-        return str(
-            template.tokenizer.apply_chat_template(
-                [turn.to_json() for turn in turns],
-                tokenize=False,
-                add_generation_prompt=generation,
-                **pinned,
-            )
-        )
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise Unrenderable("template_refused", f"the chat template says: {reason}") from error
-
-
-def _text_ids(template: ChatTemplate, text: str) -> list[int]:
-    return list(template.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from sso_data.config.loss import LossConfig
 from sso_data.training.loss import (
+    PREFERENCE_TERMS,
     Parts,
+    PreferenceTerm,
     factor,
     nll,
     on_policy_weight,
@@ -24,7 +26,6 @@ from sso_data.training.loss import (
     sso_loss,
     terms_of,
 )
-from sso_data.training.preference_terms import PREFERENCE_TERMS, PreferenceTerm
 
 BackwardMode = Literal["one_pair", "two_pairs", "joint"]
 """`one_pair`: as above, at most one pair's graph alive, one extra forward pass where W is attached;

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from sso_data.models.head import IGNORED
 from sso_data.training.encode import EncodedRow, Ids
-from sso_data.training.preference_terms import PreferenceTerm
+from sso_data.training.loss import PreferenceTerm
 
 Batch = dict[str, Any]
 

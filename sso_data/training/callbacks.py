@@ -10,28 +10,30 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sso_data.config.training import EarlyStoppingConfig
+from sso_data.core.errors import TrainError
+from sso_data.core.progress import Progress
 from sso_data.runs.files import Appender
 from sso_data.runs.journal import open_lines, to_line
-from sso_data.training.errors import TrainError
-from sso_data.training.listener import StepLog, TrainListener
 
 _WINDOW = 4
 """Logged steps over which the chosen log-prob is averaged before it is judged."""
 
 
 class Metrics(TrainerCallback):  # type: ignore[misc]
-    """Appends a line per log to metrics.jsonl (`file`; None: no file) and tells the listener."""
+    """Appends a line per log to metrics.jsonl (`file`; None: no file) and reports it."""
 
-    def __init__(self, file: Path | None, listener: TrainListener) -> None:
+    def __init__(self, file: Path | None, progress: Progress) -> None:
         self._lines: Appender | None = open_lines(file) if file else None
-        self._listener = listener
+        self._progress = progress
         self.history: list[dict[str, float]] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Training begins or goes on."""
-        self._listener.steps(state.global_step, state.max_steps)
+        """Report the steps that are done."""
+        if state.global_step:
+            self._progress.note(f"going on after step {state.global_step}")
+        self._progress.count(state.global_step, state.max_steps, "steps")
 
     def on_log(
         self,
@@ -50,12 +52,32 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
         if self._lines:
             finite = {k: v if math.isfinite(v) else None for k, v in line.items()}
             self._lines.append(to_line(finite))
-        self._listener.step(StepLog(step=state.global_step, total=state.max_steps, values=values))
+        if "eval_loss" in values:
+            self._progress.note(f"step {state.global_step}: {_in_short(values)}")
+        else:
+            self._progress.count(state.global_step, state.max_steps, "steps", _in_short(values))
 
     def close(self) -> None:
         """Sync and close the file."""
         if self._lines:
             self._lines.close()
+
+
+def _in_short(values: Mapping[str, float]) -> str:
+    """Loss, W, margins with accuracies, plain-view log-probs, lengths; those that are logged."""
+    parts = [f"{name} {values[name]:.4g}" for name in ("loss", "eval_loss") if name in values]
+    if "weight" in values:
+        parts.append(f"W {values['weight']:.3f}")
+    for name in ("base", "good", "bad"):
+        if f"margin_{name}" in values:
+            accuracy = values[f"accuracy_{name}"]
+            parts.append(f"D {name} {values[f'margin_{name}']:+.3f} ({accuracy:.0%})")
+    if "logp_chosen" in values:
+        pair = f"{values['logp_chosen']:.3f}/{values['logp_rejected']:.3f}"
+        parts.append(f"log-prob {pair}")
+    if "tokens_chosen" in values:
+        parts.append(f"tokens {values['tokens_chosen']:.0f}/{values['tokens_rejected']:.0f}")
+    return ", ".join(parts)
 
 
 class EarlyStopping(TrainerCallback):  # type: ignore[misc]
@@ -66,11 +88,11 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, config: EarlyStoppingConfig, start: float | None, listener: TrainListener
+        self, config: EarlyStoppingConfig, start: float | None, progress: Progress
     ) -> None:
         self._config = config
         self._start = start
-        self._listener = listener
+        self._progress = progress
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._warned = False
         self.reason: str | None = None
@@ -109,7 +131,7 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
         elif fall > config.warn_chosen_drop and not self._warned:
             self._warned = True
-            self._listener.warn(
+            self._progress.warn(
                 f"step {state.global_step}: the chosen responses' mean log-prob under the plain "
                 f"view fell by {fall:.2f} nats/token since the start"
             )

@@ -1,5 +1,6 @@
-"""The model card of a trained policy: which model, which data, which recipe, what was measured."""
+"""The model card of a trained model, and loss.png, its metrics over the steps."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def _shown(value: Any) -> str:
 
 def _objective(config: Mapping[str, Any]) -> list[str]:
     loss = config["loss"]
-    return ["reward model"] if config["kind"] == "reward" else [loss["objective"], loss["base"]]
+    return ["reward model"] if config["kind"] == "reward" else [loss["objective"], loss["type"]]
 
 
 def _datasets(manifest: Mapping[str, Any]) -> list[str]:
@@ -75,3 +76,39 @@ def _datasets(manifest: Mapping[str, Any]) -> list[str]:
 def _hub_id(model: str) -> str | None:
     """The model's name where it is one on the Hub; a card must not name a local path."""
     return None if is_local(model) else json.dumps(model)
+
+
+_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("loss", ("loss", "eval_loss")),
+    ("margin D", ("margin_base", "margin_good", "margin_bad")),
+    ("log-prob, plain view (nats/token)", ("logp_chosen", "logp_rejected")),
+)
+
+
+def draw(history: Sequence[Mapping[str, float]], file: Path) -> bool:
+    """Draw what a training logged; False where matplotlib is not installed."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    panels = [
+        (title, found)
+        for title, names in _PANELS
+        if (found := [name for name in names if any(name in line for line in history)])
+    ]
+    figure = Figure(figsize=(5 * max(len(panels), 1), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (title, names) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), place)
+        for name in names:
+            points = [(line["step"], line[name]) for line in history if name in line]
+            axes.plot(*zip(*points, strict=True), label=name, marker="." * (len(points) < 30))
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120)
+    write_atomic(file, stream.getvalue())
+    return True

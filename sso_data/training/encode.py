@@ -21,12 +21,11 @@ from sso_data.templating.chat_template import (
     with_system,
 )
 from sso_data.templating.external_rows import completion_ids, preference_of, turns_of
-from sso_data.training.preference_terms import (
+from sso_data.training.loss import (
     DRAWN,
     PREFERENCE_TERMS,
     SEEN,
     PreferenceTerm,
-    cells_of,
 )
 
 Ids = NDArray[np.int32]
@@ -240,8 +239,8 @@ def recorded_nats(
     """The row's `logp_<seen>_<drawn>` in the places of `EncodedRow.ref_CS`; NaN where missing."""
     found = np.full((len(PREFERENCE_TERMS), 2), np.nan)
     for name in contrasts:
-        for side, (seen, drawn) in enumerate(cells_of(name)):
-            column = f"logp_{seen}_{drawn}"
+        for side, drawn in enumerate(DRAWN[name]):
+            column = f"logp_{SEEN[name]}_{drawn}"
             if row.get(column) is None:
                 continue
             value = typed(row, column, (float, int), where)

@@ -9,13 +9,26 @@ contrast out never reads its numbers.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sso_data.config.loss import LossConfig
-from sso_data.training.preference_terms import PREFERENCE_TERMS, PreferenceTerm
+from sso_data.core.records import View
+
+PreferenceTerm = Literal["base", "good", "bad"]
+
+PREFERENCE_TERMS: tuple[PreferenceTerm, ...] = ("base", "good", "bad")
+SEEN: Mapping[PreferenceTerm, View] = {"base": "plain", "good": "good", "bad": "bad"}
+DRAWN: Mapping[PreferenceTerm, tuple[View, View]] = {
+    "base": ("good", "bad"),
+    "good": ("good", "bad"),
+    "bad": ("plain", "good"),
+}
+"""The views that the preferred and the other response were drawn under: y+ over y-, and under the
+bad view y0 over y+."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +97,7 @@ def margin(policy: Tensor, ref: Tensor | None, tokens: Tensor, config: LossConfi
     s = scores(policy, tokens, config)
     if config.needs_reference:
         if ref is None:
-            raise ValueError(f"base loss {config.base} needs reference log-probs")
+            raise ValueError(f"base loss {config.type} needs reference log-probs")
         s = s - scores(ref.to(s.dtype), tokens, config)
     return s[..., 0] - s[..., 1]
 
@@ -102,7 +115,7 @@ def preference_loss(
     orpo    -s_a - beta log sigmoid(logodds_a - logodds_b), arXiv 2403.07691 eqs. 6 and 7
     """
     delta = margin(policy, ref, tokens, config)
-    match config.base:
+    match config.type:
         case "ipo":
             return (delta - 1 / (2 * config.beta)) ** 2
         case "dpo":

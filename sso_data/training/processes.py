@@ -1,20 +1,25 @@
-"""Several processes as one: who speaks, what the first one decided, scoring shared among all."""
+"""The processes of a training as one, and transformers.Trainer's arguments for them."""
 
 import gc
-from collections.abc import Iterator, Sequence
+import importlib.util
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
-import numpy as np
+import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
+from transformers import TrainingArguments
 
-from sso_data.training.encode import EncodedRow
-from sso_data.training.reference import Nats, Scorer
+from sso_data.config.training import TrainConfig
+from sso_data.core.errors import ConfigError
+from sso_data.models.training_model import compute_dtype
 
 _T = TypeVar("_T")
-_CHUNK_ROWS = 4096
+_TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
 
 
 def is_first() -> bool:
@@ -53,22 +58,90 @@ def leaving_the_group() -> Iterator[None]:
             gc.collect()
 
 
-def shared_scorer(scorer: Scorer) -> Scorer:
-    """A scorer that deals the rows out to the processes; each of them gets every row's totals."""
-    state = PartialState()
-    if state.num_processes == 1:
-        return scorer
+def training_arguments(config: TrainConfig, out: Path) -> TrainingArguments:
+    """The arguments of a training in `out`, for the processes there are.
 
-    def score(rows: Sequence[EncodedRow]) -> Iterator[tuple[list[int], Nats]]:
-        for start in range(0, len(rows), _CHUNK_ROWS):
-            end = min(start + _CHUNK_ROWS, len(rows))
-            mine = range(start + state.process_index, end, state.num_processes)
-            found: list[tuple[list[int], Nats]] = []
-            if len(mine):
-                for positions, nats in scorer([rows[index] for index in mine]):
-                    found.append(([mine[p] for p in positions], nats))
-            everything = gather_object(found)
-            positions = [position for part, _ in everything for position in part]
-            yield positions, np.concatenate([nats for _, nats in everything])
+    Raises ConfigError when a step's rows cannot be dealt to the processes evenly.
+    """
+    micro, accumulation = micro_batches(config)
+    _check_reporters(config)
+    optim, every = config.optim, config.checkpoints.every
+    use_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    checkpointing = optim.gradient_checkpointing
+    try:
+        return TrainingArguments(
+            output_dir=str(out / "checkpoints"),
+            use_cpu=use_cpu,
+            bf16=compute_dtype(config) is torch.bfloat16,
+            per_device_train_batch_size=micro,
+            per_device_eval_batch_size=micro,
+            gradient_accumulation_steps=accumulation,
+            gradient_checkpointing=not use_cpu if checkpointing is None else checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            num_train_epochs=optim.epochs,
+            max_steps=optim.max_steps or -1,
+            optim="adamw_torch",
+            learning_rate=optim.lr,
+            adam_beta1=optim.beta1,
+            adam_beta2=optim.beta2,
+            weight_decay=optim.weight_decay,
+            lr_scheduler_type=_schedule(config),
+            warmup_steps=optim.warmup_steps,
+            max_grad_norm=optim.max_grad_norm,
+            logging_steps=config.log.every,
+            save_strategy="steps",
+            save_steps=every,
+            eval_strategy="steps" if config.data.eval_share else "no",
+            eval_steps=every,
+            load_best_model_at_end=config.checkpoints.keep_best,
+            metric_for_best_model="eval_loss",
+            greater_is_better=False,
+            report_to=list(config.log.report_to) or "none",
+            disable_tqdm=True,
+            seed=config.seed,
+            ddp_find_unused_parameters=False,
+            dataloader_pin_memory=not use_cpu,
+        )
+    except (ValueError, ImportError) as error:
+        raise ConfigError(
+            f"these settings cannot be used: {' '.join(str(error).split())}"
+        ) from error
 
-    return score
+
+@contextmanager
+def tensorboard_in(folder: Path) -> Iterator[None]:
+    """TensorBoard's files go to `folder`, unless the user's environment names another place."""
+    if _TENSORBOARD in os.environ:
+        yield
+        return
+    os.environ[_TENSORBOARD] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[_TENSORBOARD]
+
+
+def micro_batches(config: TrainConfig) -> tuple[int, int]:
+    """(rows of a process in one forward pass, how many of those make its share of a step)."""
+    optim = config.optim
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    share, rest = divmod(optim.batch_size, processes)
+    if rest:
+        raise ConfigError(
+            f"optim.batch_size {optim.batch_size} is not a multiple of the {processes} processes"
+        )
+    most = min(optim.micro_batch_rows, share)
+    micro = next(size for size in range(most, 0, -1) if share % size == 0)
+    return micro, share // micro
+
+
+def _check_reporters(config: TrainConfig) -> None:
+    """ConfigError for a reporter that is not installed, before the model is loaded."""
+    for name in config.log.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"log.report_to: {name} is not installed: pip install {name}")
+
+
+def _schedule(config: TrainConfig) -> Any:
+    constant = "constant_with_warmup" if config.optim.warmup_steps else "constant"
+    return constant if config.optim.schedule == "constant" else config.optim.schedule

@@ -11,23 +11,26 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
 from sso_data.config.loss import LossConfig, ReferenceConfig
+from sso_data.core.errors import TrainError
 from sso_data.models.head import CompletionScorer
 from sso_data.runs.files import make_dir, write_atomic
 from sso_data.training.batch import pad_sequences
 from sso_data.training.encode import EncodedRow
-from sso_data.training.errors import TrainError
-from sso_data.training.loss import terms_of
-from sso_data.training.preference_terms import PREFERENCE_TERMS, PreferenceTerm
+from sso_data.training.loss import PREFERENCE_TERMS, PreferenceTerm, terms_of
 
 Nats = NDArray[np.float64]
 Scorer = Callable[[Sequence[EncodedRow]], Iterator[tuple[list[int], Nats]]]
 """Gives, in any order, positions of the rows asked for and their total nats [n, C, S]."""
 
 _QUANTILE = 0.95
+STEP_0_ROWS = 16
 _SAVE_SECONDS = 60.0
+_CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +105,7 @@ def resolve_references(
         )
     keep: NDArray[np.bool_] = np.zeros(len(rows), np.bool_)
     if config.mode != "rescore" and has.any():
-        report = _checked(rows, np.flatnonzero(has), recorded, scorer, loss, config)
+        report = _checked(rows, np.flatnonzero(has), scorer, loss, config)
         accepted = report.source == "recorded"
         if config.mode == "strict" and not accepted:
             raise TrainError(
@@ -134,6 +137,35 @@ def loss_difference(one: Nats, other: Nats, tokens: Nats, loss: LossConfig) -> N
     return delta * loss.beta if loss.compares == "totals" else delta
 
 
+def differences(rows: Sequence[EncodedRow], scorer: Scorer, loss: LossConfig) -> Nats:
+    """|delta D| [B, C'] between the rows' references and the log-probs that `scorer` gives them, as
+    `loss_difference` has it, over the contrasts C' of the objective."""
+    contrasts = terms_of(loss).contrasts
+    here = np.full((len(rows), len(PREFERENCE_TERMS), 2), np.nan)
+    for positions, found in scorer(rows):
+        here[positions] = found
+    recorded = np.stack([row.ref_CS for row in rows])
+    tokens = np.array(
+        [[[len(r.sequence(n, side)[1]) for side in (0, 1)] for n in contrasts] for r in rows],
+        np.float64,
+    )
+    return loss_difference(_of(recorded, contrasts), _of(here, contrasts), tokens, loss)
+
+
+def d_at_step_0(rows: Sequence[EncodedRow], scorer: Scorer, loss: LossConfig) -> float:
+    """The 95th percentile of |D| before the first step, over rows spread over the data.
+
+    In what the loss sees: nats/token, or beta times nats.
+    """
+    sample = [rows[index] for index in evenly(len(rows), STEP_0_ROWS)]
+    return float(np.nanquantile(differences(sample, scorer, loss), _QUANTILE))
+
+
+def evenly(rows: int, count: int) -> NDArray[np.intp]:
+    """At most `count` positions spread over `rows`."""
+    return np.linspace(0, rows - 1, min(count, rows)).round().astype(np.intp)
+
+
 def model_scorer(
     model: Any,
     contrasts: Sequence[PreferenceTerm],
@@ -158,6 +190,27 @@ def model_scorer(
                     nats = _totals(model, head, batch)
                 found[:, PREFERENCE_TERMS.index(name)] = nats.reshape(-1, 2)
             yield group, found
+
+    return score
+
+
+def shared_scorer(scorer: Scorer) -> Scorer:
+    """A scorer that deals the rows out to the processes; each of them gets every row's totals."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return scorer
+
+    def score(rows: Sequence[EncodedRow]) -> Iterator[tuple[list[int], Nats]]:
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            end = min(start + _CHUNK_ROWS, len(rows))
+            mine = range(start + state.process_index, end, state.num_processes)
+            found: list[tuple[list[int], Nats]] = []
+            if len(mine):
+                for positions, nats in scorer([rows[index] for index in mine]):
+                    found.append(([mine[p] for p in positions], nats))
+            everything = gather_object(found)
+            positions = [position for part, _ in everything for position in part]
+            yield positions, np.concatenate([nats for _, nats in everything])
 
     return score
 
@@ -198,31 +251,19 @@ def _complete(totals: Nats) -> NDArray[np.bool_]:
 def _checked(
     rows: Sequence[EncodedRow],
     candidates: NDArray[np.intp],
-    recorded: Nats,
     scorer: Scorer,
     loss: LossConfig,
     config: ReferenceConfig,
 ) -> ReferenceReport:
     """Compare recorded references with this model's on rows spread over the data."""
-    contrasts = terms_of(loss).contrasts
-    count = min(config.check_rows, len(candidates))
-    picked = candidates[np.linspace(0, len(candidates) - 1, count).round().astype(np.intp)]
-    sample = [rows[index] for index in picked]
-    here = np.full((count, len(PREFERENCE_TERMS), 2), np.nan)
-    for positions, found in scorer(sample):
-        here[positions] = found
-    tokens = np.array(
-        [[[len(r.sequence(n, side)[1]) for side in (0, 1)] for n in contrasts] for r in sample]
-    )
-    seen = loss_difference(
-        _of(recorded[picked], contrasts), _of(here, contrasts), tokens.astype(np.float64), loss
-    )
+    picked = candidates[evenly(len(candidates), config.check_rows)]
+    seen = differences([rows[index] for index in picked], scorer, loss)
     worst = float(np.quantile(seen, _QUANTILE, axis=0).max())
     return ReferenceReport(
         source="recorded" if worst <= config.tolerance else "scored",
         rows=len(rows),
         scored_rows=0 if worst <= config.tolerance else len(rows),
-        checked_rows=count,
+        checked_rows=len(picked),
         tolerance=config.tolerance,
         worst=worst,
     )

@@ -22,10 +22,10 @@ from sso_data.models.inference import REWARD_HEADS
 from sso_data.models.loading import load_weights
 from sso_data.training.batch import Batch, Collator, PairRows
 from sso_data.training.encode import EncodedRow
-from sso_data.training.preference_terms import PreferenceTerm
+from sso_data.training.loss import PreferenceTerm
 from sso_data.training.row_trainer import RowTrainer
 
-_PAIRS: tuple[PreferenceTerm, ...] = ("base",)
+_BASE: tuple[PreferenceTerm, ...] = ("base",)
 
 
 def bradley_terry(rewards_BS: Tensor, centre: float = 0.0) -> Tensor:
@@ -80,9 +80,9 @@ class RewardTrainer(RowTrainer):
         super().__init__(
             model,
             args,
-            collator=Collator(contrasts=_PAIRS, pad_id=pad_id),
-            rows=PairRows(rows, _PAIRS),
-            eval_rows=PairRows(eval_rows, _PAIRS) if eval_rows else None,
+            collator=Collator(contrasts=_BASE, pad_id=pad_id),
+            rows=PairRows(rows, _BASE),
+            eval_rows=PairRows(eval_rows, _BASE) if eval_rows else None,
             **options,
         )
 
@@ -95,7 +95,7 @@ class RewardTrainer(RowTrainer):
         """Forward and backward of a micro-batch; gives its share of the step's mean loss."""
         model.train()
         rewards = self.rewards(model, inputs)
-        losses = bradley_terry(rewards, self.config.centre)
+        losses = bradley_terry(rewards, self.config.center_rewards_coefficient)
         self._refuse_nonfinite(losses, inputs)
         loss = losses.sum() * self._scale(inputs, num_items_in_batch)
         self._backward(loss)
@@ -111,7 +111,7 @@ class RewardTrainer(RowTrainer):
     ) -> Any:
         """The micro-batch's mean loss."""
         rewards = self.rewards(model, inputs)
-        loss = bradley_terry(rewards, self.config.centre).mean()
+        loss = bradley_terry(rewards, self.config.center_rewards_coefficient).mean()
         return (loss, {"rewards": rewards}) if return_outputs else loss
 
     def prediction_step(
@@ -125,7 +125,7 @@ class RewardTrainer(RowTrainer):
         with torch.no_grad():
             rewards = self.rewards(model, inputs)
         self._note(self._pending_eval, reward_metrics(rewards, response_tokens(inputs)))
-        return bradley_terry(rewards, self.config.centre).mean(), None, None
+        return bradley_terry(rewards, self.config.center_rewards_coefficient).mean(), None, None
 
     def rewards(self, model: Any, inputs: Batch) -> Tensor:
         """Rewards [B, S] of a batch, fp32 at least, from one forward pass."""
@@ -190,33 +190,3 @@ def padding_id(tokenizer: Any) -> int:
         if token is not None:
             return int(token)
     raise ModelError("the tokenizer has no special token to pad with; set its pad_token")
-
-
-def build_reward_trainer(
-    model: Any,
-    args: TrainingArguments,
-    config: RewardConfig,
-    *,
-    tokenizer: Any,
-    rows: Sequence[EncodedRow],
-    eval_rows: Sequence[EncodedRow] | None = None,
-    **options: Any,
-) -> RewardTrainer:
-    """A trainer of `model`: a directory, or a model of `load_reward_model` (with LoRA, say).
-
-    Rows come from `mix.reward_data`. `trainer.train()` trains, `trainer.evaluate()` gives
-    `eval_accuracy`, `eval_margin` and the like, `trainer.save_model()` writes safetensors and the
-    tokenizer. `options` go to transformers.Trainer.
-    """
-    if isinstance(model, (str, Path)):
-        model = load_reward_model(Path(model), tokenizer, seed=args.seed)
-    return RewardTrainer(
-        model,
-        args,
-        config=config,
-        rows=rows,
-        eval_rows=eval_rows,
-        pad_id=model.config.get_text_config().pad_token_id,
-        processing_class=tokenizer,
-        **options,
-    )

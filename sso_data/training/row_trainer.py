@@ -1,26 +1,35 @@
 """`RowTrainer`: transformers.Trainer whose step is a mean over rows, however they are cut.
 
 Overridden hooks, and why: `get_batch_samples` (counts a step's rows on all processes), the train
-sampler (sorted by length), `evaluation_loop` and `log` (means of our metrics over rows). A subclass
-brings `training_step`, `compute_loss` and `prediction_step`.
+sampler (sorted by length), `evaluation_loop` and `log` (means of our metrics over rows),
+`_save_checkpoint` (a mark once every process has written its part), the three `_load_*` (one line
+for a checkpoint that cannot be read). A subclass brings `training_step`, `compute_loss` and
+`prediction_step`.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from sso_data.core.errors import ConfigError
+from sso_data.core.errors import ConfigError, RunError, TrainError, described
 from sso_data.models.head import disable_dropout
+from sso_data.runs.files import remove_tree, sync_tree, write_atomic
 from sso_data.training.batch import Batch, LengthSortedSampler, PairRows
 from sso_data.training.callbacks import FiniteGradients
-from sso_data.training.errors import TrainError
+from sso_data.training.state import COMPLETE, checkpoints
 
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+"""What saving a model or an optimizer raises when the disk does not take it."""
 Sums = dict[str, tuple[Tensor, int]]
 """Per metric the sum over rows, and their number."""
 
@@ -28,6 +37,9 @@ Sums = dict[str, tuple[Tensor, int]]
 class RowTrainer(Trainer):  # type: ignore[misc]
     """Trains on `PairRows`; `per_device_train_batch_size` counts rows."""
 
+    keep = 1
+    """How many of the newest checkpoints are kept, besides the best one. Trainer's own rotation
+    removes old ones before the new one is whole."""
     loss_is_scaled_for_ga = False  # the logged loss would be multiplied by the accumulation
 
     def __init__(
@@ -140,3 +152,60 @@ class RowTrainer(Trainer):  # type: ignore[misc]
                 f"step {self.state.global_step + 1}: the loss is not finite for rows "
                 f"{', '.join(ids[:8])}; lower the learning rate, or look at these rows"
             )
+
+    # checkpoints that are whole or not there
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            sync_tree(folder)
+        except WRITE_ERRORS as error:
+            remove_tree(folder)
+            raise RunError(unwritten(folder, error)) from error
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark = json.dumps({"step": self.state.global_step}) + "\n"
+            write_atomic(folder / COMPLETE, mark.encode())
+            self._remove_old(folder.parent)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with _readable(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def _remove_old(self, folder: Path) -> None:
+        best = self.state.best_model_checkpoint
+        for old in checkpoints(folder.parent)[: -self.keep]:
+            if best is None or old.resolve() != Path(best).resolve():
+                remove_tree(old)
+
+
+@contextmanager
+def _readable(checkpoint: str | None) -> Iterator[None]:
+    """RunError for a checkpoint that cannot be read, or holds pickles of anything but tensors."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise RunError(
+            f"{checkpoint}: cannot be read: {described(error, 200)}; remove that directory to go "
+            "on from an earlier checkpoint or from the start"
+        ) from error
+
+
+def unwritten(path: Path, error: BaseException) -> str:
+    """One line for a model that could not be written."""
+    reason = " ".join(str(error).split())[:200]
+    return (
+        f"{path}: cannot write: {reason}; free some space (a checkpoint holds weights and "
+        "optimizer) and run the same command again to continue"
+    )

@@ -6,35 +6,42 @@ weights as an uninterrupted training's.
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from sso_data import __version__
+from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.config.training import TrainConfig
-from sso_data.core.errors import ConfigError, InputError, RunError
-from sso_data.core.records import SCHEMA_VERSION
+from sso_data.core.errors import ConfigError, InputError, RunError, TrainError
+from sso_data.core.progress import NullProgress, Progress
 from sso_data.models.training_model import PolicyFiles, find_policy, save_model
 from sso_data.runs.files import make_dir, publish_files, remove_tree
-from sso_data.runs.run import locked
-from sso_data.training.arguments import tensorboard_in, training_arguments
+from sso_data.runs.workdir import Manifest, held, refuse_other_content, stored_defaults
 from sso_data.training.callbacks import Metrics
-from sso_data.training.card import write_card
-from sso_data.training.checkpoints import WRITE_ERRORS, SafeCheckpoints, unwritten
-from sso_data.training.errors import TrainError
-from sso_data.training.job import Prepared, TrainContext, TrainingJob
-from sso_data.training.listener import NullProgress, TrainListener
-from sso_data.training.plot import draw
-from sso_data.training.policy_job import PolicyJob
-from sso_data.training.processes import decided_by_first, is_first, wait
-from sso_data.training.reward_job import RewardJob
-from sso_data.training.state import Manifest, TrainingDir, open_training, refuse_strangers, step_of
+from sso_data.training.card import draw, write_card
+from sso_data.training.jobs import Job, Prepared, TrainContext, policy_job, reward_job
+from sso_data.training.processes import (
+    decided_by_first,
+    is_first,
+    tensorboard_in,
+    training_arguments,
+    wait,
+)
+from sso_data.training.row_trainer import WRITE_ERRORS, unwritten
+from sso_data.training.state import (
+    TRAINING,
+    TrainingDir,
+    open_training,
+    read_training,
+    step_of,
+)
 
 _FREE_SECTIONS = ("stop", "log")
 _FREE_KEYS = {
@@ -79,16 +86,22 @@ def train(
     source: str,
     out: Path,
     config: TrainConfig,
-    listener: TrainListener,
+    progress: Progress | None = None,
     *,
     overwrite: bool = False,
 ) -> TrainSummary:
     """Train on the preference rows of `source`; the model and all about it go to `out`.
 
-    Under torchrun or `accelerate launch` every process calls this; the first one writes and tells
-    the listener. Raises SsoDataError.
+    A training in `out` that was interrupted is continued. Under torchrun or `accelerate launch`
+    every process calls this; the first one writes and reports.
+    Raises ConfigError for settings that do not fit this machine or each other, ModelError for the
+    model, InputError for the data, RunError for what is in `out` or cannot be written, TrainError
+    when training must stop.
     """
     started = time.monotonic()
+    if not overwrite:
+        with suppress(ValidationError):  # they are another training's, which is refused below
+            config = with_defaults(config, stored_defaults(out, TRAINING))
     args = training_arguments(config, out)
     if args.n_gpu > 1:
         raise ConfigError(
@@ -96,30 +109,32 @@ def train(
             "...`, or choose one by CUDA_VISIBLE_DEVICES"
         )
     first = is_first()
-    context = TrainContext(out=out, args=args, listener=listener if first else NullProgress())
-    context.listener.phase("checking the model and its chat template")
+    context = TrainContext(out=out, args=args, progress=(first and progress) or NullProgress())
+    context.progress.phase("checking the model and its chat template")
     policy = find_policy(config)
     _refuse_inputs_in(out, source, policy, config)
     if first:
-        refuse_strangers(out)
-    context.listener.phase("reading the data")
-    job: TrainingJob = (RewardJob if config.kind == "reward" else PolicyJob)(source, policy, config)
+        refuse_other_content(out, TRAINING)
+    context.progress.phase("reading the data")
+    job = (reward_job if config.kind == "reward" else policy_job)(source, policy, config)
     if config.data.eval_share and not job.data["held_out"]:
         raise InputError(
             f"{source}: data.eval_share {config.data.eval_share} holds out none of "
             f"{job.data['training']} rows; raise it"
         )
-    for line in job.lines:
-        context.listener.note(line)
+    for line in job.notes:
+        context.progress.note(line)
     for line in job.warnings:
-        context.listener.warn(line)
+        context.progress.warn(line)
     if first:
         make_dir(out)
-    guard: AbstractContextManager[None] = locked(out, "model") if first else nullcontext()
+    guard: AbstractContextManager[None] = (
+        held(out, "model", "its model") if first else nullcontext()
+    )
     with guard:
         folder, checkpoint = _opened(out, config, policy, job, overwrite=overwrite)
         if folder.is_finished:
-            context.listener.note(f"{out}: finished before; nothing to do")
+            context.progress.note(f"{out}: finished before; nothing to do")
             seconds = time.monotonic() - started
             return TrainSummary(out=out, manifest=folder.manifest, new_steps=0, seconds=seconds)
         return _steps(folder, checkpoint, job, policy, config, context, started)
@@ -148,15 +163,16 @@ def _lies_in(path: Path, folder: Path) -> bool:
 
 
 def _opened(
-    out: Path, config: TrainConfig, policy: PolicyFiles, job: TrainingJob, *, overwrite: bool
+    out: Path, config: TrainConfig, policy: PolicyFiles, job: Job, *, overwrite: bool
 ) -> tuple[TrainingDir, Path | None]:
     """The training's directory, and the checkpoint to go on from, as the first process has it."""
     found: tuple[Manifest, Path | None] | None = None
     if is_first():
+        is_new = overwrite or read_training(out) is None
         folder = open_training(
             out,
             identity=_identity(config, policy, job),
-            details=_details(config, policy, job),
+            details=_details(config, policy, job) if is_new else {},
             overwrite=overwrite,
         )
         checkpoint = None if folder.is_finished else folder.last_checkpoint()
@@ -164,10 +180,10 @@ def _opened(
             folder.cut_metrics(step_of(checkpoint) if checkpoint else 0)
         found = folder.manifest, checkpoint
     manifest, last = decided_by_first(found) or ({}, None)
-    return TrainingDir(out, manifest), last
+    return TrainingDir(out, TRAINING, manifest), last
 
 
-def _identity(config: TrainConfig, policy: PolicyFiles, job: TrainingJob) -> dict[str, Any]:
+def _identity(config: TrainConfig, policy: PolicyFiles, job: Job) -> dict[str, Any]:
     """What decides the weights that come out, flat: a continued training must agree in it."""
     dumped = config.model_dump(mode="json", exclude={"model", "revision", "trust_remote_code"})
     flat = {}
@@ -187,13 +203,12 @@ def _identity(config: TrainConfig, policy: PolicyFiles, job: TrainingJob) -> dic
     }
 
 
-def _details(config: TrainConfig, policy: PolicyFiles, job: TrainingJob) -> dict[str, Any]:
+def _details(config: TrainConfig, policy: PolicyFiles, job: Job) -> dict[str, Any]:
     return {
-        "schema_version": SCHEMA_VERSION,
-        "sso_data": __version__,
         "model": {"name": policy.name, "fingerprint": policy.fingerprint},
         "data": dict(job.data),
         "config": config.model_dump(mode="json"),
+        "defaults": defaults_of(config),
         "versions": {name: version(name) for name in _LIBRARIES},
     }
 
@@ -201,7 +216,7 @@ def _details(config: TrainConfig, policy: PolicyFiles, job: TrainingJob) -> dict
 def _steps(
     folder: TrainingDir,
     checkpoint: Path | None,
-    job: TrainingJob,
+    job: Job,
     policy: PolicyFiles,
     config: TrainConfig,
     context: TrainContext,
@@ -211,22 +226,21 @@ def _steps(
     with _memory_named(), tensorboard_in(context.out / "logs"):
         prepared = job.prepare(context)
     trainer = prepared.trainer
-    assert isinstance(trainer, SafeCheckpoints)
     trainer.keep = config.checkpoints.keep
     trainer.remove_callback(PrinterCallback)
-    metrics = Metrics(context.out / "metrics.jsonl" if is_first() else None, context.listener)
+    metrics = Metrics(context.out / "metrics.jsonl" if is_first() else None, context.progress)
     trainer.add_callback(metrics)
-    if prepared.watch:
-        trainer.add_callback(prepared.watch)
+    if prepared.stopping:
+        trainer.add_callback(prepared.stopping)
     if is_first():
-        folder.note(**prepared.findings)
-    context.listener.phase("training")
+        folder.set(**prepared.findings)
+    context.progress.phase("training")
     try:
         with _memory_named():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         metrics.close()
-    context.listener.phase("writing the model")
+    context.progress.phase("writing the model")
     _write_model(trainer, prepared, policy, config, context.out)
     if is_first():
         _finish(folder, trainer, prepared, config, context)
@@ -282,7 +296,7 @@ def _finish(
     """Card, plot, and last of all the word in train.json that the training has finished."""
     history = [line for line in trainer.state.log_history if {"loss", "eval_loss"} & line.keys()]
     logs = [line for line in history if "loss" in line]
-    stopped = prepared.watch.reason if prepared.watch else None
+    stopped = prepared.stopping.reason if prepared.stopping else None
     folder.manifest |= {
         "steps": trainer.state.global_step,
         "max_steps": trainer.state.max_steps,
@@ -292,11 +306,11 @@ def _finish(
         "last": logs[-1] if logs else {},
     }
     if stopped:
-        context.listener.warn(f"stopped early: {stopped}")
+        context.progress.warn(f"stopped early: {stopped}")
     write_card(folder.manifest, history, context.out / "README.md")
     if config.log.plot and history and not draw(history, context.out / "loss.png"):
-        context.listener.note("no loss.png: pip install 'sso-data[train]' draws it")
-    folder.note(finished=_today())
+        context.progress.note("no loss.png: pip install 'sso-data[train]' draws it")
+    folder.set(finished=_today())
     if not config.checkpoints.keep_finished:
         remove_tree(context.out / "checkpoints")
 

@@ -19,8 +19,7 @@ from sso_data.models.head import IGNORED, CompletionScorer
 from sso_data.training.backward import BackwardMode, Outcome, Step, run_eval, run_step
 from sso_data.training.batch import Batch, Collator, PairRows
 from sso_data.training.encode import EncodedRow
-from sso_data.training.loss import metrics, terms_of
-from sso_data.training.preference_terms import PREFERENCE_TERMS, PreferenceTerm
+from sso_data.training.loss import PREFERENCE_TERMS, PreferenceTerm, metrics, terms_of
 from sso_data.training.row_trainer import RowTrainer
 
 

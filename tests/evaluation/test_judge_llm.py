@@ -168,7 +168,7 @@ def test_a_template_of_ones_own(tmp_path: Any) -> None:
     shipped = config.model_copy(update={"templates": None})
     assert judge_identity(config)["template"] != judge_identity(shipped)["template"]
     (tmp_path / "jugde.j2").write_text("x")
-    with pytest.raises(ConfigError, match=r"jugde\.j2: stands for no shipped template"):
+    with pytest.raises(ConfigError, match=r"jugde\.j2: replaces no shipped template"):
         judge_identity(config)
 
 

@@ -58,8 +58,8 @@ def rows(run: Path) -> list[Row]:
 def reward(run: Path) -> Path:
     """A reward model trained on its pairs."""
     out = run.parent / "model"
-    settings = ["optim.max_steps=20", "optim.batch_rows=8", "optim.micro_batch_rows=8"]
-    settings += ["optim.lr=1e-3", "optim.warmup=0", "log.plot=false"]
+    settings = ["optim.max_steps=20", "optim.batch_size=8", "optim.micro_batch_rows=8"]
+    settings += ["optim.lr=1e-3", "optim.warmup_steps=0", "log.plot=false"]
     config = load_train_config(None, settings, model=str(policy_dir()), kind="reward")
     train(str(run), out, config, Silent())
     return out

@@ -55,7 +55,7 @@ OPTIMIZER = {
                 "loss_type": "ipo",
                 "beta": TRAIN.loss.beta,
                 "max_length": TRAIN.sequence.max_length,
-                "warmup_steps": TRAIN.optim.warmup,
+                "warmup_steps": TRAIN.optim.warmup_steps,
                 "num_train_epochs": TRAIN.optim.epochs,
             },
         ),
@@ -66,7 +66,7 @@ OPTIMIZER = {
                 "pref_loss": "ipo",
                 "pref_beta": TRAIN.loss.beta,
                 "cutoff_len": TRAIN.sequence.max_length,
-                "warmup_ratio": TRAIN.optim.warmup,
+                "warmup_ratio": TRAIN.optim.warmup_steps,
                 "dataset": "pairs",
             },
         ),
@@ -78,14 +78,14 @@ OPTIMIZER = {
                 "dpo_loss_type": ["ipo"],
                 "rl_beta": TRAIN.loss.beta,
                 "sequence_len": TRAIN.sequence.max_length,
-                "warmup_ratio": TRAIN.optim.warmup,
+                "warmup_ratio": TRAIN.optim.warmup_steps,
             },
         ),
         (
             "sso",
             {
                 "SSO": True,
-                "pref_loss": TRAIN.loss.base,
+                "pref_loss": TRAIN.loss.type,
                 "pref_beta": TRAIN.loss.beta,
                 "W_function": TRAIN.loss.use_w,
                 "W_alpha": TRAIN.loss.alpha,
@@ -104,7 +104,7 @@ def test_the_settings_are_those_of_train(
     rows = [value for key, value in found.items() if "batch_size" in key or "accumul" in key]
     micro = found.get("micro_batch_size", found.get("per_device_train_batch_size"))
     assert micro == TRAIN.optim.micro_batch_rows
-    assert found["gradient_accumulation_steps"] * micro == TRAIN.optim.batch_rows
+    assert found["gradient_accumulation_steps"] * micro == TRAIN.optim.batch_size
     assert len(rows) == 2
 
 

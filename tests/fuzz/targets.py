@@ -438,7 +438,7 @@ TARGETS: dict[str, Fuzzed] = {
     ),
     "train --set": Fuzzed(
         run=train_setting,
-        seeds=(b"optim.lr=1e-6", b"lora.targets=[q_proj]", b"loss.base=dpo"),
+        seeds=(b"optim.lr=1e-6", b"lora.targets=[q_proj]", b"loss.type=dpo"),
         words=(*YAML_WORDS, b"=", b".", b"optim.", b"loss.", b"checkpoints."),
     ),
     "YAML": Fuzzed(run=plain_yaml, seeds=_YAMLS, words=YAML_WORDS),

@@ -20,7 +20,7 @@ from sso_data.core.records import (
 from sso_data.engines.interface import Request, SampleRequest, ScoreRequest
 from sso_data.generation.score import CheckResult
 from sso_data.prompts import BadRow
-from sso_data.prompts.answerable import unanswerable
+from sso_data.prompts.rows import unanswerable
 from tests.generation.scripted import TEMPLATE, Memory, ScriptedEngine, candidate, run
 
 PROMPTS = [candidate(f"Question {index}?") for index in range(20)]

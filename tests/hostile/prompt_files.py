@@ -109,11 +109,11 @@ FORMATS = [
     prompts("p.json", f"[{QUESTION},]", refused("not valid JSON"), title="a comma too many"),
     prompts("p.json", "[" * 100_000, refused("nested too deeply"), title="a deep array"),
     prompts("p.json", '["a"]', refused(":1: text, not an object"), title="an array of texts"),
-    prompts("p.json", '[{"prompt": NaN}]', refused("NaN is no number"), title="NaN in an array"),
+    prompts("p.json", '[{"prompt": NaN}]', refused("NaN is not a number"), title="NaN in an array"),
     prompts(
         "p.json",
         '[{"prompt": "a",\n"prompt": "b"}]',
-        refused(":1: not valid JSON .*'prompt' stands twice"),
+        refused(":1: not valid JSON .*duplicate key 'prompt'"),
         title="a key twice in an array",
     ),
     prompts("p.csv", "prompt,id\na\n", refused(":2: the header has 2 columns, this row 1")),
@@ -128,7 +128,7 @@ FORMATS = [
         "p.csv", 'prompt\n"a\n', refused("not valid CSV.*check its quotes"), title="open quote"
     ),
     prompts("p.csv", 'prompt\n"a"b\n', refused("not valid CSV.*check its quotes"), title="quotes"),
-    prompts("p.csv", "prompt,prompt\na,b\n", refused("'prompt' is there twice"), title="twice"),
+    prompts("p.csv", "prompt,prompt\na,b\n", refused("duplicate column 'prompt'"), title="twice"),
     prompts("p.csv", "prompt\n", refused("holds no prompts"), title="a header alone"),
     prompts("p.csv", "prompt;id\na;1\n", refused(r"columns: prompt;id"), title="semicolons"),
     prompts("p.csv", "prompt\r1 + 1?\r", refused("not valid CSV"), title="old line ends"),

@@ -372,7 +372,7 @@ TRAINING = [
         [pair(template_kwargs='{"a":' * 5000)],
         refused("row 1: .*template_kwargs"),
     ),
-    trained("half a surrogate", HALF, refused("half a character")),
+    trained("half a surrogate", HALF, refused("lone surrogate")),
     trained("nothing", b"", refused("the file is empty")),
     trained("another table", [{"text": "a"}], refused("no column 'chosen'")),
     trained(

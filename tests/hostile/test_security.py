@@ -20,7 +20,7 @@ from sso_data.world import catalogue_dir, policy_dir
 from tests.cli.test_bad_input import one_line
 from tests.generation.scripted import ScriptedEngine
 from tests.hostile.model_dirs import MakesFile, put_remote_code
-from tests.train_command.conftest import QUICK
+from tests.training.command.conftest import QUICK
 
 PACKAGE = Path(__file__).parents[2] / "sso_data"
 PICKLERS = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

@@ -84,7 +84,7 @@ def travel(folder: Path, engine: str) -> Journey:
     )
     printed = run(folder, "generate", prompts, "--out", folder / "run", *chosen, *quick, *loose)
     printed += run(folder, "filter", folder / "run", "--json")
-    steps = ("--set=optim.max_steps=2", "--set=optim.batch_rows=4", "--set=log.plot=false")
+    steps = ("--set=optim.max_steps=2", "--set=optim.batch_size=4", "--set=log.plot=false")
     data = (folder / "run", "--out", folder / "trained", "--model", policy_dir())
     printed += run(folder, "train", *data, *steps)
     noted = folder / "connections"

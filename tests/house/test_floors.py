@@ -34,7 +34,7 @@ HOMES = {
     "transformers": {"models", "engines", "training", "templating"},
     "torch": {"models", "engines", "doctor", "training"},
     "pyarrow": {"runs", "prompts"},
-    "jsonlines": {"runs", "prompts"},
+    "jsonlines": {"runs"},
     "datasets": {"prompts"},
     "huggingface_hub": {"publishing", "models", "prompts"},
     "typer": {"cli"},

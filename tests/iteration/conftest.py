@@ -34,9 +34,9 @@ TINY: dict[str, Any] = {
         "output": {"parquet": False},
     },
     "train": {
-        "loss": {"base": "dpo", "beta": 0.1},
-        "optim": {"lr": 3e-4, "max_steps": 2, "batch_rows": 4, "micro_batch_rows": 4}
-        | {"warmup": 0.0, "schedule": "constant"},
+        "loss": {"type": "dpo", "beta": 0.1},
+        "optim": {"lr": 3e-4, "max_steps": 2, "batch_size": 4, "micro_batch_rows": 4}
+        | {"warmup_steps": 0.0, "schedule": "constant"},
         "checkpoints": {"every": 2},
         "log": {"plot": False},
     },

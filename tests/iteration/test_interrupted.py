@@ -2,7 +2,7 @@
 
 Rows come from a scripted engine, and a training is stood in for by a file that depends on its rows
 alone, so that hundreds of interruptions take seconds; everything else is real. The trainings
-themselves are killed in `test_kill.py` and in `tests/train_command`.
+themselves are killed in `test_kill.py` and in `tests/training/command`.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from sso_data.iteration.report import Iterated
 from sso_data.iteration.training import Training
 from sso_data.models.directory import model_fingerprint
 from sso_data.runs.files import write_atomic
-from sso_data.training.state import write_manifest
+from sso_data.runs.workdir import write_json
 from tests.iteration.conftest import run, tiny
 from tests.reliability.chaos import CHAOS
 from tests.reliability.flow import HashEngine, scripted
@@ -51,7 +51,7 @@ def stand_in(training: Training) -> None:
         "references": {"source": "recorded"},
         **{"steps": 1, "stopped": None, "finished": "now"},
     }
-    write_manifest(training.out, manifest)
+    write_json(training.out / "train.json", manifest)
 
 
 @pytest.fixture

@@ -344,7 +344,7 @@ SIDES: tuple[tuple[View, str], ...] = (("good", "chosen"), ("bad", "rejected"))
 
 def test_a_generator_makes_the_pairs_of_the_policy(prompts: Path, tmp_path: Path) -> None:
     generator = {"train": {"loss": {"objective": "sso-generator"}, "optim": dict(_STEPS)}}
-    loss = {"objective": "pairs", "base": "dpo", "beta": 0.1}
+    loss = {"objective": "pairs", "type": "dpo", "beta": 0.1}
     config = tiny(prompts, rounds=1, generator=generator, train={"loss": loss})
     done = run(config, tmp_path / "out")
     place = tmp_path / "out" / "round-1"
@@ -363,7 +363,7 @@ def test_a_generator_makes_the_pairs_of_the_policy(prompts: Path, tmp_path: Path
     assert done.lines[0]["tokens_original"] == pytest.approx(sum(own) / len(own))
 
 
-_STEPS = {"lr": 3e-4, "max_steps": 1, "batch_rows": 4, "warmup": 0.0, "schedule": "constant"}
+_STEPS = {"lr": 3e-4, "max_steps": 1, "batch_size": 4, "warmup_steps": 0.0, "schedule": "constant"}
 
 
 def test_a_reward_model(prompts: Path, tmp_path: Path) -> None:

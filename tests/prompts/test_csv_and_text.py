@@ -55,7 +55,7 @@ BROKEN = {
         "text,id\na,1\n",
         "p.csv: no column 'prompt' (columns: text, id); name the prompts' column",
     ),
-    "twice": ("prompt,x,x\na,1,2\n", "p.csv: the column 'x' is there twice; rename one"),
+    "twice": ("prompt,x,x\na,1,2\n", "p.csv: duplicate column 'x'; rename one"),
     "open": (
         'prompt\na\n"b\n',
         "p.csv:3: not valid CSV (unexpected end of data); check its quotes",

@@ -42,7 +42,7 @@ def test_a_bad_element(tmp_path: Path) -> None:
 
 def test_half_a_character_is_not_replaced(tmp_path: Path) -> None:
     file = write(tmp_path / "p.json", '[{"prompt": "a\\ud800b"}]')
-    assert bad_row(file).detail == "'prompt' holds half a character (lone surrogate '\\ud800')"
+    assert bad_row(file).detail == "'prompt' holds invalid Unicode (lone surrogate '\\ud800')"
 
 
 BROKEN = {
@@ -52,7 +52,7 @@ BROKEN = {
     "no comma": ('[{"prompt": "a"}\n{}]', "p.json:2: not valid JSON (expecting ']'); correct it"),
     "within": ('[{"prompt": "a",\n x}]', "p.json:2: not valid JSON (Expecting property name"),
     "more": ('[{"prompt": "a"}]\n[1]', "p.json:2: not valid JSON (there is more after the end"),
-    "nan": ('[{"prompt": NaN}]', "p.json:1: not valid JSON (NaN is no number in JSON)"),
+    "nan": ('[{"prompt": NaN}]', "p.json:1: not valid JSON (NaN is not a number in JSON)"),
     "bytes": (b'[{"prompt": "a"},\n{"prompt": "\xff"}]', "p.json:2: not UTF-8 (byte 0xff); save"),
     "deep": ("[" * 100_000 + "]" * 100_000, "p.json:1: not valid JSON (nested too deeply)"),
     "digits": ("[" + "9" * 5000 + "]", "p.json:1: not valid JSON (Exceeds the limit (4300 dig"),

@@ -47,7 +47,7 @@ BAD_PROMPTS: dict[str, tuple[object, str]] = {
     ),
     "surrogate": (
         [{"role": "user", "content": "\udfff"}],
-        "message 1 holds half a character (lone surrogate '\\udfff')",
+        "message 1 holds invalid Unicode (lone surrogate '\\udfff')",
     ),
 }
 
@@ -103,7 +103,7 @@ def test_ids_become_texts(tmp_path: Path, value: object, source_id: str | None) 
         (True, "'id' is true or false; an id is a text or a number"),
         ([1], "'id' is a list; an id is a text or a number"),
         ({}, "'id' is an object; an id is a text or a number"),
-        ("\ud800", "'id' holds half a character (lone surrogate '\\ud800')"),
+        ("\ud800", "'id' holds invalid Unicode (lone surrogate '\\ud800')"),
         (2**64, "'id' holds an integer of more than 64 bits; make it a text"),
     ],
 )
@@ -117,7 +117,7 @@ def test_ids_that_are_none(tmp_path: Path, value: object, detail: str) -> None:
 def test_half_a_character_beside_the_prompt(tmp_path: Path, columns: dict[str, object]) -> None:
     bad = bad_row(write_jsonl(tmp_path / "p.jsonl", [{"prompt": "a"} | columns]))
     assert bad.detail == (
-        "a column beside the prompt holds half a character (lone surrogate '\\ud800')"
+        "a column beside the prompt holds invalid Unicode (lone surrogate '\\ud800')"
     )
     bad.raw.encode()
 

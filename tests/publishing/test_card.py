@@ -230,12 +230,12 @@ def test_the_real_clients_read_it(run: Path, tmp_path: Path) -> None:
 
 def test_pictures(run: Path) -> None:
     facts = read_facts(run)
-    made, plots = dataset_card(facts, repo=None, configs=[PAIRS])
+    made, plots = dataset_card(facts, repo="me/pairs", configs=[PAIRS])
     assert sorted(plots) == ["plots/lengths.png", "plots/logprobs.png"]
     for path, picture in plots.items():
         assert picture.startswith(b"\x89PNG")
         assert f"![{path}]({path})" in merge_card(made)
-    again = dataset_card(facts, repo=None, configs=[PAIRS])
+    again = dataset_card(facts, repo="me/pairs", configs=[PAIRS])
     assert (made, plots) == again, "the same run, the same card"
 
 
@@ -476,7 +476,7 @@ def test_a_run_without_pairs_says_how_to_make_them(tmp_path: Path) -> None:
 def test_a_filter_that_kept_nothing(tmp_path: Path) -> None:
     far = [asking(0, ("user", "a"), means={("plain", "good"): -9.0})]
     facts = read_facts(make_run(tmp_path / "run", far))
-    made, plots = dataset_card(facts, repo=None, configs=[PAIRS])
+    made, plots = dataset_card(facts, repo="me/pairs", configs=[PAIRS])
     assert not plots
     assert "0 of 1 rows are kept" in merge_card(made)
     assert "## Numbers" not in merge_card(made)

@@ -10,10 +10,11 @@ import pytest
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import HubError
 from sso_data.filtering.refilter import refilter
+from sso_data.publishing import upload
 from sso_data.publishing.card import read_facts
 from sso_data.publishing.dataset import pack
 from sso_data.publishing.hub import Hub
-from sso_data.publishing.readme import merge_card
+from sso_data.publishing.readme import Card, merge_card
 from sso_data.publishing.upload import Parcel, Published, Target, publish
 from tests.hub_server import HubServer, Repo
 from tests.loopback.faults import Fault, Plan, from_then_on, never, once
@@ -145,15 +146,32 @@ class Trial:
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Parcel:
     """A small run, ready to be pushed."""
     run = made_run(tmp_path_factory.mktemp("data") / "run", 3)
-    parcel = pack(read_facts(run), REPO)
+    parcel = pack(read_facts(run), REPO, tmp_path_factory.mktemp("stage"))
     files = {path: file for path, file in parcel.files.items() if not path.startswith("plots/")}
     return replace(parcel, files=files)
 
 
 @pytest.fixture
-def trial(hub: HubServer, packed: Parcel) -> Trial:
+def trial(hub: HubServer, packed: Parcel, monkeypatch: pytest.MonkeyPatch) -> Trial:
+    monkeypatch.setattr(upload, "merge_card", _merged_once)
     target = Target(repo=REPO, private=False)
     return Trial(hub=hub, parcel=packed, target=target, older={})
+
+
+def _merged_once(card: Card, existing: str = "") -> str:
+    """The card, merged once for each README.md that is there: it takes most of a push's time."""
+    key = id(card), existing
+    if key not in _MERGED:
+        _MERGED[key] = merge_card(card, existing)
+    return _MERGED[key]
+
+
+_MERGED: dict[tuple[int, str], str] = {}
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 def _without_card(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -194,12 +212,12 @@ def test_failures_from_any_request_on(trial: Trial) -> None:
 def test_a_repository_that_is_public(hub: HubServer, tmp_path: Path) -> None:
     """Of a run that was pushed before, everybody sees the old state or the new one."""
     run = made_run(tmp_path / "run")
-    old = pack(read_facts(run), REPO)
+    old = pack(read_facts(run), REPO, _folder(tmp_path / "old"))
     older = {path: file.read_bytes() for path, file in old.files.items()}
     older["README.md"] = merge_card(old.card).encode()
     loose = RunConfig().filter.model_copy(update={"gap": 0.0})
     refilter(run, RunConfig(filter=loose))
-    parcel = pack(read_facts(run), REPO)
+    parcel = pack(read_facts(run), REPO, _folder(tmp_path / "new"))
     parcel = replace(parcel, title="again")
     target = Target(repo=REPO, private=False)
     trial = Trial(hub=hub, parcel=parcel, target=target, older=older)

@@ -20,7 +20,7 @@ from tests.hub_server import HubServer
 from tests.loopback.faults import Fault, from_then_on
 from tests.publishing.conftest import TOKEN, made_run, reset
 from tests.publishing.test_xet import HF_XET
-from tests.train_command.conftest import QUICK
+from tests.training.command.conftest import QUICK
 
 LOADED = """
 import json, sys, datasets

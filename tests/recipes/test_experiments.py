@@ -95,20 +95,20 @@ def test_prompts_are_those_of_ultrafeedback(name: str) -> None:
 
 
 LOSSES: Mapping[str, Mapping[str, Any]] = {
-    "sso": {"objective": "sso", "base": "ipo", "beta": 0.2, "alpha": 0.66, "g": 0.1},
-    "pbaa": {"objective": "pairs", "base": "ipo", "beta": 0.2},
-    "ultrafeedback": {"objective": "pairs", "base": "ipo", "beta": 0.2},
-    "offline-ultrafeedback": {"objective": "pairs", "base": "ipo", "beta": 0.2},
-    "offline-sso": {"objective": "pairs", "base": "ipo", "beta": 0.2},
-    "sso-dpo": {"objective": "sso", "base": "dpo", "beta": 0.2, "g": 0.1},
-    "pbaa-dpo": {"objective": "pairs", "base": "dpo", "beta": 0.2},
+    "sso": {"objective": "sso", "type": "ipo", "beta": 0.2, "alpha": 0.66, "g": 0.1},
+    "pbaa": {"objective": "pairs", "type": "ipo", "beta": 0.2},
+    "ultrafeedback": {"objective": "pairs", "type": "ipo", "beta": 0.2},
+    "offline-ultrafeedback": {"objective": "pairs", "type": "ipo", "beta": 0.2},
+    "offline-sso": {"objective": "pairs", "type": "ipo", "beta": 0.2},
+    "sso-dpo": {"objective": "sso", "type": "dpo", "beta": 0.2, "g": 0.1},
+    "pbaa-dpo": {"objective": "pairs", "type": "dpo", "beta": 0.2},
     "sso-without-w": {"objective": "sso", "use_w": False, "use_g": True, "recipe": "method"},
     "sso-without-w-as-published": {"use_w": False, "use_g": True, "recipe": "as-published"},
     "sso-without-g": {"objective": "sso", "use_w": True, "use_g": False},
     "sso-without-w-g": {"objective": "sso", "use_w": False, "use_g": False},
     "sso-w-on-all": {"objective": "sso", "weight_scope": "all", "detach_weight": False},
     "sso-w-detached": {"weight_scope": "good_bad", "detach_weight": True},
-    "generator": {"objective": "pairs", "base": "dpo", "beta": 0.1},
+    "generator": {"objective": "pairs", "type": "dpo", "beta": 0.1},
 }
 
 
@@ -151,14 +151,14 @@ def test_the_second_version_trains_a_generator_first() -> None:
     config = config_of("llama3.1-8b-instruct-generator")
     assert config.generator
     loss = config.generator.train.loss
-    assert (loss.objective, loss.base, loss.beta, loss.generator_nll) == (
+    assert (loss.objective, loss.type, loss.beta, loss.generator_nll) == (
         "sso-generator",
         "dpo",
         0.1,
         0.1,
     )
     for training in (config.generator.train, config.train):
-        assert (training.optim.lr, training.optim.warmup) == (5e-7, 0.04)
+        assert (training.optim.lr, training.optim.warmup_steps) == (5e-7, 0.04)
         assert training.sequence.max_length == 2048
     steering = config.generate.steering
     assert (steering.choose, steering.principles) == ("none", "written")

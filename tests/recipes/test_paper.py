@@ -41,11 +41,11 @@ TRAINING = {
     "optim.beta2": 0.95,
     "optim.weight_decay": 0.1,
     "optim.schedule": "cosine",
-    "optim.warmup": 0.1,
+    "optim.warmup_steps": 0.1,
 }
 SSO = {
     "loss.objective": "sso",
-    "loss.base": "ipo",
+    "loss.type": "ipo",
     "loss.beta": 0.2,
     "loss.alpha": 0.66,
     "loss.g": 0.1,
@@ -55,11 +55,11 @@ SSO = {
     "loss.weight_scope": "good_bad",
 }
 GENERATOR = {
-    "loss.base": "dpo",
+    "loss.type": "dpo",
     "loss.beta": 0.1,
     "loss.generator_nll": 0.1,
     "optim.lr": 5e-7,
-    "optim.warmup": 0.04,
+    "optim.warmup_steps": 0.04,
 }
 
 
@@ -82,7 +82,7 @@ def test_a_generators_training_has_those_of_the_second_version(key: str, value: 
 @pytest.mark.parametrize("objective", ["pairs", "pbaa"])
 def test_the_base_loss_alone_takes_no_key_of_sso(objective: str) -> None:
     loss = load_train_config(recipe="paper", loss__objective=objective).loss
-    assert (loss.objective, loss.base, loss.beta) == ("pairs", "ipo", 0.2)
+    assert (loss.objective, loss.type, loss.beta) == ("pairs", "ipo", 0.2)
 
 
 def test_a_reward_model_has_the_papers_optimizer_and_no_loss() -> None:
@@ -109,7 +109,7 @@ def test_the_papers_values_do_not_follow_our_defaults() -> None:
     assert OtherTrain.model_validate({"recipe": "paper"}).loss.g == 0.1
     assert OtherTrain.model_validate({"recipe": "paper", "loss": {"g": 0.3}}).loss.alpha == 0.66
     pairs = {"recipe": "paper", "loss": {"objective": "pairs"}}
-    assert OtherTrain.model_validate(pairs).loss.base == "ipo"
+    assert OtherTrain.model_validate(pairs).loss.type == "ipo"
     assert OtherRun().filter.preset == "none"
     assert OtherRun.model_validate({"recipe": "paper"}).filter.preset == "reference"
 
@@ -122,8 +122,8 @@ def test_given_keys_win(tmp_path: Path) -> None:
     assert config.sampling.max_tokens == 2048
     assert config.filter.preset == "closeness"
     assert (config.steering.choose, config.steering.concision_probability) == ("random", 0.2)
-    training = load_train_config(None, ["loss.g=1", "optim.warmup=0"], recipe="paper")
-    assert (training.loss.g, training.optim.warmup, training.loss.alpha) == (1.0, 0.0, 0.66)
+    training = load_train_config(None, ["loss.g=1", "optim.warmup_steps=0"], recipe="paper")
+    assert (training.loss.g, training.optim.warmup_steps, training.loss.alpha) == (1.0, 0.0, 0.66)
 
 
 def test_a_section_made_in_python_counts_what_was_set_in_it() -> None:

@@ -26,9 +26,9 @@ from tests.reliability.disks import (
 )
 from tests.reliability.flow import Flow, check_whole, content, scripted, write_prompts
 from tests.reliability.injector import in_place_of_os, line_of, tree_of
-from tests.train_command.conftest import run as run  # a fixture: rows to train on
-from tests.train_command.test_resume import command as train_command
-from tests.train_command.test_train import same as same_weights
+from tests.training.command.conftest import run as run  # a fixture: rows to train on
+from tests.training.command.test_resume import command as train_command
+from tests.training.command.test_train import same as same_weights
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_a_file_where_a_directory_belongs(flow: Flow, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CHAOS, reason="tests/train_command/test_bad_input.py limits one checkpoint")
+@pytest.mark.skipif(not CHAOS, reason="test_bad_input.py of train limits one checkpoint")
 @pytest.mark.timeout(3600)
 def test_a_training_on_disks_of_any_size(run: Path, tmp_path: Path) -> None:
     """Full at the first checkpoint, at its optimizer, at the second one, at the model itself."""

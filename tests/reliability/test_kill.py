@@ -24,9 +24,9 @@ from sso_data.world import catalogue_dir, policy_dir, queries
 from tests.reliability.aims import GENERATE, TRAIN, shoot
 from tests.reliability.chaos import CHAOS
 from tests.reliability.flow import lines_of
-from tests.train_command.conftest import run as run  # a fixture: rows to train on
-from tests.train_command.test_resume import command as train_command
-from tests.train_command.test_train import same as same_weights
+from tests.training.command.conftest import run as run  # a fixture: rows to train on
+from tests.training.command.test_resume import command as train_command
+from tests.training.command.test_train import same as same_weights
 
 KILLS = {"transformers": 55, "vllm": 30} if CHAOS else {"transformers": 4, "vllm": 1}
 TRAIN_KILLS = 20
@@ -141,7 +141,7 @@ def kept(run: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CHAOS, reason="tests/train_command/test_resume.py kills a few times")
+@pytest.mark.skipif(not CHAOS, reason="tests/training/command/test_resume.py kills a few times")
 @pytest.mark.timeout(2 * 3600)
 def test_a_training_killed_again_and_again_ends_in_the_same_weights(
     run: Path, tmp_path: Path

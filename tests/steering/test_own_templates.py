@@ -64,7 +64,10 @@ def test_a_template_without_turns_is_one_user_turn(tmp_path: Path) -> None:
     ("text", "words"),
     [
         (CHAT + "and more", "text outside of its turns"),
-        ('{% call turn("user") %}x{% endcall %}{% call turn("assistant") %}y{% endcall %}', "last"),
+        (
+            '{% call turn("user") %}x{% endcall %}{% call turn("assistant") %}y{% endcall %}',
+            "no user turn at its end",
+        ),
         ('{% call turn("judge") %}x{% endcall %}', "the role is one of"),
         ('{% call turn("user") %}{{ unknown }}{% endcall %}', "'unknown' is undefined"),
         ('{% call turn("user") %}{{ turn.__globals__ }}{% endcall %}', "unsafe"),
@@ -84,7 +87,7 @@ def test_a_directory_that_is_none(tmp_path: Path) -> None:
 
 def test_a_template_that_stands_for_none_is_named(tmp_path: Path) -> None:
     line = refusal(own(tmp_path, sistem="x"))
-    assert "sistem.j2: stands for no shipped template; there are system.j2, choose.j2" in line
+    assert "sistem.j2: replaces no shipped template; there are system.j2, choose.j2" in line
 
 
 def test_links_to_elsewhere_and_odd_files_are_refused(tmp_path: Path) -> None:
