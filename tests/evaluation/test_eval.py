@@ -200,6 +200,7 @@ def test_a_format_of_an_earlier_version_goes_on_and_a_later_one_is_refused(
     engine["process"] = engine.pop("isolation")
     file.write_text(json.dumps(there | {"schema_version": 1}))
     done(evaluated(*options))
+    done(evaluated(*options, "--set=signal=false"))  # what changes is written in the new format
     found = json.loads(file.read_text())
     assert found["schema_version"] == 2
     assert found["config"]["generate"]["engine"]["isolation"] == "inline"
