@@ -7,9 +7,10 @@ from typing import Any
 
 from benchmarks.claims_grid import Chain
 from benchmarks.claims_rounds import QUIET, Rounds, write_labelled
+from sso_data.config.judging import JudgeConfig
 from sso_data.config.training import load_train_config
 from sso_data.core.records import Message
-from sso_data.evaluation.judges import Answered, Comparison, JudgeConfig, Verdict, open_judge
+from sso_data.evaluation.judges import Answered, Comparison, Verdict, open_judge
 from sso_data.world import queries
 
 BASE, ADDED, JUDGED = 64, 192, 400
@@ -75,7 +76,7 @@ class Rewarding:
         judge = open_judge(JudgeConfig(kind="reward", model=str(self.here / "model")))
         try:
             lines = pairs.read_text(encoding="utf-8").splitlines()
-            found = judge.compare([_comparison(at, line) for at, line in enumerate(lines)])
+            found = list(judge.compare([_comparison(at, line) for at, line in enumerate(lines)]))
         finally:
             judge.close()
         verdicts = [one for one in found if isinstance(one, Verdict)]

@@ -10,7 +10,6 @@ do, for whatever a user can correct. Interrupted work goes on with the same call
 import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +17,7 @@ from pydantic import BaseModel
 
 from sso_data.config.run import RunConfig, config_tree, load_config, validated_as
 from sso_data.core.errors import InputError
-from sso_data.core.progress import NullProgress, Progress
+from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Row
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from sso_data.exporting.export import Exported
     from sso_data.filtering.refilter import Refiltered
     from sso_data.generation.generate import Summary
-    from sso_data.iteration.run import Iterated
+    from sso_data.iteration.report import Iterated
     from sso_data.publishing.upload import Published
     from sso_data.training.run import TrainSummary
 
@@ -165,16 +164,9 @@ def iterate(
     from sso_data.config.iteration import PAGE, IterateConfig
     from sso_data.iteration import run
 
-    shown = progress or NullProgress()
-
-    @contextmanager
-    def stage(heading: str) -> Iterator[Progress]:
-        shown.phase(heading)
-        yield shown
-
     source = _source(prompts, out)
     resolved = _config(IterateConfig, config, PAGE, model=model, rounds=rounds, prompts=source)
-    return run.iterate(resolved, Path(out), stage, overwrite=overwrite)
+    return run.iterate(resolved, Path(out), progress, overwrite=overwrite)
 
 
 def augment(

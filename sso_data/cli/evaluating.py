@@ -22,8 +22,7 @@ from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print
 from sso_data.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sso_data.evaluation import Evaluation
-    from sso_data.evaluation.result import Side
+    from sso_data.evaluation.result import Evaluation, Side
 
 EVAL_EXAMPLE = (
     "Example: sso-data eval models/second --against Qwen/Qwen3-8B --prompts held_out.jsonl "
@@ -58,7 +57,7 @@ def evaluate(
     column: Column = None,
     skip_bad_rows: SkipBadRows = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the evaluation in --out and start anew.")
+        bool, typer.Option("--overwrite", help="Delete the evaluation in --out and start over.")
     ] = False,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="YAML file; see docs/evaluation.md.")
@@ -78,9 +77,9 @@ def evaluate(
     Run the same command again to continue after an interruption, or with another --judge to have
     the same answers judged once more.
     """
-    from sso_data.cli.progress import listening
-    from sso_data.evaluation import evaluate as run_evaluation
-    from sso_data.evaluation import load_eval_config
+    from sso_data.cli.progress import showing_progress
+    from sso_data.config.evaluation import load_eval_config
+    from sso_data.evaluation.run import evaluate as run_evaluation
 
     resolved = load_eval_config(
         config,
@@ -97,15 +96,15 @@ def evaluate(
         **judge_overrides(judge, judge_endpoint),
     )
     hint = f"every answer and verdict is safe in {out}; run the same command again to continue"
-    with hint_to_continue(hint), listening() as listener:
-        done = run_evaluation(model, against, resolved, out, listener, overwrite=overwrite)
+    with hint_to_continue(hint), showing_progress() as progress:
+        done = run_evaluation(model, against, resolved, out, progress, overwrite=overwrite)
     _show(done, out, as_json=as_json)
 
 
 def judge_overrides(
     judge: str | None, endpoint: str | None, prefix: str = "judge"
 ) -> dict[str, Any]:
-    """The configuration keys that `--judge` and `--judge-endpoint` set, dots as `__`.
+    """The configuration keys that `--judge` and `--judge-endpoint` set, with `__` for dots.
 
     Raises ConfigError for a judge that is none, or an endpoint without one.
     """
@@ -119,7 +118,7 @@ def judge_overrides(
 
 
 def _show(done: "Evaluation", out: Path, *, as_json: bool) -> None:
-    """The numbers on stdout; what failed on stderr, with exit code 3."""
+    """Print the numbers on stdout, and on stderr what failed, with exit code 3."""
     if as_json:
         print_json(done.to_json() | {"out": str(out), "commands": list(done.commands)})
     else:

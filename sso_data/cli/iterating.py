@@ -1,7 +1,5 @@
 """`iterate`: rounds of generating, filtering and training, from prompts and a first policy."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +10,9 @@ from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print
 from sso_data.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from sso_data.cli.progress import BarListener, PlainListener
     from sso_data.config.iteration import IterateConfig
-    from sso_data.iteration.run import Iterated
+    from sso_data.iteration.report import Iterated
+    from sso_data.iteration.training import Training
 
 ITERATE_EXAMPLE = (
     "Example: sso-data iterate prompts.jsonl -m Qwen/Qwen3-8B --out runs/sso --rounds 3"
@@ -45,7 +41,7 @@ def iterate(
     judge_endpoint: JudgeEndpoint = None,
     seed: Seed = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the rounds in --out and start anew.")
+        bool, typer.Option("--overwrite", help="Delete the rounds in --out and start over.")
     ] = False,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="YAML file; see docs/iterate.md.")
@@ -105,45 +101,31 @@ def _resolved(
 
 
 def _run(config: "IterateConfig", out: Path, *, overwrite: bool) -> "Iterated":
+    from sso_data.cli.progress import showing_progress
     from sso_data.engines.environment import prepare_environment
     from sso_data.iteration.run import iterate as run_iterate
+    from sso_data.iteration.training import train_in_a_process
 
     prepare_environment(config.generate.engine.model_copy(update={"threads": None}))
-    return run_iterate(config, out, _stage, overwrite=overwrite)
+    with showing_progress() as progress:
 
+        def train(training: "Training") -> None:
+            with progress.paused():  # the training shows its own
+                train_in_a_process(training)
 
-@contextmanager
-def _stage(heading: str) -> Iterator["PlainListener | BarListener"]:
-    """A step's heading and its own progress; none is drawn while a training draws its own."""
-    from sso_data.cli.progress import listening
-
-    say(heading)
-    with listening() as listener:
-        yield listener
+        return run_iterate(config, out, progress, overwrite=overwrite, train=train)
 
 
 def _show(done: "Iterated", *, as_json: bool) -> None:
     if as_json:
         print_json(done.to_json())
         return
-    from sso_data.cli import tables
-    from sso_data.cli.progress import duration
-    from sso_data.iteration.report import report_files, totals_of
-
-    console = tables.console()
-    console.print(_table(done))
-    for line in done.verdict:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    typer.echo(totals_of(done))
-    files = ", ".join(str(file) for file in report_files(done.out))
-    typer.echo(f"{files} ({duration(done.seconds)})")
-
-
-def _table(done: "Iterated") -> "Table":
-    """The table over the rounds: a column a round."""
     from rich.table import Table
     from rich.text import Text
 
+    from sso_data.cli import tables
+    from sso_data.cli.progress import duration
+    from sso_data.iteration.report import report_files
     from sso_data.iteration.table import shown
 
     table = Table(title="Rounds", title_justify="left", title_style="bold")
@@ -152,4 +134,10 @@ def _table(done: "Iterated") -> "Table":
         table.add_column(f"round {line['round']}", justify="right")
     for name, cells in shown(done.lines):
         table.add_row(Text(name), *map(Text, cells))
-    return table
+    console = tables.console()
+    console.print(table)
+    for text in done.verdict:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    typer.echo(done.account)
+    files = ", ".join(str(file) for file in report_files(done.out))
+    typer.echo(f"{files} ({duration(done.seconds)})")

@@ -109,6 +109,18 @@ class TerminalProgress:
         else:
             say(f"warning: {text}")
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Draw nothing while another process writes to the terminal."""
+        if not self._draws:
+            yield
+            return
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
+
     def _begin(self, done: int, total: int | None, unit: str) -> None:
         """A new unit: what was done before is not this process's work."""
         self._unit = unit

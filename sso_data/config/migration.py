@@ -38,6 +38,9 @@ PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
 }
 """Where each kind of directory keeps the configuration of a run, of a training and of a judge."""
 
+IDENTITY_PLACES = {**PLACES, "evaluation": {"run": ("",)}}
+"""The same of the keys of its identity: an evaluation's is that of its run."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -84,13 +87,14 @@ def upgraded(manifest: Mapping[str, Any], kind: Kind) -> Tree:
         return dict(manifest)
     found: Tree = copy.deepcopy(dict(manifest))
     added: Tree = {}
-    for change, prefix in _changes(kind, after=written):
+    for change, prefix in _changes(PLACES[kind], after=written):
         if change.default is not None:
             _put(added, f"{prefix}{change.key}", change.default)
         for name in ("config", "defaults"):
             if isinstance(found.get(name), dict):
                 _rename_nested(found[name], change, prefix)
-        if isinstance(found.get("identity"), dict):
+    if isinstance(found.get("identity"), dict):
+        for change, prefix in _changes(IDENTITY_PLACES[kind], after=written):
             _rename_flat(found["identity"], change, prefix)
     recorded = found.get("defaults")
     if defaults := deep_merge(added, recorded if isinstance(recorded, dict) else {}):
@@ -116,12 +120,14 @@ def defaults_of(config: BaseModel) -> Tree:
 def with_defaults(config: C, defaults: Mapping[str, Any]) -> C:
     """`config` with a directory's own `defaults` below the keys that the user gave.
 
-    Raises pydantic's ValidationError where the two do not fit together.
+    Keys whose default has not changed since stay unset. Raises pydantic's ValidationError where
+    the two do not fit together.
     """
-    if not defaults:
+    changed = _differing(defaults, config.model_dump(mode="json"))
+    if not changed:
         return config
     given = config.model_dump(exclude_unset=True)
-    return type(config).model_validate(deep_merge(defaults, given))
+    return type(config).model_validate(deep_merge(changed, given))
 
 
 def renamed(key: str) -> str | None:
@@ -135,12 +141,12 @@ def renamed(key: str) -> str | None:
     return None
 
 
-def _changes(kind: Kind, *, after: int) -> Iterator[tuple[Change, str]]:
+def _changes(places: Mapping[str, tuple[str, ...]], *, after: int) -> Iterator[tuple[Change, str]]:
     """The changes since format `after`, each with every prefix that it applies to."""
     for change in CHANGES:
         if change.format > after:
             for of in change.of:
-                for prefix in PLACES[kind].get(of, ()):
+                for prefix in places.get(of, ()):
                     yield change, prefix
 
 
@@ -179,6 +185,19 @@ def _put(tree: Tree, key: str, value: Any) -> None:
     for part in parents:
         tree = tree.setdefault(part, {})
     tree[leaf] = value
+
+
+def _differing(tree: Mapping[str, Any], other: Mapping[str, Any]) -> Tree:
+    """The leaves of `tree` that are not in `other`, or are other values there."""
+    found: Tree = {}
+    for key, value in tree.items():
+        there = other.get(key, {}) if isinstance(value, dict) else other.get(key)
+        if isinstance(value, dict) and isinstance(there, dict):
+            if inner := _differing(value, there):
+                found[key] = inner
+        elif key not in other or value != there:
+            found[key] = value
+    return found
 
 
 def _without(whole: Tree, given: Mapping[str, Any]) -> Tree:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from sso_data.config.run import EngineConfig
 from sso_data.core.errors import SsoDataError
-from sso_data.core.parent_process import at_parents_death
+from sso_data.core.process_guard import at_parents_death
 from sso_data.engines.environment import prepare_environment
 from sso_data.engines.interface import Engine, Request
 

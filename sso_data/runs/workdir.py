@@ -144,9 +144,9 @@ def open_workdir(
 ) -> WorkDir:
     """Start the work in `path`, or continue it when `identity` is that of the work there.
 
-    The caller holds the directory's lock. `details` are put into the manifest besides the identity.
-    Raises RunError that names the first differences and the `remedy`, or refuses a directory of
-    something else.
+    The caller holds the directory's lock. `details` are put into the manifest besides the identity;
+    their `defaults` only when the work starts. Raises RunError that names the first differences and
+    the `remedy`, or refuses a directory of something else.
     """
     make_dir(path)
     if not (overwrite and clear(path, kind)):

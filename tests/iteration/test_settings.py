@@ -8,8 +8,7 @@ import pytest
 from sso_data.config.iteration import iterate_config
 from sso_data.core.deep_merge import deep_merge
 from sso_data.core.errors import ConfigError
-from sso_data.iteration.identity import identity_of
-from sso_data.iteration.plans import generate_config, merges_adapters, train_config
+from sso_data.iteration.plans import generate_config, identity_of, merges_adapters, train_config
 from sso_data.iteration.state import PolicyAt
 from sso_data.training import run as train_run
 from tests.iteration.conftest import TINY

@@ -1,7 +1,5 @@
 """Recipes of each kind really run with `--tiny`, on fewer rows still: every step of a round."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,8 @@ import torch
 from sso_data.config.iteration import iterate_config
 from sso_data.config.recipes import load_recipe
 from sso_data.config.run import config_tree
-from sso_data.iteration.run import Iterated, iterate
+from sso_data.iteration.report import Iterated
+from sso_data.iteration.run import iterate
 from sso_data.iteration.training import Training
 from sso_data.training.run import train
 from sso_data.training.state import read_training
@@ -35,11 +34,6 @@ FEW = (
 )
 
 
-@contextmanager
-def quiet(heading: str) -> Iterator[Silent]:
-    yield Silent()
-
-
 def train_here(training: Training) -> None:
     """In this process: without the seconds in which another one imports torch."""
     train(str(training.source), training.out, training.config, Silent())
@@ -48,7 +42,7 @@ def train_here(training: Training) -> None:
 def run_tiny(name: str, out: Path, *settings: str) -> Iterated:
     torch.set_num_threads(1)
     tree = config_tree(None, [*FEW, *settings], base=load_recipe(name, tiny=True))
-    return iterate(iterate_config(tree), out, quiet, train=train_here)
+    return iterate(iterate_config(tree), out, train=train_here)
 
 
 def objective_of(model: Path) -> str:

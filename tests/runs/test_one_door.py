@@ -46,7 +46,7 @@ EXCEPTIONS = {
     ("engines/child.py", "unlink"): "the same file, when it was read",
     ("engines/worker.py", "os.open"): "the same file, seen from the child",
     ("engines/worker.py", "unlink"): "the same file, when the parent is gone",
-    ("iteration/plots.py", "savefig"): "a picture, into memory",
+    ("iteration/report.py", "savefig"): "a picture, into memory",
     (
         "models/training_model.py",
         "save_pretrained",

@@ -1,17 +1,17 @@
-"""What follows from many verdicts: rates with 95 % intervals, raw and at equal lengths.
+"""Statistics of verdicts: rates with 95 % intervals, raw and at equal lengths.
 
 A preference is 1 where the first answer won, 0 where the second did, 0.5 for a tie; the mean of
 two orders may be 0.25 or 0.75, too.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sso_data.evaluation.judges.verdicts import Verdict
+from sso_data.evaluation.judges import Verdict
 
 Z_95 = 1.959963984540054
 """The normal distribution's 0.975 quantile."""
@@ -122,8 +122,7 @@ def fit_logistic(feature: Floats, targets: Floats) -> tuple[tuple[float, float],
 
 
 def agreement(verdicts: Sequence[Verdict]) -> float | None:
-    """The share of pairs of which the judge said the same in both orders; None where it was asked
-    about none of them twice."""
+    """The share of pairs with the same verdict in both orders; None where none was judged twice."""
     orders = [verdict.orders for verdict in verdicts if verdict.orders is not None]
     if not orders:
         return None
@@ -131,8 +130,14 @@ def agreement(verdicts: Sequence[Verdict]) -> float | None:
 
 
 def tied(verdicts: Sequence[Verdict]) -> int:
-    """How many verdicts are ties."""
+    """The number of ties."""
     return sum(verdict.preference == 0.5 for verdict in verdicts)
+
+
+def mean_score(verdicts: Iterable[Verdict], side: int) -> float | None:
+    """The mean score of one side (0: a, 1: b) over the verdicts that have scores."""
+    scores = [verdict.scores[side] for verdict in verdicts if verdict.scores is not None]
+    return sum(scores) / len(scores) if scores else None
 
 
 def _logistic(at: float) -> float:

@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 
+from sso_data.config.judging import JudgeConfig
 from sso_data.core.errors import ConfigError
+from sso_data.evaluation.judge_function import AT_ONCE
 from sso_data.evaluation.judges import (
-    JudgeConfig,
     JudgeError,
     NoVerdict,
+    Verdict,
     judge_identity,
     open_judge,
 )
-from sso_data.evaluation.judges.function import AT_ONCE
-from tests.judges.sides import compared
+from tests.evaluation.sides import compared, judged, verdicts_of
 
 SOURCE = """
 CALLS = []
@@ -63,12 +64,10 @@ def test_it_is_given_dicts_in_parts_and_scores(file: Path) -> None:
         compared("a" * (i % 7), "bbb", "Really?", key=f"k{i}", system="Be brief.")
         for i in range(AT_ONCE + 6)
     ]
-    progress: list[tuple[int, int]] = []
-    said = found.compare(asked, on_progress=lambda *at: progress.append(at))
+    said = verdicts_of(found, asked)
     assert [one.preference for one in said[:7]] == [0, 0, 0, 0.5, 1, 1, 1]
-    assert said[6].scores == (6, 3)
+    assert said[6].scores == (6.0, 3.0)
     assert [one.key for one in said] == [one.key for one in asked]
-    assert progress == [(AT_ONCE, AT_ONCE + 6), (AT_ONCE + 6, AT_ONCE + 6)]
     calls = found._function.__globals__["CALLS"]
     assert [len(call) for call in calls] == [AT_ONCE, 6]
     assert calls[0][1] == {
@@ -85,10 +84,11 @@ def test_it_is_given_dicts_in_parts_and_scores(file: Path) -> None:
 
 
 def test_numbers_pairs_and_nothing(file: Path) -> None:
-    said = judge(f"{file}:mixed").compare([compared("x", "y", key=str(i)) for i in range(5)])
+    said = judged(judge(f"{file}:mixed"), [compared("x", "y", key=str(i)) for i in range(5)])
     assert [one.preference for one in said if not isinstance(one, NoVerdict)] == [1, 0.25, 1, 0.5]
     assert isinstance(said[2], NoVerdict)
     assert said[2].reason == "no_verdict"
+    assert isinstance(said[3], Verdict)
     assert said[3].scores == (3.5, -1)
 
 
@@ -104,7 +104,7 @@ def test_numbers_pairs_and_nothing(file: Path) -> None:
 )
 def test_its_errors_are_one_line(file: Path, function: str, words: str) -> None:
     with pytest.raises(JudgeError) as caught:
-        judge(f"{file}:{function}").compare([compared("x", "y"), compared("y", "x")])
+        judged(judge(f"{file}:{function}"), [compared("x", "y"), compared("y", "x")])
     text = str(caught.value)
     assert "\n" not in text
     assert text.startswith(f"judge {file}:{function}: ")
@@ -135,7 +135,7 @@ def test_a_module_is_found_as_python_finds_it(
     (tmp_path / "my_judges_for_this_test.py").write_text("def first(cs): return [1] * len(cs)\n")
     monkeypatch.syspath_prepend(tmp_path)
     config = JudgeConfig(kind="python", callable="my_judges_for_this_test:first")
-    assert open_judge(config).compare([compared("x", "y")])[0].preference == 1
+    assert verdicts_of(open_judge(config), [compared("x", "y")])[0].preference == 1
     assert judge_identity(config)["callable"] == "my_judges_for_this_test:first"
     del sys.modules["my_judges_for_this_test"]
 

@@ -1,27 +1,16 @@
-"""A Python function of the user's as judge: given many comparisons, it returns as many verdicts."""
+"""A Python function of the user's as judge: it takes comparisons and returns as many verdicts."""
 
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from sso_data.core.errors import ConfigError, described, one_line
-from sso_data.evaluation.judges.errors import JudgeError
-from sso_data.evaluation.judges.verdicts import (
-    Comparison,
-    NoVerdict,
-    OnProgress,
-    OnVerdict,
-    Verdict,
-    preference_of,
-    quiet,
-    unheard,
-)
+from sso_data.evaluation.judges import Comparison, JudgeError, NoVerdict, Verdict, preference_of
 
 AT_ONCE = 64
 """Comparisons in one call of the function."""
@@ -36,56 +25,39 @@ class FunctionJudge:
     better), or None where it cannot tell, which counts as failed.
     """
 
-    scores_answers = False
-
     def __init__(self, name: str) -> None:
         """Raises ConfigError where there is no such function."""
         self.name = name
         self._function = load_function(name)
 
-    def compare(
-        self,
-        comparisons: Sequence[Comparison],
-        *,
-        on_progress: OnProgress = quiet,
-        on_verdict: OnVerdict = unheard,
-    ) -> list[Verdict | NoVerdict]:
-        results: list[Verdict | NoVerdict] = []
+    def compare(self, comparisons: Sequence[Comparison]) -> Iterator[Verdict | NoVerdict]:
+        """Yield the verdicts in order; JudgeError where the function fails or returns too few."""
         for start in range(0, len(comparisons), AT_ONCE):
             part = comparisons[start : start + AT_ONCE]
-            for comparison, said in zip(part, self._said(part), strict=True):
-                results.append(self._verdict(comparison, said))
-                on_verdict(results[-1])
-            on_progress(len(results), len(comparisons))
-        return results
+            try:
+                found = list(self._function([_as_dict(comparison) for comparison in part]))
+            except Exception as error:  # whatever a function of somebody else's raises
+                raise JudgeError(f"judge {self.name}: raised {described(error)}") from error
+            if len(found) != len(part):
+                raise JudgeError(
+                    f"judge {self.name}: returned {len(found)} verdicts for {len(part)} "
+                    "comparisons; it must return one for each, in their order"
+                )
+            for comparison, said in zip(part, found, strict=True):
+                yield self._verdict(comparison.key, said)
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _said(self, part: Sequence[Comparison]) -> list[Any]:
-        """What the function returns; JudgeError where it raises, or returns no such list."""
-        try:
-            said = self._function([_as_dict(comparison) for comparison in part])
-            found = list(said)
-        except Exception as error:  # whatever a function of somebody else's raises
-            raise JudgeError(f"judge {self.name}: raised {described(error)}") from error
-        if len(found) != len(part):
-            raise JudgeError(
-                f"judge {self.name}: returned {len(found)} verdicts for {len(part)} comparisons; "
-                "it must return one for each, in their order"
-            )
-        return found
-
-    def _verdict(self, comparison: Comparison, said: Any) -> Verdict | NoVerdict:
+    def _verdict(self, key: str, said: Any) -> Verdict | NoVerdict:
         if said is None:
-            detail = f"{self.name} returned None"
-            return NoVerdict(key=comparison.key, reason="no_verdict", detail=detail)
+            return NoVerdict(key=key, reason="no_verdict", detail=f"{self.name} returned None")
         numbers = _numbers(said)
         if len(numbers) == 2:
             a, b = numbers
-            return Verdict(key=comparison.key, preference=preference_of(a, b), scores=(a, b))
+            return Verdict(key=key, preference=preference_of(a, b), scores=(a, b))
         if len(numbers) == 1 and 0 <= numbers[0] <= 1:
-            return Verdict(key=comparison.key, preference=numbers[0])
+            return Verdict(key=key, preference=numbers[0])
         raise JudgeError(
             f"judge {self.name}: returned {one_line(repr(said), 80)} for a comparison; it must be "
             "a number from 0 to 1, a pair of scores, or None"
@@ -99,7 +71,15 @@ def load_function(name: str) -> Callable[[list[dict[str, Any]]], Any]:
     """
     where, _, attribute = name.rpartition(":")
     try:
-        module = _module_of_file(Path(where)) if where.endswith(".py") else _module(where)
+        if where.endswith(".py"):
+            file = Path(where)
+            spec = importlib.util.spec_from_file_location(f"_judge_{file.stem}", file)
+            if spec is None or spec.loader is None:
+                raise ImportError(f"{file} is not a Python file")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(where)
         found: Callable[[list[dict[str, Any]]], Any] = getattr(module, attribute)
     except Exception as error:  # importing runs the user's own code
         raise ConfigError(f"judge {name}: cannot be loaded: {described(error)}") from error
@@ -116,19 +96,6 @@ def function_fingerprint(name: str) -> str:
     except (OSError, TypeError):
         return ""
     return hashlib.sha256(content).hexdigest()[:16] if content else ""
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(name)
-
-
-def _module_of_file(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"_judge_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _as_dict(comparison: Comparison) -> dict[str, Any]:

@@ -1,22 +1,12 @@
 """A reward model as judge: the higher reward of prompt and answer is the better answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 from sso_data.config.judging import JudgeConfig
 from sso_data.core.naming import public_name
 from sso_data.core.records import Message
 from sso_data.engines.environment import prepare_environment
-from sso_data.evaluation.judges.verdicts import (
-    Answered,
-    Comparison,
-    NoVerdict,
-    OnProgress,
-    OnVerdict,
-    Verdict,
-    preference_of,
-    quiet,
-    unheard,
-)
+from sso_data.evaluation.judges import Answered, Comparison, NoVerdict, Verdict, preference_of
 from sso_data.models.directory import resolve_model
 from sso_data.models.facts import read_model_facts
 from sso_data.templating.chat_template import ChatTemplate, Unrenderable, load_tokenizer, today
@@ -26,16 +16,13 @@ TOO_LONG = "too_long"
 """Why a comparison is refused: prompt and answer are longer than the reward model's context."""
 
 _Text = tuple[tuple[Message, ...], str]
-_Take = Callable[[_Text, float | NoVerdict], None]
 
 
 class RewardJudge:
     """Renders prompt and answer with the reward model's own chat template and scores them.
 
-    A text that stands in several comparisons of one call is scored once. Equal rewards are ties.
+    A text that occurs in several comparisons of one call is scored once. Equal rewards are ties.
     """
-
-    scores_answers = True
 
     def __init__(self, config: JudgeConfig) -> None:
         """Loads the model; raises ModelError or EngineError."""
@@ -57,37 +44,24 @@ class RewardJudge:
             directory, engine, pad_id=padding_id(tokenizer), batch_tokens=config.batch_tokens
         )
 
-    def compare(
-        self,
-        comparisons: Sequence[Comparison],
-        *,
-        on_progress: OnProgress = quiet,
-        on_verdict: OnVerdict = unheard,
-    ) -> list[Verdict | NoVerdict]:
-        results: list[Verdict | NoVerdict | None] = [None] * len(comparisons)
-        rewards: dict[_Text, float | NoVerdict] = {}
-        users: dict[_Text, list[int]] = {}
-        for number, comparison in enumerate(comparisons):
+    def compare(self, comparisons: Sequence[Comparison]) -> Iterator[Verdict | NoVerdict]:
+        """Yield each verdict when the second of its texts is scored.
+
+        Raises EngineError where a reward is not finite or the model does not fit into memory.
+        """
+        users: dict[_Text, list[Comparison]] = {}
+        for comparison in comparisons:
             for text in {_text(comparison, side) for side in (comparison.a, comparison.b)}:
-                users.setdefault(text, []).append(number)
-        done = 0
-
-        def take(text: _Text, reward: float | NoVerdict) -> None:
-            """A text's reward; the comparisons for which it was the last one are decided."""
-            nonlocal done
+                users.setdefault(text, []).append(comparison)
+        rewards: dict[_Text, float | NoVerdict] = {}
+        for text, reward in self._rewards(list(users)):
             rewards[text] = reward
-            for number in users[text]:
-                comparison = comparisons[number]
-                sides = [_text(comparison, side) for side in (comparison.a, comparison.b)]
-                if results[number] is None and all(side in rewards for side in sides):
-                    found = _verdict(comparison.key, *(rewards[side] for side in sides))
-                    results[number] = found
-                    done += 1
-                    on_verdict(found)
-            on_progress(done, len(comparisons))
-
-        self._score(list(users), take)
-        return [result for result in results if result is not None]
+            for comparison in users[text]:
+                a, b = (
+                    rewards.get(_text(comparison, side)) for side in (comparison.a, comparison.b)
+                )
+                if a is not None and b is not None:
+                    yield _verdict(comparison.key, a, b)
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -95,19 +69,20 @@ class RewardJudge:
         if model is not None:
             model.close()
 
-    def _score(self, texts: Sequence[_Text], take: _Take) -> None:
+    def _rewards(self, texts: Sequence[_Text]) -> Iterator[tuple[_Text, float | NoVerdict]]:
+        """(text, its reward or why it has none), in any order."""
         assert self._model is not None, "the judge is closed"
         sequences: list[list[int]] = []
         scored: list[_Text] = []
         for text in texts:
             ids = self._ids(*text)
             if isinstance(ids, NoVerdict):
-                take(text, ids)
+                yield text, ids
             else:
                 sequences.append(ids)
                 scored.append(text)
         for position, reward in self._model.rewards(sequences):
-            take(scored[position], reward)
+            yield scored[position], reward
 
     def _ids(self, messages: tuple[Message, ...], answer: str) -> list[int] | NoVerdict:
         """Prompt and answer as one sequence of ids, as `train` renders pairs that are text."""

@@ -5,23 +5,21 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
+from sso_data.config.judging import JudgeConfig, judge_tree
 from sso_data.core.errors import ConfigError, ModelError
 from sso_data.core.records import Message, Row
 from sso_data.evaluation.judges import (
-    JudgeConfig,
     NoVerdict,
+    Oracle,
     Verdict,
     judge_identity,
-    judge_tree,
-    mean_score,
     open_judge,
-    rate_of,
     signal_comparison,
-    tied,
 )
+from sso_data.evaluation.statistics import mean_score, rate_of, tied
 from sso_data.world import lexicon, queries, score
+from tests.evaluation.sides import compared, judged, verdicts_of
 from tests.factories import make_row
-from tests.judges.sides import compared
 
 ORACLE = JudgeConfig(kind="oracle")
 QUERY = queries(1, seed=3)[0]
@@ -41,23 +39,24 @@ def test_the_oracle_scores_the_last_user_turn() -> None:
     good, bad = best_and_worst()
     better, worse = score(QUERY, good).total, score(QUERY, bad).total
     asked = [compared(good, bad, QUERY), compared(bad, good, QUERY), compared(good, good, QUERY)]
-    heard: list[str] = []
-    progress: list[tuple[int, int]] = []
-    found = open_judge(ORACLE).compare(
-        asked,
-        on_verdict=lambda one: heard.append(one.key),
-        on_progress=lambda *at: progress.append(at),
-    )
+    found = verdicts_of(open_judge(ORACLE), asked)
     assert better > worse
     assert [one.preference for one in found] == [1, 0, 0.5]
     assert found[0].scores == (better, worse)
-    assert heard == [one.key for one in asked]
-    assert progress == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_each_verdict_comes_before_the_next_comparison_is_judged() -> None:
+    """What an interruption loses is at most the comparison that was being judged."""
+    asked = (compared("a", "b", QUERY, key=str(number)) for number in range(3))
+    found = Oracle().compare(asked)  # type: ignore[arg-type]
+    assert next(found).key == "0"
+    assert next(asked).key == "1"
 
 
 def test_foreign_prompts_are_refused_with_a_reason() -> None:
-    ours, foreign = compared("a", "b", QUERY), compared("a", "b", "Why is the sky blue?")
-    first, second = open_judge(ORACLE).compare([ours, foreign])
+    ours = compared("a", "b", QUERY, key="ours")
+    foreign = compared("a", "b", "Why is the sky blue?", key="foreign")
+    first, second = judged(open_judge(ORACLE), [ours, foreign])
     assert isinstance(first, Verdict)
     assert isinstance(second, NoVerdict)
     assert second.reason == "foreign_prompt"
@@ -73,7 +72,7 @@ def test_the_signal_of_pairs() -> None:
         world_row(3, good, bad, plain=good),
         make_row(4),
     ]
-    results = open_judge(ORACLE).compare([signal_comparison(row) for row in rows])
+    results = judged(open_judge(ORACLE), [signal_comparison(row) for row in rows])
     verdicts = [one for one in results if isinstance(one, Verdict)]
     high, low = score(QUERY, good).total, score(QUERY, bad).total
     assert [one.reason for one in results if isinstance(one, NoVerdict)] == ["foreign_prompt"]

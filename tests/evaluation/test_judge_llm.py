@@ -7,23 +7,21 @@ from typing import Any
 import pytest
 
 from sso_data.chat.interface import CompletionRequest
+from sso_data.config.judging import JudgeConfig
 from sso_data.core.errors import ConfigError, EngineError
 from sso_data.core.jinja import Templates
+from sso_data.evaluation.judge_llm import SCHEMA, LlmJudge, fence_for, read_verdict
 from sso_data.evaluation.judges import (
-    JudgeConfig,
     NoVerdict,
     Verdict,
-    agreement,
     judge_identity,
     open_judge,
-    rate_of,
     signal_comparison,
-    tied,
 )
-from sso_data.evaluation.judges.llm import SCHEMA, LlmJudge, fence_for, read_verdict
+from sso_data.evaluation.statistics import agreement, rate_of, tied
 from tests.chat.server import Reply, failed, said, serving
+from tests.evaluation.sides import compared, judged, verdicts_of
 from tests.factories import make_row
-from tests.judges.sides import compared
 from tests.steering.scripted import Scripted
 
 CONFIG = JudgeConfig(kind="llm", model="big")
@@ -54,7 +52,7 @@ def judge(say: Say, config: JudgeConfig = CONFIG, **options: Any) -> tuple[LlmJu
 def test_a_judge_that_looks_at_the_answers() -> None:
     asked = [compared("xx", "y"), compared("y", "xx"), compared("x", "y")]
     found, model = judge(longer)
-    results = found.compare(asked)
+    results = verdicts_of(found, asked)
     assert [one.preference for one in results] == [1, 0, 0.5]
     assert [one.orders for one in results] == [(1, 1), (0, 0), (0.5, 0.5)]
     assert [one.key for one in results] == [one.key for one in asked]
@@ -68,7 +66,7 @@ def test_a_judge_that_looks_at_the_answers() -> None:
 
 def test_a_judge_that_prefers_the_first_place_says_nothing() -> None:
     found, _ = judge(lambda request: verdict("first"))
-    results = found.compare([compared(f"a{i}", f"b{i}") for i in range(20)])
+    results = verdicts_of(found, [compared(f"a{i}", f"b{i}") for i in range(20)])
     assert {one.preference for one in results} == {0.5}
     assert {one.orders for one in results} == {(1.0, 0.0)}
     assert rate_of([one.preference for one in results]).value == 0.5
@@ -78,7 +76,7 @@ def test_a_judge_that_prefers_the_first_place_says_nothing() -> None:
 def test_half_agreement() -> None:
     """A tie in one order and a win in the other: three quarters, and no agreement."""
     found, _ = judge(lambda request: verdict("tie" if shown(request)[0] == "b" else "first"))
-    (result,) = found.compare([compared("a", "b")])
+    (result,) = verdicts_of(found, [compared("a", "b")])
     assert (result.preference, result.orders) == (0.75, (1.0, 0.5))
     assert agreement([result]) == 0
 
@@ -101,20 +99,12 @@ def test_what_is_no_verdict_is_asked_for_once_more_then_failed() -> None:
                 return None
 
     found, model = judge(say)
-    progress: list[tuple[int, int]] = []
-    heard: list[str] = []
-    results = found.compare(
-        [compared("a", "b", key=f"k{i}") for i in range(4)],
-        on_progress=lambda *at: progress.append(at),
-        on_verdict=lambda one: heard.append(one.key),
-    )
+    results = judged(found, [compared("a", "b", key=f"k{i}") for i in range(4)])
     assert isinstance(results[0], Verdict)
     reasons = [one.reason for one in results[1:] if isinstance(one, NoVerdict)]
     assert reasons == ["no_verdict", "no_verdict", "judge_refused"]
     assert results[1].detail == 'the judge said \'{"better": "both"}\''
     assert tries == {"0ab": 2, "0ba": 2, "1ab": 2, "1ba": 2, "2ab": 1, "2ba": 2, "3ab": 1, "3ba": 1}
-    assert sorted(heard) == ["k0", "k1", "k2", "k3"]
-    assert [done for done, _ in progress] == [1, 2, 3, 4]
     again = [one for one in model.asked if one.key.endswith("/1")]
     assert all("Nothing before it" in one.messages[-1].content for one in again)
     seeds = {one.key: one.seed for one in model.asked}
@@ -143,7 +133,7 @@ def test_an_answer_cannot_end_its_own_quotation() -> None:
     assert fence_for(["plain"]) == "====="
     assert fence_for([trick, "======="]) == "========"
     found, model = judge(lambda request: verdict("tie"))
-    found.compare([compared(trick, "y", system="Be brief.")])
+    judged(found, [compared(trick, "y", system="Be brief.")])
     for request in model.asked:
         text = request.messages[-1].content
         assert text.count("\n======\n") == 8
@@ -161,7 +151,7 @@ def test_earlier_turns_are_shown() -> None:
     longer_one = type(question)(
         key="k", messages=(*turns, *question.messages), a=question.a, b=question.b
     )
-    found.compare([longer_one])
+    judged(found, [longer_one])
     text = model.asked[0].messages[-1].content
     assert "User: Hello?\nReply: Hello.\n=====" in text
     assert "Request:\n=====\nWhat is a kite?\n=====" in text
@@ -173,7 +163,7 @@ def test_a_template_of_ones_own(tmp_path: Any) -> None:
     found, model = judge(
         lambda request: verdict("tie"), config, templates=Templates(directory=tmp_path)
     )
-    found.compare([compared("a", "b")])
+    judged(found, [compared("a", "b")])
     assert sorted(one.messages[-1].content for one in model.asked) == ["a <> b?", "b <> a?"]
     shipped = config.model_copy(update={"templates": None})
     assert judge_identity(config)["template"] != judge_identity(shipped)["template"]
@@ -194,7 +184,7 @@ def test_over_a_real_socket_with_position_bias(monkeypatch: pytest.MonkeyPatch) 
         config = endpoint(server.url, api_key_env="JUDGE_KEY")
         found = open_judge(config)
         assert found.name == "team/big as judge"
-        results = found.compare([compared(f"a{i}", f"b{i}") for i in range(12)])
+        results = verdicts_of(found, [compared(f"a{i}", f"b{i}") for i in range(12)])
         found.close()
         bodies, headers = server.bodies, server.headers
     assert rate_of([one.preference for one in results]).value == 0.5
@@ -216,7 +206,7 @@ def test_a_server_that_talks_and_one_that_is_cut_off() -> None:
 
     with serving(say) as server:
         found = open_judge(endpoint(server.url, max_tokens=20))
-        first, second = found.compare([compared("a0", "b0"), compared("a1", "b1")])
+        first, second = judged(found, [compared("a0", "b0"), compared("a1", "b1")])
         found.close()
         assert len(server.bodies) == 8
     assert isinstance(first, Verdict)
@@ -237,7 +227,7 @@ def test_a_server_that_refuses_one_and_one_that_refuses_all() -> None:
     rows = [make_row(i, texts={"good": f"a{i}", "bad": f"b{i}"}) for i in range(3)]
     with serving(picky) as server:
         found = open_judge(endpoint(server.url))
-        results = found.compare([signal_comparison(row) for row in rows])
+        results = judged(found, [signal_comparison(row) for row in rows])
         found.close()
     verdicts = [one for one in results if isinstance(one, Verdict)]
     assert [one.reason for one in results if isinstance(one, NoVerdict)] == ["judge_refused"]
@@ -245,7 +235,7 @@ def test_a_server_that_refuses_one_and_one_that_refuses_all() -> None:
     with serving(lambda body, attempt: failed(401, "who are you")) as server:
         found = open_judge(endpoint(server.url))
         with pytest.raises(EngineError, match="OPENAI_API_KEY"):
-            found.compare([compared("a", "b")])
+            judged(found, [compared("a", "b")])
         found.close()
 
 
@@ -264,6 +254,6 @@ def test_the_tiny_policy_is_no_judge_and_that_is_said() -> None:
     )
     found = open_judge(config)
     assert found.name == "policy as judge"
-    results = found.compare([compared("a", "b"), compared("b", "a")])
+    results = judged(found, [compared("a", "b"), compared("b", "a")])
     found.close()
     assert [one.reason for one in results if isinstance(one, NoVerdict)] == ["no_verdict"] * 2
