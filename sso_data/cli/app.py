@@ -240,10 +240,10 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The whole job on the embedded tiny policy: no GPU, no download, under a minute."""
-    from sso_data.cli.progress import listening
+    from sso_data.cli.progress import showing_progress
     from sso_data.demo import run_demo
 
-    with listening() as progress:
+    with showing_progress() as progress:
         result = run_demo(out, number, progress)
     if as_json:
         print_json(result.to_json())

@@ -131,11 +131,11 @@ def principles_new(
 ) -> None:
     """Make a catalogue from a plain description with a model; read it before you use it."""
     from sso_data.cli import tables
-    from sso_data.cli.progress import listening
+    from sso_data.cli.progress import showing_progress
     from sso_data.steering.new_principles import new_catalogue
 
     resolved = _asking(config, settings, model, endpoint, seed=seed, engine__name=engine)
-    with listening() as progress:
+    with showing_progress() as progress:
         made = new_catalogue(description, number, out, resolved, progress)
     tables.console().print(tables.catalogue(made))
     typer.echo(f"{out} ({len(made.principles)} principles); next: sso-data principles check {out}")
@@ -160,7 +160,7 @@ def principles_write(
     settings: Settings = None,
 ) -> None:
     """Show the principles that a model writes for each query, as JSON lines; keep nothing."""
-    from sso_data.cli.progress import listening
+    from sso_data.cli.progress import showing_progress
     from sso_data.steering.counts import SteeringCounts
     from sso_data.steering.dry_run import write_principles
 
@@ -178,7 +178,7 @@ def principles_write(
         source__column=column,
     )
     counts = SteeringCounts()
-    with hint_to_continue("nothing is kept of it"), listening() as progress:
+    with hint_to_continue("nothing is kept of it"), showing_progress() as progress:
         for line in write_principles(prompts, resolved, counts, progress):
             typer.echo(json.dumps(line, ensure_ascii=False))
     warnings = counts.warnings(resolved.steering.max_fallback_share)

@@ -156,36 +156,3 @@ def showing_progress() -> Iterator[TerminalProgress]:
         disable=not console.is_terminal,
     ) as bar:
         yield TerminalProgress(bar)
-
-
-class LegacyListener(TerminalProgress):
-    """What rooms that do not take a `Progress` yet call."""
-
-    def total(self, prompts: int) -> None:
-        say(f"{prompts} prompts")
-
-    def written(self, done: int, total: int, what: str = "pairs") -> None:
-        self.count(done, total, f"{what} written")
-
-    def sent(self, done: int, total: int) -> None:
-        self.count(done, total, "bytes")
-
-    def steps(self, done: int, total: int) -> None:
-        self.count(done, total, "steps")
-
-    def step(self, log: object) -> None:
-        self.count(log.step, log.total, "steps", str(log))  # type: ignore[attr-defined]
-
-
-class PlainListener(LegacyListener):
-    pass
-
-
-class BarListener(LegacyListener):
-    pass
-
-
-@contextmanager
-def listening() -> Iterator[PlainListener]:
-    with showing_progress() as progress:
-        yield PlainListener(progress._bar)

@@ -317,7 +317,7 @@ def described(info: EngineInfo) -> str:
 def _state(counts: RowCounts, kept: int, seconds: float) -> str:
     """How the rows so far went: sampling speed, share kept, failures."""
     parts = [
-        f"{counts.tokens / seconds:,.0f} tokens/s" if seconds >= 1 else "",
+        f"{counts.tokens / seconds:,.0f} tokens/s" if counts.tokens and seconds >= 1 else "",
         f"kept {kept / counts.rows:.0%}" if counts.rows else "",
         f"{counts.failed} failed" if counts.failed else "",
     ]
