@@ -195,11 +195,10 @@ def _lazy_model(config: AugmentConfig, progress: Progress) -> Iterator[Callable[
     with ExitStack() as stack:
 
         def start() -> Completions:
-            where = f"asking {config.model} at {config.endpoint}"
-            progress.phase(where if config.endpoint else f"loading {config.model}")
-            opened = stack.enter_context(
-                open_chat(config.model, config, config.engine, config.views, tell=progress.warn)
-            )
+            at = f"asking {config.model} at {config.endpoint}"
+            progress.phase(at if config.endpoint else f"loading {config.model}")
+            chat = open_chat(config.model, config, config.engine, config.views, tell=progress.warn)
+            opened = stack.enter_context(chat)
             progress.phase("queries")
             return opened
 

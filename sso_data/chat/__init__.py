@@ -1,4 +1,4 @@
-"""Chat models that answer messages with text: in an engine on this machine, or at an endpoint."""
+"""Chat models: messages to text, by an engine on this machine or by an OpenAI-compatible server."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager

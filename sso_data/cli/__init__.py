@@ -1,4 +1,4 @@
-"""The command line: `sso-data`. Help is shown without importing torch, transformers or vLLM."""
+"""The command line; help imports neither torch, transformers nor vLLM."""
 
 import sys
 

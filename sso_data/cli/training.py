@@ -10,7 +10,7 @@ import typer
 from sso_data.cli.options import Json, Model, Seed, Split
 from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
 from sso_data.cli.push import Private, Public, private_of, show_published
-from sso_data.core.errors import ConfigError, SsoDataError
+from sso_data.core.errors import ConfigError, SsoDataError, TrainError
 
 if TYPE_CHECKING:
     from sso_data.publishing.upload import Published
@@ -59,7 +59,7 @@ Overwrite = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Delete the training in --out and start anew; with --push, replace what is there.",
+        help="Delete the training in --out and start over; with --push, replace what is there.",
     ),
 ]
 Push = Annotated[
@@ -195,9 +195,7 @@ def _pushed(out: Path, repo: str, private: bool | None, *, overwrite: bool) -> "
 
 
 def _say_alone(error: SsoDataError, rank: int) -> None:
-    """What only this process knows; the other failures are the first process's, too."""
-    from sso_data.core.errors import TrainError
-
+    """Print a failure that only this process has seen; others are reported by the first process."""
     if isinstance(error, TrainError):
         say(f"error: process {rank}: {error}")
 

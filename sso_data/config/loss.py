@@ -1,4 +1,4 @@
-"""What decides a training loss, the sequences it sees and where its references come from."""
+"""Configuration of the training loss, the sequences and the reference log-probs."""
 
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,7 @@ _SSO_ONLY = ("alpha", "g", "use_w", "use_g", "detach_weight", "weight_scope", "r
 
 
 class LossConfig(Section):
-    """Which loss the policy is trained with."""
+    """The loss that the policy is trained with (arXiv 2410.17131)."""
 
     objective: PairObjective = "sso"
     """`sso`: the base term, and the two steered terms weighted by W; `sso-generator`: the steered
@@ -90,7 +90,7 @@ class LossConfig(Section):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the base loss compares with a reference policy."""
+        """True when the base loss compares with a reference policy."""
         return self.type not in {"simpo", "orpo"}
 
     @property
@@ -100,21 +100,21 @@ class LossConfig(Section):
 
 
 class SequenceConfig(Section):
-    """How long the training sequences may be."""
+    """Length limits of the training sequences."""
 
     max_length: Annotated[int, Field(ge=8)] = 2048
     """Most tokens of prompt and response together."""
     too_long: Literal["drop", "truncate"] = "drop"
     """What happens to a row with a longer sequence. `truncate` cuts the ends of its responses,
-    end-of-sequence tokens included (counted and reported), and scores its references anew."""
+    end-of-sequence tokens included (counted and reported), and scores its references again."""
 
 
 class ReferenceConfig(Section):
     """Where the reference policy's log-probs come from."""
 
     mode: Literal["auto", "strict", "rescore"] = "auto"
-    """`auto`: the rows' own where a check agrees, else scored anew; `strict`: the rows' own or
-    none; `rescore`: scored anew."""
+    """`auto`: the rows' own where a check agrees, else scored again; `strict`: the rows' own or
+    none; `rescore`: scored again."""
     check_rows: Annotated[int, Field(ge=64)] = 64
     """Rows whose recorded log-probs are compared with this machine's."""
     tolerance: Positive = 0.05

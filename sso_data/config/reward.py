@@ -1,4 +1,4 @@
-"""What decides how a reward model is trained: its loss, its tokens, what is mixed in."""
+"""Configuration of a reward model's training: its loss, its tokens, what is mixed in."""
 
 from typing import Annotated, Literal
 
@@ -23,7 +23,8 @@ class RewardConfig(Section):
     """How a reward model is trained on pairs."""
 
     center_rewards_coefficient: NotNegative = 0.0
-    """Weight of (r+ + r-)^2, which draws rewards to a mean of 0; 0.01 is usual."""
+    """Weight of (r+ + r-)^2 (arXiv 2312.09244), which keeps the mean reward near 0; 0.01 is
+    usual."""
     tokens: Literal["sampled", "rendered"] = "sampled"
     """Of our own rows. `sampled`: the token ids that were sampled; the reward model has the
     tokenizer and chat template of the model that made the data. `rendered`: their text through this

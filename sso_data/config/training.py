@@ -22,7 +22,7 @@ PAGE = "docs/train_configuration.md"
 
 
 class DataConfig(Section):
-    """Which rows are trained on, and which are held out."""
+    """The rows to train on, and those that are held out."""
 
     split: str = "train"
     """Split of a Hub or `datasets` dataset, or of an exported directory."""
@@ -73,7 +73,7 @@ class OptimConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """What a continued training goes on from."""
+    """Checkpoints, which a continued training starts from."""
 
     every: Positive = 0.25
     """Steps between checkpoints (and evaluations); below 1, a share of all steps."""
@@ -90,7 +90,7 @@ class LoraConfig(Section):
     """Train a LoRA adapter in place of the model (needs `sso-data[lora]`)."""
 
     enabled: bool = False
-    """Whether; the option `--lora` sets it. Adapters are trained without dropout: the three
+    """Switched on by `--lora`. Adapters are trained without dropout: the three
     contrasts and the reference must agree."""
     r: Count = 16
     """Rank of the adapter's matrices."""
@@ -116,7 +116,7 @@ class EarlyStoppingConfig(Section):
 
 
 class LogConfig(Section):
-    """What is told while training goes on."""
+    """Which metrics are reported while training goes on, and where."""
 
     every: Count = 1
     """Steps between lines of metrics.jsonl."""
@@ -127,7 +127,7 @@ class LogConfig(Section):
 
 
 class TrainConfig(Section):
-    """A whole training; every key may stand in the YAML file of `--config` or after `--set`."""
+    """A whole training; every key may be given in the YAML file of `--config` or by `--set`."""
 
     model: str = ""
     """Model directory or Hub id of the policy that is trained: the one that made the data."""

@@ -57,7 +57,7 @@ class EngineError(SsoDataError):
 
 
 class EngineDeadError(EngineError):
-    """A running engine died or hangs; starting it again may help."""
+    """A running engine died or hangs; restarting it may help."""
 
 
 class EngineMemoryError(EngineDeadError):

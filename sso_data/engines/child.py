@@ -4,12 +4,14 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 from sso_data.config.run import EngineConfig
@@ -45,8 +47,12 @@ class ChildEngine:
         self._silence = 0.0
         self._open: set[str] = set()
         self._closed = False
-        self._stderr = None if verbose else _stderr_file()
-        stderr_path = None if self._stderr is None else str(self._stderr.name)
+        self._stderr: BinaryIO | None = None
+        stderr_path = None
+        if not verbose:  # open for reading here; the child unlinks it
+            descriptor, stderr_path = tempfile.mkstemp(prefix="sso-data-engine-", suffix=".log")
+            os.close(descriptor)
+            self._stderr = Path(stderr_path).open("rb")  # noqa: SIM115 - for as long as the child
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
@@ -56,7 +62,7 @@ class ChildEngine:
         )
         atexit.register(self.close)
         try:
-            with _quiet_tracker():
+            with _spawning():
                 self._process.start()
             theirs.close()
             self._info = self._await_ready(start_timeout)
@@ -148,7 +154,8 @@ class ChildEngine:
         if code is None:
             how = "closed its connection"
         elif code < 0:
-            how = f"was ended by {_signal_name(-code)}"
+            known = {number.value: number.name for number in signal.Signals}
+            how = f"was ended by {known.get(-code, f'signal {-code}')}"
         else:
             how = f"ended with exit code {code}"
         return EngineDeadError(
@@ -193,30 +200,22 @@ class ChildEngine:
 
 
 @contextmanager
-def _quiet_tracker() -> Iterator[None]:
-    """Keep multiprocessing's tracker, started with the child, from warning of a killed child."""
-    before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = ",".join(
-        [*filter(None, [before]), "ignore:resource_tracker:UserWarning"]
-    )
+def _spawning() -> Iterator[None]:
+    """Start a process that does not run the caller's script again and whose tracker is quiet.
+
+    The spawned process imports the module `__main__`, which may be a user's script without a guard
+    and is needed for nothing. multiprocessing's resource tracker, started with the process, would
+    warn of a killed one.
+    """
+    main, warnings = sys.modules["__main__"], os.environ.get("PYTHONWARNINGS")
+    sys.modules["__main__"] = ModuleType("__main__")
+    ignored = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = f"{warnings},{ignored}" if warnings else ignored
     try:
         yield
     finally:
-        if before is None:
+        sys.modules["__main__"] = main
+        if warnings is None:
             del os.environ["PYTHONWARNINGS"]
         else:
-            os.environ["PYTHONWARNINGS"] = before
-
-
-def _stderr_file() -> BinaryIO:
-    """A temporary file for the child's stderr, open for reading; the child unlinks it."""
-    descriptor, path = tempfile.mkstemp(prefix="sso-data-engine-", suffix=".log")
-    os.close(descriptor)
-    return Path(path).open("rb")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+            os.environ["PYTHONWARNINGS"] = warnings

@@ -3,14 +3,15 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sso_data.engines import kv_cache
-from sso_data.engines.interface import Refused, Result, Sampled, SampleRequest
+from sso_data.engines.interface import Result, SampleRequest
 from sso_data.engines.nucleus import draw_tokens
-from sso_data.engines.requests import checked_total
+from sso_data.engines.requests import sampled
 from sso_data.models.inference import LoadedModel
 
 
@@ -104,22 +105,16 @@ class DecodeBatch:
                 kept.pop()
         self._rows = [self._rows[place] for place in kept]
         kv_cache.keep_rows(self._cache, kept, self._model.device)
-        return [self._result(row) for row in ended]
+        results = []
+        for row in ended:
+            stopped = row.token_ids[-1] in self._model.eos_ids
+            reason: Literal["stop", "length"] = "stop" if stopped else "length"
+            results.append(sampled(row.request, row.token_ids, row.nats, reason))
+        return results
 
     def _has_ended(self, row: _Row) -> bool:
         return (
             row.token_ids[-1] in self._model.eos_ids
             or len(row.token_ids) >= row.request.max_tokens
             or row.nats[-1] != row.nats[-1]  # NaN: nothing sensible can follow
-        )
-
-    def _result(self, row: _Row) -> Result:
-        total = checked_total(row.nats)
-        if isinstance(total, str):
-            return Refused(key=row.request.key, detail=total)
-        return Sampled(
-            key=row.request.key,
-            token_ids=tuple(row.token_ids),
-            total_nats=total,
-            finish_reason="stop" if row.token_ids[-1] in self._model.eos_ids else "length",
         )

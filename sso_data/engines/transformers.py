@@ -17,10 +17,9 @@ from sso_data.engines.interface import (
     Request,
     Result,
     SampleRequest,
-    Scored,
     ScoreRequest,
 )
-from sso_data.engines.requests import checked_total, refusal, take_keys, total_ids
+from sso_data.engines.requests import checked, scored, total_ids
 from sso_data.models.facts import read_model_facts
 from sso_data.models.inference import LoadedModel
 from sso_data.models.memory import is_out_of_memory, release_device_memory
@@ -64,15 +63,10 @@ class TransformersEngine:
         return self._info
 
     def submit(self, requests: Sequence[Request]) -> None:
-        take_keys(self._open, requests)
-        for request in requests:
-            detail = refusal(
-                request,
-                context_tokens=self._facts.context,
-                vocab_size=self._facts.vocab_size,
-            )
-            if detail:
-                self._refused.append(Refused(key=request.key, detail=detail))
+        context, vocabulary = self._facts.context, self._facts.vocab_size
+        for request in checked(self._open, requests, context_tokens=context, vocab_size=vocabulary):
+            if isinstance(request, Refused):
+                self._refused.append(request)
             elif isinstance(request, SampleRequest):
                 self._samples.append(request)
             else:
@@ -170,7 +164,7 @@ class TransformersEngine:
             [list(request.prompt_ids) for request in group],
             [list(request.completion_ids) for request in group],
         )
-        return [_scored(request, row) for request, row in zip(group, nats, strict=True)]
+        return [scored(request, row) for request, row in zip(group, nats, strict=True)]
 
     def _attempt(self, work: Callable[[], list[Result]]) -> list[Result]:
         """Do the work; if memory runs out, put its requests back and halve the limits."""
@@ -208,10 +202,3 @@ class TransformersEngine:
             self._max_rows = max(1, len(redo) // 2)
             self._samples.extendleft(reversed(under_way))
         return []
-
-
-def _scored(request: ScoreRequest, nats: list[float]) -> Result:
-    total = checked_total(nats)
-    if isinstance(total, str):
-        return Refused(key=request.key, detail=total)
-    return Scored(key=request.key, total_nats=total)

@@ -25,12 +25,10 @@ from sso_data.engines.interface import (
     Refused,
     Request,
     Result,
-    Sampled,
     SampleRequest,
-    Scored,
     ScoreRequest,
 )
-from sso_data.engines.requests import checked_total, refusal, take_keys
+from sso_data.engines.requests import checked, sampled, score_slots, scored
 from sso_data.models.facts import ModelFacts, read_model_facts
 from sso_data.models.memory import free_memory, is_out_of_memory
 
@@ -86,15 +84,10 @@ class VllmEngine:
         return self._info
 
     def submit(self, requests: Sequence[Request]) -> None:
-        take_keys(self._open, requests)
-        for request in requests:
-            detail = refusal(
-                request,
-                context_tokens=self._info.context_tokens,
-                vocab_size=self._facts.vocab_size,
-            )
-            if detail:
-                self._ready.append(Refused(key=request.key, detail=detail))
+        context, vocabulary = self._info.context_tokens, self._facts.vocab_size
+        for request in checked(self._open, requests, context_tokens=context, vocab_size=vocabulary):
+            if isinstance(request, Refused):
+                self._ready.append(request)
             elif isinstance(request, SampleRequest):
                 self._samples.append(request)
             else:
@@ -235,11 +228,6 @@ def cpu_cache_bytes(facts: ModelFacts, bytes_each: int, *, max_num_seqs: int, fr
     return max(least, min(wanted, free // 4))
 
 
-def score_slots(config: EngineConfig) -> int:
-    """How many scores vLLM works on at once."""
-    return config.score_slots or max(8, config.max_num_seqs // 4)
-
-
 def _lora_arguments(adapter: Path) -> dict[str, Any]:
     """vLLM's settings for the adapter: its rank, rounded up to one vLLM knows, and its modules.
 
@@ -346,19 +334,11 @@ def _sampled(request: SampleRequest, output: Any) -> Result:
     reason = completion.finish_reason
     if reason not in ("stop", "length") or not completion.token_ids:
         return Refused(key=request.key, detail=f"vLLM ended the request: {reason}")
-    total = checked_total(completion.logprobs.logprobs)
-    if isinstance(total, str):
-        return Refused(key=request.key, detail=total)
-    return Sampled(
-        key=request.key,
-        token_ids=tuple(completion.token_ids),
-        total_nats=total,
-        finish_reason=reason,
-    )
+    return sampled(request, completion.token_ids, completion.logprobs.logprobs, reason)
 
 
 def _misses_rows(request: ScoreRequest, output: Any) -> bool:
-    """Whether rows that predict completion ids came from the cache: those have no log-probs."""
+    """Return True if rows that predict completion ids came from the cache, without log-probs."""
     return (output.num_cached_tokens or 0) > len(request.prompt_ids) - 1
 
 
@@ -368,7 +348,4 @@ def _scored(request: ScoreRequest, output: Any) -> Result:
     found = output.prompt_logprobs
     if found is None or list(found.token_ids[-count:]) != list(request.completion_ids):
         return Refused(key=request.key, detail="vLLM gave no log-probs for the completion")
-    total = checked_total(found.logprobs[-count:])
-    if isinstance(total, str):
-        return Refused(key=request.key, detail=total)
-    return Scored(key=request.key, total_nats=total)
+    return scored(request, found.logprobs[-count:])

@@ -36,7 +36,9 @@ def serve(
 ) -> None:
     """The child process from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    _die_with(parent_pid)
+    at_parents_death(signal.SIGKILL)
+    if sys.platform == "linux" and os.getppid() != parent_pid:
+        _leave(1)
     _redirect(stderr_file)
     prepare_environment(config)
     link = _Link(connection, config.step_timeout)
@@ -105,18 +107,14 @@ def _work(link: _Link, engine: Engine) -> None:
             return
         engine.submit(taken)
         unanswered += len(taken)
-        results = _step(engine, link)
+        link.step_began = time.monotonic()
+        try:
+            results = engine.step()
+        finally:
+            link.step_began = None
         if results:
             link.send("results", results)
             unanswered -= len(results)
-
-
-def _step(engine: Engine, link: _Link) -> list[Any]:
-    link.step_began = time.monotonic()
-    try:
-        return engine.step()
-    finally:
-        link.step_began = None
 
 
 def _take(link: _Link, *, wait: bool) -> list[Request] | None:
@@ -130,13 +128,6 @@ def _take(link: _Link, *, wait: bool) -> list[Request] | None:
         if message is None:
             return None
         taken += message
-
-
-def _die_with(parent_pid: int) -> None:
-    """Be killed when the parent's thread that started this process ends (Linux)."""
-    at_parents_death(signal.SIGKILL)
-    if sys.platform == "linux" and os.getppid() != parent_pid:
-        _leave(1)
 
 
 def _redirect(stderr_file: str | None) -> None:

@@ -1,1 +1,1 @@
-"""`eval`: a model against the one it started from, on prompts that neither was trained on."""
+"""`eval` and the judges: two models on held-out prompts, win rates and steering."""

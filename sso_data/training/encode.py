@@ -203,7 +203,7 @@ class Encoder:
 
 
 def has_token_ids(row: JsonRow) -> bool:
-    """Whether a row is one of ours, with the ids that were sampled."""
+    """True for a row of ours, with the ids that were sampled."""
     return row.get("chosen_token_ids") is not None
 
 

@@ -41,7 +41,7 @@ class TrainingDir(WorkDir):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the trained model is there."""
+        """True when the trained model is there."""
         return "finished" in self.manifest
 
     def last_checkpoint(self) -> Path | None:

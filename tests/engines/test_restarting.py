@@ -101,7 +101,7 @@ def test_a_death_at_every_step_once() -> None:
     told: list[str] = []
     found = answers(watched(kills, told), keys(10))
     assert all(isinstance(result, Scored) for result in found.values())
-    assert len(told) >= 15 and told[0] == "killed; starting it again in 1 s"
+    assert len(told) >= 15 and told[0] == "killed; restarting in 1 s"
 
 
 def test_the_row_that_kills_is_refused_and_no_other() -> None:
@@ -161,7 +161,7 @@ def test_a_start_that_fails_is_tried_again_and_then_given_up() -> None:
     assert len(answers(engine, keys(2))) == 6
     dies.append(True)
     fails["left"] = 5
-    with pytest.raises(EngineError, match="cannot be started again: no GPU memory yet"):
+    with pytest.raises(EngineError, match="cannot be restarted: no GPU memory yet"):
         answers(engine, ["other/x"])
 
 

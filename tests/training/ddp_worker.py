@@ -44,7 +44,12 @@ def main(out: Path, kind: str, size: int) -> None:
         )
     syncs: list[bool] = []
     hook = trainer._backward
-    trainer._backward = lambda loss: (syncs.append(_syncs(trainer)), hook(loss))
+
+    def backward(loss: torch.Tensor) -> None:
+        syncs.append(_syncs(trainer))
+        hook(loss)
+
+    trainer._backward = backward
     trainer.train()
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
