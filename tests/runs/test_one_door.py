@@ -40,7 +40,7 @@ OF_MODULE = {
 EXCEPTIONS = {
     ("demo.py", "write_text"): "the demo's prompt file, before its run begins",
     ("demo.py", "TemporaryDirectory"): "a directory for a demo that was given none",
-    ("publishing/card/plots.py", "savefig"): "pictures, into memory",
+    ("publishing/numbers.py", "savefig"): "pictures, into memory",
     ("cli/outcome.py", "open"): "/dev/null in the place of a closed stdout",
     ("engines/child.py", "mkstemp"): "what the engine says on stderr, in the temporary directory",
     ("engines/child.py", "unlink"): "the same file, when it was read",
@@ -56,7 +56,7 @@ EXCEPTIONS = {
         "copyfile",
     ): "tokenizer files of the policy, into the same directory",
     ("training/run.py", "save_model"): "our own function of that name, in models/training_model.py",
-    ("training/plot.py", "savefig"): "a picture, into memory",
+    ("training/card.py", "savefig"): "a picture, into memory",
     ("training/reference.py", "savez"): "references, into memory",
 }
 
