@@ -104,13 +104,11 @@ def pack(
         )
     files = {PAIRS: run / "pairs" / PAIRS, "filter.json": run / "pairs" / "filter.json"}
     features = card_features(files[PAIRS], journal=False)
-    configs = [DataConfig(name="pairs", files=(PAIRS,), rows=kept, default=True, features=features)]
+    configs = [DataConfig(name="pairs", path=PAIRS, rows=kept, default=True, features=features)]
     if what == "all":
         journal = dict(_journal(run, folder))
         features = card_features(*journal.values(), journal=True)
-        configs.append(
-            DataConfig(name="rows", files=("rows/*.jsonl",), rows=rows, features=features)
-        )
+        configs.append(DataConfig(name="rows", path="rows/*.jsonl", rows=rows, features=features))
         files |= journal | _failed(facts, folder)
     card, plots = dataset_card(
         facts,

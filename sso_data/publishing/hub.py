@@ -64,7 +64,16 @@ class Hub:
         self.kind: Kind = kind
         self._api: HfApi = HfApi(endpoint=endpoint)
         self.endpoint = self._api.endpoint
-        _check_address(self.endpoint)
+        try:
+            parts = urlsplit(self.endpoint)
+            is_web = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            is_web = False
+        if not is_web:
+            raise HubError(
+                f"{self.endpoint}: not the address of a Hub; write --endpoint, or HF_ENDPOINT, as "
+                "https://HOST"
+            )
         self._settings = f"{self.endpoint}/settings/tokens"
         self._token = self._api.token = get_token()
         if needs_token and not self._token:
@@ -90,8 +99,37 @@ class Hub:
                     f"the token from {origin} was refused by {self.endpoint} (expired or "
                     f"revoked); make a new one at {self._settings}, then `hf auth login`"
                 ) from error
-        check_write(whoami, repo, self._settings)
-        return str(whoami["name"])
+        name, namespace = str(whoami["name"]), repo.partition("/")[0]
+        token = (whoami.get("auth") or {}).get("accessToken") or {}
+        remedy = f"make one with write access at {self._settings}, then `hf auth login`"
+        if token.get("role") == "read":
+            raise HubError(f"{repo}: the token of {name} may only read; {remedy}")
+        if token.get("role") == "fineGrained":
+            found = token.get("fineGrained")
+            if not isinstance(found, Mapping):
+                return name  # an unknown format; the Hub decides
+            granted = set(found.get("global") or [])
+            for scope in found.get("scoped") or []:
+                if scope.get("entity", {}).get("name") in (repo, namespace):
+                    granted |= set(scope.get("permissions") or [])
+            if not granted & _WRITING:
+                raise HubError(
+                    f"{repo}: the fine-grained token of {name} has no write right for {namespace}; "
+                    f"{remedy}"
+                )
+        elif namespace != name:
+            roles = {o["name"]: o.get("roleInOrg") or "write" for o in whoami.get("orgs") or []}
+            if namespace not in roles:
+                raise HubError(
+                    f"{repo}: {name} is no member of {namespace}; the token may write to "
+                    f"{', '.join([name, *roles])}"
+                )
+            if roles[namespace] not in _WRITING_ROLES:
+                raise HubError(
+                    f"{repo}: {name} has the role {roles[namespace]} in {namespace}, which may not "
+                    "write; ask its administrators"
+                )
+        return name
 
     def look(self, repo: str, revision: str | None) -> State | None:
         """The repository's state, or None where there is none; HubError for a missing revision."""
@@ -282,45 +320,6 @@ class Hub:
         return asking(what, self.endpoint)
 
 
-def check_write(whoami: Mapping[str, Any], repo: str, settings: str) -> None:
-    """HubError where the token of a `whoami` answer cannot write to `repo`.
-
-    `settings` is the address of the page of tokens.
-    """
-    name, namespace = whoami["name"], repo.partition("/")[0]
-    token = (whoami.get("auth") or {}).get("accessToken") or {}
-    remedy = f"make one with write access at {settings}, then `hf auth login`"
-    if token.get("role") == "read":
-        raise HubError(f"{repo}: the token of {name} may only read; {remedy}")
-    if token.get("role") == "fineGrained":
-        found = token.get("fineGrained")
-        if not isinstance(found, Mapping):
-            return  # unknown to us; the Hub decides
-        granted = set(found.get("global") or [])
-        for scope in found.get("scoped") or []:
-            if scope.get("entity", {}).get("name") in (repo, namespace):
-                granted |= set(scope.get("permissions") or [])
-        if not granted & _WRITING:
-            raise HubError(
-                f"{repo}: the fine-grained token of {name} has no write right for {namespace}; "
-                f"{remedy}"
-            )
-        return
-    roles = {org["name"]: org.get("roleInOrg") or "write" for org in whoami.get("orgs") or []}
-    if namespace == name:
-        return
-    if namespace not in roles:
-        known = ", ".join([name, *roles])
-        raise HubError(
-            f"{repo}: {name} is no member of {namespace}; the token may write to {known}"
-        )
-    if roles[namespace] not in _WRITING_ROLES:
-        raise HubError(
-            f"{repo}: {name} has the role {roles[namespace]} in {namespace}, which may not write; "
-            "ask its administrators"
-        )
-
-
 def check_repo_id(repo: str) -> None:
     """HubError where `repo` cannot be the name of a repository."""
     try:
@@ -339,20 +338,6 @@ def client_utils() -> Any:
     from huggingface_hub import utils
 
     return utils
-
-
-def _check_address(endpoint: str) -> None:
-    """HubError unless this is http(s)://HOST, perhaps with more behind it."""
-    try:
-        parts = urlsplit(endpoint)
-        is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_web = False
-    if not is_web:
-        raise HubError(
-            f"{endpoint}: not the address of a Hub; write --endpoint, or HF_ENDPOINT, as "
-            "https://HOST"
-        )
 
 
 @functools.cache

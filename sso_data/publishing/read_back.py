@@ -38,31 +38,25 @@ def run_directory(
         )
     hub = Hub("dataset", needs_token=False)
     progress.phase(f"reading {hub.url(source)}")
-    state = patiently(lambda: _pushed_run(hub, source), progress)
+    state = patiently(lambda: hub.look(source, None), progress)
+    if state is None:
+        raise HubError(
+            f"{source}: no such directory here and no such dataset on the Hub (private? `hf auth "
+            "login`)"
+        )
+    if state.commit is None or "run.json" not in state.files:
+        raise HubError(
+            f"{source}: holds no run.json; only what `sso-data push` wrote can be filtered"
+        )
+    if not any(path.startswith("rows/") for path in state.files):
+        raise HubError(
+            f"{source}: holds pairs alone; to filter it again, its owner pushes it with --what all"
+        )
     if dry_run or out is None:
         return patiently(lambda: _downloaded(hub, source, state, None), progress)
     if not _is_there(hub, source, state, out):
         _make(hub, source, state, out, progress)
     return out
-
-
-def _pushed_run(hub: Hub, repo: str) -> State:
-    """The repository; HubError where there is none, or no run in it."""
-    state = hub.look(repo, None)
-    if state is None:
-        raise HubError(
-            f"{repo}: no such directory here and no such dataset on the Hub (private? `hf auth "
-            "login`)"
-        )
-    if state.commit is None or "run.json" not in state.files:
-        raise HubError(
-            f"{repo}: holds no run.json; only what `sso-data push` wrote can be filtered"
-        )
-    if not any(path.startswith("rows/") for path in state.files):
-        raise HubError(
-            f"{repo}: holds pairs alone; to filter it again, its owner pushes it with --what all"
-        )
-    return state
 
 
 def _is_there(hub: Hub, repo: str, state: State, out: Path) -> bool:
@@ -79,7 +73,7 @@ def _is_there(hub: Hub, repo: str, state: State, out: Path) -> bool:
     here = {f"rows/{file.name}": file for file in (out / "rows").glob("*.jsonl")}
     rows = {path for path in state.files if path.startswith("rows/")}
     if here.keys() != rows or not all(
-        LocalFile.of(file).is_stored_as(state.files[path]) for path, file in here.items()
+        LocalFile(file).is_stored_as(state.files[path]) for path, file in here.items()
     ):
         raise RunError(f"{out}: holds this run with other rows; use another --out")
     return True
@@ -94,7 +88,7 @@ def _downloaded(hub: Hub, repo: str, state: State, folder: Path | None) -> Path:
     for path, stored in state.files.items():
         wanted = any(fnmatch(path, pattern) for pattern in _FILES)
         if wanted and not (
-            (found / path).is_file() and LocalFile.of(found / path).is_stored_as(stored)
+            (found / path).is_file() and LocalFile(found / path).is_stored_as(stored)
         ):
             raise HubTroubleError(f"{repo}: {path} did not arrive whole")
     return found

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,19 +90,13 @@ class Published:
         return asdict(self)
 
 
-@dataclass(slots=True, kw_only=True)
 class LocalFile:
-    """A file on this machine, compared with what a repository holds."""
+    """A file on this machine, compared with what a repository holds: a path or the bytes of one."""
 
-    source: Path | bytes
-    size: int
-    _digests: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, source: Path | bytes) -> "LocalFile":
-        """The file at a path, or one of these bytes."""
-        size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        return cls(source=source, size=size)
+    def __init__(self, source: Path | bytes) -> None:
+        self.source = source
+        self.size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        self._digests: dict[str, str] = {}
 
     def is_stored_as(self, stored: Stored | None) -> bool:
         """Compare the content with a repository's file; it is read only where the sizes agree."""
@@ -206,7 +200,7 @@ class _Push:
         self._parcel = parcel
         self._target = target
         self._progress = progress
-        self._files = {path: LocalFile.of(source) for path, source in parcel.files.items()}
+        self._files = {path: LocalFile(source) for path, source in parcel.files.items()}
         self._checked_cards: set[str] = set()
         self._author = ""
         self._is_new = False
@@ -217,9 +211,13 @@ class _Push:
         hub, repo, private = self._hub, self._target.repo, self._target.private
         self._author = self._author or hub.check_write(repo)
         state = self._look() or self._create()
-        self._refuse_strangers(state)
-        card = self._card(state)
-        files = self._files | {README: LocalFile.of(card.encode())}
+        if state.commit is not None and not self._target.overwrite:
+            self._refuse_others(state, state.commit)
+        there = b""
+        if state.commit is not None and README in state.files:
+            there = hub.read(repo, README, state.commit)
+        card = merge_card(self._parcel.card, there.decode("utf-8", "replace"))
+        files = self._files | {README: LocalFile(card.encode())}
         plan = self._plan(state, files)
         if plan:
             _check_visibility(state, self._target)
@@ -265,28 +263,18 @@ class _Push:
             raise HubTroubleError(f"{repo}: was created, but is not there yet")
         return state
 
-    def _refuse_strangers(self, state: State) -> None:
-        """HubError where the repository holds what is not ours, unless it may be overwritten."""
-        if self._target.overwrite or state.commit is None:
-            return
+    def _refuse_others(self, state: State, commit: str) -> None:
+        """Raise HubError where the repository holds the content of others."""
         parcel, repo = self._parcel, self._target.repo
         remedy = "use another name, or --overwrite to replace it"
         if parcel.identity_file in state.files:
-            there = self._hub.read(repo, parcel.identity_file, state.commit)
+            there = self._hub.read(repo, parcel.identity_file, commit)
             if found := difference(there, parcel.manifest, *parcel.identity_keys, kind=parcel.what):
                 raise HubError(f"{repo}: holds another {parcel.what}: {found}; {remedy}")
-        elif strangers := sorted(state.files.keys() - _USUAL):
+        elif others := sorted(state.files.keys() - _USUAL):
             raise HubError(
-                f"{repo}: holds files and no {parcel.identity_file} ({strangers[0]}); {remedy}"
+                f"{repo}: holds files and no {parcel.identity_file} ({others[0]}); {remedy}"
             )
-
-    def _card(self, state: State) -> str:
-        """README.md, merged into the one of the repository."""
-        there = ""
-        if state.commit is not None and README in state.files:
-            content = self._hub.read(self._target.repo, README, state.commit)
-            there = content.decode("utf-8", "replace")
-        return merge_card(self._parcel.card, there)
 
     def _check_card(self, card: str) -> None:
         if card not in self._checked_cards:
@@ -323,8 +311,8 @@ class _Push:
             raise HubTroubleError(f"{repo}: does not hold what was sent")
         return done
 
-    def _send_by_request(self, files: Mapping[str, LocalFile], total_bytes: int) -> None:
-        """Bring `files` to main through a pull request of ours, that of an earlier try if any.
+    def _send_by_request(self, files: Mapping[str, LocalFile], total: int) -> None:
+        """Bring `files` to main through a pull request, that of an earlier try if there is one.
 
         Commits follow each other there, and it is merged when all are there. Raises HubError; main
         is then as it was, or holds everything.
@@ -342,8 +330,8 @@ class _Push:
             if not plan:
                 break
             part = plan.first(self._target.files_a_commit)
-            done = max(total_bytes - plan.total_bytes, 0)
-            self._commit(branch, part, state.commit, done=done, total=total_bytes)
+            done = max(total - plan.total_bytes, 0)
+            self._commit(branch, part, state.commit, done=done, total=total)
         hub.merge_request(repo, number)
 
     def _commit(
