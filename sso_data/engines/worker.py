@@ -39,7 +39,13 @@ def serve(
     at_parents_death(signal.SIGKILL)
     if sys.platform == "linux" and os.getppid() != parent_pid:
         _leave(1)
-    _redirect(stderr_file)
+    if stderr_file is not None:
+        descriptor = os.open(stderr_file, os.O_WRONLY | os.O_APPEND)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+        with suppress(OSError):
+            Path(stderr_file).unlink()  # the parent holds it open
+    os.dup2(2, 1)  # stdout to stderr
     prepare_environment(config)
     link = _Link(connection, config.step_timeout)
     try:
@@ -128,17 +134,6 @@ def _take(link: _Link, *, wait: bool) -> list[Request] | None:
         if message is None:
             return None
         taken += message
-
-
-def _redirect(stderr_file: str | None) -> None:
-    """Send stderr to the file (and unlink it: the parent holds it open), and stdout to stderr."""
-    if stderr_file is not None:
-        descriptor = os.open(stderr_file, os.O_WRONLY | os.O_APPEND)
-        os.dup2(descriptor, 2)
-        os.close(descriptor)
-        with suppress(OSError):
-            Path(stderr_file).unlink()
-    os.dup2(2, 1)
 
 
 def _leave(code: int) -> NoReturn:
