@@ -236,7 +236,7 @@ class EndpointCompletions:
 
 
 class _Dialect:
-    """What a server understands: at first everything that a request can say, less what it refuses.
+    """The parameters that a server accepts: at first all that a request can have.
 
     Newer models want `max_completion_tokens` in place of `max_tokens`; some take no temperature,
     seed or schema.

@@ -88,7 +88,7 @@ class ChildEngine:
                 raise self._died() from None
 
     def step(self) -> list[Result]:
-        """What finished by now; waits up to 0.2 s for it while anything is unanswered."""
+        """Return what finished; waits up to 0.2 s for it while anything is unanswered."""
         results: list[Result] = []
         for message in self._receive(POLL_SECONDS if self._open else 0.0):
             if message[0] == "results":

@@ -26,7 +26,7 @@ class _Row:
 
     @property
     def columns(self) -> int:
-        """How many of the row's ids are in the cache: all but the one drawn last."""
+        """The number of the row's ids in the cache: all but the one drawn last."""
         return len(self.request.prompt_ids) + len(self.token_ids) - 1
 
 

@@ -119,5 +119,5 @@ def sampled(
 
 
 def score_slots(config: EngineConfig) -> int:
-    """How many scores vLLM works on at once; by default a quarter of the sequences."""
+    """The number of scores vLLM works on at once; by default a quarter of the sequences."""
     return config.score_slots or max(8, config.max_num_seqs // 4)

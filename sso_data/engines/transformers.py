@@ -114,7 +114,7 @@ class TransformersEngine:
         return self._decode if batch else None
 
     def _room(self) -> int:
-        """How many of the oldest waiting requests fit with the active rows at full length."""
+        """The number of oldest waiting requests that fit with the active rows at full length."""
         active = self._batch.requests if self._batch else []
         longest = max(map(total_ids, active), default=0)
         count = len(active)

@@ -296,7 +296,7 @@ def _sampling_params(request: SampleRequest, eos_ids: tuple[int, ...]) -> Any:
 
 
 _WHEN_AND_WHERE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
-"""What xgrammar puts before its words: the time, and a place in its own source."""
+"""The prefix of xgrammar's messages: the time, and a place in its own source."""
 
 
 @cache

@@ -97,7 +97,7 @@ class RunFacts:
 
     @property
     def unfinished(self) -> str | None:
-        """How many prompts are done, where the run is unfinished."""
+        """The number of prompts done, for an unfinished run; else None."""
         return unfinished(self.manifest, self.account)
 
 

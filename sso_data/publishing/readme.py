@@ -86,9 +86,9 @@ class Card:
 
 
 def merge_card(card: Card, existing: str = "") -> str:
-    """README.md: our card in the place of an earlier one of ours in `existing`.
+    """README.md: our card in the place of an earlier one in `existing`.
 
-    The words of others around it and their metadata stay. Raises InputError for an `existing` card
+    Text around it and metadata that are not ours are kept. Raises InputError for an `existing` card
     that is malformed, and naming a field that the Hub, or `datasets`, would not accept.
     """
     front, rest = split_page(existing)
@@ -118,7 +118,7 @@ def merge_card(card: Card, existing: str = "") -> str:
 def _merge_configs(there: Metadata, changes: Metadata, names: frozenset[str]) -> bool:
     """Add the `configs` and `dataset_info` of others to ours; return False where there are none.
 
-    `names` are configurations of ours besides those of `changes`.
+    `names` are further configurations of ours, besides those of `changes`.
     """
     ours = changes["configs"]
     names |= {config["config_name"] for config in ours}
@@ -145,7 +145,7 @@ def _merge_configs(there: Metadata, changes: Metadata, names: frozenset[str]) ->
 
 
 def inline(text: object) -> str:
-    """`text` as words of a line or a table cell: nothing in it is markup, no line breaks."""
+    """`text` as plain text for a line or a table cell: without markup and line breaks."""
     line = one_line(text, _MOST)
     line = "".join(_ENTITIES.get(char, char) for char in line)
     return _PUNCTUATION.sub(lambda found: "\\" + found[0], line)

@@ -35,7 +35,7 @@ GROUP_BYTES = 64 << 20
 """Files are uploaded in groups of about this size; progress is counted after each."""
 
 _USUAL = {README, ".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "LICENSE.txt"}
-"""What a repository may hold before anything is pushed to it."""
+"""Files that a repository may hold before anything is pushed to it."""
 
 _BLOCK_BYTES = 1 << 20
 
@@ -121,7 +121,7 @@ class LocalFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """What turns a repository into the parcel: files to send, paths to remove."""
+    """The changes that turn a repository into the parcel: files to send, paths to remove."""
 
     new: Mapping[str, LocalFile]
     gone: tuple[str, ...]
