@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import HubError
 from sso_data.filtering.refilter import refilter
-from sso_data.publishing.hub import Hub
+from sso_data.publishing.hub import HubRepo
 from sso_data.runs.run import locked
 from tests.cli.test_bad_input import one_line
 from tests.hub_server import HubServer, Repo
@@ -197,7 +197,7 @@ READS, WRITES = ["repo.content.read"], ["repo.content.read", "repo.write"]
 )
 def test_tokens_that_may_write(hub: HubServer, answer: dict[str, Any], repo: str) -> None:
     hub.accounts[TOKEN] = answer
-    assert Hub("dataset").check_write(repo) == answer["name"]
+    assert HubRepo("dataset", repo).check_write() == answer["name"]
 
 
 @pytest.mark.parametrize(
@@ -226,4 +226,4 @@ def test_tokens_that_may_write(hub: HubServer, answer: dict[str, Any], repo: str
 def test_tokens_that_may_not(hub: HubServer, answer: dict[str, Any], repo: str, line: str) -> None:
     hub.accounts[TOKEN] = answer
     with pytest.raises(HubError, match=line):
-        Hub("dataset").check_write(repo)
+        HubRepo("dataset", repo).check_write()
