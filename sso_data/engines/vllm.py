@@ -66,7 +66,18 @@ class VllmEngine:
             raise
         except Exception as error:  # vLLM raises anything; a user sees one line
             raise EngineError(f"vLLM could not start: {described(error)}") from error
-        self._info = _describe(self._engine, config)
+        import vllm
+        from vllm.platforms import current_platform
+
+        model_config = self._engine.vllm_config.model_config
+        self._info = EngineInfo(
+            name="vllm",
+            version=vllm.__version__,
+            device=str(current_platform.device_type),
+            dtype=str(model_config.dtype).removeprefix("torch."),
+            context_tokens=model_config.max_model_len - 1,  # a score must sample one token more
+            max_in_flight=config.max_num_seqs,
+        )
         self._max_samples = config.max_num_seqs
         self._max_scores = score_slots(config)
         self._open: set[str] = set()
@@ -257,21 +268,6 @@ def _lora_arguments(adapter: Path) -> dict[str, Any]:
         "max_lora_rank": next((known for known in LORA_RANKS if known >= rank), rank),
         "lora_target_modules": names,
     }
-
-
-def _describe(engine: Any, config: EngineConfig) -> EngineInfo:
-    import vllm
-    from vllm.platforms import current_platform
-
-    model_config = engine.vllm_config.model_config
-    return EngineInfo(
-        name="vllm",
-        version=vllm.__version__,
-        device=str(current_platform.device_type),
-        dtype=str(model_config.dtype).removeprefix("torch."),
-        context_tokens=model_config.max_model_len - 1,  # a score must sample one token more
-        max_in_flight=config.max_num_seqs,
-    )
 
 
 def _sampling_params(request: SampleRequest, eos_ids: tuple[int, ...]) -> Any:

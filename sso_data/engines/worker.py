@@ -34,7 +34,7 @@ def serve(
     parent_pid: int,
     stderr_file: str | None,
 ) -> None:
-    """The child process from its start to its end."""
+    """Run the child process: start the engine, answer requests until the parent closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     at_parents_death(signal.SIGKILL)
     if sys.platform == "linux" and os.getppid() != parent_pid:
@@ -49,7 +49,21 @@ def serve(
     prepare_environment(config)
     link = _Link(connection, config.step_timeout)
     try:
-        _work(link, start(model_path, config))
+        engine = start(model_path, config)
+        link.send("ready", engine.info)
+        unanswered = 0
+        while (taken := _take(link, wait=unanswered == 0)) is not None:
+            engine.submit(taken)
+            unanswered += len(taken)
+            link.step_began = time.monotonic()
+            try:
+                results = engine.step()
+            finally:
+                link.step_began = None
+            if results:
+                link.send("results", results)
+                unanswered -= len(results)
+        engine.close()
     except SsoDataError as error:
         link.send("failed", type(error).__name__, str(error))
     except Exception as error:  # noqa: BLE001 - the process border: the parent gets one line
@@ -64,7 +78,7 @@ def serve(
 
 
 class _Link:
-    """The connection, with a thread that reads it and one that says every second: still here.
+    """The connection, with a thread that reads it and one that sends a heartbeat every second.
 
     The reader keeps the parent's writes from ever blocking, and ends this process when the parent
     is gone. The heartbeat falls silent when one step takes longer than `step_timeout` seconds.
@@ -100,27 +114,6 @@ class _Link:
             if began is None or time.monotonic() - began < self._step_timeout:
                 self.send("beat")
             time.sleep(1.0)
-
-
-def _work(link: _Link, engine: Engine) -> None:
-    """Answer requests until the parent closes."""
-    link.send("ready", engine.info)
-    unanswered = 0
-    while True:
-        taken = _take(link, wait=unanswered == 0)
-        if taken is None:
-            engine.close()
-            return
-        engine.submit(taken)
-        unanswered += len(taken)
-        link.step_began = time.monotonic()
-        try:
-            results = engine.step()
-        finally:
-            link.step_began = None
-        if results:
-            link.send("results", results)
-            unanswered -= len(results)
 
 
 def _take(link: _Link, *, wait: bool) -> list[Request] | None:
