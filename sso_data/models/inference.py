@@ -25,7 +25,7 @@ from sso_data.models.loading import (
 from sso_data.models.memory import free_memory, is_out_of_memory, release_device_memory
 
 REWARD_HEADS = ("score", "classifier")
-"""The names of the heads of transformers' sequence classifiers."""
+"""What transformers' sequence classifiers call their head."""
 
 
 class LoadedModel:
@@ -55,7 +55,7 @@ class LoadedModel:
         return torch.tensor(values, dtype=wide, device=self.device)
 
     def cache_room(self) -> int:
-        """The number of tokens that the key-value cache may hold in the memory that is free now."""
+        """How many tokens the key-value cache may hold in the memory that is free now."""
         if self.device.type == "cuda":
             free = int(torch.cuda.mem_get_info(self.device)[0] * 0.6)
         else:
@@ -163,16 +163,8 @@ class RewardModel:
 
     def _tried(self, batch: list[list[int]]) -> list[float] | None:
         """The batch's rewards; None where it must be smaller."""
-        width = max(map(len, batch))
-        ids = [row + [self._pad_id] * (width - len(row)) for row in batch]
-        mask = [[1] * len(row) + [0] * (width - len(row)) for row in batch]
         try:
-            with torch.inference_mode():
-                logits: Tensor = self._model(
-                    input_ids=torch.tensor(ids, device=self._device),
-                    attention_mask=torch.tensor(mask, device=self._device),
-                ).logits
-                rewards: list[float] = logits.float().view(-1).tolist()
+            rewards = self._forward(batch)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -187,3 +179,15 @@ class RewardModel:
                 "the reward model gives rewards that are not finite; try engine.dtype=float32"
             )
         return rewards
+
+    @torch.inference_mode()
+    def _forward(self, batch: list[list[int]]) -> list[float]:
+        width = max(map(len, batch))
+        ids = [row + [self._pad_id] * (width - len(row)) for row in batch]
+        mask = [[1] * len(row) + [0] * (width - len(row)) for row in batch]
+        logits: Tensor = self._model(
+            input_ids=torch.tensor(ids, device=self._device),
+            attention_mask=torch.tensor(mask, device=self._device),
+        ).logits
+        found: list[float] = logits.float().view(-1).tolist()
+        return found
