@@ -36,7 +36,7 @@ class Section(BaseModel):
 
 
 class EndpointSection(Section):
-    """A section whose model may be at an endpoint; `chat.endpoint.Endpoint.of` reads it."""
+    """A section whose model may be at an endpoint; `chat.endpoint` reads it."""
 
     endpoint: Annotated[str, AfterValidator(plain_url)] | None = None
     """Base URL of an OpenAI-compatible server that has the model, e.g. http://host:8000/v1."""
