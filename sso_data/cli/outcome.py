@@ -51,7 +51,8 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(command)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        _print_anything()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a path may not be UTF-8
+            sys.stdout.reconfigure(errors="backslashreplace")
         logging.setLogRecordFactory(_CleanRecord)
         try:
             with _signals_as_exceptions(), stdout_that_may_fail():
@@ -90,22 +91,6 @@ class _CleanRecord(logging.LogRecord):
 
     def getMessage(self) -> str:  # noqa: N802 - logging's name
         return without_secrets(super().getMessage())
-
-
-def _print_anything() -> None:
-    """Let stdout escape what it cannot encode, a path that is not UTF-8 for instance."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-@contextmanager
-def hint_to_continue(hint: str) -> Iterator[None]:
-    """Say `hint` when the work inside is interrupted."""
-    try:
-        yield
-    except (KeyboardInterrupt, Terminated):
-        say(hint)
-        raise
 
 
 @contextmanager

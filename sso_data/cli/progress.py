@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from sso_data.cli.outcome import say
+from sso_data.cli.outcome import Terminated, say
 
 _LINE_SECONDS = 10.0
 _DRAW_SECONDS = 0.2
@@ -138,10 +138,10 @@ class _CountColumn(ProgressColumn):
 
 
 @contextmanager
-def showing_progress() -> Iterator[TerminalProgress]:
-    """A progress that fits stderr."""
+def showing_progress(hint: str | None = None) -> Iterator[TerminalProgress]:
+    """Yield a progress display on stderr; say `hint` if the work inside is interrupted."""
     console = Console(stderr=True)
-    with Bar(
+    columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -150,9 +150,17 @@ def showing_progress() -> Iterator[TerminalProgress]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        speed_estimate_period=_SPEED_SECONDS,
-        disable=not console.is_terminal,
-    ) as bar:
-        yield TerminalProgress(bar)
+    )
+    try:
+        with Bar(
+            *columns,
+            console=console,
+            transient=True,
+            speed_estimate_period=_SPEED_SECONDS,
+            disable=not console.is_terminal,
+        ) as bar:
+            yield TerminalProgress(bar)
+    except (KeyboardInterrupt, Terminated):
+        if hint:
+            say(hint)
+        raise

@@ -3,16 +3,14 @@
 The docstring under each field is its documentation (`docs/iterate.md` is made from them).
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sso_data.config.judging import JudgeConfig
-from sso_data.config.run import RunConfig, validated_as
-from sso_data.config.section import Count, Positive, Section, Share
+from sso_data.config.evaluation import JudgeConfig
+from sso_data.config.run import RunConfig
+from sso_data.config.section import Count, NotNegative, Positive, Section, Share
 from sso_data.config.training import TrainConfig
-
-PAGE = "docs/iterate.md"
 
 
 class SliceConfig(Section):
@@ -78,7 +76,7 @@ class StopRules(Section):
     """Stop when the judge agrees less often than this that chosen is better than rejected."""
     steered: Share = 0.2
     """Stop when fewer rows than this pass the filter's steering test."""
-    gap: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    gap: NotNegative = 0.01
     """Stop when the mean gap between the two steered views is smaller, nats/token; the smaller one
     of good and bad counts."""
     length_growth: Positive = 3.0
@@ -88,6 +86,8 @@ class StopRules(Section):
 
 class IterateConfig(Section):
     """A whole iteration; every key may stand in a recipe, in `--config` or after `--set`."""
+
+    page: ClassVar[str] = "docs/iterate.md"
 
     title: str = ""
     """What this is, in one line."""
@@ -162,8 +162,3 @@ def _without_model(values: Any, sections: tuple[str, ...], prefix: str) -> Any:
             name = f"{prefix}{section}"
             raise ValueError(f"{name}.model and {name}.seed are set by the iteration")
     return values
-
-
-def iterate_config(tree: dict[str, Any], *, origin: str = "configuration") -> IterateConfig:
-    """The configuration of a nested dict; ConfigError names the first wrong key."""
-    return validated_as(IterateConfig, tree, origin=origin, page=PAGE)

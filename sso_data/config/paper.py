@@ -7,6 +7,8 @@ tell (learning rate and rows of a step of the first version) is not here and sta
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from sso_data.core.deep_merge import Tree, deep_merge
 
 DefaultsFrom = Literal["default", "paper"]
@@ -65,3 +67,14 @@ def training_of(given: Mapping[str, Any]) -> Tree:
     objective = loss.get("objective", "sso") if isinstance(loss, Mapping) else "sso"
     name = objective if isinstance(objective, str) else "sso"
     return deep_merge(TRAINING, LOSSES.get(name, LOSSES["pairs"]))
+
+
+def over_paper(values: Any, paper: Mapping[str, Any]) -> Any:
+    """What is given, over the values of `paper` where `recipe: paper` asks for them."""
+    if not isinstance(values, dict) or values.get("recipe") != "paper":
+        return values
+    given = {
+        name: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+        for name, value in values.items()
+    }
+    return deep_merge(paper, given)

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sso_data.config.loading import read_mapping
 from sso_data.core.deep_merge import Tree, deep_merge
 from sso_data.core.errors import ConfigError, one_line
 from sso_data.core.paths import examples_dir, world_dir
-from sso_data.core.yaml_files import read_yaml
 
 _FOLDERS = {"examples": examples_dir, "world": world_dir}
 """What stands in braces at the start of a value, for a shipped folder: `{world}/policy`."""
@@ -73,7 +73,13 @@ def _chain(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, Tree]]:
     if place in above:
         names = " -> ".join(part.name for part in (*above[above.index(place) :], place))
         raise ConfigError(f"{file}: extends itself ({names})")
-    tree = _read(file)
+    example = "a mapping of keys such as model and train"
+    tree = read_mapping(file, example, "recipe file")
+    tiny = tree.get("tiny", {})
+    if not isinstance(tiny, dict) or not all(isinstance(key, str) for key in tiny):
+        raise ConfigError(f"{file}: tiny must be {example}")
+    if not tree:
+        raise ConfigError(f"{file}: must be {example}; it is empty")
     for name in _extended(file, tree.pop("extends", [])):
         beside = file.parent / name
         parent = beside if beside.is_file() else recipes_dir() / name
@@ -90,25 +96,6 @@ def _extended(file: Path, value: object) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{file}: extends must be a file name, or a list of them")
     return [name if name.endswith(_SUFFIXES) else f"{name}.yaml" for name in names]
-
-
-def _read(file: Path) -> Tree:
-    """The mapping that a recipe file holds, its `tiny` being one too."""
-    try:
-        content = read_yaml(file)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{file}: no such recipe file") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: not readable as YAML: {one_line(error)}") from error
-    if not _is_tree(content):
-        raise ConfigError(f"{file}: must be a mapping of keys such as model and train")
-    if not _is_tree(content.get("tiny", {})):
-        raise ConfigError(f"{file}: tiny must be a mapping of keys such as model and train")
-    return dict(content)
-
-
-def _is_tree(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
 
 
 def _filled(value: Any) -> Any:

@@ -3,67 +3,49 @@
 The docstring under each field is its documentation (`docs/configuration.md` is made from them).
 """
 
-import copy
 import json
 import re
-import reprlib
-from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from sso_data.config.migration import renamed
-from sso_data.config.paper import RUN, DefaultsFrom
+from sso_data.config.loading import load
+from sso_data.config.paper import RUN, DefaultsFrom, over_paper
 from sso_data.config.section import Count, EndpointSection, NotNegative, Seconds, Section, Share
-from sso_data.core.deep_merge import deep_merge
-from sso_data.core.errors import ConfigError, one_line, without_secrets
-from sso_data.core.yaml_files import parse_yaml, read_yaml
+from sso_data.core.deep_merge import Tree
+from sso_data.core.errors import one_line
 
-NatsPerToken = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Quantile = Annotated[str, StringConstraints(pattern=r"^q(0(\.\d+)?|1(\.0+)?)$")]
-_Config = TypeVar("_Config", bound=BaseModel)
 
-
-VLLM_SPEED_KEYS = frozenset(
-    (
-        "block_size",
-        "cpu_offload_gb",
-        "distributed_executor_backend",
-        "enable_chunked_prefill",
-        "enforce_eager",
-        "kv_cache_memory_bytes",
-        "max_num_batched_tokens",
-        "num_gpu_blocks_override",
-        "pipeline_parallel_size",
-    )
+VLLM_SPEED_KEYS = (
+    "block_size",
+    "cpu_offload_gb",
+    "distributed_executor_backend",
+    "enable_chunked_prefill",
+    "enforce_eager",
+    "kv_cache_memory_bytes",
+    "max_num_batched_tokens",
+    "num_gpu_blocks_override",
+    "pipeline_parallel_size",
 )
 """Arguments of vLLM that change how fast rows are made, not which."""
 
-_VLLM_OURS = frozenset(
-    (
-        "dtype",
-        "enable_prefix_caching",
-        "generation_config",
-        "gpu_memory_utilization",
-        "load_format",
-        "logprobs_mode",
-        "max_model_len",
-        "max_num_seqs",
-        "model",
-        "revision",
-        "tensor_parallel_size",
-        "tokenizer",
-        "trust_remote_code",
-    )
+_VLLM_OURS = (
+    "dtype",
+    "enable_prefix_caching",
+    "generation_config",
+    "gpu_memory_utilization",
+    "load_format",
+    "logprobs_mode",
+    "max_model_len",
+    "max_num_seqs",
+    "model",
+    "revision",
+    "tensor_parallel_size",
+    "tokenizer",
+    "trust_remote_code",
 )
 """Arguments of vLLM that are set by other keys, or must not be changed."""
 
@@ -197,7 +179,7 @@ class ScoringConfig(Section):
     """Also score the ninth cell, y0 under good, which neither filter nor loss needs."""
     verify_rows: Annotated[int, Field(ge=0, le=256)] = 8
     """Rows at the start whose sampling-time log-probs are compared with scored ones."""
-    tolerance: NatsPerToken = 0.01
+    tolerance: NotNegative = 0.01
     """Largest difference, nats/token, at which sampling-time log-probs are used; above it every
     cell is scored."""
 
@@ -244,9 +226,9 @@ class EngineConfig(Section):
 
     @model_validator(mode="after")
     def _no_back_door(self) -> "EngineConfig":
-        taken = sorted(_VLLM_OURS & self.vllm.keys())
-        if taken:
-            raise ValueError(f"engine.vllm.{taken[0]} cannot be set; see the other engine keys")
+        for key in _VLLM_OURS:
+            if key in self.vllm:
+                raise ValueError(f"engine.vllm.{key} cannot be set; see the other engine keys")
         return self
 
 
@@ -256,10 +238,10 @@ class FilterConfig(Section):
     preset: Literal["closeness", "reference", "none"] = "closeness"
     """`closeness`: row-local thresholds; `reference`: the paper's three relative stages; `none`: no
     test of log-probs, for comparison."""
-    closeness: NatsPerToken | Quantile = 0.3
+    closeness: NotNegative | Quantile = 0.3
     """closeness preset: most that a drawn response may lie below the policy's own answer, as means
     under the plain view, nats/token; or a quantile such as q0.8 of the rows left."""
-    gap: NatsPerToken | Quantile = 0.05
+    gap: NotNegative | Quantile = 0.05
     """closeness preset: least difference between the two steered views, nats/token or a
     quantile."""
     strict_paper: bool = False
@@ -311,19 +293,8 @@ class RunConfig(Section):
         return over_paper(values, RUN)
 
 
-def over_paper(values: Any, paper: Mapping[str, Any]) -> Any:
-    """What is given, over the values of `paper` where `recipe: paper` asks for them."""
-    if not isinstance(values, dict) or values.get("recipe") != "paper":
-        return values
-    given = {
-        name: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
-        for name, value in values.items()
-    }
-    return deep_merge(paper, given)
-
-
 def quantile_of(value: str) -> float:
-    """The share that a threshold such as `q0.8` asks for."""
+    """Return the share in a quantile threshold: 0.8 for `q0.8`."""
     return float(value[1:])
 
 
@@ -331,126 +302,11 @@ def load_config(
     file: Path | None = None,
     settings: list[str] | None = None,
     *,
-    base: dict[str, Any] | None = None,
+    base: Tree | None = None,
     **overrides: object,
 ) -> RunConfig:
-    """The configuration: defaults, then `base` or `file`, then `overrides`, then `--set` settings.
+    """Return a run's configuration: defaults, `base` or `file`, `overrides`, `--set` settings.
 
-    `overrides` names keys with `__` for the dot and skips None. Raises ConfigError naming the key.
+    `overrides` are keys with `__` for the dot, None is skipped. Raises ConfigError, naming the key.
     """
-    tree = config_tree(file, settings, base=base, **overrides)
-    return validated(tree, origin=str(file) if file else "configuration")
-
-
-def config_tree(
-    file: Path | None,
-    settings: list[str] | None,
-    *,
-    base: dict[str, Any] | None = None,
-    **overrides: object,
-) -> dict[str, Any]:
-    """The nested dict that `load_config` makes a configuration of."""
-    tree = _read_yaml(file) if file else copy.deepcopy(base or {})
-    for key, value in overrides.items():
-        if value is not None:
-            _put(tree, key.split("__"), value, where=f"--{key.replace('__', '.')}")
-    for setting in settings or []:
-        key, sign, text = setting.partition("=")
-        if not sign or not key.strip():
-            raise ConfigError(f"--set {setting!r}: write it as key=value, e.g. sampling.top_p=0.9")
-        _put(tree, key.strip().split("."), _parse_value(setting, text), where=f"--set {setting}")
-    return tree
-
-
-def validated(tree: dict[str, Any], *, origin: str) -> RunConfig:
-    """A RunConfig of a nested dict, or a ConfigError that names the first wrong key."""
-    return validated_as(RunConfig, tree, origin=origin, page="docs/configuration.md")
-
-
-def validated_as(kind: type[_Config], tree: dict[str, Any], *, origin: str, page: str) -> _Config:
-    """A configuration of the given `kind`; `page` documents its keys."""
-    try:
-        made = kind.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(f"{origin}: {_first_problem(error, page)}") from error
-    _refuse_secrets(made, origin)
-    return made
-
-
-def _refuse_secrets(config: BaseModel, origin: str) -> None:
-    """ConfigError where a value is a secret: run.json would keep it."""
-    try:
-        text = config.model_dump_json()
-    except ValueError as error:  # a path that is not UTF-8
-        raise ConfigError(f"{origin}: {one_line(error, 200)}; use names in UTF-8") from error
-    if without_secrets(text) != text:
-        raise ConfigError(
-            f"{origin}: holds what looks like an access token, and run.json would keep it; put it "
-            "into the environment (HF_TOKEN)"
-        )
-
-
-def _first_problem(error: ValidationError, page: str) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"] if not _is_branch(str(part)))
-    if first["type"] == "extra_forbidden":
-        if new := renamed(key):
-            return f"{key} is called {new} now"
-        return f"unknown key {key!r}; known keys are in {page}"
-    message = first["msg"].removeprefix("Value error, ")
-    if key in _THRESHOLDS:
-        message = "must be a number of at least 0, or a quantile from q0 to q1 such as q0.8"
-    elif first["type"] == "tuple_type":
-        message = "must be a list, such as [Safety, Accuracy]"
-    if not key or message.startswith((f"{key}:", f"{key}.")):  # it names its key by itself
-        return message
-    return f"{key}: {message} (got {_excerpt(first['input'])})"
-
-
-def _excerpt(value: object) -> str:
-    """The start of a value, however large or deep it is."""
-    short = reprlib.Repr()
-    short.maxstring, short.maxother = 120, 80
-    try:
-        return short.repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits
-        return f"a {type(value).__name__}"
-
-
-_THRESHOLDS = ("filter.closeness", "filter.gap")
-
-
-def _is_branch(part: str) -> bool:
-    """Pydantic names the branch of a union in the location, which is no key of ours."""
-    return "[" in part or part in {"float", "str", "constrained-str", "constrained-float"}
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        content = read_yaml(file)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{file}: no such file") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: not readable as YAML: {one_line(error)}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(f"{file}: must be a mapping of keys such as sampling and filter")
-    return content
-
-
-def _parse_value(setting: str, text: str) -> object:
-    try:
-        return parse_yaml(text)
-    except ValueError as error:
-        raise ConfigError(f"--set {one_line(setting, 200)}: the value is not valid YAML") from error
-
-
-def _put(tree: dict[str, Any], path: list[str], value: object, *, where: str) -> None:
-    node = tree
-    for part in path[:-1]:
-        child = node.setdefault(part, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"{where}: {part!r} is not a section of the configuration")
-        node = child
-    node[path[-1]] = value
+    return load(RunConfig, file, settings, base=base, **overrides)

@@ -1,6 +1,6 @@
 """The base of every configuration section, shared field types, and the endpoint of a chat model."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -33,6 +33,7 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True
     )
+    page: ClassVar[str] = "docs/configuration.md"
 
 
 class EndpointSection(Section):

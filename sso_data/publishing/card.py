@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sso_data.config.run import RunConfig, validated
+from sso_data.config.loading import validated
+from sso_data.config.run import RunConfig
 from sso_data.core.jinja import render
 from sso_data.core.naming import is_local, public_name
 from sso_data.core.records import SIDE_OF
@@ -86,7 +87,7 @@ def read_facts(run: Path) -> RunFacts:
     return RunFacts(
         run=run,
         manifest=manifest,
-        config=validated(manifest["config"], origin=str(run / "run.json")),
+        config=validated(RunConfig, manifest["config"], origin=str(run / "run.json")),
         decided=read_decided(run),
         scores=scores,
         account=run_account(run, scores),

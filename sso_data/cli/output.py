@@ -1,24 +1,29 @@
-"""What a person sees on stdout: the funnel, pairs side by side, the catalogue, findings."""
+"""Results on stdout: the funnel, pairs side by side, principles, findings; advice on stderr."""
 
 import textwrap
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from sso_data.cli.outcome import SOME_FAILED, say
 from sso_data.core.records import SIDE_OF, VIEWS, Row
-from sso_data.doctor import Finding
-from sso_data.filtering.filters import Decision
-from sso_data.runs.run import Account
-from sso_data.steering.principles import Catalogue, Principle
-from sso_data.steering.stats import PrincipleStats
+
+if TYPE_CHECKING:
+    from sso_data.doctor import Finding
+    from sso_data.filtering.filters import Decision
+    from sso_data.runs.run import Account
+    from sso_data.steering.counts import SteeringCounts
+    from sso_data.steering.principles import Catalogue, Principle
+    from sso_data.steering.stats import PrincipleStats
 
 _MARK = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
-
-
 _SHOWN_CHARACTERS = 600
 _ALWAYS_SHOWN = ("rows", "not_steered", "off_policy", "gap")
 
@@ -29,11 +34,17 @@ def console() -> Console:
     return out if out.is_terminal else Console(width=160)
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int = 3) -> str:
+    """Format a number with so many decimals; "-" for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def funnel(decision: Decision) -> Table:
+def share(value: float | None) -> str:
+    """Format a share as percent with one decimal; "-" for None."""
+    return "-" if value is None else f"{value:.1%}"
+
+
+def funnel(decision: "Decision") -> Table:
     """The filter's stages: what each one dropped and the means over the rows left after it."""
     table = Table(title="Filter", title_justify="left", title_style="bold")
     table.add_column("stage")
@@ -49,34 +60,74 @@ def funnel(decision: Decision) -> Table:
             stage.reason,
             "" if stage.reason == "rows" else str(stage.dropped),
             str(stage.left),
-            f"{_number(stage.mean_logp_plain_chosen, 3)} / "
-            f"{_number(stage.mean_logp_plain_rejected, 3)}",
-            f"{_number(stage.mean_tokens_chosen, 1)} / {_number(stage.mean_tokens_rejected, 1)} / "
-            f"{_number(stage.mean_tokens_original, 1)}",
-            f"{_number(stage.mean_gap_good, 3)} / {_number(stage.mean_gap_bad, 3)}",
+            f"{number(stage.mean_logp_plain_chosen)} / {number(stage.mean_logp_plain_rejected)}",
+            f"{number(stage.mean_tokens_chosen, 1)} / {number(stage.mean_tokens_rejected, 1)} / "
+            f"{number(stage.mean_tokens_original, 1)}",
+            f"{number(stage.mean_gap_good)} / {number(stage.mean_gap_bad)}",
         )
     return table
 
 
-def thresholds(decision: Decision) -> str:
-    """The resolved thresholds in one line."""
+def show_decision(decision: "Decision", account: "Account") -> None:
+    """Print the funnel, the resolved thresholds, and where every prompt and row went."""
+    out = console()
+    out.print(funnel(decision))
     parts = [
         f"{name} {'-' if value is None else f'{value:.4g}'}"
         for name, value in decision.thresholds.items()
     ]
-    return "thresholds: " + ", ".join(parts) if parts else ""
-
-
-def account_line(account: Account, decision: Decision) -> str:
-    """The books, one line: prompts = rows + failed, rows = kept + dropped by reason."""
-    dropped = [f"{count} {reason}" for reason, count in decision.dropped.items() if count]
+    if parts:
+        out.print(f"thresholds: {', '.join(parts)}")
+    dropped = [f" + {count} {reason}" for reason, count in decision.dropped.items() if count]
     rows = len(decision.reason_code)
     whole = "" if rows == account.rows else "the run's "
-    return (
+    line = (
         f"prompts {account.prompts} = rows {account.rows} + failed {account.failed}; "
-        f"{whole}rows {rows} = kept {len(decision.kept)}"
-        + "".join(f" + {part}" for part in dropped)
+        f"{whole}rows {rows} = kept {len(decision.kept)}{''.join(dropped)}"
     )
+    out.print(line, highlight=False)
+
+
+def show_steering(counts: "SteeringCounts | None") -> None:
+    """Print how the steering by models went, in a line or two."""
+    for text in counts.summary() if counts else []:
+        typer.echo(text)
+
+
+def run_summary(run: Path, decision: "Decision", account: "Account") -> dict[str, Any]:
+    """Return the counts, thresholds and funnel for `--json`."""
+    from dataclasses import asdict
+
+    return {
+        "run": str(run),
+        **asdict(account),
+        "kept": len(decision.kept),
+        "dropped": decision.dropped,
+        "thresholds": dict(decision.thresholds),
+        "funnel": [asdict(stage) for stage in decision.funnel],
+    }
+
+
+def nothing_kept(run: Path, decision: "Decision") -> str:
+    """Return a warning with advice for the reason that dropped most rows."""
+    worst = max(decision.dropped, key=decision.dropped.__getitem__, default="")
+    remedy = {
+        "truncated": "raise sampling.max_tokens in a new run, or --set filter.drop_truncated=false",
+        "not_steered": "the policy does not follow these principles; see `sso-data preview`",
+        "leak": "--set filter.drop_leaks=false keeps rows that speak of their guidelines",
+        "off_policy": f"loosen it: sso-data filter {run} --set filter.closeness=q0.8 --dry-run",
+        "gap": f"loosen it: sso-data filter {run} --set filter.gap=q0.2 --dry-run",
+    }.get(worst, "docs/filter.md explains every reason")
+    return f"warning: the filter kept nothing, most rows are {worst}; {remedy}"
+
+
+def end(account: "Account", decision: "Decision", run: Path) -> None:
+    """Warn where no row was kept; exit with code 3 where prompts failed."""
+    if account.rows and not len(decision.kept):
+        say(nothing_kept(run, decision))
+    if account.failed:
+        say(f"{account.failed} prompts failed; see {run / 'failed.jsonl'}")
+        raise typer.Exit(SOME_FAILED)
 
 
 def pair(row: Row, verdict: str | None) -> Panel:
@@ -90,8 +141,7 @@ def pair(row: Row, verdict: str | None) -> Panel:
     table.add_row()
     for seen in VIEWS:
         cells = (
-            _number(row.mean(seen, drawn), 3) if (seen, drawn) in row.logp else "-"
-            for drawn in SIDE_OF
+            number(row.mean(seen, drawn)) if (seen, drawn) in row.logp else "-" for drawn in SIDE_OF
         )
         table.add_row(f"log-prob under {seen}", *cells)
     question = Text.assemble(("prompt: ", "bold"), _shortened(row.messages[-1].content))
@@ -112,7 +162,7 @@ def _shortened(content: str) -> Text:
     return Text("".join("?" if unicodedata.category(char) == "Cc" else char for char in start))
 
 
-def catalogue(found: Catalogue) -> Table:
+def catalogue(found: "Catalogue") -> Table:
     """A catalogue as a table."""
     table = Table(title=Text(str(found.directory)), title_justify="left", title_style="dim")
     for name in ("feature", "good", "bad", "meaning"):
@@ -124,7 +174,7 @@ def catalogue(found: Catalogue) -> Table:
     return table
 
 
-def principle_text(found: Principle) -> str:
+def principle_text(found: "Principle") -> str:
     """One principle in full."""
     lines = [
         f"{found.name} ({found.adjectives.good} / {found.adjectives.bad})",
@@ -137,7 +187,7 @@ def principle_text(found: Principle) -> str:
     return "\n".join(lines)
 
 
-def principle_stats(found: Sequence[PrincipleStats]) -> Table:
+def principle_stats(found: "Sequence[PrincipleStats]") -> Table:
     """Principles and their wordings, the most kept first."""
     table = Table()
     table.add_column("principle")
@@ -156,13 +206,13 @@ def principle_stats(found: Sequence[PrincipleStats]) -> Table:
             str(one.rows),
             str(one.kept),
             f"{one.kept_share:.0%}",
-            f"{_number(one.gap_good, 3)} / {_number(one.gap_bad, 3)}",
-            f"{_number(one.below_chosen, 3)} / {_number(one.below_rejected, 3)}",
+            f"{number(one.gap_good)} / {number(one.gap_bad)}",
+            f"{number(one.below_chosen)} / {number(one.below_rejected)}",
         )
     return table
 
 
-def findings(found: Sequence[Finding]) -> Table:
+def findings(found: "Sequence[Finding]") -> Table:
     """What the doctor found, and what to do."""
     table = Table(box=None, pad_edge=False)
     for name in ("", "what", "found", "what to do"):
