@@ -1,4 +1,4 @@
-"""The command line: every command with its example, and the commands of a first look.
+"""Table of all commands with their examples; `demo` and `doctor`.
 
 A command reads its options, calls one function, and shows what it returned.
 """
@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 from sso_data import __version__
+from sso_data.cli import options as opt
 from sso_data.cli import output, principles
 from sso_data.cli.augmenting import augment
 from sso_data.cli.evaluating import evaluate
 from sso_data.cli.generating import filter_, generate, merge, preview, retry
 from sso_data.cli.iterating import iterate
-from sso_data.cli.options import Json, Model, out_option
 from sso_data.cli.outcome import ends_well, print_json
 from sso_data.cli.progress import showing_progress
 from sso_data.cli.publishing import export, push
@@ -54,9 +54,9 @@ def _options(
 
 
 def demo(
-    out: Annotated[Path | None, out_option("Keep the run in this directory.")] = None,
+    out: Annotated[Path | None, opt.out_option("Keep the run in this directory.")] = None,
     number: Annotated[int, typer.Option("-n", min=8, help="How many prompts.")] = 288,
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Run every step on the embedded tiny policy: no GPU, no download, under a minute."""
     from sso_data.demo import run_demo
@@ -73,7 +73,7 @@ def demo(
     typer.echo(result.verdict)
 
 
-def doctor(model: Model = None, as_json: Json = False) -> None:
+def doctor(model: opt.Model = None, as_json: opt.Json = False) -> None:
     """Check this machine, and a model's chat template, and say what to do."""
     from dataclasses import asdict
 

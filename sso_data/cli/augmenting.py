@@ -5,20 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sso_data.cli.options import (
-    Column,
-    EngineName,
-    Json,
-    Model,
-    Prompts,
-    Seed,
-    Split,
-    config_option,
-    out_option,
-    overwrite_option,
-    set_option,
-    source_keys,
-)
+from sso_data.cli import options as opt
 from sso_data.cli.outcome import SOME_FAILED, print_json, say
 from sso_data.cli.progress import duration, showing_progress
 
@@ -27,10 +14,12 @@ if TYPE_CHECKING:
 
 
 def augment(
-    prompts: Prompts,
-    out: Annotated[Path, out_option("File of new queries (.jsonl); an existing one is continued.")],
+    prompts: opt.Prompts,
+    out: Annotated[
+        Path, opt.out_option("File of new queries (.jsonl); an existing one is continued.")
+    ],
     number: Annotated[int, typer.Option("--n", "-n", min=1, help="How many new queries.")],
-    model: Model = None,
+    model: opt.Model = None,
     endpoint: Annotated[
         str | None,
         typer.Option("--endpoint", help="OpenAI-compatible server with --model.", metavar="URL"),
@@ -45,19 +34,19 @@ def augment(
         Path | None,
         typer.Option("--templates", help="Directory with an augment.j2 of your own."),
     ] = None,
-    engine: EngineName = None,
-    seed: Seed = None,
-    split: Split = None,
-    column: Column = None,
+    engine: opt.EngineName = None,
+    seed: opt.Seed = None,
+    split: opt.Split = None,
+    column: opt.Column = None,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave malformed rows out of the seeds.")
     ] = False,
     overwrite: Annotated[
-        bool, overwrite_option("Delete the queries in --out and start over.")
+        bool, opt.overwrite_option("Delete the queries in --out and start over.")
     ] = False,
-    config: Annotated[Path | None, config_option("docs/augment.md")] = None,
-    settings: Annotated[list[str] | None, set_option("answers.top_p=1")] = None,
-    as_json: Json = False,
+    config: Annotated[Path | None, opt.config_option("docs/augment.md")] = None,
+    settings: Annotated[list[str] | None, opt.set_option("answers.top_p=1")] = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Make new queries from seed queries with the policy, checked and without duplicates.
 
@@ -77,7 +66,7 @@ def augment(
         templates=templates,
         decontaminate__files=tuple(decontaminate) if decontaminate else None,
         engine__name=engine,
-        **source_keys(split, column, skip_bad_rows=skip_bad_rows),
+        **opt.source_keys(split, column, skip_bad_rows=skip_bad_rows),
     )
     hint = f"every new query is safe in {out}; run the same command again to continue"
     with showing_progress(hint) as progress:
@@ -86,7 +75,7 @@ def augment(
 
 
 def _show(done: "Augmented", *, as_json: bool) -> None:
-    """The report on stdout; what is missing on stderr, with exit code 3."""
+    """Print the report on stdout; exit with code 3 if there are too few queries."""
     if as_json:
         print_json(
             {
@@ -112,7 +101,7 @@ def _show(done: "Augmented", *, as_json: bool) -> None:
 
 
 def _lines(done: "Augmented") -> list[str]:
-    """The report for a person."""
+    """Return the report as text."""
     tally, report = done.tally, done.report
     lines = [
         f"{tally.num_accepted} new queries of {tally.num_attempts} attempts, from "

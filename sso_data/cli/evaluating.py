@@ -1,28 +1,11 @@
-"""`eval`: a model against the one it started from, on held-out prompts."""
+"""`eval`: a model against its starting model, on held-out prompts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sso_data.cli.options import (
-    Column,
-    EngineName,
-    Json,
-    JudgeEndpoint,
-    JudgeName,
-    Limit,
-    PrinciplesDir,
-    Seed,
-    SkipBadRows,
-    Split,
-    TemplatesDir,
-    config_option,
-    out_option,
-    overwrite_option,
-    set_option,
-    source_keys,
-)
+from sso_data.cli import options as opt
 from sso_data.cli.outcome import SOME_FAILED, print_json, say
 from sso_data.cli.output import number, share
 from sso_data.cli.progress import duration, showing_progress
@@ -33,7 +16,9 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model directory or Hub id to evaluate.")],
-    out: Annotated[Path, out_option("Directory of the evaluation; an existing one is continued.")],
+    out: Annotated[
+        Path, opt.out_option("Directory of the evaluation; an existing one is continued.")
+    ],
     against: Annotated[
         str,
         typer.Option(
@@ -44,22 +29,24 @@ def evaluate(
         str | None,
         typer.Option("--prompts", help="Held-out prompts: a file, a directory or a Hub id."),
     ] = None,
-    judge: JudgeName = None,
-    judge_endpoint: JudgeEndpoint = None,
-    limit: Limit = None,
-    engine: EngineName = None,
-    principles: PrinciplesDir = None,
-    templates: TemplatesDir = None,
-    seed: Seed = None,
-    split: Split = None,
-    column: Column = None,
-    skip_bad_rows: SkipBadRows = False,
+    judge: opt.JudgeName = None,
+    judge_endpoint: opt.JudgeEndpoint = None,
+    limit: opt.Limit = None,
+    engine: opt.EngineName = None,
+    principles: opt.PrinciplesDir = None,
+    templates: opt.TemplatesDir = None,
+    seed: opt.Seed = None,
+    split: opt.Split = None,
+    column: opt.Column = None,
+    skip_bad_rows: opt.SkipBadRows = False,
     overwrite: Annotated[
-        bool, overwrite_option("Delete the evaluation in --out and start over.")
+        bool, opt.overwrite_option("Delete the evaluation in --out and start over.")
     ] = False,
-    config: Annotated[Path | None, config_option("docs/evaluation.md")] = None,
-    settings: Annotated[list[str] | None, set_option("generate.sampling.temperature=0.6")] = None,
-    as_json: Json = False,
+    config: Annotated[Path | None, opt.config_option("docs/evaluation.md")] = None,
+    settings: Annotated[
+        list[str] | None, opt.set_option("generate.sampling.temperature=0.6")
+    ] = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Measure the win rate against the starting model and the steering; write benchmark files.
 
@@ -76,7 +63,7 @@ def evaluate(
         settings,
         prompts=prompts,
         seed=seed,
-        **source_keys(split, column, limit, skip_bad_rows=skip_bad_rows),
+        **opt.source_keys(split, column, limit, skip_bad_rows=skip_bad_rows),
         generate__engine__name=engine,
         generate__principles=principles,
         generate__templates=templates,
@@ -104,7 +91,7 @@ def _show(done: "Evaluation", out: Path, *, as_json: bool) -> None:
 
 
 def _lines(done: "Evaluation", out: Path) -> list[str]:
-    """The evaluation for a person."""
+    """Return the evaluation as text."""
     wins, steering = done.wins, done.steering
     lines = [done.account]
     if wins is not None:

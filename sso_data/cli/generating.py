@@ -5,26 +5,8 @@ from typing import Annotated
 
 import typer
 
+from sso_data.cli import options as opt
 from sso_data.cli import output
-from sso_data.cli.options import (
-    Column,
-    ConfigFile,
-    EngineName,
-    Json,
-    Limit,
-    Model,
-    OverwriteRun,
-    PrinciplesDir,
-    Prompts,
-    RunPath,
-    Seed,
-    Settings,
-    SkipBadRows,
-    Split,
-    TemplatesDir,
-    out_option,
-    source_keys,
-)
 from sso_data.cli.outcome import SOME_FAILED, print_json, say
 from sso_data.cli.progress import duration, showing_progress
 
@@ -39,23 +21,23 @@ Shard = Annotated[
 
 
 def generate(
-    prompts: Prompts,
-    out: Annotated[Path, out_option("Run directory; an existing run is continued.")],
-    model: Model = None,
-    engine: EngineName = None,
-    principles: PrinciplesDir = None,
-    templates: TemplatesDir = None,
+    prompts: opt.Prompts,
+    out: Annotated[Path, opt.out_option("Run directory; an existing run is continued.")],
+    model: opt.Model = None,
+    engine: opt.EngineName = None,
+    principles: opt.PrinciplesDir = None,
+    templates: opt.TemplatesDir = None,
     principle_model: PrincipleModel = None,
-    limit: Limit = None,
-    seed: Seed = None,
-    split: Split = None,
-    column: Column = None,
+    limit: opt.Limit = None,
+    seed: opt.Seed = None,
+    split: opt.Split = None,
+    column: opt.Column = None,
     shard: Shard = None,
-    skip_bad_rows: SkipBadRows = False,
-    overwrite: OverwriteRun = False,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    as_json: Json = False,
+    skip_bad_rows: opt.SkipBadRows = False,
+    overwrite: opt.OverwriteRun = False,
+    config: opt.ConfigFile = None,
+    settings: opt.Settings = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Sample, score and filter: prompts in, a run directory with preference pairs out.
 
@@ -74,7 +56,7 @@ def generate(
         steering__principle_model=principle_model,
         steering__principles="written" if principle_model else None,
         engine__name=engine,
-        **source_keys(split, column, limit, shard, skip_bad_rows=skip_bad_rows),
+        **opt.source_keys(split, column, limit, shard, skip_bad_rows=skip_bad_rows),
     )
     hint = f"every finished row is safe in {out}; run the same command again to continue"
     with showing_progress(hint) as progress:
@@ -99,15 +81,15 @@ def filter_(
     run: Annotated[
         Path, typer.Argument(help="Run directory, or the Hub id of a pushed run (with --out).")
     ],
-    out: Annotated[Path | None, out_option("New run directory for a run on the Hub.")] = None,
+    out: Annotated[Path | None, opt.out_option("New run directory for a run on the Hub.")] = None,
     preset: Annotated[
         str | None, typer.Option("--preset", help="closeness, reference or none.", metavar="NAME")
     ] = None,
-    settings: Settings = None,
+    settings: opt.Settings = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show the funnel; write nothing.")
     ] = False,
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Decide again which rows become pairs, from the journal: no GPU, as often as you like."""
     from sso_data.filtering.refilter import refilter, run_config
@@ -130,12 +112,12 @@ def filter_(
 
 
 def retry(
-    run: RunPath,
+    run: opt.RunPath,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="New place of the same model.")
     ] = None,
-    settings: Settings = None,
-    as_json: Json = False,
+    settings: opt.Settings = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Run only the prompts of failed.jsonl once more, then filter again.
 
@@ -176,9 +158,9 @@ def retry(
 
 def merge(
     runs: Annotated[list[Path], typer.Argument(help="Run directories of the same kind.")],
-    out: Annotated[Path, out_option("Run directory to make of them.")],
-    overwrite: OverwriteRun = False,
-    as_json: Json = False,
+    out: Annotated[Path, opt.out_option("Run directory to make of them.")],
+    overwrite: opt.OverwriteRun = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Join runs that differ only in their prompts, such as the shards of several machines.
 
@@ -203,18 +185,18 @@ def merge(
 
 
 def preview(
-    prompts: Prompts,
-    model: Model = None,
+    prompts: opt.Prompts,
+    model: opt.Model = None,
     number: Annotated[int, typer.Option("-n", min=1, help="How many prompts.")] = 5,
-    engine: EngineName = None,
-    principles: PrinciplesDir = None,
-    templates: TemplatesDir = None,
-    seed: Seed = None,
-    split: Split = None,
-    column: Column = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    as_json: Json = False,
+    engine: opt.EngineName = None,
+    principles: opt.PrinciplesDir = None,
+    templates: opt.TemplatesDir = None,
+    seed: opt.Seed = None,
+    split: opt.Split = None,
+    column: opt.Column = None,
+    config: opt.ConfigFile = None,
+    settings: opt.Settings = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Show the first few prompts' three responses side by side with their scores; write nothing."""
     from sso_data.config.run import load_config
@@ -228,7 +210,7 @@ def preview(
         principles=principles,
         templates=templates,
         engine__name=engine,
-        **source_keys(split, column, number),
+        **opt.source_keys(split, column, number),
     )
     with showing_progress() as progress:
         shown = run_preview(prompts, resolved, progress)

@@ -7,18 +7,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from sso_data.cli import options as opt
 from sso_data.cli import output
-from sso_data.cli.options import (
-    Json,
-    JudgeEndpoint,
-    JudgeName,
-    Model,
-    Seed,
-    config_option,
-    out_option,
-    overwrite_option,
-    set_option,
-)
 from sso_data.cli.outcome import SOME_FAILED, print_json, say
 from sso_data.cli.progress import duration, showing_progress
 from sso_data.core.errors import ConfigError
@@ -30,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def iterate(
-    out: Annotated[Path, out_option("Directory of the rounds; an existing one is continued.")],
+    out: Annotated[Path, opt.out_option("Directory of the rounds; an existing one is continued.")],
     prompts: Annotated[
         str | None,
         typer.Argument(help="Prompts, as for `generate`; a recipe or --config may name them."),
     ] = None,
-    model: Model = None,
+    model: opt.Model = None,
     rounds: Annotated[
         int | None, typer.Option("--rounds", min=1, help="How many rounds (default: 3).")
     ] = None,
@@ -48,15 +38,15 @@ def iterate(
     tiny: Annotated[
         bool, typer.Option("--tiny", help="Run the recipe on the embedded tiny policy, in minutes.")
     ] = False,
-    judge: JudgeName = None,
-    judge_endpoint: JudgeEndpoint = None,
-    seed: Seed = None,
+    judge: opt.JudgeName = None,
+    judge_endpoint: opt.JudgeEndpoint = None,
+    seed: opt.Seed = None,
     overwrite: Annotated[
-        bool, overwrite_option("Delete the rounds in --out and start over.")
+        bool, opt.overwrite_option("Delete the rounds in --out and start over.")
     ] = False,
-    config: Annotated[Path | None, config_option("docs/iterate.md")] = None,
-    settings: Annotated[list[str] | None, set_option("train.loss.g=0.3")] = None,
-    as_json: Json = False,
+    config: Annotated[Path | None, opt.config_option("docs/iterate.md")] = None,
+    settings: Annotated[list[str] | None, opt.set_option("train.loss.g=0.3")] = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Generate from the policy, filter, measure, train, and repeat with the trained policy.
 

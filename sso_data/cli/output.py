@@ -29,7 +29,7 @@ _ALWAYS_SHOWN = ("rows", "not_steered", "off_policy", "gap")
 
 
 def console() -> Console:
-    """stdout; without colour when it is not a terminal, and then never wrapped at 80 columns."""
+    """Return a console on stdout; 160 columns wide and without colour if it is not a terminal."""
     out = Console()
     return out if out.is_terminal else Console(width=160)
 
@@ -45,7 +45,7 @@ def share(value: float | None) -> str:
 
 
 def funnel(decision: "Decision") -> Table:
-    """The filter's stages: what each one dropped and the means over the rows left after it."""
+    """Return the filter's stages: the rows each one dropped, and means over the rows left."""
     table = Table(title="Filter", title_justify="left", title_style="bold")
     table.add_column("stage")
     for name in ("dropped", "left"):
@@ -89,7 +89,7 @@ def show_decision(decision: "Decision", account: "Account") -> None:
 
 
 def show_steering(counts: "SteeringCounts | None") -> None:
-    """Print how the steering by models went, in a line or two."""
+    """Print a summary of the steering by models."""
     for text in counts.summary() if counts else []:
         typer.echo(text)
 
@@ -131,7 +131,7 @@ def end(account: "Account", decision: "Decision", run: Path) -> None:
 
 
 def pair(row: Row, verdict: str | None) -> Panel:
-    """One row: the prompt, the three responses side by side, and their scores."""
+    """Return a panel of one row: prompt, responses side by side, scores."""
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("", style="dim", width=22)
     for (view, side), style in zip(SIDE_OF.items(), ("green", "red", "cyan"), strict=True):
@@ -157,13 +157,13 @@ def pair(row: Row, verdict: str | None) -> Panel:
 
 
 def _shortened(content: str) -> Text:
-    """The start of a text; control characters, which could steer the terminal, as "?"."""
+    """Return the start of a text, with "?" for control characters."""
     start = textwrap.shorten(content, _SHOWN_CHARACTERS, placeholder=" ...")
     return Text("".join("?" if unicodedata.category(char) == "Cc" else char for char in start))
 
 
 def catalogue(found: "Catalogue") -> Table:
-    """A catalogue as a table."""
+    """Return a table of a catalogue."""
     table = Table(title=Text(str(found.directory)), title_justify="left", title_style="dim")
     for name in ("feature", "good", "bad", "meaning"):
         table.add_column(name)
@@ -175,7 +175,7 @@ def catalogue(found: "Catalogue") -> Table:
 
 
 def principle_text(found: "Principle") -> str:
-    """One principle in full."""
+    """Return one principle in full."""
     lines = [
         f"{found.name} ({found.adjectives.good} / {found.adjectives.bad})",
         f"meaning: {found.meaning}",
@@ -188,7 +188,7 @@ def principle_text(found: "Principle") -> str:
 
 
 def principle_stats(found: "Sequence[PrincipleStats]") -> Table:
-    """Principles and their wordings, the most kept first."""
+    """Return a table of principles and their wordings."""
     table = Table()
     table.add_column("principle")
     for name in (
@@ -213,7 +213,7 @@ def principle_stats(found: "Sequence[PrincipleStats]") -> Table:
 
 
 def findings(found: "Sequence[Finding]") -> Table:
-    """What the doctor found, and what to do."""
+    """Return a table of what the doctor found, with advice."""
     table = Table(box=None, pad_edge=False)
     for name in ("", "what", "found", "what to do"):
         table.add_column(name)

@@ -6,22 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sso_data.cli import options as opt
 from sso_data.cli import output
-from sso_data.cli.options import (
-    Column,
-    ConfigFile,
-    EngineName,
-    Json,
-    PrinciplesDir,
-    Prompts,
-    RunPath,
-    Seed,
-    Settings,
-    Split,
-    TemplatesDir,
-    out_option,
-    source_keys,
-)
 from sso_data.cli.outcome import print_json, say
 from sso_data.cli.progress import showing_progress
 from sso_data.core.errors import InputError
@@ -43,7 +29,7 @@ EndpointUrl = Annotated[
 ]
 
 
-def list_(principles: PrinciplesDir = None, as_json: Json = False) -> None:
+def list_(principles: opt.PrinciplesDir = None, as_json: opt.Json = False) -> None:
     """List the features of a catalogue."""
     from sso_data.steering.principles import load_catalogue
 
@@ -56,7 +42,7 @@ def list_(principles: PrinciplesDir = None, as_json: Json = False) -> None:
 
 def show(
     feature: Annotated[str, typer.Argument(help="Name of the feature.")],
-    principles: PrinciplesDir = None,
+    principles: opt.PrinciplesDir = None,
 ) -> None:
     """Show one principle in full: the texts of its good and its bad side."""
     from sso_data.steering.principles import load_catalogue
@@ -74,7 +60,7 @@ def show(
 
 def check(
     directory: Annotated[Path, typer.Argument(help="Directory of principle files.")],
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Check principle files: both sides, their lengths, leaks, wordings that are too similar.
 
@@ -104,14 +90,14 @@ def check(
 
 def new(
     description: Annotated[str, typer.Argument(help="What the model will do, in plain words.")],
-    out: Annotated[Path, out_option("Directory to make.")],
+    out: Annotated[Path, opt.out_option("Directory to make.")],
     number: Annotated[int, typer.Option("-n", min=1, max=50, help="How many principles.")] = 6,
     model: Asked = None,
     endpoint: EndpointUrl = None,
-    engine: EngineName = None,
-    seed: Seed = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
+    engine: opt.EngineName = None,
+    seed: opt.Seed = None,
+    config: opt.ConfigFile = None,
+    settings: opt.Settings = None,
 ) -> None:
     """Make a catalogue from a plain description with a model; read it before you use it."""
     from sso_data.steering.new_principles import new_catalogue
@@ -124,18 +110,18 @@ def new(
 
 
 def write(
-    prompts: Prompts,
+    prompts: opt.Prompts,
     model: Asked = None,
     endpoint: EndpointUrl = None,
     number: Annotated[int | None, typer.Option("-n", min=1, help="Only the first N.")] = None,
-    engine: EngineName = None,
-    principles: PrinciplesDir = None,
-    templates: TemplatesDir = None,
-    seed: Seed = None,
-    split: Split = None,
-    column: Column = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
+    engine: opt.EngineName = None,
+    principles: opt.PrinciplesDir = None,
+    templates: opt.TemplatesDir = None,
+    seed: opt.Seed = None,
+    split: opt.Split = None,
+    column: opt.Column = None,
+    config: opt.ConfigFile = None,
+    settings: opt.Settings = None,
 ) -> None:
     """Show the principles that a model writes for each query, as JSON lines; save nothing."""
     from sso_data.steering.counts import SteeringCounts
@@ -150,7 +136,7 @@ def write(
         principles=principles,
         templates=templates,
         engine__name=engine,
-        **source_keys(split, column, number),
+        **opt.source_keys(split, column, number),
     )
     counts = SteeringCounts()
     with showing_progress("nothing was saved") as progress:
@@ -162,11 +148,11 @@ def write(
 
 
 def stats(
-    run: RunPath,
+    run: opt.RunPath,
     wordings: Annotated[
         bool, typer.Option("--wordings", help="Also each wording of a principle.")
     ] = False,
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Show which principles of a run give pairs: kept share, gap and closeness of each."""
     from dataclasses import asdict

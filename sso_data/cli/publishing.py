@@ -5,15 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sso_data.cli.options import (
-    Json,
-    Private,
-    Public,
-    RunPath,
-    out_option,
-    overwrite_option,
-    private_of,
-)
+from sso_data.cli import options as opt
 from sso_data.cli.outcome import print_json, say
 from sso_data.cli.progress import showing_progress, size
 
@@ -22,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    run: RunPath,
+    run: opt.RunPath,
     to: Annotated[
         str,
         typer.Option(
@@ -32,7 +24,7 @@ def export(
             metavar="FORMAT",
         ),
     ],
-    out: Annotated[Path, out_option("New directory for the files.")],
+    out: Annotated[Path, opt.out_option("New directory for the files.")],
     drawn: Annotated[
         str | None,
         typer.Option(
@@ -48,8 +40,8 @@ def export(
             "--name", help="alpaca-eval, mt-bench: the model's name (default: the model's own)."
         ),
     ] = None,
-    overwrite: Annotated[bool, overwrite_option("Replace an earlier export in --out.")] = False,
-    as_json: Json = False,
+    overwrite: Annotated[bool, opt.overwrite_option("Replace an earlier export in --out.")] = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Write files that another program reads, and the recipe that trains on them.
 
@@ -82,10 +74,10 @@ def export(
 
 
 def push(
-    run: RunPath,
+    run: opt.RunPath,
     repo: Annotated[str, typer.Argument(help="Dataset repository: namespace/name.")],
-    public: Public = False,
-    private: Private = False,
+    public: opt.Public = False,
+    private: opt.Private = False,
     what: Annotated[
         str,
         typer.Option("--what", help="all (pairs and every scored row) or pairs.", metavar="NAME"),
@@ -105,9 +97,9 @@ def push(
         str | None, typer.Option("--license", help="Licence for the card, e.g. apache-2.0.")
     ] = None,
     overwrite: Annotated[
-        bool, overwrite_option("Replace what another run put into the repository.")
+        bool, opt.overwrite_option("Replace what another run put into the repository.")
     ] = False,
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Publish a run on the Hub: pairs, every scored row, a card. Private unless you say --public.
 
@@ -115,7 +107,7 @@ def push(
     """
     from sso_data.publishing.dataset import push_run
 
-    seen = private_of(public=public, private=private)
+    seen = opt.private_of(public=public, private=private)
     hint = f"{repo} is unchanged, or private, or complete; run the same command again to continue"
     with showing_progress(hint) as progress:
         done = push_run(

@@ -6,19 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sso_data.cli.options import (
-    Json,
-    Model,
-    Private,
-    Public,
-    Seed,
-    Split,
-    config_option,
-    out_option,
-    overwrite_option,
-    private_of,
-    set_option,
-)
+from sso_data.cli import options as opt
 from sso_data.cli.outcome import print_json, say
 from sso_data.cli.progress import duration, showing_progress
 from sso_data.cli.publishing import show_published
@@ -60,7 +48,7 @@ References = Annotated[
 ]
 Overwrite = Annotated[
     bool,
-    overwrite_option(
+    opt.overwrite_option(
         "Delete the training in --out and start over; with --push, replace what the repository "
         "holds."
     ),
@@ -81,8 +69,10 @@ _SHOWN = (
 
 def train(
     data: Data,
-    out: Annotated[Path, out_option("Directory of the trained model; an earlier one continues.")],
-    model: Model = None,
+    out: Annotated[
+        Path, opt.out_option("Directory of the trained model; an existing one is continued.")
+    ],
+    model: opt.Model = None,
     objective: Objective = None,
     loss_type: LossType = None,
     base: Base = None,
@@ -90,15 +80,15 @@ def train(
     no_g: NoG = False,
     lora: Annotated[bool, typer.Option("--lora", help="Train a LoRA adapter.")] = False,
     ref: References = None,
-    split: Split = None,
-    seed: Seed = None,
+    split: opt.Split = None,
+    seed: opt.Seed = None,
     overwrite: Overwrite = False,
     push: Push = None,
-    public: Public = False,
-    private: Private = False,
-    config: Annotated[Path | None, config_option("docs/train_configuration.md")] = None,
-    settings: Annotated[list[str] | None, set_option("optim.lr=5e-7")] = None,
-    as_json: Json = False,
+    public: opt.Public = False,
+    private: opt.Private = False,
+    config: Annotated[Path | None, opt.config_option("docs/train_configuration.md")] = None,
+    settings: Annotated[list[str] | None, opt.set_option("optim.lr=5e-7")] = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Train a policy on preference pairs with the SSO loss; no reference model is needed.
 
@@ -124,9 +114,9 @@ def train(
             raise ConfigError(f"--base was renamed: write --loss-type {base}")
         if objective not in (None, *_OBJECTIVES):
             raise ConfigError(
-                f"--objective {objective}: must be sso, sso-generator, pairs (pbaa) or reward"
+                f"--objective {objective}: must be one of sso, sso-generator, pairs (pbaa), reward"
             )
-        seen = private_of(public=public, private=private)
+        seen = opt.private_of(public=public, private=private)
         if seen is not None and push is None:
             raise ConfigError("--public and --private need --push, which names the repository")
         target = push if rank == 0 else None

@@ -1,4 +1,4 @@
-"""The configuration of an augmentation: declared once, frozen, unknown keys refused.
+"""Configuration of an augmentation; unknown keys are refused.
 
 The docstring under each field is its documentation (a part of `docs/augment.md` is made from them).
 """
@@ -36,7 +36,7 @@ class OperationsConfig(Section):
 
 
 class AnswersConfig(Section):
-    """The form of the requests and the sampling of their answers."""
+    """Form of the requests and sampling of their answers."""
 
     form: Literal["json", "text"] = "json"
     """`json`: the template asks for an object with the key `query`; `text`: for the new query and
@@ -91,7 +91,7 @@ class DecontaminateConfig(Section):
 
 
 class LimitsConfig(Section):
-    """When to stop with fewer queries than were asked for."""
+    """Limits at which it stops with fewer queries than were asked for."""
 
     attempts_per_query: Annotated[float, Field(ge=1, le=1000)] = 5.0
     """Most requests, as a multiple of the queries asked for."""

@@ -1,4 +1,4 @@
-"""The configuration of an evaluation and of its judge; the short form that `--judge` takes.
+"""Configuration of an evaluation and of its judge, and the short form of `--judge`.
 
 The docstring under each field is its documentation (docs/evaluation.md).
 """
@@ -14,11 +14,11 @@ from sso_data.core.deep_merge import Tree
 from sso_data.core.errors import ConfigError
 
 FORMS = "oracle, reward:MODEL, llm:MODEL or python:MODULE:FUNCTION"
-"""What `--judge` takes."""
+"""Values of `--judge`."""
 
 
 class JudgeConfig(EndpointSection):
-    """Who says which of two answers is better."""
+    """Judge that decides which of two answers is better."""
 
     kind: Literal["none", "oracle", "reward", "llm", "python"] = "none"
     """`oracle`: the tiny world's exact score; `reward`: a reward model; `llm`: a chat model that is
@@ -28,8 +28,8 @@ class JudgeConfig(EndpointSection):
     revision: str | None = None
     """Its revision on the Hub: a branch, tag or commit."""
     callable: str | None = None
-    """python: `module:function` or `file.py:function`; see docs/evaluation.md for what it is given
-    and what it returns."""
+    """python: `module:function` or `file.py:function`; see docs/evaluation.md for what it receives
+    and must return."""
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.0
     """llm: sampling temperature of its verdicts; 0 takes the likeliest token."""
     max_tokens: Count = 512
@@ -49,7 +49,7 @@ class JudgeConfig(EndpointSection):
 
     @property
     def loading(self) -> EngineConfig:
-        """How its model is loaded: `engine`, with the judge's own revision where it names one."""
+        """Return the engine settings for loading the judge's model, at the judge's revision."""
         revision = self.revision or self.engine.revision
         return self.engine.model_copy(update={"revision": revision})
 
@@ -65,25 +65,25 @@ class JudgeConfig(EndpointSection):
 
 
 class EvalConfig(Section):
-    """A whole evaluation; every key may stand in the YAML file of `--config` or after `--set`."""
+    """A whole evaluation; any key can be set in the file of `--config` or after `--set`."""
 
     page: ClassVar[str] = "docs/evaluation.md"
 
     prompts: str = ""
     """Held-out prompts: a file, a directory or a Hub dataset."""
     source: SourceConfig = SourceConfig()
-    """How they are read: split, column, limit and the rest, as for a run."""
+    """Reading of the prompts: split, column, limit and the rest, as for a run."""
     judge: JudgeConfig = JudgeConfig()
-    """Who says which answer is better; `none`: only what log-probs and lengths tell."""
+    """Judge of the answers; `none`: only measures from log-probs and lengths."""
     signal: bool = True
     """Also judge y+ against y- of the evaluated model: as many verdicts again."""
     generate: RunConfig = RunConfig()
-    """How answers are made (docs/configuration.md): sampling, steering, engine and the rest."""
+    """Settings of the answers (docs/configuration.md): sampling, steering, engine and the rest."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of the answers; both models answer a prompt with the same one."""
+    """Seed of the answers; the same for both models' answers to a prompt."""
 
     @model_validator(mode="after")
-    def _stand_once(self) -> "EvalConfig":
+    def _refuse_own_keys_in_generate(self) -> "EvalConfig":
         given = self.generate
         for name, is_set in (
             ("model", bool(given.model)),
@@ -95,7 +95,7 @@ class EvalConfig(Section):
         return self
 
     def run_config(self, model: str) -> RunConfig:
-        """How `model` answers the prompts."""
+        """Return the run configuration by which `model` answers the prompts."""
         own = {"model": model, "seed": self.seed, "source": self.source}
         return self.generate.model_copy(update=own)
 

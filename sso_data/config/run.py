@@ -1,4 +1,4 @@
-"""The configuration of a run: declared once, frozen, unknown keys refused.
+"""Configuration of a run; unknown keys are refused.
 
 The docstring under each field is its documentation (`docs/configuration.md` is made from them).
 """
@@ -30,7 +30,7 @@ VLLM_SPEED_KEYS = (
     "num_gpu_blocks_override",
     "pipeline_parallel_size",
 )
-"""Arguments of vLLM that change how fast rows are made, not which."""
+"""Arguments of vLLM that change the speed, but not the rows."""
 
 _VLLM_OURS = (
     "dtype",
@@ -51,20 +51,20 @@ _VLLM_OURS = (
 
 
 def _real_date(text: str) -> str:
-    """ValueError unless `text` is a day, as YYYY-MM-DD."""
+    """Return a date as it is. Raises ValueError unless it is a day as YYYY-MM-DD."""
     if date.fromisoformat(text).isoformat() != text:
         raise ValueError("write the date as YYYY-MM-DD")
     return text
 
 
 def shard_of(text: str) -> tuple[int, int]:
-    """(which, of how many) of a shard such as 2/4; the first is 1."""
+    """Return (index, count) of a shard such as 2/4; the first index is 1."""
     which, _, count = text.partition("/")
     return int(which), int(count)
 
 
 def _real_shard(text: str) -> str:
-    """ValueError unless `text` is I/N with 1 <= I <= N."""
+    """Return a shard as it is. Raises ValueError unless it is I/N with 1 <= I <= N."""
     if (
         not re.fullmatch(r"[1-9]\d{0,8}/[1-9]\d{0,8}", text)
         or (which := shard_of(text))[0] > which[1]
@@ -74,7 +74,7 @@ def _real_shard(text: str) -> str:
 
 
 def _json_able(value: dict[str, Any]) -> dict[str, Any]:
-    """ValueError unless every value can be written to the rows."""
+    """Return a mapping as it is. Raises ValueError unless it can be written as JSON."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -83,7 +83,7 @@ def _json_able(value: dict[str, Any]) -> dict[str, Any]:
 
 
 class SourceConfig(Section):
-    """How the prompt file is read."""
+    """Reading of the prompt file."""
 
     split: str = "train"
     """Split of a Hub or `datasets` dataset."""
@@ -95,22 +95,22 @@ class SourceConfig(Section):
     """Take only this many prompts from the start of the file."""
     shard: Annotated[str, AfterValidator(_real_shard)] | None = None
     """`I/N`: only the I-th of N shares of the prompts; by content, so that duplicates stay together
-    and the shares are the same in any order. `merge` joins the runs."""
+    and the order does not matter. `merge` joins the runs."""
     skip_bad_rows: bool = False
     """Send malformed rows to failed.jsonl instead of stopping."""
 
 
 class SteeringConfig(EndpointSection):
-    """Which features steer a prompt, and who words its principles."""
+    """Features that steer a prompt, and source of the principles' texts."""
 
     choose: Literal["random", "fixed", "all", "policy", "none"] = "random"
     """`random`: `count` features, drawn per row by `weights`; `fixed`: those of `features`;
     `all`: every feature of the catalogue, the heaviest first; `policy`: the policy reads the prompt
     and names `count` features; `none`: no feature, one free pair is written per prompt."""
     features: tuple[str, ...] = ()
-    """The features of `fixed`; otherwise the ones to choose from (none: all)."""
+    """Features of `fixed`; otherwise the ones to choose from (none: all)."""
     count: Count = 2
-    """How many features `random` draws, and the policy names, per prompt."""
+    """Number of features per prompt that `random` draws or the policy names."""
     weights: dict[str, NotNegative] = Field(default={})
     """Weight per feature (1 where not named, 0 leaves it out)."""
     concision_probability: Share = 0.2
@@ -120,9 +120,9 @@ class SteeringConfig(EndpointSection):
     always the main one."""
     principles: Literal["catalogue", "written"] = "catalogue"
     """`catalogue`: the texts of the principle files; `written`: a model writes a good and a bad
-    text for each prompt and feature, checked, and the catalogue's stand in where it fails."""
+    text for each prompt and feature; they are checked, and the catalogue's replace failed ones."""
     principle_model: str | None = None
-    """The model that writes: a directory or Hub id, or its name at `endpoint`; by default the
+    """Model that writes principles: a directory or Hub id, or its name at `endpoint`; default: the
     policy."""
     structured: bool = True
     """Hold answers to a JSON schema where the engine or endpoint can; read as if it could not."""
@@ -131,7 +131,7 @@ class SteeringConfig(EndpointSection):
     max_tokens: Count = 512
     """Most tokens of such an answer."""
     max_length_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
-    """How many times as long as the other one a written principle may be."""
+    """Largest length of a written principle, as a multiple of the other side's length."""
     max_fallback_share: Share = 0.2
     """Share of choices or of written principles that had to be replaced above which a run warns."""
 
@@ -149,18 +149,18 @@ class SteeringConfig(EndpointSection):
 
 
 class ViewsConfig(Section):
-    """How the chat template is used."""
+    """Use of the chat template."""
 
     template_kwargs: Annotated[dict[str, Any], AfterValidator(_json_able)] = Field(default={})
     """Arguments for the chat template; `enable_thinking: false` is added where it knows it."""
     date: Annotated[str, AfterValidator(_real_date)] | None = None
-    """The date that a template inserts (YYYY-MM-DD); by default the day the run started."""
+    """Date that a template inserts (YYYY-MM-DD); by default the day the run started."""
     control_tokens: Literal["text", "refuse"] = "text"
     """Control tokens that a user typed: `text` keeps them as text, `refuse` fails the row."""
 
 
 class SamplingConfig(Section):
-    """How responses are drawn, the same under all three views."""
+    """Sampling of responses, the same under all three views."""
 
     temperature: Annotated[float, Field(gt=0, le=5)] = 0.7
     """Sampling temperature."""
@@ -173,7 +173,7 @@ class SamplingConfig(Section):
 
 
 class ScoringConfig(Section):
-    """Which log-probs are taken, and how sampling-time ones are checked."""
+    """Scored log-probs, and the check of those recorded during sampling."""
 
     full: bool = False
     """Also score the ninth cell, y0 under good, which neither filter nor loss needs."""
@@ -185,7 +185,7 @@ class ScoringConfig(Section):
 
 
 class EngineConfig(Section):
-    """The engine that samples and scores."""
+    """Engine that samples and scores."""
 
     name: Literal["auto", "vllm", "transformers"] = "auto"
     """`auto`: vllm where it is installed, else transformers."""
@@ -199,7 +199,7 @@ class EngineConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the weights in memory; `auto`: bfloat16 on GPU, float32 on CPU."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the transformers engine runs (vLLM's build decides for itself)."""
+    """Device of the transformers engine (vLLM's build decides for itself)."""
     max_model_len: Annotated[int, Field(ge=32)] | None = None
     """Context length to use; by default the model's own."""
     max_num_seqs: Count = 256
@@ -215,17 +215,17 @@ class EngineConfig(Section):
     threads: Count | None = None
     """CPU threads of the engine; by default the libraries' own choice."""
     score_slots: Count | None = None
-    """Scores vLLM works on at once, beside the samples; by default a quarter of max_num_seqs, at
-    least 8. Halved when vLLM runs out of memory."""
+    """Scores vLLM works on at once, in addition to samples; by default a quarter of max_num_seqs,
+    at least 8. Halved when vLLM runs out of memory."""
     heartbeat_timeout: Seconds = 120.0
-    """Seconds without a sign of life after which the engine's process is replaced."""
+    """Seconds without a heartbeat after which the engine's process is replaced."""
     step_timeout: Seconds = 1800.0
     """Seconds one step of the engine may take before its process counts as hanging."""
     vllm: Annotated[dict[str, Any], AfterValidator(_json_able)] = Field(default={})
     """Further arguments for vLLM's engine, passed as they are."""
 
     @model_validator(mode="after")
-    def _no_back_door(self) -> "EngineConfig":
+    def _refuse_own_vllm_keys(self) -> "EngineConfig":
         for key in _VLLM_OURS:
             if key in self.vllm:
                 raise ValueError(f"engine.vllm.{key} cannot be set; see the other engine keys")
@@ -233,7 +233,7 @@ class EngineConfig(Section):
 
 
 class FilterConfig(Section):
-    """Which rows become pairs."""
+    """Rules by which rows become pairs."""
 
     preset: Literal["closeness", "reference", "none"] = "closeness"
     """`closeness`: row-local thresholds; `reference`: the paper's three relative stages; `none`: no
@@ -249,7 +249,7 @@ class FilterConfig(Section):
     drop_truncated: bool = True
     """Drop rows with a response that was cut off."""
     drop_leaks: bool = True
-    """Drop rows with a response that speaks of its guidelines (templates/leakage.txt)."""
+    """Drop rows with a response that mentions its guidelines (templates/leakage.txt)."""
     min_tokens: Annotated[int, Field(ge=0)] = 1
     """Fewest tokens of a response."""
     max_tokens: Count | None = None
@@ -257,27 +257,26 @@ class FilterConfig(Section):
 
 
 class OutputConfig(Section):
-    """What is written beside the journal."""
+    """Files written in addition to the journal."""
 
     parquet: bool = True
-    """Write pairs/train.parquet beside pairs/train.jsonl."""
+    """Write pairs/train.parquet in addition to pairs/train.jsonl."""
 
 
 class RunConfig(Section):
-    """A whole run; every key may stand in the YAML file of `--config` or after `--set`."""
+    """A whole run; any key can be set in the file of `--config` or after `--set`."""
 
     model: str = ""
     """Model directory or Hub id of the policy."""
     recipe: Annotated[DefaultsFrom, Field(exclude=True)] = "default"
-    """`paper`: keys that are not given take the paper's values in place of our defaults; run.json
-    records the values, not this word (docs/recipes.md)."""
+    """`paper`: keys that are not given take the paper's values instead of our defaults; run.json
+    records the values, not this key (docs/recipes.md)."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the run; a row's seeds come from it, the row's id and the view."""
     principles: Path | None = None
     """Directory of principle files; by default the shipped catalogue."""
     templates: Path | None = None
-    """Directory of templates that stand in for the shipped ones of their names
-    (docs/principles.md)."""
+    """Directory of templates that replace shipped ones of the same name (docs/principles.md)."""
     source: SourceConfig = SourceConfig()
     steering: SteeringConfig = SteeringConfig()
     views: ViewsConfig = ViewsConfig()

@@ -1,4 +1,4 @@
-"""The configuration of a training: declared once, frozen, unknown keys refused.
+"""Configuration of a training; unknown keys are refused.
 
 The docstring under each field is its documentation (`docs/train_configuration.md` is made from
 them).
@@ -31,14 +31,14 @@ _SSO_ONLY = ("alpha", "g", "use_w", "use_g", "detach_weight", "weight_scope", "r
 
 
 class LossConfig(Section):
-    """The loss that the policy is trained with (arXiv 2410.17131)."""
+    """Loss of the policy (arXiv 2410.17131)."""
 
     objective: PairObjective = "sso"
     """`sso`: the base term, and the two steered terms weighted by W; `sso-generator`: the steered
     terms alone, for a model that makes data; `pairs` (also called `pbaa`): the base term alone, on
     any preference pairs."""
     type: LossType = "ipo"
-    """The loss of each preference term (the base loss): `ipo`, `simpo` and `orpo` compare means per
+    """Loss of each preference term (the base loss): `ipo`, `simpo` and `orpo` compare means per
     token; `dpo` (also called `sigmoid`), `hinge` and `robust` totals. sso-generator starts from
     `dpo`."""
     beta: Positive = 0.2
@@ -59,7 +59,7 @@ class LossConfig(Section):
     """Keep W out of the gradient; with it W*G raises the plain-view likelihood of both responses
     no more."""
     weight_scope: Literal["good_bad", "all"] = "good_bad"
-    """What W multiplies: the steered terms, or the base term as well."""
+    """Terms that W multiplies: the steered terms, or the base term as well."""
     recipe: Literal["method", "as-published"] = "method"
     """`as-published`: the published code's reading of an ablation; without W the steered terms are
     dropped, too."""
@@ -67,7 +67,7 @@ class LossConfig(Section):
     """Weight of the negative mean log-prob of y+ (and, times g, of the steered preferred
     responses)."""
     generator_nll: NotNegative = 0.1
-    """The same for sso-generator's two preferred responses."""
+    """Weight of the negative mean log-prob of sso-generator's two preferred responses."""
 
     @model_validator(mode="before")
     @classmethod
@@ -93,18 +93,18 @@ class LossConfig(Section):
         return self
 
     def _set_of(self, *names: str) -> list[str]:
-        """Those of the fields that differ from their defaults."""
+        """Return the names of the fields that differ from their defaults."""
         fields = type(self).model_fields
         return [name for name in names if getattr(self, name) != fields[name].default]
 
     @property
     def needs_reference(self) -> bool:
-        """True when the base loss compares with a reference policy."""
+        """Return True if the base loss compares with a reference policy."""
         return self.type not in {"simpo", "orpo"}
 
     @property
     def compares(self) -> Literal["means", "totals"]:
-        """What of a sequence the base loss sees: nats/token or nats."""
+        """Return the log-probs that the base loss compares: means (nats/token) or totals (nats)."""
         return "totals" if self.type in {"dpo", "hinge", "robust"} else "means"
 
 
@@ -114,12 +114,12 @@ class SequenceConfig(Section):
     max_length: Annotated[int, Field(ge=8)] = 2048
     """Most tokens of prompt and response together."""
     too_long: Literal["drop", "truncate"] = "drop"
-    """What happens to a row with a longer sequence. `truncate` cuts the ends of its responses,
+    """Treatment of a row with a longer sequence. `truncate` cuts the ends of its responses,
     end-of-sequence tokens included (counted and reported), and scores its references again."""
 
 
 class ReferenceConfig(Section):
-    """Where the reference policy's log-probs come from."""
+    """Source of the reference policy's log-probs."""
 
     mode: Literal["auto", "strict", "rescore"] = "auto"
     """`auto`: the rows' own where a check agrees, else scored again; `strict`: the rows' own or
@@ -139,12 +139,12 @@ class MixPart(Section):
     split: str = "train"
     """Split of a Hub or `datasets` dataset."""
     weight: Positive = 1.0
-    """How often an epoch takes each of its rows: 1 takes all of them once, 0.5 a random half, 2.5
+    """Repetitions of each of its rows in an epoch: 1 takes all of them once, 0.5 a random half, 2.5
     each of them twice and a random half once more."""
 
 
 class RewardConfig(Section):
-    """How a reward model is trained on pairs."""
+    """Training of a reward model on pairs."""
 
     center_rewards_coefficient: NotNegative = 0.0
     """Weight of (r+ + r-)^2 (arXiv 2312.09244), which keeps the mean reward near 0; 0.01 is
@@ -154,13 +154,13 @@ class RewardConfig(Section):
     tokenizer and chat template of the model that made the data. `rendered`: their text through this
     model's chat template, for a reward model of another family."""
     own_weight: Positive = 1.0
-    """How often an epoch takes each of our own rows, as in `mix`."""
+    """Repetitions of each of our own rows in an epoch, as in `mix`."""
     mix: tuple[MixPart, ...] = ()
     """Other preference sets to train on together with ours."""
 
 
 class DataConfig(Section):
-    """The rows to train on, and those that are held out."""
+    """Training rows and held-out rows."""
 
     split: str = "train"
     """Split of a Hub or `datasets` dataset, or of an exported directory."""
@@ -175,7 +175,7 @@ class DataConfig(Section):
 
 
 class OptimConfig(Section):
-    """The optimizer, its schedule and the size of a step."""
+    """Optimizer, its schedule and the size of a step."""
 
     lr: Positive = 5e-7
     """Peak learning rate; LoRA wants about 1e-5."""
@@ -184,9 +184,9 @@ class OptimConfig(Section):
     micro_batch_rows: Count = 4
     """Most rows of a process in one forward pass; changes memory and speed, not the step."""
     epochs: Positive = 1.0
-    """How often every row is seen."""
+    """Passes over the rows."""
     max_steps: Count | None = None
-    """Optimizer steps; takes the place of `epochs`."""
+    """Optimizer steps; overrides `epochs`."""
     beta1: Beta = 0.9
     """AdamW's decay of the mean gradient."""
     beta2: Beta = 0.95
@@ -194,12 +194,12 @@ class OptimConfig(Section):
     weight_decay: NotNegative = 0.1
     """AdamW's weight decay."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate goes down after the warm-up."""
+    """Decay of the learning rate after the warm-up."""
     warmup_steps: NotNegative = 0.1
     """Steps in which the learning rate rises; below 1, a share of all steps. The generator recipe
     uses 0.04."""
     max_grad_norm: NotNegative = 1.0
-    """Longer gradients are cut to this length; 0 leaves them."""
+    """Gradients are clipped to this norm; 0: never."""
     gradient_checkpointing: bool | None = None
     """Compute activations again in the backward pass; by default on GPUs."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -216,16 +216,15 @@ class CheckpointConfig(Section):
     every: Positive = 0.25
     """Steps between checkpoints (and evaluations); below 1, a share of all steps."""
     keep: Count = 1
-    """How many of the newest checkpoints stay while training goes on."""
+    """Number of the newest checkpoints that are kept during training."""
     keep_best: bool = False
-    """The final model is the checkpoint with the lowest evaluation loss; needs
-    data.eval_share."""
+    """Save the checkpoint with the lowest evaluation loss as the model; needs data.eval_share."""
     keep_finished: bool = False
-    """Leave the checkpoints there when training has finished."""
+    """Keep the checkpoints when training has finished."""
 
 
 class LoraConfig(Section):
-    """Train a LoRA adapter in place of the model (needs `sso-data[lora]`)."""
+    """Train a LoRA adapter instead of the model (needs `sso-data[lora]`)."""
 
     enabled: bool = False
     """Switched on by `--lora`. Adapters are trained without dropout: the three
@@ -237,11 +236,11 @@ class LoraConfig(Section):
     targets: tuple[str, ...] = ()
     """Names of the layers that get an adapter; by default every linear layer but the LM head."""
     merge: bool = False
-    """Save the model with the adapter merged in, in place of the adapter."""
+    """Save the model with the adapter merged in, instead of the adapter."""
 
 
 class EarlyStoppingConfig(Section):
-    """When to warn, and when to stop early."""
+    """Limits for warnings and for stopping early."""
 
     chosen_drop: Positive | None = 1.0
     """Stop when the mean log-prob of y+ under the plain view has fallen by more than this,
@@ -254,12 +253,12 @@ class EarlyStoppingConfig(Section):
 
 
 class LogConfig(Section):
-    """Which metrics are reported while training goes on, and where."""
+    """Metrics reported during training."""
 
     every: Count = 1
     """Steps between lines of metrics.jsonl."""
     report_to: tuple[Reporter, ...] = ()
-    """Where else metrics go, through transformers.Trainer; each needs its own package."""
+    """Further destinations of metrics, through transformers.Trainer; each needs its own package."""
     plot: bool = True
     """Draw loss.png at the end (needs `sso-data[train]`)."""
 
@@ -277,12 +276,12 @@ class TrainConfig(Section):
     """Run Python code that comes with the model. Off unless you trust its author."""
     recipe: Annotated[DefaultsFrom, Field(exclude=True)] = "default"
     """`paper`: keys that are not given take the paper's values in place of our defaults; train.json
-    records the values, not this word (docs/recipes.md). Not to be confused with `loss.recipe`,
-    which says how an ablation is read."""
+    records the values, not this key (docs/recipes.md). Not to be confused with `loss.recipe`,
+    which is about ablations."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Decides the order of the rows, and the weights of a new adapter or reward head."""
+    """Seed of the order of the rows and of the weights of a new adapter or reward head."""
     kind: Literal["policy", "reward"] = "policy"
-    """What is trained: the policy with `loss`, or a reward model on top of it with `reward`
+    """Model to train: the policy with `loss`, or a reward model on top of it with `reward`
     (`--objective reward`)."""
     loss: LossConfig = LossConfig()
     sequence: SequenceConfig = SequenceConfig()
@@ -313,7 +312,7 @@ class TrainConfig(Section):
             if value >= 1 and value != int(value):
                 raise ValueError(f"{key} is a number of steps or a share below 1: {value}")
         if self.stop.chosen_drop and self.stop.warn_chosen_drop > self.stop.chosen_drop:
-            raise ValueError("stop.warn_chosen_drop lies above stop.chosen_drop")
+            raise ValueError("stop.warn_chosen_drop must not be above stop.chosen_drop")
         idle = ("loss", "reference") if self.kind == "reward" else ("reward",)
         for section in idle:
             if getattr(self, section) != type(self).model_fields[section].default:
