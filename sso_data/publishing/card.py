@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from sso_data.config.run import RunConfig, validated
+from sso_data.config.loading import validated
+from sso_data.config.run import RunConfig
 from sso_data.core.errors import one_line, without_secrets
 from sso_data.core.jinja import render
 from sso_data.core.naming import is_local, public_name, shown_command
@@ -108,7 +109,7 @@ def read_facts(run: Path) -> RunFacts:
     return RunFacts(
         run=run,
         manifest=manifest,
-        config=validated(manifest["config"], origin=str(run / "run.json")),
+        config=validated(RunConfig, manifest["config"], origin=str(run / "run.json")),
         decided=read_decided(run),
         scores=scores,
         account=run_account(run, scores),
