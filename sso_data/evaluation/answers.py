@@ -15,7 +15,7 @@ from sso_data.engines.interface import Request, Result, Sampled, SampleRequest
 from sso_data.generation import sample
 from sso_data.generation.generate import Setup
 from sso_data.prompts.rows import unanswerable
-from sso_data.runs.jsonl_store import JsonlStore
+from sso_data.runs.jsonl import JsonlStore
 from sso_data.steering.models import LazyEngine
 from sso_data.templating.chat_template import Unrenderable
 

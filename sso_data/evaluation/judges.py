@@ -16,7 +16,7 @@ from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Message, Row, View
 from sso_data.models.directory import model_fingerprint, resolve_model
 from sso_data.runs.files import make_dir
-from sso_data.runs.jsonl_store import JsonlStore
+from sso_data.runs.jsonl import JsonlStore
 from sso_data.runs.workdir import write_json
 
 TEMPLATE = "judge.j2"

@@ -8,9 +8,10 @@ from sso_data.config.run import FilterConfig, RunConfig, load_config, validated_
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.filtering.filters import Decision, decide
-from sso_data.runs.pairs import read_decided, section, write_pairs
-from sso_data.runs.run import Account, expected_prompts, locked, require_run, run_account
-from sso_data.runs.scores import Scores, load_scores
+from sso_data.runs.journal import Scores, load_scores
+from sso_data.runs.pairs import read_decided, write_pairs
+from sso_data.runs.run import Account, expected_prompts, require_run, run_account
+from sso_data.runs.workdir import locked, section
 
 _BY_FILTER = "filter"
 """In filter.json, `decided_by` of a decision that the user asked for, whatever run.json says."""
@@ -151,7 +152,7 @@ def _scores(run: Path, *, dry_run: bool) -> Scores:
     with ExitStack() as stack:
         try:
             if not dry_run:
-                stack.enter_context(locked(run))
+                stack.enter_context(locked(run, "rows"))
         except RunError:
             dry_run = True
         return load_scores(run, dry=dry_run)

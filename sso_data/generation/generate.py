@@ -30,9 +30,9 @@ from sso_data.models.directory import (
 )
 from sso_data.prompts import BadRow, Candidate, read_prompts
 from sso_data.runs.columns import row_key
-from sso_data.runs.ledger import DONE, FAILED
+from sso_data.runs.ledger import DONE, FAILED, Ledger
 from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run
-from sso_data.runs.steering import Occurrences, SteeringBook
+from sso_data.runs.steering import SteeringBook
 from sso_data.runs.workdir import stored_defaults
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
@@ -172,7 +172,7 @@ def generate(
         del keys  # the run's ledger knows them from here on
 
         def prompts_left() -> Iterator[Prompt]:
-            return prompts_of(read_prompts(source, config.source), Occurrences().next, run.is_open)
+            return prompts_of(read_prompts(source, config.source), Ledger().next_id, run.is_open)
 
         with run_guide(setup, run, prompts_left, total) as guide:
             prompts = read_prompts(source, config.source)
@@ -195,7 +195,7 @@ def _row_keys(source: str, config: RunConfig) -> "array[int]":
 
     Raises InputError as `read_prompts` does.
     """
-    name = Occurrences().next
+    name = Ledger().next_id
     rows = read_prompts(source, config.source)
     return array("Q", (row_key(name(content_hash(row.messages))) for row in rows))
 

@@ -16,6 +16,7 @@ from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Row
 from sso_data.filtering.refilter import Refiltered, filter_again, in_words, last_decision
 from sso_data.runs.columns import row_key
+from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.ledger import DONE
 from sso_data.runs.run import (
     Run,
@@ -29,7 +30,6 @@ from sso_data.runs.run import (
     run_account,
     unfinished,
 )
-from sso_data.runs.scores import Scores, load_scores
 from sso_data.runs.workdir import Manifest, differences
 
 _ENGINE_FACTS = ("name", "device", "dtype")

@@ -11,7 +11,8 @@ from sso_data.filtering.filters import decide_row
 from sso_data.generation.generate import make_rows, prepare
 from sso_data.prompts import read_prompts
 from sso_data.runs.columns import encode
-from sso_data.runs.steering import MemoryBook, Occurrences
+from sso_data.runs.ledger import Ledger
+from sso_data.runs.steering import MemoryBook
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.passes import Guide, prompts_of
 
@@ -63,7 +64,7 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     total = len(candidates)
     memory = _Memory()
     guide = Guide(
-        prompts=lambda: prompts_of(candidates, Occurrences().next, lambda identity: True),
+        prompts=lambda: prompts_of(candidates, Ledger().next_id, lambda identity: True),
         book=MemoryBook(),
         counts=SteeringCounts(),
         total=total,

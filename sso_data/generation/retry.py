@@ -19,8 +19,8 @@ from sso_data.generation.pipeline import RowCounts
 from sso_data.prompts import Candidate
 from sso_data.prompts.rows import unanswerable
 from sso_data.runs.columns import row_key
+from sso_data.runs.journal import load_scores
 from sso_data.runs.run import Run, open_run, read_failures, require_run
-from sso_data.runs.scores import load_scores
 from sso_data.steering.counts import SteeringCounts
 
 _MALFORMED = "malformed"

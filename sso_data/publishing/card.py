@@ -22,10 +22,10 @@ from sso_data.publishing.readme import (
     size_category,
     table,
 )
-from sso_data.runs.pairs import read_decided, section
+from sso_data.runs.journal import Scores, load_scores
+from sso_data.runs.pairs import read_decided
 from sso_data.runs.run import Account, require_run, run_account, unfinished
-from sso_data.runs.scores import Scores, load_scores
-from sso_data.runs.workdir import Manifest
+from sso_data.runs.workdir import Manifest, section
 
 _TAGS = ("preference", "dpo", "on-policy", "synthetic", "self-steering-optimization", "sso-data")
 _CONFIG_NAMES = frozenset(("pairs", "rows"))
