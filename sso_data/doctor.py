@@ -1,4 +1,4 @@
-"""`doctor`: is everything there that a run needs, and what does this model's chat template do?"""
+"""`doctor`: check the libraries, devices, memory and disk, and a model's chat template."""
 
 import importlib.metadata
 import importlib.util
@@ -23,7 +23,7 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at; `remedy` says what to do about it."""
+    """The result of one check; `remedy`: what to do about a warning or a failure."""
 
     what: str
     state: Literal["ok", "warn", "fail"]
@@ -32,7 +32,7 @@ class Finding:
 
 
 def examine(model: str | None, engine: EngineConfig) -> Iterator[Finding]:
-    """Look at Python, the libraries, the devices, memory, disk, and at `model` if one is given."""
+    """Yield findings about Python, libraries, devices, memory, disk, and `model` if given."""
     yield Finding(what="Python", state="ok", detail=f"{platform.python_version()} {sys.platform}")
     yield from _libraries()
     yield _vllm()
@@ -102,7 +102,7 @@ def _memory() -> Finding:
 
 
 def _weights(directory: Path) -> Finding:
-    """Whether the weights fit into the memory that is free, on the GPU where there is one."""
+    """Compare the size of the weights with the free memory of the GPU, or of the machine."""
     import torch
 
     size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))

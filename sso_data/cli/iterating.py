@@ -84,7 +84,7 @@ def _resolved(
     from sso_data.config.judging import judge_tree
     from sso_data.config.recipes import load_recipe
     from sso_data.config.run import config_tree
-    from sso_data.core.deep_merge import deep_merge
+    from sso_data.core.yaml_files import deep_merge
 
     if tiny and recipe is None:
         raise ConfigError("--tiny belongs to --recipe, whose settings for a small machine it takes")

@@ -7,7 +7,7 @@ tell (learning rate and rows of a step of the first version) is not here and sta
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from sso_data.core.deep_merge import Tree, deep_merge
+from sso_data.core.yaml_files import Tree, deep_merge
 
 DefaultsFrom = Literal["default", "paper"]
 

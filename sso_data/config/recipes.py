@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sso_data.core.deep_merge import Tree, deep_merge
 from sso_data.core.errors import ConfigError, one_line
 from sso_data.core.paths import examples_dir, world_dir
-from sso_data.core.yaml_files import read_yaml
+from sso_data.core.yaml_files import Tree, deep_merge, read_yaml
 
 _FOLDERS = {"examples": examples_dir, "world": world_dir}
 """What stands in braces at the start of a value, for a shipped folder: `{world}/policy`."""

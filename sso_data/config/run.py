@@ -24,9 +24,8 @@ from pydantic import (
 from sso_data.config.migration import renamed
 from sso_data.config.paper import RUN, DefaultsFrom
 from sso_data.config.section import Count, EndpointSection, NotNegative, Seconds, Section, Share
-from sso_data.core.deep_merge import deep_merge
 from sso_data.core.errors import ConfigError, one_line, without_secrets
-from sso_data.core.yaml_files import parse_yaml, read_yaml
+from sso_data.core.yaml_files import deep_merge, parse_yaml, read_yaml
 
 NatsPerToken = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Quantile = Annotated[str, StringConstraints(pattern=r"^q(0(\.\d+)?|1(\.0+)?)$")]

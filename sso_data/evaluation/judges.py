@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from sso_data.config.judging import FORMS, JudgeConfig
 from sso_data.core.errors import ConfigError, SsoDataError
 from sso_data.core.jinja import Templates
-from sso_data.core.naming import public_name
+from sso_data.core.paths import public_name
 from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Message, Row, View
 from sso_data.models.directory import model_fingerprint, resolve_model

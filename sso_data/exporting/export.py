@@ -15,7 +15,7 @@ import orjson
 
 from sso_data.config.run import validated
 from sso_data.core.errors import ConfigError, InputError, RunError, one_line
-from sso_data.core.naming import public_name
+from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import VIEWS, JsonRow, Row, View
 from sso_data.exporting.formats import Format, format_of

@@ -1,4 +1,4 @@
-"""`preview`: the first few prompts made into rows in memory; nothing is written."""
+"""`preview`: make rows of the first few prompts in memory, without writing anything."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -56,7 +56,10 @@ class Preview:
 
 
 def preview(source: str, config: RunConfig, progress: Progress | None = None) -> Preview:
-    """Make rows of the first `source.limit` prompts, writing nothing."""
+    """Make rows of the first `source.limit` prompts without writing anything.
+
+    Raises InputError, ConfigError, ModelError or EngineError.
+    """
     progress = progress or NullProgress()
     progress.phase("checking the model and its chat template")
     setup = prepare(config)

@@ -1,4 +1,4 @@
-"""`retry`: the prompts of failed.jsonl once more, and nothing else."""
+"""`retry`: run the prompts of failed.jsonl again, and nothing else."""
 
 import time
 from collections import defaultdict, deque
@@ -29,9 +29,9 @@ _REMEDY = "`retry` uses the run's own settings: leave these out"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """What failed in a run and is no row by now: `prompts` by id, and rows that were `no_prompts`.
+    """The failures of a run that are not rows by now.
 
-    Of the latter there is nothing to ask.
+    `prompts`: failures by id. `no_prompts`: number of malformed source rows, which cannot be run.
     """
 
     prompts: Mapping[str, Failure]
@@ -40,7 +40,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retried:
-    """How a retry ended: its books, and how many failed rows were left out as `no_prompts`."""
+    """The result of `retry`; `no_prompts` failed rows were malformed, and left out."""
 
     refiltered: Refiltered
     counts: RowCounts
@@ -50,10 +50,7 @@ class Retried:
 
 
 class _FailedPrompts:
-    """A run's failed prompts as a source, and the sink for what becomes of them.
-
-    A prompt keeps the id under which it failed.
-    """
+    """A run's failed prompts as a source, and the sink for their results, under the same ids."""
 
     def __init__(self, run: Run, failures: Mapping[str, Failure]) -> None:
         self._run = run
@@ -61,7 +58,7 @@ class _FailedPrompts:
         self._ids: dict[str, deque[str]] = defaultdict(deque)
 
     def candidates(self) -> Iterator[Candidate]:
-        """The prompts, in the order in which they failed first."""
+        """Yield the prompts, in the order in which they failed first."""
         for identity, failure in self._failures.items():
             self._ids[content_hash(failure.messages)].append(identity)
             yield Candidate(
@@ -72,7 +69,7 @@ class _FailedPrompts:
             )
 
     def prompts(self) -> Iterator[Prompt]:
-        """Those that can be steered, under the ids that they have."""
+        """Yield the prompts that can be steered, with their ids."""
         for identity, failure in self._failures.items():
             if unanswerable(failure.messages) is None:
                 yield Prompt(id=identity, messages=failure.messages)
@@ -89,7 +86,7 @@ class _FailedPrompts:
 
 
 def failed_in(run: Path) -> Failed:
-    """What failed in a run and did not become a row since; RunError where it is not readable."""
+    """Return the failures of a run that are not rows by now; RunError if it is not readable."""
     newest = read_failures(run)
     keys = np.array([row_key(identity) for identity in newest], np.uint64)
     is_done = np.isin(keys, load_scores(run, dry=True).keys())
@@ -107,17 +104,17 @@ def failed_in(run: Path) -> Failed:
 def retry(
     out: Path, config: RunConfig, progress: Progress | None = None, *, asked: bool = False
 ) -> Retried:
-    """Run what failed in `out` with the run's own settings; then filter and write its pairs anew.
+    """Run the failed prompts of `out` with the run's own settings; then filter it again.
 
     Of the configuration, speed, filter and output may differ from the run's; unless the user
-    `asked` for the filter's, a decision of `filter` stays in force. Where no prompt failed, nothing
-    is done. Raises SsoDataError; a prompt that fails again stands in failed.jsonl once more, with
-    one more attempt.
+    `asked` for the filter's, a decision of `filter` stays in force. If no prompt failed, nothing is
+    done. A prompt that fails again gets another line in failed.jsonl, with one more attempt.
+    Raises ConfigError, ModelError, EngineError or RunError.
     """
     started = time.monotonic()
     progress = progress or NullProgress()
     manifest = require_run(out)
-    with suppress(RunError):  # what a crash left in the files is mended where the run is opened
+    with suppress(RunError):  # files damaged by a crash are repaired when the run is opened
         failed = failed_in(out)
         if not failed.prompts:
             return Retried(

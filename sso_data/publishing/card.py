@@ -7,7 +7,7 @@ from typing import Any
 
 from sso_data.config.run import RunConfig, validated
 from sso_data.core.jinja import render
-from sso_data.core.naming import is_local, public_name
+from sso_data.core.paths import is_local, public_name
 from sso_data.core.records import SIDE_OF
 from sso_data.publishing.commands import making_commands
 from sso_data.publishing.numbers import PairNumbers, count_pairs, draw_plots

@@ -8,7 +8,7 @@ import yaml
 
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import one_line, without_secrets
-from sso_data.core.naming import shown_command
+from sso_data.core.paths import shown_command
 from sso_data.publishing.public import clean_name, public_setting
 from sso_data.runs.run import Given, Origin, origin_of
 from sso_data.runs.workdir import section

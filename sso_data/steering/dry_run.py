@@ -6,7 +6,7 @@ from sso_data.chat.engine import EngineCompletions
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import ConfigError
 from sso_data.core.jinja import Templates
-from sso_data.core.naming import public_name
+from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import JsonRow, Prompt
 from sso_data.prompts import count_prompts, read_prompts

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sso_data.config.iteration import iterate_config
-from sso_data.core.deep_merge import deep_merge
+from sso_data.core.yaml_files import deep_merge
 from sso_data.iteration.table import shown
 from tests.iteration.conftest import TINY, lines_of, run, write_prompts
 from tests.iteration.test_processes import children_of, linux

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sso_data.config.iteration import iterate_config
-from sso_data.core.deep_merge import deep_merge
 from sso_data.core.errors import InputError, RunError
 from sso_data.core.records import Row, View
+from sso_data.core.yaml_files import deep_merge
 from sso_data.iteration.report import Iterated
 from sso_data.iteration.run import iterate
 from sso_data.iteration.training import Training

@@ -14,6 +14,7 @@ import pytest
 
 from sso_data.config.run import FilterConfig
 from sso_data.core.errors import RunError
+from sso_data.core.progress import NullProgress
 from sso_data.core.records import Row
 from sso_data.filtering.filters import decide
 from sso_data.runs import files
@@ -176,13 +177,13 @@ def test_without_parquet_the_old_file_goes(tmp_path: Path) -> None:
 
 
 def test_progress(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    make_pairs(
-        tmp_path,
-        [make_row(i) for i in range(600)],
-        parquet=False,
-        on_progress=lambda done, total: seen.append((done, total)),
-    )
+    seen: list[tuple[int, int | None]] = []
+
+    class Counting(NullProgress):
+        def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
+            seen.append((done, total))
+
+    make_pairs(tmp_path, [make_row(i) for i in range(600)], parquet=False, progress=Counting())
     assert seen == [(256, 600), (512, 600), (600, 600)]
 
 
@@ -207,7 +208,7 @@ def test_disk_full_at_every_call(
     """One line for the user; afterwards the old pairs or the new ones, whole, and no rubbish."""
     pairs = make_pairs(tmp_path, mixed_rows())
     new = make_pairs(tmp_path / "new", mixed_rows()[:1])
-    whole = {(p.directory / "train.jsonl").read_bytes() for p in (pairs, new)}
+    whole = {(p / "train.jsonl").read_bytes() for p in (pairs, new)}
     real, calls = getattr(os, call), [0]
 
     def failing(*args: Any) -> Any:
