@@ -271,7 +271,9 @@ def messages_from_json(turns: list[dict[str, str]]) -> tuple[Message, ...]:
 
 
 def _refuse_later_format(row: JsonRow) -> None:
-    """Raise RunError for a record in the format of a later version of sso-data."""
+    """Raise RunError for a record in a later format, and TypeError for what is not an object."""
+    if type(row) is not dict:
+        raise TypeError("not a JSON object")
     written = row.get("schema_version", SCHEMA_VERSION)
     if type(written) is int and written > SCHEMA_VERSION:
         raise RunError(

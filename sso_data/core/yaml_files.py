@@ -46,10 +46,10 @@ def read_yaml(file: Path) -> Any:
 
 def parse_yaml(text: str) -> Any:
     """Return the value of a YAML text, None for an empty one; ValueError if malformed or huge."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Constructor = _Constructor
+    reader = YAML(typ="safe", pure=True)
+    reader.Constructor = _Constructor
     try:
-        value = yaml.load(text)
+        value = reader.load(text)
         if _size(value, {}) > MOST_VALUES:
             raise ValueError(f"stands for more than {MOST_VALUES} values; write fewer aliases")
     except YAMLError as error:

@@ -24,7 +24,7 @@ KINDS = {
     "reward-skywork-synthetic": "reward",
     "llama3.1-8b-instruct-generator": "pairs/dpo",
 }
-"""A recipe of each kind, and the objective and base that its last training had."""
+"""A recipe of each kind, and the objective and loss type that its last training had."""
 
 FEW = (
     "rounds=1",
@@ -50,7 +50,7 @@ def objective_of(model: Path) -> str:
     manifest: Any = read_training(model)
     assert manifest["finished"]
     config = manifest["config"]
-    return "reward" if config["kind"] == "reward" else "{objective}/{base}".format(**config["loss"])
+    return "reward" if config["kind"] == "reward" else "{objective}/{type}".format(**config["loss"])
 
 
 @pytest.mark.slow

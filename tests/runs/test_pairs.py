@@ -176,15 +176,20 @@ def test_without_parquet_the_old_file_goes(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pairs", "rows"]
 
 
+class Counted(NullProgress):
+    """Remembers the counts."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int | None, str]] = []
+
+    def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
+        self.seen.append((done, total, unit))
+
+
 def test_progress(tmp_path: Path) -> None:
-    seen: list[tuple[int, int | None]] = []
-
-    class Counting(NullProgress):
-        def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
-            seen.append((done, total))
-
-    make_pairs(tmp_path, [make_row(i) for i in range(600)], parquet=False, progress=Counting())
-    assert seen == [(256, 600), (512, 600), (600, 600)]
+    progress = Counted()
+    make_pairs(tmp_path, [make_row(i) for i in range(600)], parquet=False, progress=progress)
+    assert progress.seen == [(done, 600, "pairs written") for done in (256, 512, 600)]
 
 
 def test_changed_journal_is_refused_and_old_pairs_stay(tmp_path: Path) -> None:
