@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, RunConfig
 from sso_data.core.errors import ConfigError, RunError
-from sso_data.core.jinja import SHIPPED, Templates
+from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Prompt, content_hash
@@ -37,7 +37,7 @@ from sso_data.runs.workdir import stored_defaults
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
 from sso_data.steering.passes import Guide, prompts_of
-from sso_data.steering.principles import Catalogue, load_catalogue
+from sso_data.steering.principles import load_catalogue
 from sso_data.steering.rules import Rules, check_features
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
 
@@ -60,19 +60,8 @@ class Setup:
     config: RunConfig
     model_dir: Path
     policy: Policy
-    catalogue: Catalogue
+    rules: Rules
     identity: Mapping[str, Any]
-    templates: Templates = SHIPPED
-
-    @property
-    def rules(self) -> Rules:
-        """The rules that steer the prompts."""
-        return Rules(
-            config=self.config.steering,
-            catalogue=self.catalogue,
-            seed=self.config.seed,
-            templates=self.templates,
-        )
 
     @property
     def details(self) -> dict[str, Any]:
@@ -136,9 +125,8 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
         config=config,
         model_dir=model_dir,
         policy=policy,
-        catalogue=catalogue,
+        rules=rules,
         identity=identity,
-        templates=templates,
     )
 
 

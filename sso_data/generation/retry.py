@@ -23,19 +23,7 @@ from sso_data.runs.journal import load_scores
 from sso_data.runs.run import Run, open_run, read_failures, require_run
 from sso_data.steering.counts import SteeringCounts
 
-_MALFORMED = "malformed"
 _REMEDY = "`retry` uses the run's own settings: leave these out"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """The failures of a run that are not rows by now.
-
-    `prompts`: failures by id. `no_prompts`: number of malformed source rows, which cannot be run.
-    """
-
-    prompts: Mapping[str, Failure]
-    no_prompts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,20 +73,18 @@ class _FailedPrompts:
         self._run.write_failure(replace(failure, attempts=attempts))
 
 
-def failed_in(run: Path) -> Failed:
-    """Return the failures of a run that are not rows by now; RunError if it is not readable."""
+def _failed_in(run: Path) -> tuple[dict[str, Failure], int]:
+    """Return the failures by id that are not rows by now, and the number of malformed rows.
+
+    Malformed rows of the source are left out: they cannot be run. Raises RunError when the files
+    are not readable.
+    """
     newest = read_failures(run)
     keys = np.array([row_key(identity) for identity in newest], np.uint64)
     is_done = np.isin(keys, load_scores(run, dry=True).keys())
-    failures = {
-        identity: failure
-        for (identity, failure), done in zip(newest.items(), is_done, strict=True)
-        if not done
-    }
-    prompts = {
-        identity: failure for identity, failure in failures.items() if failure.reason != _MALFORMED
-    }
-    return Failed(prompts=prompts, no_prompts=len(failures) - len(prompts))
+    failures = [one for one, done in zip(newest.values(), is_done, strict=True) if not done]
+    prompts = {failure.id: failure for failure in failures if failure.reason != "malformed"}
+    return prompts, len(failures) - len(prompts)
 
 
 def retry(
@@ -115,21 +101,21 @@ def retry(
     progress = progress or NullProgress()
     manifest = require_run(out)
     with suppress(RunError):  # files damaged by a crash are repaired when the run is opened
-        failed = failed_in(out)
-        if not failed.prompts:
+        failed, no_prompts = _failed_in(out)
+        if not failed:
             return Retried(
                 refiltered=refilter(out, config, dry_run=True),
                 counts=RowCounts(),
                 seconds=time.monotonic() - started,
-                no_prompts=failed.no_prompts,
+                no_prompts=no_prompts,
             )
     progress.phase("checking the model and its chat template")
     setup = prepare(config, date=manifest["date"])
     details = {key: manifest[key] for key in ("config", "date")}
     with open_run(out, identity=setup.identity, details=details, remedy=_REMEDY) as run:
-        failed = failed_in(out)
-        prompts = _FailedPrompts(run, failed.prompts)
-        total = len(failed.prompts)
+        failed, no_prompts = _failed_in(out)
+        prompts = _FailedPrompts(run, failed)
+        total = len(failed)
         progress.note(f"{total} failed prompts")
         with run_guide(setup, run, prompts.prompts, total) as guide:
             candidates = prompts.candidates()
@@ -140,6 +126,6 @@ def retry(
         refiltered=refiltered,
         counts=counts,
         seconds=time.monotonic() - started,
-        no_prompts=failed.no_prompts,
+        no_prompts=no_prompts,
         steering=guide.counts if guide else None,
     )

@@ -118,9 +118,7 @@ def read_steering(run: Path) -> Iterator[tuple[int, JsonRow]]:
         except (ValueError, KeyError, TypeError):
             is_valid = False
         if not is_valid:
-            raise RunError(
-                f"{path}:{number}: not a line of sso-data; remove the line, it will be made again"
-            )
+            raise RunError(f"{path}:{number}: not a line of sso-data; remove it to make it again")
         yield offset, content
 
 

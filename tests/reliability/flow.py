@@ -28,6 +28,7 @@ from sso_data.generation.generate import Setup, Summary, generate
 from sso_data.runs import files, journal, jsonl
 from sso_data.runs import run as run_module
 from sso_data.steering.principles import load_catalogue
+from sso_data.steering.rules import Rules
 from tests.generation.scripted import POLICY, TEMPLATE, ScriptedEngine
 
 ROWS = 20
@@ -120,7 +121,7 @@ def scripted(
             config=config,
             model_dir=Path("none"),
             policy=POLICY,
-            catalogue=_CATALOGUE,
+            rules=Rules(config=config.steering, catalogue=_CATALOGUE, seed=config.seed),
             identity=identity,
         )
 
