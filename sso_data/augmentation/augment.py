@@ -32,7 +32,7 @@ from sso_data.config.augmentation import AugmentConfig
 from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import Templates
-from sso_data.core.naming import public_name
+from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.engines.driver import Window
 from sso_data.engines.interface import Refused

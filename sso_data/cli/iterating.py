@@ -57,7 +57,7 @@ def iterate(
     from sso_data.config.iteration import IterateConfig
     from sso_data.config.loading import config_tree, validated
     from sso_data.config.recipes import load_recipe
-    from sso_data.core.deep_merge import deep_merge
+    from sso_data.core.yaml_files import deep_merge
 
     if tiny and recipe is None:
         raise ConfigError("--tiny needs --recipe, whose settings for a small machine it takes")

@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 
 from sso_data.config.run import EngineConfig, RunConfig, SourceConfig, ViewsConfig
 from sso_data.config.section import Count, EndpointSection, Section
-from sso_data.core.deep_merge import Tree
 from sso_data.core.errors import ConfigError
+from sso_data.core.yaml_files import Tree
 
 FORMS = "oracle, reward:MODEL, llm:MODEL or python:MODULE:FUNCTION"
 """Values of `--judge`."""

@@ -9,9 +9,8 @@ from pydantic import ValidationError
 
 from sso_data.config.migration import renamed
 from sso_data.config.section import Section
-from sso_data.core.deep_merge import Tree
 from sso_data.core.errors import ConfigError, one_line, without_secrets
-from sso_data.core.yaml_files import parse_yaml, read_yaml
+from sso_data.core.yaml_files import Tree, parse_yaml, read_yaml
 
 C = TypeVar("C", bound=Section)
 _THRESHOLDS = ("filter.closeness", "filter.gap")

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from sso_data.core.deep_merge import deep_merge
+from sso_data.core.yaml_files import deep_merge
 
 FORMAT = 2
 """`schema_version` of the manifests that this version writes."""

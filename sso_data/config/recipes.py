@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.config.loading import read_mapping
-from sso_data.core.deep_merge import Tree, deep_merge
 from sso_data.core.errors import ConfigError, one_line
 from sso_data.core.paths import examples_dir, world_dir
+from sso_data.core.yaml_files import Tree, deep_merge
 
 _FOLDERS = {"examples": examples_dir, "world": world_dir}
 """Placeholders of shipped folders at the start of a value: `{world}/policy`."""

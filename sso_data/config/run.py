@@ -14,8 +14,8 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from sso_data.config.loading import load
 from sso_data.config.paper import RUN, DefaultsFrom, over_paper
 from sso_data.config.section import Count, EndpointSection, NotNegative, Seconds, Section, Share
-from sso_data.core.deep_merge import Tree
 from sso_data.core.errors import one_line
+from sso_data.core.yaml_files import Tree
 
 Quantile = Annotated[str, StringConstraints(pattern=r"^q(0(\.\d+)?|1(\.0+)?)$")]
 

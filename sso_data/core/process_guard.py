@@ -15,15 +15,16 @@ import time
 from contextlib import suppress
 
 PARENT_DIED = signal.SIGUSR1
-"""The signal that the kernel sends the guard at its parent's end."""
+"""The signal that the kernel sends the guard when its parent ends."""
 
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 
 
 def at_parents_death(number: int) -> None:
-    """Have the kernel send this process signal `number` when the parent's thread that started it
-    ends (Linux; elsewhere nothing happens). The caller checks that the parent is still there.
+    """Have the kernel send this process a signal when the parent's thread that started it ends.
+
+    Does nothing on other systems than Linux. The caller checks that the parent still exists.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
@@ -31,7 +32,7 @@ def at_parents_death(number: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; returns its exit code, 128 + N where signal N ended it."""
+    """Run the command; return its exit code, or 128 + N if signal N ended it."""
     parent, grace, *command = arguments
     signal.signal(PARENT_DIED, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_BLOCK, {PARENT_DIED, signal.SIGCHLD, *_PASSED_ON})
@@ -52,13 +53,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _in_the_command() -> None:
-    """Runs in the command's process: unblock signals, and die with the guard."""
+    """Unblock signals and end with the guard; runs in the command's process."""
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     at_parents_death(signal.SIGKILL)
 
 
 def _end(child: "subprocess.Popen[bytes]", grace: float) -> None:
-    """SIGTERM to the whole group where there is grace, SIGKILL when that is over."""
+    """Send the group SIGTERM if there is grace, and SIGKILL after `grace` seconds."""
     until = time.monotonic() + grace
     if grace:
         _send(child, signal.SIGTERM)

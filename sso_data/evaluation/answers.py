@@ -12,10 +12,10 @@ from sso_data.core.records import FinishReason, JsonRow, Prompt, Response, deriv
 from sso_data.engines.driver import Window, drive
 from sso_data.engines.interface import Refused as Unanswered
 from sso_data.engines.interface import Request, Result, Sampled, SampleRequest
-from sso_data.generation import sample
 from sso_data.generation.generate import Setup
+from sso_data.generation.pipeline import response_of
 from sso_data.prompts.rows import unanswerable
-from sso_data.runs.jsonl_store import JsonlStore
+from sso_data.runs.jsonl import JsonlStore
 from sso_data.steering.models import LazyEngine
 from sso_data.templating.chat_template import Unrenderable
 
@@ -76,7 +76,7 @@ def answer_all(
             answer: Answer | NoAnswer = NoAnswer(reason=result.reason, detail=result.detail)
         else:
             assert isinstance(result, Sampled)
-            answer = answer_to(sample.response(result, setup.policy.template))
+            answer = answer_to(response_of(result, setup.policy.template))
         store.add({"id": result.key, **asdict(answer)})
 
     progress.count(len(store.lines), len(prompts), "answers")

@@ -11,7 +11,7 @@ from sso_data.chat.json_answers import json_values
 from sso_data.config.evaluation import JudgeConfig
 from sso_data.core.errors import one_line
 from sso_data.core.jinja import SHIPPED, Templates
-from sso_data.core.naming import public_name
+from sso_data.core.paths import public_name
 from sso_data.core.records import derive_seed
 from sso_data.engines.driver import Window, drive
 from sso_data.engines.interface import Refused

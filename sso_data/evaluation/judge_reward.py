@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from sso_data.config.evaluation import JudgeConfig
-from sso_data.core.naming import public_name
+from sso_data.core.paths import public_name
 from sso_data.core.records import Message
 from sso_data.engines.environment import prepare_environment
 from sso_data.evaluation.judges import Answered, Comparison, NoVerdict, Verdict, preference_of

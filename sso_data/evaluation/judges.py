@@ -11,12 +11,12 @@ from typing import Any, Protocol
 from sso_data.config.evaluation import FORMS, JudgeConfig
 from sso_data.core.errors import ConfigError, SsoDataError
 from sso_data.core.jinja import Templates
-from sso_data.core.naming import public_name
+from sso_data.core.paths import public_name
 from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Message, Row, View
 from sso_data.models.directory import model_fingerprint, resolve_model
 from sso_data.runs.files import make_dir
-from sso_data.runs.jsonl_store import JsonlStore
+from sso_data.runs.jsonl import JsonlStore
 from sso_data.runs.workdir import write_json
 
 TEMPLATE = "judge.j2"

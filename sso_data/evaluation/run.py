@@ -39,14 +39,13 @@ from sso_data.evaluation.statistics import rate_of
 from sso_data.generation.generate import Setup, generate, lazy_engine, prepare
 from sso_data.prompts import read_prompts
 from sso_data.runs.files import make_dir
-from sso_data.runs.journal import read_rows
-from sso_data.runs.jsonl_store import JsonlStore
+from sso_data.runs.journal import load_scores, read_rows
+from sso_data.runs.jsonl import JsonlStore
+from sso_data.runs.ledger import Ledger
 from sso_data.runs.run import read_failures
-from sso_data.runs.scores import load_scores
-from sso_data.runs.steering import Occurrences
 from sso_data.runs.workdir import (
     WorkKind,
-    held,
+    locked,
     open_workdir,
     read_manifest,
     stored_defaults,
@@ -126,7 +125,7 @@ def evaluate(
         "defaults": defaults_of(config),
     }
     make_dir(out)
-    with held(out, "eval", "this evaluation"):
+    with locked(out, "eval", "this evaluation"):
         open_workdir(
             out,
             EVALUATION,
@@ -155,7 +154,7 @@ def _plan(model: str, against: str, config: EvalConfig, out: Path, *, overwrite:
     run = config.run_config(model)
     run = run.model_copy(update={"views": run.views.model_copy(update={"date": date})})
     plain = run.engine.model_copy(update={"adapter": None})
-    name = Occurrences().next
+    name = Ledger().next_id
     return _Plan(
         out=out,
         model=prepare(run),

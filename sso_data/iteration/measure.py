@@ -31,7 +31,7 @@ from sso_data.evaluation.judges import (
 from sso_data.evaluation.statistics import rate_of
 from sso_data.filtering.filters import INCOMPLETE, NOT_STEERED, decide
 from sso_data.runs.columns import Rows, closeness, gap, mean_logp, num_tokens
-from sso_data.runs.scores import Scores, load_scores
+from sso_data.runs.journal import Scores, load_scores
 from sso_data.templating.external_rows import preference_of
 
 Floats = NDArray[np.float64]

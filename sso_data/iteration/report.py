@@ -13,7 +13,7 @@ from sso_data.iteration.state import LINES, PAGE, PLOT, PolicyAt
 from sso_data.iteration.stopping import Line, Stop
 from sso_data.iteration.table import remarks, shown, totals
 from sso_data.runs.files import remove_tree, write_atomic
-from sso_data.runs.journal import to_line
+from sso_data.runs.jsonl import to_line
 
 _PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (

@@ -21,7 +21,7 @@ from sso_data.prompts import BadRow, Candidate, read_prompts
 from sso_data.prompts.preferences import read_preferences
 from sso_data.prompts.rows import RowError, plain
 from sso_data.runs.files import replace_by
-from sso_data.runs.journal import to_line
+from sso_data.runs.jsonl import to_line
 
 ROUND = "round"
 """The column of a slice's file that names the round; a user's own one becomes `source_round`."""

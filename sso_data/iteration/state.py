@@ -20,7 +20,7 @@ from sso_data.runs.workdir import (
     Manifest,
     WorkDir,
     WorkKind,
-    held,
+    locked,
     open_workdir,
     read_json,
     refuse_other_content,
@@ -108,7 +108,7 @@ def open_iteration(
     """
     refuse_other_content(path, ITERATION)
     make_dir(path)
-    with held(path, "iterate", "its rounds"):
+    with locked(path, "iterate", "its rounds"):
         opened = open_workdir(
             path, ITERATION, identity=identity, details=details, overwrite=overwrite
         )

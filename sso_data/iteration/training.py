@@ -21,7 +21,7 @@ from sso_data.config.training import TrainConfig
 from sso_data.core.errors import RunError, SsoDataError
 from sso_data.core.process_guard import PARENT_DIED
 from sso_data.runs.files import locked_file, make_dir
-from sso_data.runs.journal import read_lines
+from sso_data.runs.jsonl import read_lines
 from sso_data.runs.workdir import write_json
 from sso_data.training.state import read_training
 

@@ -12,7 +12,7 @@ from sso_data.config.loading import validated
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import one_line, without_secrets
 from sso_data.core.jinja import render
-from sso_data.core.naming import is_local, public_name, shown_command
+from sso_data.core.paths import is_local, public_name, shown_command
 from sso_data.core.records import SIDE_OF
 from sso_data.publishing.numbers import PairNumbers, count_pairs, draw_plots
 from sso_data.publishing.public import clean_name, public_setting
@@ -26,7 +26,8 @@ from sso_data.publishing.readme import (
     size_category,
     table,
 )
-from sso_data.runs.pairs import read_decided, section
+from sso_data.runs.journal import Scores, load_scores
+from sso_data.runs.pairs import read_decided
 from sso_data.runs.run import (
     Account,
     Given,
@@ -36,8 +37,7 @@ from sso_data.runs.run import (
     run_account,
     unfinished,
 )
-from sso_data.runs.scores import Scores, load_scores
-from sso_data.runs.workdir import Manifest
+from sso_data.runs.workdir import Manifest, section
 
 _TAGS = ("preference", "dpo", "on-policy", "synthetic", "self-steering-optimization", "sso-data")
 _CONFIG_NAMES = frozenset(("pairs", "rows"))

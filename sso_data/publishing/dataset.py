@@ -22,10 +22,11 @@ from sso_data.publishing.readme import README, merge_card
 from sso_data.publishing.upload import Parcel, Published, Target, publish, stage
 from sso_data.runs.columns import row_key
 from sso_data.runs.files import NewFile, make_dir, write_new
-from sso_data.runs.journal import read_lines, to_line, whole_lines_size
+from sso_data.runs.journal import parts
+from sso_data.runs.jsonl import read_lines, to_line, whole_lines_size
 from sso_data.runs.parquet import card_features
-from sso_data.runs.run import iterate_failures, locked, require_run
-from sso_data.runs.scores import parts
+from sso_data.runs.run import iterate_failures, require_run
+from sso_data.runs.workdir import locked
 
 PAIRS = "train.jsonl"
 """In the root of the repository: LLaMA-Factory, and people, find it there."""
@@ -63,7 +64,7 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
     require_run(run)
     hub = HubRepo("dataset", repo, endpoint=endpoint)
     target = Target(hub=hub, revision=revision, private=private, overwrite=overwrite)
-    with locked(run), locked(run, "pairs"), stage(run) as folder:
+    with locked(run, "rows"), locked(run, "pairs"), stage(run) as folder:
         facts = read_facts(run)
         if facts.unfinished and private is False:
             raise RunError(

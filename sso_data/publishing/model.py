@@ -13,7 +13,7 @@ from sso_data.publishing.public import public_json
 from sso_data.publishing.readme import README, Card, read_metadata, split_page
 from sso_data.publishing.upload import Parcel, Published, Target, check_target, publish, stage
 from sso_data.runs.files import write_new
-from sso_data.runs.run import locked
+from sso_data.runs.workdir import locked
 from sso_data.training.state import MANIFEST, read_training
 
 _MODEL = (*SAVED_FILES, "metrics.jsonl", "loss.png")

@@ -13,7 +13,7 @@ from sso_data.config.training import EarlyStoppingConfig
 from sso_data.core.errors import TrainError
 from sso_data.core.progress import Progress
 from sso_data.runs.files import Appender
-from sso_data.runs.journal import open_lines, to_line
+from sso_data.runs.jsonl import open_lines, to_line
 
 _WINDOW = 4
 """Logged steps over which the chosen log-prob is averaged before it is judged."""

@@ -23,7 +23,7 @@ from sso_data.core.errors import ConfigError, InputError, RunError, TrainError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.models.training_model import PolicyFiles, find_policy, save_model
 from sso_data.runs.files import make_dir, publish_files, remove_tree
-from sso_data.runs.workdir import Manifest, held, refuse_other_content, stored_defaults
+from sso_data.runs.workdir import Manifest, locked, refuse_other_content, stored_defaults
 from sso_data.training.callbacks import Metrics
 from sso_data.training.card import draw, write_card
 from sso_data.training.jobs import Job, Prepared, TrainContext, policy_job, reward_job
@@ -128,9 +128,7 @@ def train(
         context.progress.warn(line)
     if first:
         make_dir(out)
-    guard: AbstractContextManager[None] = (
-        held(out, "model", "its model") if first else nullcontext()
-    )
+    guard: AbstractContextManager[None] = locked(out, "model") if first else nullcontext()
     with guard:
         folder, checkpoint = _opened(out, config, policy, job, overwrite=overwrite)
         if folder.is_finished:

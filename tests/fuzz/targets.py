@@ -32,9 +32,8 @@ from sso_data.core.records import Failure, Message, Row
 from sso_data.core.yaml_files import parse_yaml
 from sso_data.prompts import BadRow, Candidate, read_prompts
 from sso_data.runs.columns import encode
-from sso_data.runs.journal import Journal, read_rows
+from sso_data.runs.journal import Journal, load_scores, read_rows, side_file
 from sso_data.runs.run import iterate_failures, read_run
-from sso_data.runs.scores import load_scores, side_file
 from sso_data.steering.principles import load_principle
 from sso_data.templating.chat_template import ChatTemplate, Unrenderable
 from sso_data.training.encode import Encoder
@@ -164,7 +163,7 @@ def journal_file(data: bytes) -> None:
 
 
 def _line(row: Row) -> bytes:
-    from sso_data.runs.journal import to_line as journal_line
+    from sso_data.runs.jsonl import to_line as journal_line
 
     return journal_line(row.to_json())
 

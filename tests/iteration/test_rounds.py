@@ -9,9 +9,9 @@ import pytest
 
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.loading import validated
-from sso_data.core.deep_merge import deep_merge
 from sso_data.core.errors import InputError, RunError
 from sso_data.core.records import Row, View
+from sso_data.core.yaml_files import deep_merge
 from sso_data.iteration.report import Iterated
 from sso_data.iteration.run import iterate
 from sso_data.iteration.training import Training

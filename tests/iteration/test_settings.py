@@ -7,8 +7,8 @@ import pytest
 
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.loading import validated
-from sso_data.core.deep_merge import deep_merge
 from sso_data.core.errors import ConfigError
+from sso_data.core.yaml_files import deep_merge
 from sso_data.iteration.plans import generate_config, identity_of, merges_adapters, train_config
 from sso_data.iteration.state import PolicyAt
 from sso_data.training import run as train_run

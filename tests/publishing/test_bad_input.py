@@ -12,7 +12,7 @@ from sso_data.config.run import RunConfig
 from sso_data.core.errors import HubError
 from sso_data.filtering.refilter import refilter
 from sso_data.publishing.hub import HubRepo
-from sso_data.runs.run import locked
+from sso_data.runs.workdir import locked
 from tests.cli.test_bad_input import one_line
 from tests.hub_server import HubServer, Repo
 from tests.publishing.conftest import REPO, TOKEN, Push
@@ -33,7 +33,7 @@ class TestTheRun:
         one_line(push(tmp_path / "no"), "no such directory", "sso-data generate")
 
     def test_being_written(self, push: Push, run: Path) -> None:
-        with locked(run):
+        with locked(run, "rows"):
             one_line(push(run), "another process is writing its rows")
 
     def test_unfinished(self, hub: HubServer, push: Push, run: Path) -> None:

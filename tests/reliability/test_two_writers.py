@@ -18,7 +18,7 @@ from tests.reliability.injector import tree_of
 HOLDER = """
 import sys
 from pathlib import Path
-from sso_data.runs.run import locked
+from sso_data.runs.workdir import locked
 with locked(Path(sys.argv[1]), sys.argv[2]):
     print("held", flush=True)
     sys.stdin.read()
