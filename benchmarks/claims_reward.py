@@ -7,9 +7,11 @@ from typing import Any
 
 from benchmarks.claims_grid import Chain
 from benchmarks.claims_rounds import QUIET, Rounds, write_labelled
-from sso_data.config.training import load_train_config
+from sso_data.config.evaluation import JudgeConfig
+from sso_data.config.loading import load
+from sso_data.config.training import TrainConfig
 from sso_data.core.records import Message
-from sso_data.evaluation.judges import Answered, Comparison, JudgeConfig, Verdict, open_judge
+from sso_data.evaluation.judges import Answered, Comparison, Verdict, open_judge
 from sso_data.world import queries
 
 BASE, ADDED, JUDGED = 64, 192, 400
@@ -54,9 +56,8 @@ class Rewarding:
     def _train(self, base: Path, added: Path | None) -> None:
         from sso_data.training.run import train
 
-        config = load_train_config(
-            None,
-            None,
+        config = load(
+            TrainConfig,
             model=str(self.policies["shipped"]),
             seed=self.chain.seed,
             kind="reward",
@@ -75,7 +76,7 @@ class Rewarding:
         judge = open_judge(JudgeConfig(kind="reward", model=str(self.here / "model")))
         try:
             lines = pairs.read_text(encoding="utf-8").splitlines()
-            found = judge.compare([_comparison(at, line) for at, line in enumerate(lines)])
+            found = list(judge.compare([_comparison(at, line) for at, line in enumerate(lines)]))
         finally:
             judge.close()
         verdicts = [one for one in found if isinstance(one, Verdict)]

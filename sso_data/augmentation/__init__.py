@@ -1,1 +1,1 @@
-"""New queries from seed queries."""
+"""`augment`: new queries from seed queries, checked, without duplicates."""

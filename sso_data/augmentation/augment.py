@@ -32,7 +32,7 @@ from sso_data.config.augmentation import AugmentConfig
 from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import Templates
-from sso_data.core.naming import public_name
+from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.engines.driver import Window
 from sso_data.engines.interface import Refused
@@ -195,11 +195,10 @@ def _lazy_model(config: AugmentConfig, progress: Progress) -> Iterator[Callable[
     with ExitStack() as stack:
 
         def start() -> Completions:
-            where = f"asking {config.model} at {config.endpoint}"
-            progress.phase(where if config.endpoint else f"loading {config.model}")
-            opened = stack.enter_context(
-                open_chat(config.model, config, config.engine, config.views, tell=progress.warn)
-            )
+            at = f"asking {config.model} at {config.endpoint}"
+            progress.phase(at if config.endpoint else f"loading {config.model}")
+            chat = open_chat(config.model, config, config.engine, config.views, tell=progress.warn)
+            opened = stack.enter_context(chat)
             progress.phase("queries")
             return opened
 

@@ -23,12 +23,11 @@ from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.records import JsonRow, Message, messages_from_json
 from sso_data.engines.interface import Refused
 from sso_data.runs.files import make_dir, remove_tree
-from sso_data.runs.journal import open_lines, read_lines, to_line
-from sso_data.runs.jsonl_store import PeriodicSync, read_objects
+from sso_data.runs.jsonl import PeriodicSync, open_lines, read_lines, read_objects, to_line
 from sso_data.runs.workdir import (
     OVERWRITE,
     WorkKind,
-    held,
+    locked,
     read_manifest,
     refuse_another,
     stored_defaults,
@@ -151,7 +150,7 @@ def open_output(
     """
     paths = Paths(out)
     make_dir(out.parent)
-    with held(out.parent, out.name, out.name):
+    with locked(out.parent, out.name, out.name):
         try:
             report = read_manifest(out.parent, paths.kind)
             if report is None:
@@ -209,7 +208,7 @@ class Output:
             self._waiting = opened.enter_context(closing(open_lines(paths.waiting)))
             self._recover(promised=int((report or {}).get("attempts", 0)))
             self._opened = opened.pop_all()
-        self.sync_if_due = PeriodicSync(self._queries, self._rejected, self._waiting)
+        self.sync_if_due = PeriodicSync(self._queries.sync, self._rejected.sync, self._waiting.sync)
 
     @property
     def num_decided(self) -> int:

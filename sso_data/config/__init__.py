@@ -1,1 +1,1 @@
-"""Every configuration: declared once, frozen, unknown keys refused."""
+"""Configuration of every command, declared once and frozen; recipes; the migration table."""

@@ -1,1 +1,1 @@
-"""What everything stands on: records, errors, files of text, paths."""
+"""Records, errors, progress, YAML, templates, paths: what every other room uses."""

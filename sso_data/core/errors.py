@@ -11,7 +11,7 @@
     ├── RunError          a run directory belongs to another run, or cannot be written
     └── TrainError        training cannot start on these rows, or must not go on
 
-A failure of one row is no exception: it is a `records.Failure`, and the run goes on.
+The failure of one row is a `records.Failure`, and the run continues.
 """
 
 import os
@@ -22,7 +22,7 @@ _SECRETS = re.compile(
     r"|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)",
     re.ASCII,
 )
-"""Tokens of the Hub and of language-model services, and the password in an address."""
+"""Tokens of the Hub and of language-model services, and passwords in addresses."""
 _SECRET_NAMES = re.compile(r".*(?:TOKEN|KEY|SECRET|PASSWORD)", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 _MOST, _HEAD, _TAIL = 1200, 700, 495
@@ -31,8 +31,8 @@ _MOST, _HEAD, _TAIL = 1200, 700, 495
 class SsoDataError(Exception):
     """A failure that the user can act on; its text is one line: where, what, what to do.
 
-    Whatever comes in (a path with a line break, a library's message with a token in its address),
-    the text is one line that a terminal can show, without secrets.
+    Line breaks, control characters and secrets (for example of a library's message) are removed
+    from the text.
     """
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class EngineError(SsoDataError):
 
 
 class EngineDeadError(EngineError):
-    """A running engine died or hangs; starting it again may help."""
+    """A running engine died or hangs; restarting it may help."""
 
 
 class EngineMemoryError(EngineDeadError):
@@ -77,30 +77,26 @@ class TrainError(SsoDataError):
 
 
 def one_line(text: object, most: int = 600) -> str:
-    """`text` for a message: one line of bounded length, without secrets, that can be shown."""
+    """Return `text` for a message: one printable line of at most `most` characters, no secrets."""
     line = shown(" ".join(without_secrets(str(text)[: most * 4]).split()))
     return line if len(line) <= most else f"{line[: most - 4]} ..."
 
 
 def shown(text: str) -> str:
-    """`text` as a terminal can show it: white space as spaces, anything else invisible as "?".
+    """Return printable `text`: white space becomes spaces, other unprintable characters "?".
 
-    Escape sequences, text that runs backwards and half characters can then do no harm.
+    This covers escape sequences, changes of direction and lone surrogates.
     """
     if text.isprintable():
         return text
     whole = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(_shown(char) for char in whole)
-
-
-def _shown(char: str) -> str:
-    return char if char.isprintable() else " " if char.isspace() else "?"
+    return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in whole)
 
 
 def without_secrets(text: str) -> str:
-    """`text` with "<token>" in the place of what looks like one, or stands in the environment.
+    """Return `text` with "<token>" for what looks like a token or is in the environment.
 
-    There, variables such as HF_TOKEN and OPENAI_API_KEY hold secrets.
+    Secrets in the environment are the values of variables such as HF_TOKEN and OPENAI_API_KEY.
     """
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST_SECRET and value in text and _SECRET_NAMES.fullmatch(name):
@@ -109,7 +105,7 @@ def without_secrets(text: str) -> str:
 
 
 def described(error: BaseException, most: int = 300) -> str:
-    """An exception of a library as one short line: its type and the start of its text."""
+    """Return a library's exception as one short line: its type and the start of its text."""
     if "trust_remote_code" in str(error):
         return (
             "it comes with Python code of its own, which is not run; if you trust its author, set "

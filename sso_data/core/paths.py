@@ -1,31 +1,71 @@
-"""Where the shipped files lie, in a checkout or inside an installed wheel."""
+"""Folders of the shipped files, and names for output that contain no path of this machine."""
 
+import re
+import shlex
 from pathlib import Path
 
+from sso_data.core.errors import without_secrets
+
 _PACKAGE = Path(__file__).resolve().parents[1]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?(?::[\w.-]+)?", re.ASCII)
+_FILE_SUFFIXES = frozenset(
+    (".arrow", ".csv", ".gz", ".json", ".jsonl", ".md", ".parquet", ".tsv", ".txt", ".yaml", ".yml")
+)
 
 
 def _shipped(name: str) -> Path:
-    """The folder `name`: `sso_data/_shipped/<name>` in a wheel, the top level in a checkout."""
+    """Return the folder `name`: `sso_data/_shipped/<name>` in a wheel, else at the top level."""
     in_wheel = _PACKAGE / "_shipped" / name
     return in_wheel if in_wheel.is_dir() else _PACKAGE.parent / name
 
 
 def principles_dir() -> Path:
-    """The folder of the shipped principle catalogue, one YAML file per principle pair."""
+    """Return the folder of the shipped principle catalogue, one YAML file per principle pair."""
     return _shipped("principles")
 
 
 def templates_dir() -> Path:
-    """The folder of the shipped Jinja templates."""
+    """Return the folder of the shipped Jinja templates."""
     return _shipped("templates")
 
 
 def examples_dir() -> Path:
-    """The folder of the shipped examples: `recipes`, and `accelerate` with its launch files."""
+    """Return the folder of the shipped examples: `recipes`, and launch files in `accelerate`."""
     return _shipped("examples")
 
 
 def world_dir() -> Path:
-    """The folder of the tiny world: its `policy`, `principles`, `templates` and `data`."""
+    """Return the folder of the tiny world: its `policy`, `principles`, `templates` and `data`."""
     return _PACKAGE / "world"
+
+
+def is_local(name: str) -> bool:
+    """Return True for a path: one that exists here, has a file's suffix, or is not a Hub id."""
+    if not name or name.startswith(("/", "~", ".")) or not _HUB_ID.fullmatch(name):
+        return True
+    return Path(name).suffix.lower() in _FILE_SUFFIXES or Path(name).exists()
+
+
+def public_name(name: str) -> str:
+    """Return a model's or dataset's name for a card: of a local path, the last part."""
+    if not is_local(name):
+        return name
+    path = Path(name)
+    return path.name if path.name not in ("", "..") else path.resolve().name
+
+
+def shown_command(command: str) -> str:
+    """Return a shell command for a card: without directories of this machine and tokens.
+
+    `--option=PATH` and `key=PATH` keep what is before the sign.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # an unbalanced quote
+        words = command.split()
+    shown = []
+    for word in words:
+        before, sign, value = word.rpartition("=")
+        is_path = "/" in value or value.startswith("~") or value in (".", "..")
+        shown.append(f"{before}{sign}{public_name(value)}" if is_path else word)
+    return without_secrets(shlex.join(shown))

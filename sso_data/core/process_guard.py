@@ -1,10 +1,12 @@
-"""Run COMMAND as `-m sso_data.core.process_guard PARENT GRACE COMMAND...`: it ends with PARENT.
+"""`python -m sso_data.core.process_guard PARENT GRACE COMMAND...` runs COMMAND until PARENT ends.
 
-It runs in a process group of its own, to which SIGINT, SIGTERM and SIGHUP are passed on. When the
-parent is gone, however it went (Linux), the group is asked to end, and ended after GRACE seconds;
-with 0 it is ended at once. Nothing heavy is imported: this process is there as long as the command.
+The command runs in a process group of its own, to which SIGINT, SIGTERM and SIGHUP are passed on.
+When the process PARENT is gone for whatever reason (Linux), the group gets SIGTERM, and SIGKILL
+after GRACE seconds; with 0 it gets SIGKILL at once. This process lives as long as the command, so
+it imports nothing heavy.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -12,18 +14,31 @@ import sys
 import time
 from contextlib import suppress
 
-from sso_data.core.parent_process import at_parents_death
-
 PARENT_DIED = signal.SIGUSR1
+"""The signal that the kernel sends the guard when its parent ends."""
+
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PR_SET_PDEATHSIG = 1
+
+
+def at_parents_death(number: int) -> None:
+    """Have the kernel send this process a signal when the parent's thread that started it ends.
+
+    Does nothing on other systems than Linux. The caller checks that the parent still exists.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; returns its exit code, 128 + N where signal N ended it."""
+    """Run the command; return its exit code, or 128 + N if signal N ended it."""
     parent, grace, *command = arguments
     signal.signal(PARENT_DIED, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_BLOCK, {PARENT_DIED, signal.SIGCHLD, *_PASSED_ON})
-    _hear_of_death(int(parent))
+    at_parents_death(PARENT_DIED)
+    if os.getppid() != int(parent):  # it ended before the kernel was asked
+        os._exit(128 + signal.SIGKILL)
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_in_the_command
     )
@@ -33,34 +48,27 @@ def main(arguments: list[str]) -> int:
             _end(child, float(grace))
             return 128 + signal.SIGKILL
         if number != signal.SIGCHLD:
-            _tell(child, number)
+            _send(child, number)
     return code if code >= 0 else 128 - code
 
 
 def _in_the_command() -> None:
-    """In the command's process: signals come through again, and it dies with this one."""
+    """Unblock signals and end with the guard; runs in the command's process."""
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     at_parents_death(signal.SIGKILL)
 
 
-def _hear_of_death(parent: int) -> None:
-    """Have PARENT_DIED come when the parent is gone; end now if it is already."""
-    at_parents_death(PARENT_DIED)
-    if os.getppid() != parent:
-        os._exit(128 + signal.SIGKILL)
-
-
 def _end(child: "subprocess.Popen[bytes]", grace: float) -> None:
-    """End the whole group, after asking it to where there is time."""
+    """Send the group SIGTERM if there is grace, and SIGKILL after `grace` seconds."""
     until = time.monotonic() + grace
     if grace:
-        _tell(child, signal.SIGTERM)
+        _send(child, signal.SIGTERM)
     while child.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
-    _tell(child, signal.SIGKILL)
+    _send(child, signal.SIGKILL)
 
 
-def _tell(child: "subprocess.Popen[bytes]", number: int) -> None:
+def _send(child: "subprocess.Popen[bytes]", number: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, number)
 

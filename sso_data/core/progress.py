@@ -1,32 +1,32 @@
-"""Progress: how long work tells whoever started it how it goes on."""
+"""The progress that long-running functions report."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a long-running function reports to; every public function takes one, or None.
+    """Receiver of progress; every long-running public function takes one, or None.
 
-    Speed and time left are the display's to compute, from the calls of `count` and their times.
+    A display computes speed and time left from the calls of `count` and their times.
     """
 
     def phase(self, text: str) -> None:
-        """A new phase of the work began, for example "loading the model"."""
+        """Report the start of a phase, for example "loading the model"."""
         ...
 
     def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
-        """So many of `total` units (rows, steps, bytes, ...) are done; None: the total is unknown.
+        """Report that `done` of `total` units (rows, steps, ...) are done; None: unknown total.
 
-        The first call for a unit says what was done before this process began. `state` describes
+        The first call for a unit reports what was done before this process. `state` describes
         the work so far in a few words, for example "kept 61%, 2 failed".
         """
         ...
 
     def note(self, text: str) -> None:
-        """A finding that a person may want to read."""
+        """Report a result on the way that a person may want to read."""
         ...
 
     def warn(self, text: str) -> None:
-        """Something went wrong, and the work goes on."""
+        """Report a problem after which the work continues."""
         ...
 
 

@@ -1,9 +1,10 @@
-"""The words of the house: views, prompts, responses, rows and failures, as frozen records.
+"""Frozen records: views, prompts, steering, responses, rows and failures.
 
-`view` says which system message the model sees. A response is `drawn` under one view and `seen`
-(scored) under others; a `Cell` is such a pair. A log-probability is a total in nats (natural log)
-over the response's token ids, end-of-sequence included when it was sampled; a mean is nats/token.
-*chosen*, *rejected*, *original* name, in files, the responses drawn under good, bad, plain.
+A `View` selects the system message that the model sees. A response is `drawn` under one view and
+`seen` (scored) under others; a `Cell` is such a pair (seen, drawn). A log-probability is a total in
+nats (natural log) over the response's token ids, end-of-sequence included when it was sampled; a
+mean is nats/token. In files, *chosen*, *rejected*, *original* are the responses drawn under good,
+bad, plain.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from sso_data.core.errors import RunError
 
@@ -21,13 +22,14 @@ View = Literal["plain", "good", "bad"]
 Cell = tuple[View, View]
 FinishReason = Literal["stop", "length", "unclosed_thinking"]
 JsonRow = dict[str, Any]
+T = TypeVar("T", str, int)
 
 VIEWS: tuple[View, ...] = ("plain", "good", "bad")
 SIDE_OF: Mapping[View, str] = {"good": "chosen", "bad": "rejected", "plain": "original"}
 ON_VIEW: tuple[Cell, ...] = tuple((view, view) for view in VIEWS)
 ALL_CELLS: tuple[Cell, ...] = tuple((seen, drawn) for seen in VIEWS for drawn in VIEWS)
 OPTIONAL_SCORE: Cell = ("good", "plain")
-"""y0 seen under good: neither the loss nor the filter needs it."""
+"""y0 seen under good; the loss and the filter do not need it."""
 NEEDED_CELLS: tuple[Cell, ...] = tuple(cell for cell in ALL_CELLS if cell != OPTIONAL_SCORE)
 
 
@@ -44,10 +46,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One prompt that came in.
+    """One input prompt.
 
-    `id` is content (hash of the messages + occurrence number), never position; `metadata` is the
-    JSON text of the input's other columns.
+    `id` is the hash of the messages and an occurrence number, so it does not depend on the
+    position; `metadata` is the JSON text of the input's other columns.
     """
 
     id: str
@@ -66,10 +68,10 @@ class Prompt:
 class Steering:
     """The principles chosen for a prompt: one good and one bad text per feature.
 
-    `written_by` names per feature who wrote its texts: `catalogue`, `policy` or another model. Of a
-    catalogue's text, `paraphrase_*` says which wording it is: 0 the main one, n the n-th other one.
-    `system_template` is the file that made the system messages of the texts. These are empty in
-    rows that do not tell.
+    `written_by` is the author of each feature's texts: `catalogue`, `policy` or another model.
+    `paraphrase_*` is the wording of a catalogue's text: 0 the main one, n the n-th other one.
+    `system_template` is the file that renders the texts as system messages. These are empty in rows
+    of versions that did not store them.
     """
 
     features: tuple[str, ...]
@@ -82,8 +84,8 @@ class Steering:
     system_template: str = ""
 
     def to_json(self) -> JsonRow:
-        """Its part of a row, under the names that it has there; what is empty is left out."""
-        told = {
+        """Return its fields of a row; empty ones are left out."""
+        optional = {
             "written_by": list(self.written_by),
             "paraphrase_good": list(self.paraphrase_good),
             "paraphrase_bad": list(self.paraphrase_bad),
@@ -94,27 +96,31 @@ class Steering:
             "chosen_by": self.chosen_by,
             "principles_good": list(self.good),
             "principles_bad": list(self.bad),
-            **{name: value for name, value in told.items() if value},
+            **{name: value for name, value in optional.items() if value},
         }
 
     @classmethod
     def from_json(cls, row: JsonRow) -> "Steering":
-        """The steering of a row; KeyError and TypeError as for a row."""
+        """Return the steering of a row; raises as `Row.from_json`."""
         return cls(
-            features=_texts(row, "principles"),
-            good=_texts(row, "principles_good"),
-            bad=_texts(row, "principles_bad"),
-            chosen_by=_text(row, "chosen_by"),
-            written_by=_texts(row, "written_by") if row.get("written_by") else (),
-            paraphrase_good=_integers(row, "paraphrase_good"),
-            paraphrase_bad=_integers(row, "paraphrase_bad"),
-            system_template=_text(row, "system_template") if row.get("system_template") else "",
+            features=_list(row, "principles", str),
+            good=_list(row, "principles_good", str),
+            bad=_list(row, "principles_bad", str),
+            chosen_by=_typed(row, "chosen_by", str),
+            written_by=_list(row, "written_by", str) if row.get("written_by") else (),
+            paraphrase_good=_list(row, "paraphrase_good", int)
+            if row.get("paraphrase_good")
+            else (),
+            paraphrase_bad=_list(row, "paraphrase_bad", int) if row.get("paraphrase_bad") else (),
+            system_template=_typed(row, "system_template", str)
+            if row.get("system_template")
+            else "",
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What the model said under one view: ids as sampled, and their text without control tokens."""
+    """A response under one view: token ids as sampled, and their text without control tokens."""
 
     token_ids: tuple[int, ...]
     text: str
@@ -149,11 +155,11 @@ class Row:
     metadata: str = "{}"
 
     def mean(self, seen: View, drawn: View) -> float:
-        """`logp.<seen>.<drawn>.mean` in nats per token."""
+        """Return `logp.<seen>.<drawn>.mean` in nats per token."""
         return self.logp[seen, drawn] / self.responses[drawn].num_tokens
 
     def to_json(self) -> JsonRow:
-        """The journal's line: flat, JSON-able, the same names as the outside row."""
+        """Return the row as a flat JSON object, as in the journal."""
         row: JsonRow = {
             "schema_version": SCHEMA_VERSION,
             "id": self.id,
@@ -184,37 +190,37 @@ class Row:
 
     @classmethod
     def from_json(cls, row: JsonRow) -> "Row":
-        """The row of a journal line or of an outside row.
+        """Return the row of a journal line or of an outside row.
 
-        KeyError names what is missing, TypeError what is of the wrong kind. Raises RunError for a
+        Raises KeyError for a missing field, TypeError for one of the wrong type, and RunError for a
         row of a later format.
         """
         _refuse_later_format(row)
         return cls(
-            id=_text(row, "id"),
-            source_id=None if row["source_id"] is None else _text(row, "source_id"),
+            id=_typed(row, "id", str),
+            source_id=None if row["source_id"] is None else _typed(row, "source_id", str),
             messages=messages_from_json(row["prompt"]),
             steering=Steering.from_json(row),
-            system={"good": _text(row, "system_good"), "bad": _text(row, "system_bad")},
+            system={"good": _typed(row, "system_good", str), "bad": _typed(row, "system_bad", str)},
             responses={view: _response(row, side) for view, side in SIDE_OF.items()},
             logp={
                 (seen, drawn): _nats(row, f"logp_{seen}_{drawn}")
                 for seen, drawn in ALL_CELLS
                 if row.get(f"logp_{seen}_{drawn}") is not None
             },
-            seed={view: _integer(row, f"seed_{view}") for view in VIEWS},
-            prompt_hash={view: _text(row, f"prompt_hash_{view}") for view in VIEWS},
-            model=_text(row, "model"),
-            model_fingerprint=_text(row, "model_fingerprint"),
-            template_fingerprint=_text(row, "template_fingerprint"),
-            template_kwargs=_text(row, "template_kwargs"),
-            metadata=_text(row, "metadata"),
+            seed={view: _typed(row, f"seed_{view}", int) for view in VIEWS},
+            prompt_hash={view: _typed(row, f"prompt_hash_{view}", str) for view in VIEWS},
+            model=_typed(row, "model", str),
+            model_fingerprint=_typed(row, "model_fingerprint", str),
+            template_fingerprint=_typed(row, "template_fingerprint", str),
+            template_kwargs=_typed(row, "template_kwargs", str),
+            metadata=_typed(row, "metadata", str),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """One prompt that could not be done: the stage, the reason (one word) and the detail."""
+    """A prompt that could not be done: the stage, the reason (one word) and the detail."""
 
     id: str
     stage: str
@@ -240,31 +246,34 @@ class Failure:
 
     @classmethod
     def from_json(cls, row: JsonRow) -> "Failure":
-        """The failure of one line of failed.jsonl; raises as for a row."""
+        """Return the failure of a line of failed.jsonl; raises as `Row.from_json`."""
         _refuse_later_format(row)
         return cls(
-            id=_text(row, "id"),
-            source_id=None if row["source_id"] is None else _text(row, "source_id"),
-            stage=_text(row, "stage"),
-            reason=_text(row, "reason"),
-            detail=_text(row, "detail"),
-            attempts=_integer(row, "attempts"),
+            id=_typed(row, "id", str),
+            source_id=None if row["source_id"] is None else _typed(row, "source_id", str),
+            stage=_typed(row, "stage", str),
+            reason=_typed(row, "reason", str),
+            detail=_typed(row, "detail", str),
+            attempts=_typed(row, "attempts", int),
             messages=messages_from_json(row["prompt"]),
-            metadata=_text(row, "metadata"),
+            metadata=_typed(row, "metadata", str),
         )
 
 
 def messages_from_json(turns: list[dict[str, str]]) -> tuple[Message, ...]:
-    """Chat turns as they stand in a file, as records; TypeError when they are something else."""
+    """Return the messages of a JSON list of chat turns; raises TypeError if it is not one."""
     if type(turns) is not list:
-        raise TypeError("messages that are no list")
+        raise TypeError("messages are not a list")
     return tuple(
-        Message(role=_text(turn, "role"), content=_text(turn, "content")) for turn in turns
+        Message(role=_typed(turn, "role", str), content=_typed(turn, "content", str))
+        for turn in turns
     )
 
 
 def _refuse_later_format(row: JsonRow) -> None:
-    """Raise RunError for a record that a later version of sso-data wrote in another format."""
+    """Raise RunError for a record in a later format, and TypeError for what is not an object."""
+    if type(row) is not dict:
+        raise TypeError("not a JSON object")
     written = row.get("schema_version", SCHEMA_VERSION)
     if type(written) is int and written > SCHEMA_VERSION:
         raise RunError(
@@ -273,51 +282,36 @@ def _refuse_later_format(row: JsonRow) -> None:
         )
 
 
-def _text(row: Mapping[str, Any], name: str) -> str:
+def _typed(row: Mapping[str, Any], name: str, kind: type[T]) -> T:
     value = row[name]
-    if type(value) is not str:
-        raise TypeError(f"{name} is no text")
+    if type(value) is not kind:
+        raise TypeError(f"{name} is not {'an integer' if kind is int else 'text'}")
     return value
 
 
-def _texts(row: JsonRow, name: str) -> tuple[str, ...]:
+def _list(row: JsonRow, name: str, kind: type[T]) -> tuple[T, ...]:
     value = row[name]
-    if type(value) is not list or not set(map(type, value)) <= {str}:
-        raise TypeError(f"{name} is no list of texts")
-    return tuple(value)
-
-
-def _integer(row: JsonRow, name: str) -> int:
-    value = row[name]
-    if type(value) is not int:
-        raise TypeError(f"{name} is no integer")
-    return value
-
-
-def _integers(row: JsonRow, name: str) -> tuple[int, ...]:
-    """A list of integers; empty where there is none."""
-    value = row.get(name) or []
-    if type(value) is not list or not set(map(type, value)) <= {int}:
-        raise TypeError(f"{name} is no list of integers")
+    if type(value) is not list or not set(map(type, value)) <= {kind}:
+        raise TypeError(f"{name} is not a list of {'integers' if kind is int else 'texts'}")
     return tuple(value)
 
 
 def _nats(row: JsonRow, name: str) -> float:
     value = row[name]
     if type(value) not in (float, int) or not -math.inf < value < math.inf:
-        raise TypeError(f"{name} is no finite number")
+        raise TypeError(f"{name} is not a finite number")
     return float(value)
 
 
 def _response(row: JsonRow, side: str) -> Response:
-    """The response of one side: its ids are 32-bit numbers, its text stands in one message."""
+    """Return the response of one side: 32-bit token ids, and the text of its one message."""
     ids, finish = row[f"{side}_token_ids"], row[f"{side}_finish_reason"]
     if type(ids) is not list or not set(map(type, ids)) <= {int}:
-        raise TypeError(f"{side}_token_ids is no list of integers")
+        raise TypeError(f"{side}_token_ids is not a list of integers")
     if ids and not 0 <= min(ids) <= max(ids) < 2**32:
-        raise TypeError(f"{side}_token_ids are no token ids")
+        raise TypeError(f"{side}_token_ids are not token ids")
     if finish not in get_args(FinishReason):
-        raise TypeError(f"{side}_finish_reason is none of {', '.join(get_args(FinishReason))}")
+        raise TypeError(f"{side}_finish_reason is not one of {', '.join(get_args(FinishReason))}")
     said = messages_from_json(row[side])
     if len(said) != 1:
         raise TypeError(f"{side} is not one message")
@@ -325,23 +319,23 @@ def _response(row: JsonRow, side: str) -> Response:
 
 
 def content_hash(messages: tuple[Message, ...]) -> str:
-    """The content part of a row id: 20 hexadecimal digits (80 bits) of the messages' SHA-256."""
+    """Return the content part of a row id: 20 hexadecimal digits of the messages' SHA-256."""
     turns = json.dumps([[m.role, m.content] for m in messages], ensure_ascii=True)
     return hashlib.sha256(turns.encode()).hexdigest()[:20]
 
 
 def row_id(content: str, occurrence: int) -> str:
-    """A row's identity: the content hash, and which of the equal prompts it is (from 0)."""
+    """Return a row's id: the content hash and the number of the equal prompt (from 0)."""
     return f"{content}-{occurrence}"
 
 
 def derive_seed(run_seed: int, row: str, purpose: str) -> int:
-    """A 48-bit seed that depends on nothing but the run's seed, the row and the purpose."""
+    """Return a 48-bit seed that depends only on the run's seed, the row and the purpose."""
     digest = hashlib.sha256(f"{run_seed}/{row}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:6], "big")
 
 
 def hash_ids(token_ids: list[int] | tuple[int, ...]) -> str:
-    """A hash of token ids (as little-endian uint32): 16 hexadecimal digits."""
+    """Return a hash of token ids (as little-endian uint32): 16 hexadecimal digits."""
     packed = b"".join(token.to_bytes(4, "little") for token in token_ids)
     return hashlib.sha256(packed).hexdigest()[:16]

@@ -1,6 +1,7 @@
-"""YAML 1.2 as people write it: plain values, dates as text, every key once, small aliases."""
+"""YAML 1.2 with plain values only (dates are text, keys unique, few aliases), and merging."""
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from ruamel.yaml.error import YAMLError
 
 MOST_BYTES = 2**18
 MOST_VALUES = 50_000
-"""So many values a text may stand for once its aliases are written out."""
+"""Most values of a text, each alias counted as what it names."""
+
+Tree = dict[str, Any]
+
 _TAGS = ("map", "seq", "str", "int", "float", "bool", "null")
 
 
@@ -29,7 +33,10 @@ _Constructor.add_constructor(
 
 
 def read_yaml(file: Path) -> Any:
-    """Read a YAML file of at most 256 KiB; raises OSError, or ValueError with one line's sense."""
+    """Return the value of a YAML file.
+
+    Raises OSError, or ValueError as `parse_yaml` and for a file of more than 256 KiB.
+    """
     with file.open("rb") as stream:
         data = stream.read(MOST_BYTES + 1)  # a device never ends
     if len(data) > MOST_BYTES:
@@ -38,11 +45,11 @@ def read_yaml(file: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text, None for an empty one; ValueError where it is malformed or huge."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Constructor = _Constructor
+    """Return the value of a YAML text, None for an empty one; ValueError if malformed or huge."""
+    reader = YAML(typ="safe", pure=True)
+    reader.Constructor = _Constructor
     try:
-        value = yaml.load(text)
+        value = reader.load(text)
         if _size(value, {}) > MOST_VALUES:
             raise ValueError(f"stands for more than {MOST_VALUES} values; write fewer aliases")
     except YAMLError as error:
@@ -57,7 +64,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _size(value: Any, known: dict[int, int]) -> int:
-    """How many values a value stands for, each alias counted as what it names.
+    """Return the number of values in a value, each alias counted as what it names.
 
     `known` holds the sizes of collections by id; 0 while a collection is being counted.
     """
@@ -74,3 +81,15 @@ def _size(value: Any, known: dict[int, int]) -> int:
         known[id(value)] = 0
         known[id(value)] = 1 + sum(_size(child, known) for child in children)
     return known[id(value)]
+
+
+def deep_merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
+    """Return `under` with the values of `over`: mappings are merged, anything else replaced."""
+    merged = copy.deepcopy(dict(under))
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, Mapping):
+            merged[key] = deep_merge(below, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged

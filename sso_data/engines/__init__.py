@@ -1,4 +1,4 @@
-"""The engines' front door: which one a configuration means, started here or in a child."""
+"""Engines that continue and score token ids: vLLM and transformers, inline or in a subprocess."""
 
 import importlib.util
 from collections.abc import Callable
@@ -23,9 +23,9 @@ def resolve_name(config: EngineConfig) -> Literal["vllm", "transformers"]:
 def start_engine(
     model_path: Path, config: EngineConfig, tell: Callable[[str], None] = lambda line: None
 ) -> Engine:
-    """A started engine for the model in the directory `model_path`.
+    """Start an engine for the model in the directory `model_path`.
 
-    One in a child process is started again when it dies; `tell` is given one line then. Takes
+    One in a child process is restarted when it dies; `tell` is given one line then. Takes
     seconds to minutes. Raises EngineError or ModelError, one line each.
     """
     if config.isolation == "inline":
@@ -33,29 +33,21 @@ def start_engine(
     from sso_data.engines.child import ChildEngine
     from sso_data.engines.restarting import RestartingEngine
 
-    return RestartingEngine(
-        lambda resolved: ChildEngine(model_path, resolved),
-        config,
-        tell=tell,
-    )
+    return RestartingEngine(lambda changed: ChildEngine(model_path, changed), config, tell=tell)
 
 
 def start_inline(model_path: Path, config: EngineConfig) -> Engine:
     """The engine in this process; only here are torch, transformers or vLLM imported."""
     prepare_environment(config)
     try:
-        return _started(model_path, config)
+        if resolve_name(config) == "vllm":
+            from sso_data.engines.vllm import VllmEngine
+
+            return VllmEngine(model_path, config)
+        from sso_data.engines.transformers import TransformersEngine
+
+        return TransformersEngine(model_path, config)
     except SsoDataError:
         raise
     except Exception as error:  # whatever a library raises on a broken model
         raise EngineError(f"{model_path}: the engine cannot start: {described(error)}") from error
-
-
-def _started(model_path: Path, config: EngineConfig) -> Engine:
-    if resolve_name(config) == "vllm":
-        from sso_data.engines.vllm import VllmEngine
-
-        return VllmEngine(model_path, config)
-    from sso_data.engines.transformers import TransformersEngine
-
-    return TransformersEngine(model_path, config)

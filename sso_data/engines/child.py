@@ -1,15 +1,17 @@
-"""An engine in a spawned process of ours, which can die or hang without taking the run with it."""
+"""An engine in a spawned process, which can die or hang without ending the run."""
 
 import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 from sso_data.config.run import EngineConfig
@@ -45,8 +47,12 @@ class ChildEngine:
         self._silence = 0.0
         self._open: set[str] = set()
         self._closed = False
-        self._stderr = None if verbose else _stderr_file()
-        stderr_path = None if self._stderr is None else str(self._stderr.name)
+        self._stderr: BinaryIO | None = None
+        stderr_path = None
+        if not verbose:  # open for reading here; the child unlinks it
+            descriptor, stderr_path = tempfile.mkstemp(prefix="sso-data-engine-", suffix=".log")
+            os.close(descriptor)
+            self._stderr = Path(stderr_path).open("rb")  # noqa: SIM115 - for as long as the child
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
@@ -56,13 +62,12 @@ class ChildEngine:
         )
         atexit.register(self.close)
         try:
-            with _quiet_tracker():
+            with _spawning():
                 self._process.start()
             theirs.close()
             self._info = self._await_ready(start_timeout)
         except BaseException:
             self._end(grace=0.0)
-            self._forget_stderr()
             raise
 
     @property
@@ -83,7 +88,7 @@ class ChildEngine:
                 raise self._died() from None
 
     def step(self) -> list[Result]:
-        """What finished by now; waits up to 0.2 s for it while anything is unanswered."""
+        """Return what finished; waits up to 0.2 s for it while anything is unanswered."""
         results: list[Result] = []
         for message in self._receive(POLL_SECONDS if self._open else 0.0):
             if message[0] == "results":
@@ -92,7 +97,12 @@ class ChildEngine:
                 raise self._failed(message, EngineDeadError)
         self._open.difference_update(result.key for result in results)
         if not results and self._open and self._silence > self._heartbeat_timeout:
-            raise self._hung()
+            last_words = self._last_words()
+            self._end(grace=0.0)
+            raise EngineDeadError(
+                f"the engine's process gave no sign of life for {self._silence:.0f} s and was "
+                f"ended, with {len(self._open)} requests under way{last_words}"
+            )
         return results
 
     def close(self) -> None:
@@ -100,7 +110,6 @@ class ChildEngine:
         with suppress(OSError, ValueError):
             self._connection.send(("close",))
         self._end(grace=GRACE_SECONDS)
-        self._forget_stderr()
 
     def _receive(self, timeout: float) -> list[tuple[Any, ...]]:
         """All messages that are there, after waiting up to `timeout` for the first.
@@ -148,19 +157,13 @@ class ChildEngine:
         if code is None:
             how = "closed its connection"
         elif code < 0:
-            how = f"was ended by {_signal_name(-code)}"
+            known = {number.value: number.name for number in signal.Signals}
+            how = f"was ended by {known.get(-code, f'signal {-code}')}"
         else:
             how = f"ended with exit code {code}"
         return EngineDeadError(
             f"the engine's process {how} with {len(self._open)} requests under way"
             f"{self._last_words()}"
-        )
-
-    def _hung(self) -> EngineDeadError:
-        self._end(grace=0.0)
-        return EngineDeadError(
-            f"the engine's process gave no sign of life for {self._silence:.0f} s and was ended, "
-            f"with {len(self._open)} requests under way{self._last_words()}"
         )
 
     def _last_words(self) -> str:
@@ -184,8 +187,6 @@ class ChildEngine:
                 self._process.kill()  # SIGKILL: also ends a stopped process
                 self._process.join(GRACE_SECONDS)
         self._connection.close()
-
-    def _forget_stderr(self) -> None:
         if self._stderr is not None:
             self._stderr.close()
             Path(self._stderr.name).unlink(missing_ok=True)
@@ -193,30 +194,22 @@ class ChildEngine:
 
 
 @contextmanager
-def _quiet_tracker() -> Iterator[None]:
-    """Keep multiprocessing's tracker, started with the child, from warning of a killed child."""
-    before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = ",".join(
-        [*filter(None, [before]), "ignore:resource_tracker:UserWarning"]
-    )
+def _spawning() -> Iterator[None]:
+    """Start a process that does not run the caller's script again and whose tracker is quiet.
+
+    The spawned process imports the module `__main__`, which may be a user's script without a guard
+    and is needed for nothing. multiprocessing's resource tracker, started with the process, would
+    warn of a killed one.
+    """
+    main, warnings = sys.modules["__main__"], os.environ.get("PYTHONWARNINGS")
+    sys.modules["__main__"] = ModuleType("__main__")
+    ignored = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = f"{warnings},{ignored}" if warnings else ignored
     try:
         yield
     finally:
-        if before is None:
+        sys.modules["__main__"] = main
+        if warnings is None:
             del os.environ["PYTHONWARNINGS"]
         else:
-            os.environ["PYTHONWARNINGS"] = before
-
-
-def _stderr_file() -> BinaryIO:
-    """A temporary file for the child's stderr, open for reading; the child unlinks it."""
-    descriptor, path = tempfile.mkstemp(prefix="sso-data-engine-", suffix=".log")
-    os.close(descriptor)
-    return Path(path).open("rb")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+            os.environ["PYTHONWARNINGS"] = warnings

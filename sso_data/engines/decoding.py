@@ -3,14 +3,15 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sso_data.engines import kv_cache
-from sso_data.engines.interface import Refused, Result, Sampled, SampleRequest
+from sso_data.engines.interface import Result, SampleRequest
 from sso_data.engines.nucleus import draw_tokens
-from sso_data.engines.requests import checked_total
+from sso_data.engines.requests import sampled
 from sso_data.models.inference import LoadedModel
 
 
@@ -25,7 +26,7 @@ class _Row:
 
     @property
     def columns(self) -> int:
-        """How many of the row's ids are in the cache: all but the one drawn last."""
+        """The number of the row's ids in the cache: all but the one drawn last."""
         return len(self.request.prompt_ids) + len(self.token_ids) - 1
 
 
@@ -79,6 +80,7 @@ class DecodeBatch:
         return (column >= start[:, None]).long()
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> list[Result]:
+        """Draw a token of each row; rows that ended leave the batch and are returned."""
         logits = self._model.last_logits(ids, mask, positions, self._cache)
         requests = self.requests
         drawn, nats = draw_tokens(
@@ -90,36 +92,26 @@ class DecodeBatch:
         for row, token, value in zip(self._rows, drawn.tolist(), nats.tolist(), strict=True):
             row.token_ids.append(token)
             row.nats.append(value)
-        return self._let_go()
-
-    def _let_go(self) -> list[Result]:
-        """Take the ended rows out of the batch; the last rows fill their places."""
         ended = [row for row in self._rows if self._has_ended(row)]
         if not ended:
             return []
-        kept = list(range(len(self._rows)))
+        kept = list(range(len(self._rows)))  # the last rows fill the places of the ended ones
         for place in reversed(range(len(self._rows))):
             if self._has_ended(self._rows[place]):
                 kept[place] = kept[-1]
                 kept.pop()
         self._rows = [self._rows[place] for place in kept]
         kv_cache.keep_rows(self._cache, kept, self._model.device)
-        return [self._result(row) for row in ended]
+        results = []
+        for row in ended:
+            stopped = row.token_ids[-1] in self._model.eos_ids
+            reason: Literal["stop", "length"] = "stop" if stopped else "length"
+            results.append(sampled(row.request, row.token_ids, row.nats, reason))
+        return results
 
     def _has_ended(self, row: _Row) -> bool:
         return (
             row.token_ids[-1] in self._model.eos_ids
             or len(row.token_ids) >= row.request.max_tokens
             or row.nats[-1] != row.nats[-1]  # NaN: nothing sensible can follow
-        )
-
-    def _result(self, row: _Row) -> Result:
-        total = checked_total(row.nats)
-        if isinstance(total, str):
-            return Refused(key=row.request.key, detail=total)
-        return Sampled(
-            key=row.request.key,
-            token_ids=tuple(row.token_ids),
-            total_nats=total,
-            finish_reason="stop" if row.token_ids[-1] in self._model.eos_ids else "length",
         )

@@ -1,14 +1,14 @@
-"""An engine that is started again when it dies: what was under way is asked for anew."""
+"""An engine that is restarted when it dies, and the search for the row that kills it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 
 from sso_data.config.run import EngineConfig
 from sso_data.core.errors import EngineDeadError, EngineError, EngineMemoryError, SsoDataError
-from sso_data.engines.crash_bisector import CrashBisector
 from sso_data.engines.interface import Engine, EngineInfo, Refused, Request, Result, row_of
-from sso_data.engines.requests import take_keys
+from sso_data.engines.requests import score_slots, take_keys
 
 FIRST_WAIT_SECONDS = 1.0
 MOST_WAIT_SECONDS = 60.0
@@ -25,7 +25,7 @@ class RestartingEngine:
     Death for want of memory halves `engine.score_slots`. `tell` is given one line for each death.
 
     The first start's error is raised as it is. `step` and `submit` raise EngineError when the
-    engine cannot be started again, or dies whatever it is given.
+    engine cannot be restarted, or dies whatever it is given.
     """
 
     def __init__(
@@ -96,65 +96,109 @@ class RestartingEngine:
             self._replace(error)
 
     def _replace(self, error: EngineDeadError) -> None:
-        """Start another engine; refuse the row that has been found to kill them."""
+        """Start another engine; refuse the requests of a row that has been found to kill them.
+
+        Raises EngineError where refusing a row did not help, or after five failed starts.
+        """
         with suppress(EngineError):
             self._engine.close()
         under_way = [key for key in self._open if key not in self._waiting]
         culprit = self._bisector.on_crash(map(row_of, under_way))
         self._unanswered_deaths += 1
         if culprit is not None:
-            self._refuse(culprit, error)
+            if self._refused_in_vain:
+                raise EngineError(f"the engine dies whatever it is given: {error}")
+            self._refused_in_vain = True
+            detail = f"the engine died twice with nothing else under way: {error}"
+            self._results += [
+                Refused(key=key, detail=detail, reason="engine_died")
+                for key in self._open
+                if row_of(key) == culprit
+            ]
         if isinstance(error, EngineMemoryError):
-            self._config = _with_fewer_scores(self._config)
+            slots = max(1, score_slots(self._config) // 2)
+            self._config = self._config.model_copy(update={"score_slots": slots})
         self._start_again(error)
         answered = {result.key for result in self._results}
         self._waiting = {key: r for key, r in self._open.items() if key not in answered}
         self._bisector.forget_answered({row_of(key) for key in self._waiting})
         self._send()
 
-    def _refuse(self, row: str, error: EngineDeadError) -> None:
-        """Answer a culprit row's requests; EngineError if none was answered since the last one."""
-        if self._refused_in_vain:
-            raise EngineError(f"the engine dies whatever it is given: {error}")
-        self._refused_in_vain = True
-        detail = f"the engine died twice with nothing else under way: {error}"
-        self._results += [
-            Refused(key=key, detail=detail, reason="engine_died")
-            for key in self._open
-            if row_of(key) == row
-        ]
-
     def _start_again(self, error: EngineError) -> None:
-        """Wait, longer each time, and start the engine; EngineError after five failures."""
+        """Wait, longer each time, and start the engine."""
         failure: SsoDataError = error
         for attempt in range(STARTS):
-            seconds = _back_off(self._unanswered_deaths + attempt)
-            self._tell(f"{failure}; starting it again in {seconds:.0f} s")
+            doublings = min(self._unanswered_deaths + attempt - 1, 10)
+            seconds = min(MOST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0**doublings)
+            self._tell(f"{failure}; restarting in {seconds:.0f} s")
             self._wait(seconds)
             try:
-                engine = self._start(self._config)
+                self._engine = self._start(self._config)
             except SsoDataError as raised:
                 failure = raised
                 continue
-            self._engine = engine
-            self._refuse_another(engine.info)
+            for key in ("name", "device", "dtype", "context_tokens"):
+                old, new = getattr(self._info, key), getattr(self._engine.info, key)
+                if old != new:  # its rows would differ from those of the one before
+                    raise EngineError(f"the engine restarted with {key} {new} instead of {old}")
             return
-        raise EngineError(f"the engine died and cannot be started again: {failure}")
-
-    def _refuse_another(self, info: EngineInfo) -> None:
-        """EngineError where the new engine would make rows that differ from the old one's."""
-        for key in ("name", "device", "dtype", "context_tokens"):
-            old, new = getattr(self._info, key), getattr(info, key)
-            if old != new:
-                raise EngineError(f"the engine started again with {key} {new} instead of {old}")
+        raise EngineError(f"the engine died and cannot be restarted: {failure}")
 
 
-def _back_off(deaths: int) -> float:
-    """Seconds to wait before a start, after so many deaths (at least one) without an answer."""
-    return min(MOST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(deaths - 1, 10))
+class CrashBisector:
+    """Narrows deaths down to a row, by halves.
+
+    A first death accuses nobody: engines are killed for reasons of their own. Rows that were under
+    way in two deaths in a row are run in halves, and the half that the engine dies with in halves
+    again. A row with which alone the engine died twice, and answered nothing between, is culprit;
+    nothing else ever is.
+    """
+
+    def __init__(self) -> None:
+        self._before: frozenset[str] = frozenset()
+        self._groups: list[list[str]] = []
+        self._deaths_alone: Counter[str] = Counter()
+
+    @property
+    def narrowing(self) -> bool:
+        """Return True while only some rows may run."""
+        return bool(self._groups)
+
+    def allows(self, row: str) -> bool:
+        """Return True if requests of this row may run now."""
+        return not self._groups or row in self._groups[-1]
+
+    def answered(self, row: str) -> None:
+        """A request of this row was answered."""
+        self._deaths_alone.pop(row, None)
+
+    def forget_answered(self, open_rows: Collection[str]) -> None:
+        """Go on to the next group when nothing of the present one is open any more."""
+        while self._groups and not any(row in open_rows for row in self._groups[-1]):
+            self._groups.pop()
+
+    def on_crash(self, rows: Iterable[str]) -> str | None:
+        """The engine died while these rows were under way; returns the row that is culprit."""
+        under_way = list(dict.fromkeys(rows))
+        if not under_way:
+            return None
+        group = self._groups.pop() if self._groups else None
+        if len(under_way) == 1:
+            row = under_way[0]
+            self._deaths_alone[row] += 1
+            if self._deaths_alone[row] > 1:
+                return row
+            self._groups.append([row])
+        elif group is None:
+            again = [row for row in under_way if row in self._before]
+            self._before = frozenset(under_way)
+            self._groups += _halves(again)
+        else:
+            self._groups += _halves(under_way)
+        return None
 
 
-def _with_fewer_scores(config: EngineConfig) -> EngineConfig:
-    """Half as many scores at once; the engine's own default is a quarter of the sequences."""
-    slots = config.score_slots or max(8, config.max_num_seqs // 4)
-    return config.model_copy(update={"score_slots": max(1, slots // 2)})
+def _halves(rows: Sequence[str]) -> list[list[str]]:
+    """The rows in two groups, the one to run first last; a group without rows is left out."""
+    middle = len(rows) // 2
+    return [list(half) for half in (rows[middle:], rows[:middle]) if half]

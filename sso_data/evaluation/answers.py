@@ -1,27 +1,28 @@
-"""The plain answers of a model, and nothing else: a third of what a run samples, nothing scored.
+"""The plain answers of a model without scores: a third of the sampling of a run.
 
-A prompt is answered as a run of the same configuration would answer it in its plain view: the same
+A prompt is answered as a run of the same configuration answers it in its plain view: the same
 token ids, the same seed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from sso_data.core.records import FinishReason, JsonRow, Prompt, derive_seed
-from sso_data.engines.interface import Engine, Sampled, SampleRequest, Scored
+from sso_data.core.progress import Progress
+from sso_data.core.records import FinishReason, JsonRow, Prompt, Response, derive_seed
+from sso_data.engines.driver import Window, drive
 from sso_data.engines.interface import Refused as Unanswered
-from sso_data.evaluation.book import Book
-from sso_data.generation import sample
+from sso_data.engines.interface import Request, Result, Sampled, SampleRequest
 from sso_data.generation.generate import Setup
+from sso_data.generation.pipeline import response_of
 from sso_data.prompts.rows import unanswerable
+from sso_data.runs.jsonl import JsonlStore
+from sso_data.steering.models import LazyEngine
 from sso_data.templating.chat_template import Unrenderable
-
-_WINDOW = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a model said to a prompt when nobody steered it."""
+    """A model's answer to a prompt in the plain view."""
 
     text: str
     num_tokens: int
@@ -30,58 +31,61 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoAnswer:
-    """Why a prompt has no answer: one word, and the detail."""
+    """Why a prompt has no answer: a reason in one word, and the detail."""
 
     reason: str
     detail: str
 
 
-def answer_of(line: JsonRow) -> Answer | NoAnswer:
-    """A line of the book of answers."""
-    if "reason" in line:
-        return NoAnswer(reason=line["reason"], detail=line["detail"])
+def answer_to(response: Response) -> Answer:
+    """The answer that a response is."""
     return Answer(
-        text=line["text"], num_tokens=line["num_tokens"], finish_reason=line["finish_reason"]
+        text=response.text, num_tokens=response.num_tokens, finish_reason=response.finish_reason
     )
 
 
+def stored_answer(line: JsonRow) -> Answer | NoAnswer:
+    """The answer of a line of answers.jsonl."""
+    fields = {key: value for key, value in line.items() if key != "id"}
+    return NoAnswer(**fields) if "reason" in fields else Answer(**fields)
+
+
 def answer_all(
-    prompts: Sequence[Prompt], setup: Setup, start: Callable[[], Engine], book: Book
-) -> Iterator[int]:
-    """Answer the prompts that the book has nothing about; yields how many it has after each step.
+    prompts: Sequence[Prompt],
+    setup: Setup,
+    engine: LazyEngine,
+    store: JsonlStore,
+    progress: Progress,
+) -> None:
+    """Answer the prompts that `store` has no line of; each is kept as soon as it is answered.
 
-    The engine is started when the first prompt needs it.
+    The engine is started when the first prompt needs it. Raises EngineError where it is lost for
+    good, RunError where a line cannot be written.
     """
-    yield len(book.lines)
-    todo = iter([prompt for prompt in prompts if prompt.id not in book.lines])
-    waiting = 0
-    exhausted = False
-    while True:
-        fresh: list[SampleRequest] = []
-        while not exhausted and (
-            not waiting + len(fresh) or waiting + len(fresh) < _WINDOW * start().info.max_in_flight
-        ):
-            prompt = next(todo, None)
-            exhausted = prompt is None
-            if prompt is None:
-                break
-            asked = _request(prompt, setup, start)
-            if isinstance(asked, NoAnswer):
-                book.add({"id": prompt.id, **asdict(asked)})
-            else:
-                fresh.append(asked)
-        if fresh:
-            start().submit(fresh)
-            waiting += len(fresh)
-        if not waiting:
-            return
-        for result in start().step():
-            waiting -= 1
-            book.add(_line(result, setup))
-        yield len(book.lines)
+    window = Window[Request, Result](engine, lambda: engine().info.max_in_flight)
+
+    def begin(prompt: Prompt) -> None:
+        asked = _request(prompt, setup, engine)
+        if isinstance(asked, NoAnswer):
+            store.add({"id": prompt.id, **asdict(asked)})
+        else:
+            window.ask(asked)
+
+    def take(result: Result) -> None:
+        if isinstance(result, Unanswered):
+            answer: Answer | NoAnswer = NoAnswer(reason=result.reason, detail=result.detail)
+        else:
+            assert isinstance(result, Sampled)
+            answer = answer_to(response_of(result, setup.policy.template))
+        store.add({"id": result.key, **asdict(answer)})
+
+    progress.count(len(store.lines), len(prompts), "answers")
+    for _ in drive(window, (one for one in prompts if one.id not in store.lines), begin, take):
+        progress.count(len(store.lines), len(prompts), "answers")
+    progress.count(len(store.lines), len(prompts), "answers")
 
 
-def _request(prompt: Prompt, setup: Setup, start: Callable[[], Engine]) -> SampleRequest | NoAnswer:
+def _request(prompt: Prompt, setup: Setup, engine: LazyEngine) -> SampleRequest | NoAnswer:
     if problem := unanswerable(prompt.messages):
         reason, detail = problem
         return NoAnswer(reason=reason, detail=detail)
@@ -90,7 +94,7 @@ def _request(prompt: Prompt, setup: Setup, start: Callable[[], Engine]) -> Sampl
     except Unrenderable as error:
         return NoAnswer(reason=error.reason, detail=str(error))
     sampling = setup.config.sampling
-    context = start().info.context_tokens
+    context = engine().info.context_tokens
     budget = min(sampling.max_tokens, context - len(ids))
     if budget < min(sampling.min_completion, sampling.max_tokens):
         detail = f"the prompt has {len(ids)} tokens of a context of {context}"
@@ -103,12 +107,3 @@ def _request(prompt: Prompt, setup: Setup, start: Callable[[], Engine]) -> Sampl
         temperature=sampling.temperature,
         top_p=sampling.top_p,
     )
-
-
-def _line(result: Sampled | Scored | Unanswered, setup: Setup) -> JsonRow:
-    if isinstance(result, Unanswered):
-        return {"id": result.key, "reason": result.reason, "detail": result.detail}
-    assert isinstance(result, Sampled)
-    said = sample.response(result, setup.policy.template)
-    answer = Answer(text=said.text, num_tokens=said.num_tokens, finish_reason=said.finish_reason)
-    return {"id": result.key, **asdict(answer)}

@@ -12,16 +12,18 @@ from sso_data.core.errors import InputError
 from sso_data.core.jinja import render
 from sso_data.core.records import JsonRow, Response, Row
 from sso_data.evaluation.answers import Answer, NoAnswer
-from sso_data.evaluation.eval_dir import COMMANDS, EXPORTS, MODEL
 from sso_data.exporting.export import export, model_name
 from sso_data.exporting.rows import alpaca_eval, mt_bench, one_instruction, second_turn
 from sso_data.models.directory import resolve_model
 from sso_data.runs.files import make_dir, write_atomic
 
+COMMANDS, EXPORTS = "commands.sh", "exports"
+"""What is written into the directory of an evaluation."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """The commands, one a line, and what could not be exported."""
+    """The commands, one a line, and notes on what could not be exported."""
 
     commands: tuple[str, ...]
     notes: tuple[str, ...]
@@ -37,18 +39,25 @@ class _Files:
 
 def export_all(
     out: Path,
+    run: Path,
     configs: tuple[RunConfig, RunConfig],
     rows: Sequence[Row],
     against: Mapping[str, Answer | NoAnswer],
 ) -> Exported:
     """Write the answers of both models for AlpacaEval and MT-Bench, and commands.sh.
 
-    `configs` are those of the model and of the one it is compared with.
+    `run` is the model's run and `rows` are its rows; `configs` are those of the model and of the
+    one it is compared with. Raises RunError where a file cannot be written.
     """
     names = _names(*(config.model for config in configs))
-    theirs = [other for row in rows if (other := _of_the_other(row, against)) is not None]
-    alpaca, alpaca_note = _export(out, "alpaca-eval", names, theirs)
-    bench, bench_note = _export(out, "mt-bench", names, theirs)
+    theirs = []
+    for row in rows:
+        answer = against.get(row.id)
+        if isinstance(answer, Answer):
+            said = Response(token_ids=(), text=answer.text, finish_reason=answer.finish_reason)
+            theirs.append(replace(row, responses={"plain": said}))
+    alpaca, alpaca_note = _export(out, run, "alpaca-eval", names, theirs)
+    bench, bench_note = _export(out, run, "mt-bench", names, theirs)
     text = render(
         "eval_commands.sh.j2",
         name=shlex.quote(names[0]),
@@ -68,12 +77,12 @@ def export_all(
 
 
 def _export(
-    out: Path, to: str, names: tuple[str, str], theirs: Sequence[Row]
+    out: Path, run: Path, to: str, names: tuple[str, str], theirs: Sequence[Row]
 ) -> tuple[_Files, str | None]:
     """One benchmark's files, or a note that says why there are none."""
     directory = out / EXPORTS / to
     try:
-        done = export(out / MODEL, to, directory, name=names[0], overwrite=True)
+        done = export(run, to, directory, name=names[0], overwrite=True)
     except InputError:
         return _Files(), f"{to}: no prompt fits that benchmark; see docs/evaluation.md"
     file = next(name for name in done.files if name != "export.json")
@@ -100,15 +109,6 @@ _WRITERS: Mapping[str, Callable[[Sequence[Row], str], bytes]] = {
     "alpaca-eval": _alpaca_bytes,
     "mt-bench": _mt_bench_bytes,
 }
-
-
-def _of_the_other(row: Row, against: Mapping[str, Answer | NoAnswer]) -> Row | None:
-    """The row with the other model's plain answer; None where it has none."""
-    answer = against.get(row.id)
-    if not isinstance(answer, Answer):
-        return None
-    said = Response(token_ids=(), text=answer.text, finish_reason=answer.finish_reason)
-    return replace(row, responses={"plain": said})
 
 
 def _names(model: str, against: str) -> tuple[str, str]:

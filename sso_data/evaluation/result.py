@@ -1,24 +1,26 @@
-"""What came out of an evaluation: win rates, lengths, steering, and the books of the prompts."""
+"""The result of an evaluation: win rates, lengths, steering, and the accounting of the prompts."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from functools import partial
 from typing import Any
 
-from sso_data.core.records import SCHEMA_VERSION, Row
+import numpy as np
+from numpy.typing import NDArray
+
+from sso_data.core.records import SCHEMA_VERSION, View
 from sso_data.evaluation.answers import Answer, NoAnswer
-from sso_data.evaluation.judges import (
-    Comparison,
-    NoVerdict,
+from sso_data.evaluation.judges import NoVerdict, Verdict
+from sso_data.evaluation.statistics import (
     Rate,
-    Verdict,
     agreement,
     length_controlled,
+    mean_score,
     rate_of,
     tied,
 )
-from sso_data.evaluation.judges.pairs import mean_score
+from sso_data.runs.columns import Rows, closeness, gap, mean_logp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +42,8 @@ class Side:
 class Wins:
     """How often the model's plain answer is better than the other's; ties count half.
 
-    `length_controlled`: at equal lengths (`judges.statistics`). `agreement`: the share of pairs of
-    which the judge said the same in both orders, where it is asked about both.
+    `length_controlled`: at equal lengths (`statistics.length_controlled`). `agreement`: the
+    share of pairs with the same verdict in both orders, where the judge is asked about both.
     """
 
     rate: Rate
@@ -52,6 +54,7 @@ class Wins:
     agreement: float | None
 
     def to_json(self) -> dict[str, Any]:
+        """The keys that eval.json holds."""
         return {
             "win_rate": self.rate.to_json(),
             "length_controlled_win_rate": self.length_controlled.to_json(),
@@ -64,7 +67,7 @@ class Wins:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steering:
-    """Whether the good view still raises y+ and the bad view y-, over the model's rows.
+    """How often the good view still raises y+ and the bad view y-, over the model's rows.
 
     With m = nats/token: `good` is the share of rows with m.good.good > m.plain.good > m.bad.good,
     `bad` with m.bad.bad > m.plain.bad > m.good.bad, `both` with both. `gap_good` and `gap_bad` are
@@ -84,7 +87,7 @@ class Steering:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """A finished evaluation: `prompts = judged + failed`, failures by who failed and why.
+    """A finished evaluation: `prompts = judged + failed`, failures by party and reason.
 
     Without a judge, `judged` counts the prompts that both models answered. `signal` is how often
     the judge finds y+ better than y- (its failures are in `signal_failed`).
@@ -113,12 +116,13 @@ class Evaluation:
 
     @property
     def account(self) -> str:
-        """The books, one line."""
+        """The accounting of the prompts, one line."""
         what = "judged" if self.judge else "answered"
         parts = [f"prompts {self.prompts} = {what} {self.judged}"]
         return " + ".join([*parts, *(f"{n} {reason}" for reason, n in self.failed.items())])
 
     def to_json(self) -> dict[str, Any]:
+        """The content of eval.json."""
         return {
             "schema_version": SCHEMA_VERSION,
             "model": asdict(self.model),
@@ -136,16 +140,16 @@ class Evaluation:
         }
 
 
-def wins_of(comparisons: Mapping[str, Comparison], verdicts: Sequence[Verdict]) -> Wins:
-    """The win rate of `a` over the verdicts; `comparisons` are looked up by key."""
-    sides = [comparisons[verdict.key] for verdict in verdicts]
+def wins_of(verdicts: Sequence[Verdict], chars: Mapping[str, tuple[int, int]]) -> Wins:
+    """The win rate of `a`; `chars` are the lengths of both answers by the verdict's key."""
     preferences = [verdict.preference for verdict in verdicts]
+    lengths = [chars[verdict.key] for verdict in verdicts]
     won = sum(preference > 0.5 for preference in preferences)
     ties = tied(verdicts)
     return Wins(
         rate=rate_of(preferences),
         length_controlled=length_controlled(
-            preferences, [len(one.a.text) for one in sides], [len(one.b.text) for one in sides]
+            preferences, [a for a, _ in lengths], [b for _, b in lengths]
         ),
         won=won,
         tied=ties,
@@ -154,23 +158,25 @@ def wins_of(comparisons: Mapping[str, Comparison], verdicts: Sequence[Verdict]) 
     )
 
 
-def steering_of(rows: Sequence[Row]) -> Steering:
-    """How the views move the rows' log-probs."""
-    usable = [row for row in rows if all(one.num_tokens for one in row.responses.values())]
-    good = [_falls(row, ("good", "good"), ("plain", "good"), ("bad", "good")) for row in usable]
-    bad = [_falls(row, ("bad", "bad"), ("plain", "bad"), ("good", "bad")) for row in usable]
-    own = [row.mean("plain", "plain") for row in usable]
-    plain_good = [row.mean("plain", "good") for row in usable]
-    plain_bad = [row.mean("plain", "bad") for row in usable]
+def steering_of(rows: Rows) -> Steering:
+    """How the views move the log-probs of rows; those with an empty response are left out."""
+    rows = rows[(rows["num_tokens"] > 0).all(axis=1)]
+    mean = partial(mean_logp, rows)
+
+    def falls(drawn: View, *views: View) -> NDArray[np.bool_]:
+        first, second, third = (mean(seen, drawn) for seen in views)
+        return (first > second) & (second > third)
+
+    good, bad = falls("good", "good", "plain", "bad"), falls("bad", "bad", "plain", "good")
     return Steering(
-        rows=len(usable),
-        good=_mean(good),
-        bad=_mean(bad),
-        both=_mean([a and b for a, b in zip(good, bad, strict=True)]),
-        gap_good=_mean([row.mean("good", "good") - row.mean("bad", "good") for row in usable]),
-        gap_bad=_mean([row.mean("bad", "bad") - row.mean("good", "bad") for row in usable]),
-        below_good=_mean([a - b for a, b in zip(own, plain_good, strict=True)]),
-        below_bad=_mean([a - b for a, b in zip(own, plain_bad, strict=True)]),
+        rows=len(rows),
+        good=_mean(good.tolist()),
+        bad=_mean(bad.tolist()),
+        both=_mean((good & bad).tolist()),
+        gap_good=_mean(gap(mean, "good").tolist()),
+        gap_bad=_mean(gap(mean, "bad").tolist()),
+        below_good=_mean(closeness(mean, "good").tolist()),
+        below_bad=_mean(closeness(mean, "bad").tolist()),
     )
 
 
@@ -198,7 +204,7 @@ def failures_of(
     against: Mapping[str, Answer | NoAnswer],
     said: Mapping[str, Verdict | NoVerdict],
 ) -> dict[str, int]:
-    """Prompts without a verdict by who failed and why; the first that failed counts."""
+    """Prompts without a verdict by party and reason; the first party that failed counts."""
     found: Counter[str] = Counter()
     for identity in ids:
         mine, theirs = model[identity], against[identity]
@@ -210,12 +216,6 @@ def failures_of(
         elif isinstance(verdict, NoVerdict):
             found[f"judge.{verdict.reason}"] += 1
     return dict(sorted(found.items()))
-
-
-def _falls(row: Row, *cells: tuple[Any, Any]) -> bool:
-    """Whether the means fall strictly from cell to cell."""
-    means = [row.mean(seen, drawn) for seen, drawn in cells]
-    return all(a > b for a, b in pairwise(means))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,1 +1,1 @@
-"""`export`: a run's pairs, or its answers, as files that other programs read, with a recipe."""
+"""`export`: a run's pairs or answers as files of other programs, each with a recipe."""

@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import orjson
 
-from sso_data.config.run import validated
+from sso_data.config.loading import validated
+from sso_data.config.run import RunConfig
 from sso_data.core.errors import ConfigError, InputError, RunError, one_line
-from sso_data.core.naming import public_name
+from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import VIEWS, JsonRow, Row, View
 from sso_data.exporting.formats import Format, format_of
 from sso_data.exporting.output import RowsWriter, mark_as_ours, new_directory
 from sso_data.exporting.recipes import ExportJob
-from sso_data.runs.decided import not_a_row, read_decided, read_pairs, section
 from sso_data.runs.files import write_new
+from sso_data.runs.journal import load_scores
+from sso_data.runs.pairs import not_a_row, read_decided, read_pairs
 from sso_data.runs.run import expected_prompts, require_run, run_account
-from sso_data.runs.scores import load_scores
+from sso_data.runs.workdir import section
 
 _PROGRESS_ROWS = 256
 _LONGEST_NAME = 100
@@ -252,7 +254,7 @@ def _job_of(
             f"--name {one_line(name, 100)}: it becomes a file's name: letters, digits, '.', '-' "
             f"and '_', at most {_LONGEST_NAME} characters"
         )
-    config = validated(manifest["config"], origin=str(run / "run.json"))
+    config = validated(RunConfig, manifest["config"], origin=str(run / "run.json"))
     template = section(manifest, "template")
     try:
         made = datetime.fromisoformat(manifest["created"]).timestamp()

@@ -1,1 +1,1 @@
-"""Which rows become pairs."""
+"""`filter`: which rows become pairs, and why the others do not."""

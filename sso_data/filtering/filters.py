@@ -1,4 +1,4 @@
-"""Which rows become pairs: each row is kept, or dropped for the first reason that applies.
+"""The filter: keep a row, or drop it for the first reason that applies.
 
 A check looks only at the rows that passed the checks before it; its limits are taken from those.
 Means are nats/token; `m.<seen>.<drawn>` is `logp.<seen>.<drawn>.mean`.
@@ -43,7 +43,7 @@ REASONS = (
     "off_policy",
     "gap",
 )
-"""What a reason code means; 0 is no reason to drop a row."""
+"""Reasons by their code; 0 is a kept row."""
 
 SLACK = 1e-9
 """Nats/token by which a limit may be missed: rounding must not drop a row that lies on it."""
@@ -56,17 +56,20 @@ _STOP = FINISH_REASONS.index("stop")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One step of the filter: `fails` marks the rows to drop, given the limits of the rows left."""
+    """One step of the filter: `fails` marks the rows to drop, given the limits of the rows left.
+
+    `row_local`: its limits do not depend on other rows.
+    """
 
     reason: str
     fails: Callable[[Rows, Limits], Mask]
-    limits: Callable[[Rows, FilterConfig], Limits]
+    limits: Callable[[Rows, FilterConfig], Limits] = lambda rows, config: {}
     row_local: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What one check did, and the means over the rows left after it (None where there are none).
+    """Result of one check, and means over the rows left after it (None if there are none).
 
     `logp_plain_*`: nats/token under the plain view (`pair`: of chosen and rejected together);
     `gap_good` = m.good.good - m.bad.good and `gap_bad` = m.bad.bad - m.good.bad, nats/token.
@@ -87,7 +90,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What the filter decided: `reason_code` per row (a position in REASONS, 0: kept).
+    """Result of the filter: `reason_code` per row (a position in REASONS, 0: kept).
 
     `thresholds` holds the resolved numbers (nats/token; None where no row was left to take them
     from); `funnel` opens with all rows (reason `rows`), then one stage per check.
@@ -111,16 +114,16 @@ class Decision:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Rows dropped by reason, in the order of the checks; a check that dropped none counts."""
+        """Rows dropped by reason, in the order of the checks; 0 for a check that dropped none."""
         return {stage.reason: stage.dropped for stage in self.funnel[1:]}
 
     def reason(self, position: int) -> str | None:
-        """Why the row at `position` was dropped, or None."""
+        """Return the reason why the row at `position` was dropped, or None."""
         code = int(self.reason_code[position])
         return self.reasons[code] if code else None
 
     def summary(self, config: FilterConfig) -> dict[str, Any]:
-        """The content of filter.json: JSON-able, the same for the same rows and configuration."""
+        """Return the content of filter.json, which depends only on rows and configuration."""
         requested: Any = {
             "closeness": {"closeness": config.closeness, "gap": config.gap},
             "reference": "means",
@@ -142,7 +145,7 @@ class Decision:
 
 
 def decide(rows: Rows, config: FilterConfig) -> Decision:
-    """Judge all rows of a run; relative limits are resolved once, over the rows left."""
+    """Return the decision about all rows; relative limits are taken once, from the rows left."""
     codes = np.zeros(len(rows), np.uint8)
     left: NDArray[np.intp] = np.arange(len(rows))
     resolved: dict[str, float | None] = {}
@@ -160,7 +163,7 @@ def decide(rows: Rows, config: FilterConfig) -> Decision:
 
 
 def decide_row(row: Row | np.void | bytes, config: FilterConfig) -> str | None:
-    """Why one row (or its SCORES record) would be dropped by the checks that need no other row.
+    """Return why one row (or its SCORES record) would be dropped by the row-local checks.
 
     With the closeness preset and absolute thresholds this is the whole filter; means and quantiles
     over other rows are left out.
@@ -174,7 +177,7 @@ def decide_row(row: Row | np.void | bytes, config: FilterConfig) -> str | None:
 
 
 def checks(config: FilterConfig) -> tuple[Check, ...]:
-    """The filter of a configuration, in order."""
+    """Return the checks of a configuration, in order."""
     if config.preset == "reference" and config.strict_paper:
         return (*IDENTICAL, INCOMPLETE, NOT_STEERED, UNDER_MEAN, GAP_NOT_OVER_MEAN)
     if config.preset == "reference":
@@ -185,7 +188,7 @@ def checks(config: FilterConfig) -> tuple[Check, ...]:
 
 
 def _texts(config: FilterConfig) -> tuple[Check, ...]:
-    """The checks that look at what was said, before any log-prob."""
+    """Return the checks of the responses' texts, which come before those of log-probs."""
     return (
         EMPTY,
         *((TRUNCATED,) if config.drop_truncated else ()),
@@ -197,7 +200,7 @@ def _texts(config: FilterConfig) -> tuple[Check, ...]:
 
 
 def _thresholds(config: FilterConfig) -> tuple[Check, Check]:
-    """The closeness preset's two thresholds, each an absolute number or a quantile."""
+    """Return the closeness preset's two checks, each with a number or a quantile as threshold."""
     return (
         Check(
             reason="off_policy",
@@ -214,24 +217,20 @@ def _thresholds(config: FilterConfig) -> tuple[Check, Check]:
     )
 
 
-def _no_limits(_rows: Rows, _config: FilterConfig) -> Limits:
-    return {}
-
-
 def _flagged(*flags: Flag) -> Callable[[Rows, Limits], Mask]:
-    """Rows that carry any of the flags."""
+    """Mark rows that have any of the flags."""
     bits = sum(flags)
     return lambda rows, _limits: np.not_equal(rows["flags"] & np.uint16(bits), 0)
 
 
 def _empty(rows: Rows, _limits: Limits) -> Mask:
-    """Any response is white space only, or has no tokens."""
+    """Mark rows with a response that is white space only, or has no tokens."""
     blank = _flagged(Flag.BLANK_PLAIN, Flag.BLANK_GOOD, Flag.BLANK_BAD)(rows, {})
     return blank | _any_view(rows["num_tokens"] == 0)
 
 
 def _truncated(rows: Rows, _limits: Limits) -> Mask:
-    """Any of the three responses was cut off: the original trains the loss as well."""
+    """Mark rows with a cut-off response; the original is used in the loss, too."""
     return _any_view(rows["finish"] != _STOP)
 
 
@@ -244,12 +243,12 @@ def _too_long(rows: Rows, limits: Limits) -> Mask:
 
 
 def _any_view(fails: Mask) -> Mask:
-    """[row, view] to [row]: one response is enough."""
+    """Reduce [row, view] to [row] with `or`."""
     return fails[:, 0] | fails[:, 1] | fails[:, 2]
 
 
 def _incomplete(rows: Rows, _limits: Limits) -> Mask:
-    """A log-prob that the filter or the loss needs is missing or not finite, or has no tokens."""
+    """Mark rows in which a mean log-prob for the filter or the loss is missing or not finite."""
     fails = np.zeros(len(rows), np.bool_)
     for seen, drawn in NEEDED_CELLS:
         fails |= ~np.isfinite(mean_logp(rows, seen, drawn))
@@ -257,7 +256,7 @@ def _incomplete(rows: Rows, _limits: Limits) -> Mask:
 
 
 def _not_steered(rows: Rows, _limits: Limits) -> Mask:
-    """Not (m.good.good > m.plain.good > m.bad.good and m.bad.bad > m.plain.bad > m.good.bad)."""
+    """Mark rows without m.good.good > m.plain.good > m.bad.good, or the same for bad and good."""
     good = [mean_logp(rows, seen, "good") for seen in VIEWS]
     bad = [mean_logp(rows, seen, "bad") for seen in VIEWS]
     plain_, good_, bad_ = (VIEWS.index(view) for view in ("plain", "good", "bad"))
@@ -267,23 +266,23 @@ def _not_steered(rows: Rows, _limits: Limits) -> Mask:
 
 
 def _under_mean(rows: Rows, limits: Limits) -> Mask:
-    """Less likely under the plain view than the rows left are on average."""
+    """Mark rows less likely under the plain view than the rows left are on average."""
     chosen, rejected = mean_logp(rows, "plain", "good"), mean_logp(rows, "plain", "bad")
     chosen_is = chosen < limits["mean_logp_plain_chosen"] - SLACK
     return chosen_is | (rejected < limits["mean_logp_plain_rejected"] - SLACK)
 
 
 def _gap_under_mean(rows: Rows, limits: Limits) -> Mask:
-    """A gap under the mean of the rows left; one *at* the mean is kept.
+    """Mark rows with a gap under the mean of the rows left; one *at* the mean is kept.
 
-    The paper asks for a gap over the mean, which a single row, or equal rows, can never have.
+    The paper asks for a gap over the mean, which a single row, or equal rows, cannot have.
     """
     good, bad = _gaps(rows)
     return (good < limits["mean_gap_good"] - SLACK) | (bad < limits["mean_gap_bad"] - SLACK)
 
 
 def _gap_not_over_mean(rows: Rows, limits: Limits) -> Mask:
-    """The paper's rule to the letter: a gap must be over the mean of the rows left."""
+    """Mark rows without gaps over the mean of the rows left: the paper's rule as it is written."""
     good, bad = _gaps(rows)
     return (good <= limits["mean_gap_good"] + SLACK) | (bad <= limits["mean_gap_bad"] + SLACK)
 
@@ -301,28 +300,29 @@ def _gap_means(rows: Rows, _config: FilterConfig) -> Limits:
 
 
 def _gaps(rows: Rows) -> tuple[Floats, Floats]:
-    """The gaps of the good and of the bad response, nats/token."""
+    """Return the gaps of the good and of the bad response, nats/token."""
     mean = partial(mean_logp, rows)
     return gap(mean, "good"), gap(mean, "bad")
 
 
 def _smaller_gap(rows: Rows) -> Floats:
-    """The gap that decides: both must reach the threshold."""
+    """Return the smaller of the two gaps: both must reach the threshold."""
     smaller: Floats = np.minimum(*_gaps(rows))
     return smaller
 
 
 def _distance(rows: Rows) -> Floats:
-    """How far the farther of chosen and rejected lies below the policy's own answer, nats/token."""
+    """Return the larger closeness of chosen and rejected to the policy's own answer, nats/token."""
     mean = partial(mean_logp, rows)
     farther: Floats = np.maximum(closeness(mean, "good"), closeness(mean, "bad"))
     return farther
 
 
 def _resolve(threshold: float | str, values: Floats) -> float:
-    """The threshold as a number: of a quantile `qX`, the smallest value with a share X at or under.
+    """Return the threshold as a number.
 
-    It is always the value of some row, so a single row lies on it; NaN where there is no row.
+    A quantile `qX` is the smallest value with a share X of all values at or under it. It is the
+    value of some row, so a single row lies on it; NaN if there is no row.
     """
     if not isinstance(threshold, str):
         return threshold
@@ -334,7 +334,7 @@ def _resolve(threshold: float | str, values: Floats) -> float:
 
 
 def _mean(values: NDArray[Any]) -> float:
-    """The mean of the finite values; NaN where there are none."""
+    """Return the mean of the finite values; NaN if there are none."""
     finite = values[np.isfinite(values)]
     return float(np.mean(finite, dtype=np.float64)) if len(finite) else math.nan
 
@@ -357,17 +357,17 @@ def _stage(reason: str, dropped: int, rows: Rows) -> Stage:
     return Stage(reason=reason, dropped=dropped, left=len(rows), **shown)
 
 
-EMPTY = Check(reason="empty", fails=_empty, limits=_no_limits)
-TRUNCATED = Check(reason="truncated", fails=_truncated, limits=_no_limits)
+EMPTY = Check(reason="empty", fails=_empty)
+TRUNCATED = Check(reason="truncated", fails=_truncated)
 IDENTICAL = tuple(
-    Check(reason=f"identical_{pair}", fails=_flagged(flag), limits=_no_limits)
+    Check(reason=f"identical_{pair}", fails=_flagged(flag))
     for pair, flag in (
         ("chosen_rejected", Flag.SAME_GOOD_BAD),
         ("chosen_original", Flag.SAME_GOOD_PLAIN),
         ("rejected_original", Flag.SAME_BAD_PLAIN),
     )
 )
-LEAK = Check(reason="leak", fails=_flagged(Flag.LEAK_GOOD, Flag.LEAK_BAD), limits=_no_limits)
+LEAK = Check(reason="leak", fails=_flagged(Flag.LEAK_GOOD, Flag.LEAK_BAD))
 TOO_SHORT = Check(
     reason="too_short", fails=_too_short, limits=lambda _, c: {"min_tokens": c.min_tokens}
 )
@@ -376,8 +376,8 @@ TOO_LONG = Check(
     fails=_too_long,
     limits=lambda _, c: {"max_tokens": math.inf if c.max_tokens is None else c.max_tokens},
 )
-INCOMPLETE = Check(reason="incomplete_scores", fails=_incomplete, limits=_no_limits)
-NOT_STEERED = Check(reason="not_steered", fails=_not_steered, limits=_no_limits)
+INCOMPLETE = Check(reason="incomplete_scores", fails=_incomplete)
+NOT_STEERED = Check(reason="not_steered", fails=_not_steered)
 UNDER_MEAN = Check(reason="off_policy", fails=_under_mean, limits=_plain_means, row_local=False)
 GAP_UNDER_MEAN = Check(reason="gap", fails=_gap_under_mean, limits=_gap_means, row_local=False)
 GAP_NOT_OVER_MEAN = Check(

@@ -1,25 +1,26 @@
-"""`filter`: decide again which rows of a run become pairs, from its journal, without a GPU."""
+"""`filter`: decide again which rows of a run become pairs, by its journal, without a GPU."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sso_data.config.run import FilterConfig, RunConfig, load_config, validated_as
+from sso_data.config.loading import validated
+from sso_data.config.run import FilterConfig, RunConfig, load_config
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.filtering.filters import Decision, decide
-from sso_data.runs.decided import read_decided, section
-from sso_data.runs.pairs import write_pairs
-from sso_data.runs.run import Account, expected_prompts, locked, require_run, run_account
-from sso_data.runs.scores import Scores, load_scores
+from sso_data.runs.journal import load_scores
+from sso_data.runs.pairs import read_decided, write_pairs
+from sso_data.runs.run import Account, expected_prompts, require_run, run_account
+from sso_data.runs.workdir import locked, section
 
 _BY_FILTER = "filter"
-"""In filter.json, `decided_by` of a decision that the user asked for, whatever run.json says."""
+"""Value of `decided_by` in filter.json for a decision by the `filter` command."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refiltered:
-    """A decision about all rows of a run; `expected` prompts are there when it is finished."""
+    """A decision about all rows of a run, which will have `expected` prompts when finished."""
 
     decision: Decision
     account: Account
@@ -27,20 +28,23 @@ class Refiltered:
 
     @property
     def unfinished(self) -> bool:
-        """Whether prompts are still to be done: the run was interrupted, or is being made."""
+        """True while prompts are to be done: the run was interrupted, or is being made."""
         return self.account.prompts < self.expected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastDecision:
-    """How the pairs of a run were decided; `by_filter`: because the user asked for it."""
+    """The configuration that decided the pairs of a run; `by_filter`: by the `filter` command."""
 
     config: FilterConfig
     by_filter: bool
 
 
 def run_config(run: Path, settings: list[str] | None, *, preset: str | None) -> RunConfig:
-    """The configuration that a run was made with, changed by `--preset` and `--set filter...`."""
+    """Return the configuration of a run, changed by `--preset` and `--set filter...`.
+
+    Raises ConfigError for other settings, RunError when there is no run.
+    """
     manifest = require_run(run)
     for setting in settings or []:
         if not setting.startswith(("filter.", "output.")):
@@ -49,7 +53,10 @@ def run_config(run: Path, settings: list[str] | None, *, preset: str | None) -> 
 
 
 def standing_config(run: Path, settings: list[str] | None, *, model: str | None) -> RunConfig:
-    """The configuration of a run, its filter as `filter` last decided, with settings on top."""
+    """Return the configuration of a run, its filter as `filter` last decided, with `settings`.
+
+    Raises ConfigError or RunError.
+    """
     base = dict(require_run(run)["config"])
     last = last_decision(run)
     if last and last.by_filter:
@@ -58,18 +65,18 @@ def standing_config(run: Path, settings: list[str] | None, *, model: str | None)
 
 
 def last_decision(run: Path) -> LastDecision | None:
-    """The decision that pairs/filter.json tells of; None where it tells of none."""
+    """Return the decision stored in pairs/filter.json; None if there is none or it is invalid."""
     try:
         decided = read_decided(run)
         found = dict(section(decided, "config"))
-        config = validated_as(FilterConfig, found, origin=str(run), page="docs/configuration.md")
+        config = validated(FilterConfig, found, origin=str(run))
     except (RunError, ConfigError):
         return None
     return LastDecision(config=config, by_filter=decided.get("decided_by") == _BY_FILTER)
 
 
 def in_words(config: FilterConfig) -> str:
-    """A filter configuration for a message: the preset, and what is not as by default."""
+    """Return a filter configuration as a phrase: the preset, and values other than defaults."""
     defaults = FilterConfig().model_dump(mode="json")
     values = config.model_dump(mode="json")
     changed = [f"{key}={value}" for key, value in values.items() if value != defaults[key]]
@@ -81,7 +88,7 @@ def in_words(config: FilterConfig) -> str:
 def refilter(
     run: Path, config: RunConfig, progress: Progress | None = None, *, dry_run: bool = False
 ) -> Refiltered:
-    """Judge all rows of a run and, unless `dry_run`, write its pairs anew: the user asked for it.
+    """Filter all rows of a run as the user asked and, unless `dry_run`, write its pairs.
 
     Raises RunError when the run cannot be read or written, or another process writes its pairs.
     """
@@ -98,10 +105,11 @@ def filter_again(
     asked: bool,
     by_filter: bool = False,
 ) -> Refiltered:
-    """Judge a run that has new rows, and write its pairs anew.
+    """Filter a run that has new rows, and write its pairs.
 
-    Unless the user `asked` for the filter settings of `config`, what `filter` last decided stays in
-    force. A warning says where others are used than were, or than `config` holds.
+    Unless the user `asked` for the filter settings of `config`, those that `filter` last used stay
+    in force. A warning says if the settings differ from the last ones, or from `config`. Raises as
+    `refilter`.
     """
     last = last_decision(run)
     if last and last.by_filter and not asked:
@@ -128,7 +136,13 @@ def _decided(
     dry_run: bool = False,
 ) -> Refiltered:
     manifest = require_run(run)
-    scores = _scores(run, dry_run=dry_run)
+    with ExitStack() as stack:
+        is_locked = False
+        with suppress(RunError):  # side files are repaired only while nobody else writes the rows
+            if not dry_run:
+                stack.enter_context(locked(run, "rows"))
+                is_locked = True
+        scores = load_scores(run, dry=not is_locked)
     decision = decide(scores.rows, config.filter)
     if not dry_run:
         mark = {"decided_by": _BY_FILTER} if by_filter else {}
@@ -145,14 +159,3 @@ def _decided(
     return Refiltered(
         decision=decision, account=account, expected=expected_prompts(manifest, account)
     )
-
-
-def _scores(run: Path, *, dry_run: bool) -> Scores:
-    """The scores of a run; side files are put in order only while nobody else writes the rows."""
-    with ExitStack() as stack:
-        try:
-            if not dry_run:
-                stack.enter_context(locked(run))
-        except RunError:
-            dry_run = True
-        return load_scores(run, dry=dry_run)

@@ -1,1 +1,1 @@
-"""From prompts to rows: `generate`, `preview`, `retry`, `merge`."""
+"""`generate`, `preview`, `retry`, `merge`: prompts to rows."""

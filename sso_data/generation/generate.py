@@ -1,4 +1,4 @@
-"""`generate`: everything checked before the engine starts, then rows until the prompts are done."""
+"""`generate`: check everything before the engine starts, then make rows of all prompts."""
 
 import time
 from array import array
@@ -11,16 +11,16 @@ from typing import Any, Protocol
 from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, RunConfig
 from sso_data.core.errors import ConfigError, RunError
-from sso_data.core.jinja import SHIPPED, Templates
-from sso_data.core.naming import public_name
+from sso_data.core.jinja import Templates
+from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Prompt, content_hash
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import Engine, EngineInfo
 from sso_data.filtering.filters import Decision, decide_row
 from sso_data.filtering.refilter import filter_again
+from sso_data.generation.logprob_check import LogprobCheck
 from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
-from sso_data.generation.score import CheckResult, LogprobCheck
 from sso_data.models.directory import (
     Policy,
     adapter_fingerprint,
@@ -30,15 +30,14 @@ from sso_data.models.directory import (
 )
 from sso_data.prompts import BadRow, Candidate, read_prompts
 from sso_data.runs.columns import row_key
-from sso_data.runs.ledger import DONE, FAILED
-from sso_data.runs.origin import Given, origin_of
-from sso_data.runs.run import RUN, Account, Run, open_run, read_run
-from sso_data.runs.steering import Occurrences, SteeringBook
+from sso_data.runs.ledger import DONE, FAILED, Ledger
+from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run
+from sso_data.runs.steering import SteeringBook
 from sso_data.runs.workdir import stored_defaults
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
 from sso_data.steering.passes import Guide, prompts_of
-from sso_data.steering.principles import Catalogue, load_catalogue
+from sso_data.steering.principles import load_catalogue
 from sso_data.steering.rules import Rules, check_features
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
 
@@ -47,7 +46,7 @@ _IDENTITY_ENGINE_KEYS = ("dtype", "max_model_len")
 
 
 class RunMetadata(Protocol):
-    """Where a run keeps what it found out once and must know when it goes on."""
+    """Storage for results that a continued run needs: a run's manifest, or memory."""
 
     def get(self, key: str) -> Any: ...
 
@@ -56,28 +55,17 @@ class RunMetadata(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What a run needs besides its engine, all of it checked."""
+    """Everything that a run needs besides its engine, checked."""
 
     config: RunConfig
     model_dir: Path
     policy: Policy
-    catalogue: Catalogue
+    rules: Rules
     identity: Mapping[str, Any]
-    templates: Templates = SHIPPED
-
-    @property
-    def rules(self) -> Rules:
-        """What steers the prompts."""
-        return Rules(
-            config=self.config.steering,
-            catalogue=self.catalogue,
-            seed=self.config.seed,
-            templates=self.templates,
-        )
 
     @property
     def details(self) -> dict[str, Any]:
-        """What run.json says beyond the identity."""
+        """The content of run.json besides the identity."""
         return {
             "config": self.config.model_dump(mode="json"),
             "defaults": defaults_of(self.config),
@@ -88,7 +76,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """How a run ended; `steering` tells of models that were asked about its prompts."""
+    """The result of `generate`; `steering` counts what models were asked about the prompts."""
 
     account: Account
     counts: RowCounts
@@ -100,8 +88,8 @@ class Summary:
 def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
     """Resolve the model, its tokenizer and template, and the catalogue.
 
-    `date` is the day a continued run was started on; templates that show a date keep showing it.
-    Raises SsoDataError for whatever is wrong.
+    `date` is the day on which a continued run was started; templates keep showing it. Raises
+    ConfigError, ModelError or InputError (both InputError and ConfigError for principles).
     """
     if not config.model:
         raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
@@ -137,9 +125,8 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
         config=config,
         model_dir=model_dir,
         policy=policy,
-        catalogue=catalogue,
+        rules=rules,
         identity=identity,
-        templates=templates,
     )
 
 
@@ -153,8 +140,9 @@ def generate(
 ) -> Summary:
     """Make or continue the run in `out`, filter it and write its pairs.
 
-    A decision of `filter` stays in force, unless `config` was given filter settings. Raises
-    SsoDataError. A prompt that cannot be done is written to failed.jsonl instead.
+    A decision of `filter` stays in force, unless `config` was given filter settings. A prompt that
+    cannot be done is written to failed.jsonl. Raises InputError, ConfigError, ModelError,
+    EngineError or RunError.
     """
     started = time.monotonic()
     progress = progress or NullProgress()
@@ -165,7 +153,9 @@ def generate(
         config = with_defaults(config, stored_defaults(out, RUN))
     setup = prepare(config, date=manifest["date"] if manifest else None)
     progress.phase("checking the prompts")
-    keys = _row_keys(source, config)
+    name = Ledger().next_id
+    rows = read_prompts(source, config.source)
+    keys = array("Q", (row_key(name(content_hash(row.messages))) for row in rows))
     total = len(keys)
     progress.note(f"{total} prompts")
     with open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite) as run:
@@ -173,7 +163,7 @@ def generate(
         del keys  # the run's ledger knows them from here on
 
         def prompts_left() -> Iterator[Prompt]:
-            return prompts_of(read_prompts(source, config.source), Occurrences().next, run.is_open)
+            return prompts_of(read_prompts(source, config.source), Ledger().next_id, run.is_open)
 
         with run_guide(setup, run, prompts_left, total) as guide:
             prompts = read_prompts(source, config.source)
@@ -191,18 +181,8 @@ def generate(
     )
 
 
-def _row_keys(source: str, config: RunConfig) -> "array[int]":
-    """The key of every row of a source, all of them validated: 8 bytes a prompt.
-
-    Raises InputError as `read_prompts` does.
-    """
-    name = Occurrences().next
-    rows = read_prompts(source, config.source)
-    return array("Q", (row_key(name(content_hash(row.messages))) for row in rows))
-
-
 def _note_given(run: Run, source: str, config: RunConfig, keys: "array[int]") -> None:
-    """Write to run.json what this call was given, and how many prompts a finished run will have.
+    """Write to run.json the source of this call, and how many prompts the finished run will have.
 
     These are the rows of the source, by their `keys`, and those done earlier that are not in it.
     """
@@ -222,9 +202,9 @@ def _note_given(run: Run, source: str, config: RunConfig, keys: "array[int]") ->
 def run_guide(
     setup: Setup, run: Run, prompts: Callable[[], Iterable[Prompt]], total: int
 ) -> Iterator[Guide | None]:
-    """What a run's steering by models needs, where models are asked.
+    """Open what steering by models needs; yields None if no model is asked.
 
-    `prompts` are those left, `total` counts those done as well.
+    `prompts` returns those left to do; `total` counts those done as well.
     """
     if not setup.rules.asks_a_model:
         yield None
@@ -238,7 +218,7 @@ def run_guide(
 def lazy_engine(
     setup: Setup, progress: Progress, on_start: Callable[[EngineInfo], None]
 ) -> Iterator[LazyEngine]:
-    """The setup's engine, started when it is asked for; it is closed with the context."""
+    """The setup's engine, which is started on first use and closed with the context."""
 
     def start() -> Engine:
         progress.phase(f"loading {setup.config.model}")
@@ -246,7 +226,11 @@ def lazy_engine(
             engine = start_engine(setup.model_dir, setup.config.engine, tell=progress.warn)
             failing.callback(engine.close)
             on_start(engine.info)
-            progress.note(described(engine.info))
+            info = engine.info
+            progress.note(
+                f"{info.name} {info.version} on {info.device}, {info.dtype}, "
+                f"context {info.context_tokens} tokens"
+            )
             failing.pop_all()
         return engine
 
@@ -264,9 +248,9 @@ def make_rows(
     guide: Guide | None = None,
     total: int | None = None,
 ) -> RowCounts:
-    """Steer the prompts and run the pipeline over them; findings go to the metadata.
+    """Steer the prompts and run the pipeline over them; results for later go to `metadata`.
 
-    `guide` is what models that steer are asked about, where any are. `total` is the number of
+    `guide` holds the prompts that models are asked about, if any are. `total` is the number of
     candidates, for the display. Raises EngineError when the engine is lost for good, RunError when
     a row cannot be written or the engine is not the one that made the earlier rows.
     """
@@ -277,12 +261,15 @@ def make_rows(
         kept += decide_row(record, setup.config.filter) is None
 
     def note_engine(info: EngineInfo) -> None:
-        _refuse_another_engine(metadata.get("engine"), info)
-        promise = resume_promise(info, setup.config.engine)
-        metadata.set(engine=asdict(info), resume=promise)
-
-    def note_check(result: CheckResult) -> None:
-        metadata.set(logprob_check=result.to_json())
+        earlier = metadata.get("engine")
+        for key in ("name", "device", "dtype"):
+            if earlier and earlier.get(key) != getattr(info, key):
+                raise RunError(
+                    f"the run was made with {key} {earlier.get(key)}, here it is "
+                    f"{getattr(info, key)}, and log-probs would not compare: use the same engine, "
+                    "or make another run"
+                )
+        metadata.set(engine=asdict(info), resume=_resume_promise(info, setup.config.engine))
 
     check = LogprobCheck(setup.config.scoring, metadata.get("logprob_check"))
     with lazy_engine(setup, progress, note_engine) as engine:
@@ -297,7 +284,7 @@ def make_rows(
             setup.config,
             sink,
             check=check,
-            on_check=note_check,
+            on_check=lambda result: metadata.set(logprob_check=result.to_json()),
             on_record=count_kept,
         )
         started = time.monotonic()
@@ -307,44 +294,25 @@ def make_rows(
         return pipeline.counts
 
 
-def described(info: EngineInfo) -> str:
-    """The engine in a few words."""
-    return (
-        f"{info.name} {info.version} on {info.device}, {info.dtype}, "
-        f"context {info.context_tokens} tokens"
-    )
-
-
 def _state(counts: RowCounts, kept: int, seconds: float) -> str:
-    """How the rows so far went: sampling speed, share kept, failures."""
+    """Return the sampling speed, the share kept and the failures, as one phrase."""
     parts = [
-        f"{counts.tokens / seconds:,.0f} tokens/s" if seconds >= 1 else "",
+        f"{counts.tokens / seconds:,.0f} tokens/s" if counts.tokens and seconds >= 1 else "",
         f"kept {kept / counts.rows:.0%}" if counts.rows else "",
         f"{counts.failed} failed" if counts.failed else "",
     ]
     return ", ".join(part for part in parts if part)
 
 
-def _refuse_another_engine(earlier: Mapping[str, Any] | None, info: EngineInfo) -> None:
-    """RunError when rows would be made on another device or in another number format."""
-    for key in ("name", "device", "dtype"):
-        here = getattr(info, key)
-        if earlier and earlier.get(key) != here:
-            raise RunError(
-                f"the run was made with {key} {earlier.get(key)}, here it is {here}, and log-probs "
-                "would not compare: use the same engine, or make another run"
-            )
-
-
-def resume_promise(info: EngineInfo, config: EngineConfig) -> str:
-    """What a continued run has in common with an uninterrupted one, on this engine."""
+def _resume_promise(info: EngineInfo, config: EngineConfig) -> str:
+    """Return how a continued run compares with an uninterrupted one on this engine."""
     if (info.name, info.device, info.dtype, config.threads) == ("vllm", "cpu", "float32", 1):
         return "the same tokens; log-probs to rounding (1e-4 nats a response)"
     return "the same ids, prompts and seeds; rounding may turn a token that lies on a boundary"
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:
-    """The configuration keys that decide a row's content, by dotted name."""
+    """Return the configuration keys that decide a row's content, by dotted name."""
     dumped = config.model_dump(mode="json")
     keys = {
         f"{section}.{key}": value

@@ -1,6 +1,6 @@
-"""`merge`: the runs of several shards become one run, each row and each failure once."""
+"""`merge`: join the runs of several shards in one run, each row and each failure once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -10,34 +10,33 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sso_data.config.run import FilterConfig, RunConfig, load_config
+from sso_data.config.run import RunConfig, load_config
 from sso_data.core.errors import RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Row
 from sso_data.filtering.refilter import Refiltered, filter_again, in_words, last_decision
 from sso_data.runs.columns import row_key
+from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.ledger import DONE
-from sso_data.runs.origin import origin_of
 from sso_data.runs.run import (
     Run,
     expected_prompts,
     iterate_failures,
     open_run,
+    origin_of,
     read_failures,
     read_run,
     require_run,
     run_account,
     unfinished,
 )
-from sso_data.runs.scores import Scores, load_scores
 from sso_data.runs.workdir import Manifest, differences
 
-_ENGINE_FACTS = ("name", "device", "dtype")
 _ITS_OWN = (
     *("identity", "schema_version", "created", "sso_data", "steering"),
     *("config", "prompts", "sources", "given", "merged", "logprob_check", "logprob_checks"),
 )
-"""Keys of run.json that are not taken over from the first run."""
+"""Keys of run.json that are not copied from the first run."""
 _PROGRESS_ROWS = 256
 
 Keys = NDArray[np.uint64]
@@ -45,10 +44,10 @@ Keys = NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merged:
-    """A merged run: its decision and books, and how many rows stood in more than one of the runs.
+    """The result of `merge`: the decision and counts of the merged run.
 
-    Of a row that stands in two runs the first is kept. `unfinished` are the runs that are, with how
-    far they are.
+    `rows`: rows of all runs together; `repeated` of them are in more than one run, and the first is
+    kept. `unfinished`: runs that are not finished, with "M of N prompts are done".
     """
 
     refiltered: Refiltered
@@ -76,16 +75,22 @@ def merge(
     *,
     overwrite: bool = False,
 ) -> Merged:
-    """Join `runs`, which differ in nothing but their prompts, in the run directory `out`.
+    """Join `runs`, which differ only in their prompts, in the run directory `out`.
 
-    Interrupted, the same call goes on. Raises RunError where the runs do not belong together, or
-    `out` holds rows of others.
+    After an interruption the same call continues. Raises RunError when the runs do not belong
+    together, or `out` holds rows of others.
     """
     progress = progress or NullProgress()
     progress.phase(f"merging {len(runs)} runs")
-    parts = [_part(run) for run in _each_once(runs)]
+    resolved = [run.resolve() for run in runs]
+    for position, path in enumerate(resolved):
+        if path in resolved[:position]:
+            raise RunError(
+                f"{runs[position]}: is named twice among the runs to merge; name each of them once"
+            )
+    parts = [_part(path) for path in runs]
     _refuse_mixture(parts)
-    if out.resolve() in {run.resolve() for run in runs}:
+    if out.resolve() in resolved:
         raise RunError(f"{out}: is one of the runs to merge; use another --out")
     rows = _union(part.scores.keys() for part in parts)
     prompts = _union([rows, *(part.failed for part in parts)])
@@ -95,11 +100,20 @@ def merge(
     goes_on = not overwrite and read_run(out) is not None
     first: dict[str, Any] = {} if goes_on else details
     with open_run(out, identity=identity, details=first, overwrite=overwrite) as run:
-        _refuse_others(out, prompts)
+        stored = load_scores(out, dry=True).keys()
+        others = np.setdiff1d(_union([stored, _failed_keys(out)]), prompts, assume_unique=True)
+        if len(others):
+            raise RunError(
+                f"{out}: holds {len(others)} prompts that are in none of the runs; use another "
+                f"--out and name {out} among the runs, or --overwrite to start over"
+            )
         for key, value in details.items():
             run.set(**{key: value})
-        _add_rows(run, parts, rows, progress)
-        _add_failures(run, parts)
+        _add_rows(run, parts, len(np.setdiff1d(rows, stored)), progress)
+        known = read_failures(out)
+        for failure in chain.from_iterable(read_failures(part.path).values() for part in parts):
+            if not run.ledger.has(row_key(failure.id), DONE) and failure.id not in known:
+                run.write_failure(failure)
     total = sum(len(part.scores) for part in parts)
     return Merged(
         refiltered=filter_again(out, config, progress, asked=False),
@@ -107,16 +121,6 @@ def merge(
         repeated=total - len(rows),
         unfinished=tuple((part.path, part.unfinished) for part in parts if part.unfinished),
     )
-
-
-def _each_once(runs: Sequence[Path]) -> Sequence[Path]:
-    """The runs; RunError for one that is named twice."""
-    seen = set[Path]()
-    for run in runs:
-        if run.resolve() in seen:
-            raise RunError(f"{run}: is named twice among the runs to merge; name each of them once")
-        seen.add(run.resolve())
-    return runs
 
 
 def _part(run: Path) -> _Part:
@@ -134,30 +138,59 @@ def _part(run: Path) -> _Part:
 
 
 def _failed_keys(run: Path) -> Keys:
-    """The keys of the prompts that failed, whether or not they are rows by now."""
+    """Return the keys of the prompts that failed, including those that are rows by now."""
     return np.fromiter({row_key(failure.id) for failure in iterate_failures(run)}, np.uint64)
 
 
-def _union(keys: Iterator[Keys] | Sequence[Keys]) -> Keys:
-    """Every key once, in ascending order."""
+def _union(keys: Iterable[Keys]) -> Keys:
+    """Return every key once, in ascending order."""
     return np.unique(np.concatenate([np.empty(0, np.uint64), *keys]))
 
 
-def _refuse_others(out: Path, prompts: Keys) -> None:
-    """RunError where `out` holds what none of the runs knows: its books would be of other rows."""
-    there = _union([load_scores(out, dry=True).keys(), _failed_keys(out)])
-    others = len(np.setdiff1d(there, prompts, assume_unique=True))
-    if others:
-        raise RunError(
-            f"{out}: holds {others} prompts that are in none of the runs; use another --out and "
-            f"name {out} among the runs, or --overwrite to start it anew"
+def _refuse_mixture(parts: Sequence[_Part]) -> None:
+    """Raise RunError if the rows of two runs are not comparable."""
+    first = parts[0]
+    for part in parts[1:]:
+        found = differences(first.manifest["identity"], part.manifest["identity"])
+        here, there = (one.manifest.get("engine") or {} for one in (part, first))
+        found += [
+            f"engine {key} is {there.get(key)} there and {here.get(key)} here"
+            for key in ("name", "device", "dtype")
+            if here and there and here.get(key) != there.get(key)
+        ]
+        if found:
+            raise RunError(
+                f"{part.path}: is not of the same kind as {first.path}: {'; '.join(found[:3])}"
+            )
+
+
+def _joined_config(parts: Sequence[_Part], progress: Progress) -> RunConfig:
+    """Return the first run's configuration, without its shard.
+
+    Its filter is the one that `filter` last used on the first run, or else the configured one; a
+    note says if the other runs were filtered otherwise.
+    """
+    filters = []
+    for part in parts:
+        last = last_decision(part.path)
+        if last and last.by_filter:
+            filters.append(last.config)
+        else:
+            filters.append(load_config(None, base=part.manifest["config"]).filter)
+    first = parts[0]
+    if any(one != filters[0] for one in filters):
+        progress.note(
+            "the pairs of the runs were decided differently; they are decided with "
+            f"{in_words(filters[0])}, as in {first.path}"
         )
+    base = first.manifest["config"] | {"filter": filters[0].model_dump(mode="json")}
+    return load_config(None, ["source.shard=null"], base=base)
 
 
 def _details(parts: Sequence[_Part], config: RunConfig, prompts: int) -> dict[str, Any]:
-    """What run.json of the merged run says beyond the identity.
+    """Return the content of the merged run.json besides the identity.
 
-    `prompts` are those that are there, and what unfinished runs lack: at most so many.
+    `prompts`: an upper bound, those that are there and those that unfinished runs lack.
     """
     manifests = [part.manifest for part in parts]
     sources = chain.from_iterable(manifest.get("sources") or [] for manifest in manifests)
@@ -172,67 +205,15 @@ def _details(parts: Sequence[_Part], config: RunConfig, prompts: int) -> dict[st
     }
 
 
-def _add_rows(run: Run, parts: Sequence[_Part], rows: Keys, progress: Progress) -> None:
-    """Write the rows that are not there yet."""
-    there = np.intersect1d(load_scores(run.path, dry=True).keys(), rows)
-    written, total = 0, len(rows) - len(there)
-    for row in chain.from_iterable(_rows(part.scores) for part in parts):
-        if run.ledger.has(row_key(row.id), DONE):
-            continue
-        run.write_row(row)
-        written += 1
-        if written % _PROGRESS_ROWS == 0 or written == total:
-            progress.count(written, total, "rows written")
-
-
-def _rows(scores: Scores) -> Iterator[Row]:
-    """Every row of a run, checked against its side file; RunError for one that is none."""
-    for line in scores.lines(np.arange(len(scores))):
-        yield Row.from_json(orjson.loads(line))
-
-
-def _add_failures(run: Run, parts: Sequence[_Part]) -> None:
-    """The newest failure of every prompt that is done in none of the runs."""
-    known = read_failures(run.path)
+def _add_rows(run: Run, parts: Sequence[_Part], total: int, progress: Progress) -> None:
+    """Write the `total` rows that the merged run lacks, each line checked by its CRC."""
+    written = 0
     for part in parts:
-        for failure in read_failures(part.path).values():
-            if not run.ledger.has(row_key(failure.id), DONE) and failure.id not in known:
-                run.write_failure(failure)
-
-
-def _joined_config(parts: Sequence[_Part], progress: Progress) -> RunConfig:
-    """The runs' common configuration, of all shards, with the filter of the first run's pairs."""
-    first = parts[0]
-    filters = [_filter_of(part) for part in parts]
-    if any(one != filters[0] for one in filters):
-        progress.note(
-            "the pairs of the runs were decided differently; they are decided with "
-            f"{in_words(filters[0])}, as in {first.path}"
-        )
-    base = first.manifest["config"] | {"filter": filters[0].model_dump(mode="json")}
-    return load_config(None, ["source.shard=null"], base=base)
-
-
-def _filter_of(part: _Part) -> FilterConfig:
-    """How a run's pairs are decided: as `filter` last did, or else by its own configuration."""
-    last = last_decision(part.path)
-    if last and last.by_filter:
-        return last.config
-    return load_config(None, base=part.manifest["config"]).filter
-
-
-def _refuse_mixture(parts: Sequence[_Part]) -> None:
-    """RunError where rows of two runs would not compare."""
-    first = parts[0]
-    for part in parts[1:]:
-        found = differences(first.manifest["identity"], part.manifest["identity"])
-        here, there = (one.manifest.get("engine") or {} for one in (part, first))
-        found += [
-            f"engine {key} is {there.get(key)} there and {here.get(key)} here"
-            for key in _ENGINE_FACTS
-            if here and there and here.get(key) != there.get(key)
-        ]
-        if found:
-            raise RunError(
-                f"{part.path}: is not of the same kind as {first.path}: {'; '.join(found[:3])}"
-            )
+        for line in part.scores.lines(np.arange(len(part.scores))):
+            row = Row.from_json(orjson.loads(line))
+            if run.ledger.has(row_key(row.id), DONE):
+                continue
+            run.write_row(row)
+            written += 1
+            if written % _PROGRESS_ROWS == 0 or written == total:
+                progress.count(written, total, "rows written")

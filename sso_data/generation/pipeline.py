@@ -1,8 +1,8 @@
-"""The order of the stages: prompts in, rows out, with many rows in flight at once.
+"""The walk from prompts to rows, with many rows in flight at once.
 
-A row's six answers in the order they come: three responses (each is scored under the other views as
-soon as it ends, while its prompts are still in the engine's cache), then the scores. Nothing here
-waits for one row while others could go on.
+A row's answers in the order they come: three responses, each scored under the other views as soon
+as it ends (its prompts are then still in the engine's cache), then the scores. Rows do not wait for
+each other, except that the first ones wait for the log-prob check.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,38 +12,49 @@ from typing import Protocol
 
 from sso_data.config.run import RunConfig
 from sso_data.core.records import (
+    NEEDED_CELLS,
     ON_VIEW,
+    OPTIONAL_SCORE,
     VIEWS,
     Cell,
     Failure,
     Prompt,
     Response,
     Row,
+    Steering,
     View,
     content_hash,
+    derive_seed,
     hash_ids,
 )
 from sso_data.engines.driver import Window, drive
-from sso_data.engines.interface import Engine, Refused, Request, Result, Sampled, Scored
-from sso_data.generation import sample, score
-from sso_data.generation.sample import SamplingPlan
-from sso_data.generation.score import CheckResult, LogprobCheck
+from sso_data.engines.interface import (
+    Engine,
+    Refused,
+    Request,
+    Result,
+    Sampled,
+    SampleRequest,
+    Scored,
+    ScoreRequest,
+)
+from sso_data.generation.logprob_check import CheckResult, LogprobCheck
 from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
 from sso_data.prompts.rows import unanswerable
 from sso_data.steering.rules import Steered
-from sso_data.templating.chat_template import Unrenderable
+from sso_data.templating.chat_template import ChatTemplate, RenderedViews, Unrenderable
 
 
 class Sink(Protocol):
-    """Where finished rows and failures go."""
+    """The place that finished rows and failures go to."""
 
     def admit(self, content: str) -> tuple[str, bool]:
-        """The id of the next prompt with this content hash, and whether it still has to be done."""
+        """Return the id of the next prompt with this content hash, and True if it is to be done."""
         ...
 
     def write_row(self, row: Row) -> bytes:
-        """Keep a row; returns its `columns.SCORES` record."""
+        """Keep a row; return its `columns.SCORES` record."""
         ...
 
     def write_failure(self, failure: Failure) -> None: ...
@@ -65,23 +76,32 @@ class RowCounts:
         return self.rows + self.failed + self.skipped
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class _InFlight:
-    """One row that is being made."""
+    """One row that is being made.
 
-    plan: SamplingPlan
-    verifies: bool
+    `max_tokens` is the same for its three responses. `verifies`: its on-view cells are scored for
+    the log-prob check. `sampled` and `scored` hold total nats; `waiting` the cells that the engine
+    was asked for, by request key (a response is asked for under its on-view cell).
+    """
+
+    prompt: Prompt
+    steering: Steering
+    rendered: RenderedViews
+    seed: Mapping[View, int]
+    max_tokens: int
+    verifies: bool = False
     responses: dict[View, Response] = field(default_factory=dict)
     sampled: dict[Cell, float] = field(default_factory=dict)
     scored: dict[Cell, float] = field(default_factory=dict)
-    waiting: set[str] = field(default_factory=set)
+    waiting: dict[str, Cell] = field(default_factory=dict)
 
 
 class Pipeline:
     """Makes rows of candidates with one engine and hands them to a sink.
 
-    The engine is started by `start_engine` when the first prompt needs it, so that a run with
-    nothing left to do costs no GPU. `steer` is asked once about each prompt.
+    `start_engine` is called when the first prompt needs the engine, so that a run with nothing left
+    to do costs no GPU. `steer` is called once for each prompt.
     """
 
     def __init__(
@@ -111,11 +131,13 @@ class Pipeline:
         self.counts = RowCounts()
 
     def run(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[RowCounts]:
-        """Make a row or a failure of every candidate; yields after every step of the engine."""
-        todo = self._plans(candidates)
+        """Make a row or a failure of every candidate; yields after every step of the engine.
+
+        Raises EngineError when the engine is lost for good, RunError when a row cannot be written.
+        """
         for _ in drive(
             self._window,
-            todo,
+            self._planned(candidates),
             self._start,
             self._take,
             is_full=self._is_full,
@@ -125,10 +147,10 @@ class Pipeline:
         yield self.counts
 
     def _is_full(self) -> bool:
-        """Whether enough rows are in flight to keep the engine busy.
+        """Return True when enough rows are in flight to keep the engine busy.
 
-        Rows held for the log-prob check ask the engine nothing, but are not written yet either:
-        their number is bounded too.
+        Rows held for the log-prob check need no answers now, but are not written yet either: their
+        number is bounded too.
         """
         if not self._rows:
             return False
@@ -138,118 +160,129 @@ class Pipeline:
             len(self._held) * len(VIEWS) >= window and len(self._held) >= self._verify_rows
         )
 
-    def _plans(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[SamplingPlan]:
-        """What is still to be done; failures that need no engine are written on the way."""
+    @property
+    def _verify_rows(self) -> int:
+        return self._config.scoring.verify_rows
+
+    def _planned(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[_InFlight]:
+        """Yield the rows to make; failures that need no engine are written on the way."""
         for candidate in candidates:
             self.counts.taken += 1
-            if isinstance(candidate, BadRow):
-                self._admit_bad(candidate)
-                continue
             identity, is_open = self._sink.admit(content_hash(candidate.messages))
             if not is_open:
                 self.counts.skipped += 1
-                continue
-            planned = self._plan(
+            elif isinstance(candidate, BadRow):
+                prompt = Prompt(id=identity, messages=candidate.messages)
+                self._fail(prompt, "source", "malformed", f"{candidate.where}: {candidate.detail}")
+            elif row := self._plan(
                 Prompt(
                     id=identity,
                     messages=candidate.messages,
                     source_id=candidate.source_id,
                     metadata=candidate.metadata,
                 )
-            )
-            if isinstance(planned, Failure):
-                self._fail(planned)
-            else:
-                yield planned
+            ):
+                yield row
 
-    def _admit_bad(self, bad: BadRow) -> None:
-        """A row of the file that is no prompt: it is named in failed.jsonl."""
-        identity, is_open = self._sink.admit(content_hash(bad.messages))
-        if is_open:
-            prompt = Prompt(id=identity, messages=bad.messages)
-            detail = f"{bad.where}: {bad.detail}"
-            self._fail(sample.failure(prompt, stage="source", reason="malformed", detail=detail))
-        else:
-            self.counts.skipped += 1
+    def _plan(self, prompt: Prompt) -> _InFlight | None:
+        """Render a prompt's three views and choose its seeds and budget; None where that fails.
 
-    def _plan(self, prompt: Prompt) -> SamplingPlan | Failure:
-        problem = unanswerable(prompt.messages)
-        if problem:
-            reason, detail = problem
-            return sample.failure(prompt, stage="source", reason=reason, detail=detail)
+        The budget is min(max_tokens, context - longest of the three prompts), the same for all
+        views, so that no view's response is cut off earlier than another's.
+        """
+        if problem := unanswerable(prompt.messages):
+            self._fail(prompt, "source", *problem)
+            return None
         steered = self._steer(prompt)
         try:
             rendered = self._policy.template.views(prompt.messages, steered.good, steered.bad)
         except Unrenderable as error:
-            return sample.failure(prompt, stage="views", reason=error.reason, detail=str(error))
-        return sample.plan(
-            prompt,
-            steered.steering,
-            rendered,
-            self._config.sampling,
-            run_seed=self._config.seed,
-            context_tokens=self._engine().info.context_tokens,
+            self._fail(prompt, "views", error.reason, str(error))
+            return None
+        config, context = self._config.sampling, self._engine().info.context_tokens
+        budget = min(config.max_tokens, context - rendered.longest)
+        if budget < min(config.min_completion, config.max_tokens):
+            detail = (
+                f"the longest view has {rendered.longest} tokens of a context of {context}; "
+                f"sampling.min_completion asks for {config.min_completion} more"
+            )
+            self._fail(prompt, "sample", "prompt_too_long", detail)
+            return None
+        return _InFlight(
+            prompt=prompt,
+            steering=steered.steering,
+            rendered=rendered,
+            seed={view: derive_seed(self._config.seed, prompt.id, view) for view in VIEWS},
+            max_tokens=budget,
         )
 
-    def _start(self, plan: SamplingPlan) -> None:
+    def _start(self, row: _InFlight) -> None:
         """Ask for a row's three responses."""
         undecided = self._check.result is None
-        verifies = undecided and self._check.rows + self._verifying < self._verify_rows
-        row = _InFlight(plan=plan, verifies=verifies)
-        self._verifying += verifies
-        self._rows[plan.prompt.id] = row
+        row.verifies = undecided and self._check.rows + self._verifying < self._verify_rows
+        self._verifying += row.verifies
+        self._rows[row.prompt.id] = row
         for view in VIEWS:
-            key = f"{plan.prompt.id}/{view}"
-            self._ask(row, sample.request(plan, view, self._config.sampling, key=key))
-
-    @property
-    def _verify_rows(self) -> int:
-        return self._config.scoring.verify_rows
-
-    def _ask(self, row: _InFlight, request: Request) -> None:
-        row.waiting.add(request.key)
-        self._window.ask(request)
+            request = SampleRequest(
+                key=f"{row.prompt.id}/{view}",
+                prompt_ids=row.rendered.ids[view],
+                max_tokens=row.max_tokens,
+                seed=row.seed[view],
+                temperature=self._config.sampling.temperature,
+                top_p=self._config.sampling.top_p,
+            )
+            row.waiting[request.key] = (view, view)
+            self._window.ask(request)
 
     def _take(self, result: Result) -> None:
         """Put one answer of the engine into its row; answers for rows that failed are dropped."""
-        identity, _, cell = result.key.partition("/")
-        row = self._rows.get(identity)
+        row = self._rows.get(result.key.partition("/")[0])
         if row is None:
             return
-        row.waiting.discard(result.key)
+        cell = row.waiting.pop(result.key)
+        drawn = cell[1]
         match result:
             case Refused():
-                stage = "score" if "/" in cell else "sample"
-                self._drop(row, stage, result.reason, result.detail)
+                stage = "score" if drawn in row.responses else "sample"
+                self._verifying -= row.verifies
+                del self._rows[row.prompt.id]
+                self._fail(row.prompt, stage, result.reason, result.detail)
                 return
             case Sampled():
-                self._take_response(row, _view(cell), result)
+                row.responses[drawn] = response_of(result, self._policy.template)
+                row.sampled[cell] = result.total_nats
+                self.counts.tokens += len(result.token_ids)
+                self._ask_other_views(row, drawn)
             case Scored():
-                seen, _, drawn = cell.partition("/")
-                row.scored[_view(seen), _view(drawn)] = result.total_nats
+                row.scored[cell] = result.total_nats
         if not row.waiting:
             self._complete(row)
 
-    def _take_response(self, row: _InFlight, drawn: View, sampled: Sampled) -> None:
-        response = sample.response(sampled, self._policy.template)
-        row.responses[drawn] = response
-        row.sampled[drawn, drawn] = sampled.total_nats
-        self.counts.tokens += response.num_tokens
-        disagreed = self._check.result is not None and not self._check.result.agreed
-        cells = score.cells_of(
-            drawn, full=self._config.scoring.full, diagonal=row.verifies or disagreed
-        )
-        for cell in cells:
-            self._ask_score(row, cell)
+    def _ask_other_views(self, row: _InFlight, drawn: View) -> None:
+        """Ask for the scores of a response: eight of nine cells of a row, the ninth with `full`.
+
+        The three on-view ones come from sampling, unless the log-prob check needs or wants others.
+        """
+        full, result = self._config.scoring.full, self._check.result
+        on_view = row.verifies or (result is not None and not result.agreed)
+        for cell in (*NEEDED_CELLS, OPTIONAL_SCORE) if full else NEEDED_CELLS:
+            if cell[1] == drawn and (on_view or cell not in ON_VIEW):
+                self._ask_score(row, cell)
 
     def _ask_score(self, row: _InFlight, cell: Cell) -> None:
+        """Ask for one cell: the response's own ids after the prompt of the view `seen`."""
         seen, drawn = cell
-        key = f"{row.plan.prompt.id}/{seen}/{drawn}"
-        prompt_ids, response = row.plan.rendered.ids[seen], row.responses[drawn]
-        self._ask(row, score.request(prompt_ids, response, key=key, was_sampled=seen == drawn))
+        request = ScoreRequest(
+            key=f"{row.prompt.id}/{seen}/{drawn}",
+            prompt_ids=row.rendered.ids[seen],
+            completion_ids=row.responses[drawn].token_ids,
+            was_sampled=seen == drawn,
+        )
+        row.waiting[request.key] = cell
+        self._window.ask(request)
 
     def _complete(self, row: _InFlight) -> None:
-        """All answers are there: write the row, or hold it until the log-prob check has decided."""
+        """Write a row that has all its answers, or hold it until the log-prob check has decided."""
         if row.verifies:
             self._check.compare(row.sampled, row.scored, row.responses)
             self._verifying -= 1
@@ -259,7 +292,10 @@ class Pipeline:
             self._finish(row)
 
     def _settle_check(self, exhausted: bool) -> None:
-        """Decide whether sampling-time log-probs are used, as soon as enough rows were compared."""
+        """Decide whether sampling-time log-probs are used, as soon as enough rows were compared.
+
+        Held rows are verified too where rows chosen before them failed.
+        """
         if self._check.result is not None or self._verifying:
             return
         short = self._verify_rows - self._check.rows
@@ -267,72 +303,71 @@ class Pipeline:
         is_last = exhausted and len(self._held) == len(self._rows)
         if short > 0 and unverified:
             for row in unverified[:short]:
-                self._verify(row)
+                self._held.remove(row)
+                row.verifies = True
+                self._verifying += 1
+                for cell in ON_VIEW:
+                    self._ask_score(row, cell)
         elif self._check.rows and (short <= 0 or is_last):
             self._on_check(self._check.conclude())
             held, self._held = self._held, []
             for row in held:
                 self._finish(row)
 
-    def _verify(self, row: _InFlight) -> None:
-        """Score the diagonal of a held row too, because rows chosen before it failed."""
-        self._held.remove(row)
-        row.verifies = True
-        self._verifying += 1
-        for cell in ON_VIEW:
-            self._ask_score(row, cell)
-
     def _finish(self, row: _InFlight) -> None:
-        """Write the row, once its diagonal cells are those that the check decided on."""
+        """Write the row; ask for its on-view cells before, if the check decided on scored ones."""
         assert self._check.result is not None
-        if self._check.result.agreed:
-            diagonal = row.sampled
-        else:
-            missing = [cell for cell in ON_VIEW if cell not in row.scored]
-            for cell in missing:
-                self._ask_score(row, cell)
-            if missing:
-                return
-            diagonal = row.scored
-        finished = self._row(row, diagonal)
-        record = self._sink.write_row(finished)
-        del self._rows[finished.id]
+        on_view = row.sampled if self._check.result.agreed else row.scored
+        missing = [cell for cell in ON_VIEW if cell not in on_view]
+        for cell in missing:
+            self._ask_score(row, cell)
+        if missing:
+            return
+        template = self._policy.template
+        record = self._sink.write_row(
+            Row(
+                id=row.prompt.id,
+                source_id=row.prompt.source_id,
+                messages=row.prompt.messages,
+                steering=row.steering,
+                system=row.rendered.system,
+                responses=row.responses,
+                logp={**row.scored, **{cell: on_view[cell] for cell in ON_VIEW}},
+                seed=row.seed,
+                prompt_hash={view: hash_ids(row.rendered.ids[view]) for view in VIEWS},
+                model=self._policy.name,
+                model_fingerprint=self._policy.fingerprint,
+                template_fingerprint=template.fingerprint,
+                template_kwargs=template.kwargs_json,
+                metadata=row.prompt.metadata,
+            )
+        )
+        del self._rows[row.prompt.id]
         self.counts.rows += 1
         self._on_record(record)
 
-    def _row(self, row: _InFlight, diagonal: Mapping[Cell, float]) -> Row:
-        plan, template = row.plan, self._policy.template
-        return Row(
-            id=plan.prompt.id,
-            source_id=plan.prompt.source_id,
-            messages=plan.prompt.messages,
-            steering=plan.steering,
-            system=plan.rendered.system,
-            responses=row.responses,
-            logp={**row.scored, **{cell: diagonal[cell] for cell in ON_VIEW}},
-            seed=plan.seed,
-            prompt_hash={view: hash_ids(plan.rendered.ids[view]) for view in VIEWS},
-            model=self._policy.name,
-            model_fingerprint=self._policy.fingerprint,
-            template_fingerprint=template.fingerprint,
-            template_kwargs=template.kwargs_json,
-            metadata=plan.prompt.metadata,
+    def _fail(self, prompt: Prompt, stage: str, reason: str, detail: str) -> None:
+        """Write the failure of a prompt, with everything that a retry needs."""
+        self._sink.write_failure(
+            Failure(
+                id=prompt.id,
+                stage=stage,
+                reason=reason,
+                detail=detail,
+                source_id=prompt.source_id,
+                messages=prompt.messages,
+                metadata=prompt.metadata,
+            )
         )
-
-    def _drop(self, row: _InFlight, stage: str, reason: str, detail: str) -> None:
-        """The engine refused a part of this row: the row fails, the run goes on."""
-        if row.verifies:
-            self._verifying -= 1
-        del self._rows[row.plan.prompt.id]
-        self._fail(sample.failure(row.plan.prompt, stage=stage, reason=reason, detail=detail))
-
-    def _fail(self, failure: Failure) -> None:
-        self._sink.write_failure(failure)
         self.counts.failed += 1
 
 
-def _view(name: str) -> View:
-    for view in VIEWS:
-        if view == name:
-            return view
-    raise KeyError(name)
+def response_of(sampled: Sampled, template: ChatTemplate) -> Response:
+    """Return the engine's answer as a response; an unclosed thinking block is a finish reason."""
+    text = template.text(sampled.token_ids)
+    unclosed = template.is_unclosed_thinking(text)
+    return Response(
+        token_ids=sampled.token_ids,
+        text=text,
+        finish_reason="unclosed_thinking" if unclosed else sampled.finish_reason,
+    )

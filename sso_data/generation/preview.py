@@ -1,4 +1,4 @@
-"""`preview`: the first few prompts made into rows in memory; nothing is written."""
+"""`preview`: make rows of the first few prompts in memory, without writing anything."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,7 +11,8 @@ from sso_data.filtering.filters import decide_row
 from sso_data.generation.generate import make_rows, prepare
 from sso_data.prompts import read_prompts
 from sso_data.runs.columns import encode
-from sso_data.runs.steering import MemoryBook, Occurrences
+from sso_data.runs.ledger import Ledger
+from sso_data.runs.steering import MemoryBook
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.passes import Guide, prompts_of
 
@@ -55,7 +56,10 @@ class Preview:
 
 
 def preview(source: str, config: RunConfig, progress: Progress | None = None) -> Preview:
-    """Make rows of the first `source.limit` prompts, writing nothing."""
+    """Make rows of the first `source.limit` prompts without writing anything.
+
+    Raises InputError, ConfigError, ModelError or EngineError.
+    """
     progress = progress or NullProgress()
     progress.phase("checking the model and its chat template")
     setup = prepare(config)
@@ -63,7 +67,7 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     total = len(candidates)
     memory = _Memory()
     guide = Guide(
-        prompts=lambda: prompts_of(candidates, Occurrences().next, lambda identity: True),
+        prompts=lambda: prompts_of(candidates, Ledger().next_id, lambda identity: True),
         book=MemoryBook(),
         counts=SteeringCounts(),
         total=total,

@@ -1,4 +1,4 @@
-"""`retry`: the prompts of failed.jsonl once more, and nothing else."""
+"""`retry`: run the prompts of failed.jsonl again, and nothing else."""
 
 import time
 from collections import defaultdict, deque
@@ -19,28 +19,16 @@ from sso_data.generation.pipeline import RowCounts
 from sso_data.prompts import Candidate
 from sso_data.prompts.rows import unanswerable
 from sso_data.runs.columns import row_key
+from sso_data.runs.journal import load_scores
 from sso_data.runs.run import Run, open_run, read_failures, require_run
-from sso_data.runs.scores import load_scores
 from sso_data.steering.counts import SteeringCounts
 
-_MALFORMED = "malformed"
 _REMEDY = "`retry` uses the run's own settings: leave these out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """What failed in a run and is no row by now: `prompts` by id, and rows that were `no_prompts`.
-
-    Of the latter there is nothing to ask.
-    """
-
-    prompts: Mapping[str, Failure]
-    no_prompts: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Retried:
-    """How a retry ended: its books, and how many failed rows were left out as `no_prompts`."""
+    """The result of `retry`; `no_prompts` failed rows were malformed, and left out."""
 
     refiltered: Refiltered
     counts: RowCounts
@@ -50,10 +38,7 @@ class Retried:
 
 
 class _FailedPrompts:
-    """A run's failed prompts as a source, and the sink for what becomes of them.
-
-    A prompt keeps the id under which it failed.
-    """
+    """A run's failed prompts as a source, and the sink for their results, under the same ids."""
 
     def __init__(self, run: Run, failures: Mapping[str, Failure]) -> None:
         self._run = run
@@ -61,7 +46,7 @@ class _FailedPrompts:
         self._ids: dict[str, deque[str]] = defaultdict(deque)
 
     def candidates(self) -> Iterator[Candidate]:
-        """The prompts, in the order in which they failed first."""
+        """Yield the prompts, in the order in which they failed first."""
         for identity, failure in self._failures.items():
             self._ids[content_hash(failure.messages)].append(identity)
             yield Candidate(
@@ -72,7 +57,7 @@ class _FailedPrompts:
             )
 
     def prompts(self) -> Iterator[Prompt]:
-        """Those that can be steered, under the ids that they have."""
+        """Yield the prompts that can be steered, with their ids."""
         for identity, failure in self._failures.items():
             if unanswerable(failure.messages) is None:
                 yield Prompt(id=identity, messages=failure.messages)
@@ -88,51 +73,49 @@ class _FailedPrompts:
         self._run.write_failure(replace(failure, attempts=attempts))
 
 
-def failed_in(run: Path) -> Failed:
-    """What failed in a run and did not become a row since; RunError where it is not readable."""
+def _failed_in(run: Path) -> tuple[dict[str, Failure], int]:
+    """Return the failures by id that are not rows by now, and the number of malformed rows.
+
+    Malformed rows of the source are left out: they cannot be run. Raises RunError when the files
+    are not readable.
+    """
     newest = read_failures(run)
     keys = np.array([row_key(identity) for identity in newest], np.uint64)
     is_done = np.isin(keys, load_scores(run, dry=True).keys())
-    failures = {
-        identity: failure
-        for (identity, failure), done in zip(newest.items(), is_done, strict=True)
-        if not done
-    }
-    prompts = {
-        identity: failure for identity, failure in failures.items() if failure.reason != _MALFORMED
-    }
-    return Failed(prompts=prompts, no_prompts=len(failures) - len(prompts))
+    failures = [one for one, done in zip(newest.values(), is_done, strict=True) if not done]
+    prompts = {failure.id: failure for failure in failures if failure.reason != "malformed"}
+    return prompts, len(failures) - len(prompts)
 
 
 def retry(
     out: Path, config: RunConfig, progress: Progress | None = None, *, asked: bool = False
 ) -> Retried:
-    """Run what failed in `out` with the run's own settings; then filter and write its pairs anew.
+    """Run the failed prompts of `out` with the run's own settings; then filter it again.
 
     Of the configuration, speed, filter and output may differ from the run's; unless the user
-    `asked` for the filter's, a decision of `filter` stays in force. Where no prompt failed, nothing
-    is done. Raises SsoDataError; a prompt that fails again stands in failed.jsonl once more, with
-    one more attempt.
+    `asked` for the filter's, a decision of `filter` stays in force. If no prompt failed, nothing is
+    done. A prompt that fails again gets another line in failed.jsonl, with one more attempt.
+    Raises ConfigError, ModelError, EngineError or RunError.
     """
     started = time.monotonic()
     progress = progress or NullProgress()
     manifest = require_run(out)
-    with suppress(RunError):  # what a crash left in the files is mended where the run is opened
-        failed = failed_in(out)
-        if not failed.prompts:
+    with suppress(RunError):  # files damaged by a crash are repaired when the run is opened
+        failed, no_prompts = _failed_in(out)
+        if not failed:
             return Retried(
                 refiltered=refilter(out, config, dry_run=True),
                 counts=RowCounts(),
                 seconds=time.monotonic() - started,
-                no_prompts=failed.no_prompts,
+                no_prompts=no_prompts,
             )
     progress.phase("checking the model and its chat template")
     setup = prepare(config, date=manifest["date"])
     details = {key: manifest[key] for key in ("config", "date")}
     with open_run(out, identity=setup.identity, details=details, remedy=_REMEDY) as run:
-        failed = failed_in(out)
-        prompts = _FailedPrompts(run, failed.prompts)
-        total = len(failed.prompts)
+        failed, no_prompts = _failed_in(out)
+        prompts = _FailedPrompts(run, failed)
+        total = len(failed)
         progress.note(f"{total} failed prompts")
         with run_guide(setup, run, prompts.prompts, total) as guide:
             candidates = prompts.candidates()
@@ -143,6 +126,6 @@ def retry(
         refiltered=refiltered,
         counts=counts,
         seconds=time.monotonic() - started,
-        no_prompts=failed.no_prompts,
+        no_prompts=no_prompts,
         steering=guide.counts if guide else None,
     )

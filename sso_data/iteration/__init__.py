@@ -1,1 +1,1 @@
-"""`iterate`: rounds of generating, filtering, measuring and training, each step resumable."""
+"""`iterate`: rounds of generating, filtering, measuring and training."""

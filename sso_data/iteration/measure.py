@@ -1,11 +1,13 @@
-"""The numbers of a round, from the rows that it made: no model is asked but the judge.
+"""The numbers of a round, from its rows and from what the judge says of them.
 
 Means are nats/token; rows are taken in the order of their ids, so that the same rows give the same
 numbers whatever order they were finished in.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,33 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from sso_data.config.evaluation import JudgeConfig
 from sso_data.config.run import FilterConfig
+from sso_data.core.progress import Progress
 from sso_data.core.records import SIDE_OF, JsonRow, Row
+from sso_data.evaluation.judges import (
+    Answered,
+    Comparison,
+    NoVerdict,
+    Verdict,
+    answered,
+    judge_all,
+    judge_identity,
+)
+from sso_data.evaluation.statistics import rate_of
 from sso_data.filtering.filters import INCOMPLETE, NOT_STEERED, decide
-from sso_data.runs.columns import Rows, mean_logp, num_tokens
-from sso_data.runs.scores import Scores, load_scores
-from sso_data.templating.chat_template import load_tokenizer
+from sso_data.runs.columns import Rows, closeness, gap, mean_logp, num_tokens
+from sso_data.runs.journal import Scores, load_scores
 from sso_data.templating.external_rows import preference_of
 
 Floats = NDArray[np.float64]
 Numbers = dict[str, float | None]
+CountTokens = Callable[[str], int]
+"""Counts the tokens of a text, without special ones."""
+
 _DIGITS = 6
+_SCORES = {"oracle": True, "reward": True, "llm": False}
+"""Kinds of judges that score single answers, and that do not; a function's verdicts show it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,22 +51,30 @@ class RunRows:
     scores: Scores
     kept: NDArray[np.intp]
 
-    @property
-    def is_kept(self) -> NDArray[np.bool_]:
-        """Row by row."""
-        found = np.zeros(len(self.scores), np.bool_)
-        found[self.kept] = True
-        return found
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToJudge:
+    """A judge's questions about a round.
+
+    `pairs`: comparisons of chosen (a) with rejected (b), each with whether the filter kept it.
+    `own`: rows whose y0 is the policy's own answer. `first`: rows of the first round by id, with
+    whose y0 those of `own` are compared where the judge scores no answers and the prompts are the
+    same.
+    """
+
+    pairs: Sequence[tuple[Comparison, bool]]
+    own: Sequence[Row] = ()
+    first: Mapping[str, Row] | None = None
 
 
 def load_run(run: Path, config: FilterConfig) -> RunRows:
-    """The rows of a finished run, and which of them the filter keeps."""
+    """The rows of a finished run, and those that the filter keeps."""
     scores = load_scores(run, dry=False)
     return RunRows(scores=scores, kept=decide(scores.rows, config).kept)
 
 
 def numbers_of(run: RunRows) -> dict[str, Any]:
-    """How many rows were steered, and means over all rows and over the kept ones."""
+    """The share of steered rows, and means over all rows and over the kept ones."""
     rows = run.scores.rows
     complete = ~INCOMPLETE.fails(rows, {})
     steered = complete & ~NOT_STEERED.fails(rows, {})
@@ -59,14 +85,13 @@ def numbers_of(run: RunRows) -> dict[str, Any]:
     }
 
 
-def means_of_pairs(rows: Iterable[JsonRow], model: Path) -> dict[str, Any]:
-    """The same of labelled pairs: lengths in tokens of the model in the directory `model`."""
-    tokenizer = load_tokenizer(model, trust_remote_code=False)
+def means_of_pairs(rows: Iterable[JsonRow], count_tokens: CountTokens) -> dict[str, Any]:
+    """The same of labelled pairs: lengths only."""
     tokens: dict[str, list[float]] = {"tokens_chosen": [], "tokens_rejected": []}
     for number, row in enumerate(rows, start=1):
         _, chosen, rejected = preference_of(row, f"row {number}")
         for said, found in zip((chosen, rejected), tokens.values(), strict=True):
-            found.append(len(tokenizer(said[-1].content, add_special_tokens=False)["input_ids"]))
+            found.append(count_tokens(said[-1].content))
     means_of = {name: mean(values) for name, values in tokens.items()}
     return {"steered": None, "all": means_of, "kept": means_of}
 
@@ -78,17 +103,16 @@ def means(rows: Rows) -> Numbers:
     `gap_bad` = m.bad.bad - m.good.bad, `logp_*` = m.plain.<drawn>, nats/token.
     """
     rows = rows[np.argsort(rows["key"], kind="stable")]
-    own = mean_logp(rows, "plain", "plain")
+    logp = partial(mean_logp, rows)
     found: dict[str, Floats] = {
         f"tokens_{side}": num_tokens(rows, view).astype(np.float64)
         for view, side in SIDE_OF.items()
     }
-    for view in ("good", "bad"):
-        logp = mean_logp(rows, "plain", view)
-        found[f"closeness_{SIDE_OF[view]}"] = own - logp
-        found[f"logp_{SIDE_OF[view]}"] = logp
-    found["gap_good"] = mean_logp(rows, "good", "good") - mean_logp(rows, "bad", "good")
-    found["gap_bad"] = mean_logp(rows, "bad", "bad") - mean_logp(rows, "good", "bad")
+    found["closeness_chosen"] = closeness(logp, "good")
+    found["logp_chosen"] = logp("plain", "good")
+    found["closeness_rejected"] = closeness(logp, "bad")
+    found["logp_rejected"] = logp("plain", "bad")
+    found["gap_good"], found["gap_bad"] = gap(logp, "good"), gap(logp, "bad")
     return {name: mean(values) for name, values in found.items()}
 
 
@@ -100,20 +124,94 @@ def mean(values: Floats | Sequence[float]) -> float | None:
 
 
 def ratio(part: int, whole: int) -> float | None:
-    """A share; None of nothing."""
+    """A share; None where the whole is 0."""
     return round(part / whole, _DIGITS) if whole else None
 
 
-def sample(run: RunRows, most: int | None) -> Iterable[tuple[Row, bool]]:
-    """At most so many rows of a run, chosen by their ids, each with whether it is kept.
+def sample(run: RunRows, most: int | None) -> list[tuple[Row, bool]]:
+    """At most `most` rows of a run, chosen by their ids, each with whether it is kept.
 
-    The same rows are chosen whatever order they were written in.
+    The same rows are chosen in whatever order they were written.
     """
     order = np.argsort(run.scores.rows["key"], kind="stable")[:most]
     chosen = np.sort(order)
-    is_kept = run.is_kept[chosen]
+    is_kept = np.isin(chosen, run.kept)
     pairs = [
         (Row.from_json(orjson.loads(line)), bool(kept))
         for line, kept in zip(run.scores.lines(chosen), is_kept, strict=True)
     ]
     return sorted(pairs, key=lambda pair: pair[0].id)
+
+
+def labelled_comparison(
+    row: JsonRow, number: int, where: str, count_tokens: CountTokens
+) -> Comparison:
+    """Is the chosen response of a labelled pair better than the rejected one?
+
+    Raises InputError, which names `where`, for a row that is no pair.
+    """
+    messages, chosen, rejected = preference_of(row, where)
+    texts = (turns[-1].content for turns in (chosen, rejected))
+    a, b = (Answered(text=text, num_tokens=count_tokens(text)) for text in texts)
+    return Comparison(key=f"{number}/signal", messages=messages, a=a, b=b)
+
+
+def judge_round(
+    config: JudgeConfig, asked: ToJudge, place: Path, progress: Progress
+) -> dict[str, Any]:
+    """The judge's numbers of a round, JSON-able; `accuracy_*` and win rates count ties half.
+
+    The judge is opened where there is something to ask, and closed before anything is trained.
+    Verdicts are kept under `place` and not asked for again. Raises SsoDataError as `judge_all`.
+    """
+    identity = judge_identity(config)
+
+    def ask(comparisons: Sequence[Comparison]) -> tuple[str | None, dict[str, Verdict | NoVerdict]]:
+        return judge_all(config, identity, comparisons, place, progress)
+
+    signal = [one for one, _ in asked.pairs]
+    scores = _SCORES.get(config.kind)
+    name, said = ask(signal if scores is None else [*signal, *_own(asked, scores=scores)])
+    if scores is None:
+        verdicts = [one for one in said.values() if isinstance(one, Verdict)]
+        scores = all(one.scores is not None for one in verdicts)
+        said |= ask(_own(asked, scores=scores))[1]
+    found = [(said[one.key], kept) for one, kept in asked.pairs]
+    every = [one.preference for one, _ in found if isinstance(one, Verdict)]
+    kept = [one.preference for one, is_kept in found if isinstance(one, Verdict) and is_kept]
+    own = [one for row in asked.own if isinstance(one := said.get(f"{row.id}/own"), Verdict)]
+    return {
+        "judge": identity,
+        "name": name,
+        "judged": len(every),
+        "refused": dict(Counter(o.reason for o in said.values() if isinstance(o, NoVerdict))),
+        "accuracy_all": mean(every),
+        "accuracy_all_interval": _interval(every),
+        "accuracy_kept": mean(kept),
+        "accuracy_kept_interval": _interval(kept),
+        "unprompted": mean([one.scores[0] for one in own if one.scores]) if scores else None,
+        "unprompted_win_rate": None if scores else mean([one.preference for one in own]),
+    }
+
+
+def _own(asked: ToJudge, *, scores: bool) -> list[Comparison]:
+    """The policy's own answers: to be scored, or compared with the first round's."""
+    first = asked.first or {}
+    return [
+        Comparison(
+            key=f"{row.id}/own",
+            messages=row.messages,
+            a=answered(row, "plain"),
+            b=answered(row, "bad") if scores else answered(first[row.id], "plain"),
+        )
+        for row in asked.own
+        if scores or row.id in first
+    ]
+
+
+def _interval(preferences: Sequence[float]) -> list[float] | None:
+    """The 95 % interval of a mean preference."""
+    rate = rate_of(preferences)
+    if rate.low is None or rate.high is None:
+        return None
+    return [round(rate.low, _DIGITS), round(rate.high, _DIGITS)]

@@ -1,14 +1,35 @@
-"""What the steps of a round are told: the iteration's configuration with the round's own policy."""
+"""The configurations of a round's steps, and the identity of an iteration."""
 
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from sso_data.config.evaluation import EvalConfig
 from sso_data.config.iteration import IterateConfig
-from sso_data.config.run import RunConfig, SourceConfig
+from sso_data.config.run import VLLM_SPEED_KEYS, RunConfig, SourceConfig
 from sso_data.config.training import TrainConfig
+from sso_data.core.jinja import Templates
 from sso_data.core.records import derive_seed
 from sso_data.iteration.slices import slice_source
 from sso_data.iteration.state import PolicyAt
+from sso_data.models.directory import model_fingerprint, resolve_model
+from sso_data.steering.models import identity_of as steering_identity
+from sso_data.steering.principles import load_catalogue
+from sso_data.steering.rules import Rules
+
+_FREE = re.compile(
+    r"(title|reproduces|rounds|model|prompts|launcher|held_out|stop)\b.*"
+    r"|labelled\.data"
+    r"|generate\.(model|seed|principles|templates|output\..*)"
+    r"|generate\.engine\.(?!name$|dtype$|max_model_len$|revision$|vllm\.).*"
+    rf"|generate\.engine\.vllm\.({'|'.join(sorted(VLLM_SPEED_KEYS))})"
+    r"|(generator\.)?train\.(model|seed|stop\..*|log\..*)"
+    r"|(generator\.)?train\.optim\.(micro_batch_rows|gradient_checkpointing)"
+    r"|(generator\.)?train\.checkpoints\.(every|keep|keep_finished)"
+)
+"""Keys that may change between an interruption and its continuation: the number of rounds, places
+of files, the judge and the limits, and what only changes speed, memory or output."""
 
 
 def seed_of(config: IterateConfig, number: int, purpose: str) -> int:
@@ -19,7 +40,7 @@ def seed_of(config: IterateConfig, number: int, purpose: str) -> int:
 def generate_config(
     config: IterateConfig, number: int, policy: PolicyAt, *, purpose: str = "generate"
 ) -> RunConfig:
-    """How a policy (or a generator) makes the rows of a round."""
+    """The configuration with which a policy (or a generator) makes the rows of a round."""
     engine = config.generate.engine
     revision = engine.revision if policy.path == config.model else None
     return config.generate.model_copy(
@@ -33,10 +54,10 @@ def generate_config(
 
 
 def train_config(config: IterateConfig, number: int, policy: PolicyAt) -> TrainConfig:
-    """How a round trains its policy.
+    """The configuration with which a round trains its policy.
 
     Pairs that the policy did not sample itself (labelled ones, a generator's) bring no references
-    that count.
+    that could be used.
     """
     is_foreign = config.labelled is not None or config.generator is not None
     found = _of_round(config, config.train, number, policy, "train")
@@ -48,13 +69,13 @@ def train_config(config: IterateConfig, number: int, policy: PolicyAt) -> TrainC
 
 
 def generator_config(config: IterateConfig, number: int, policy: PolicyAt) -> TrainConfig:
-    """How a round trains its generator, from the policy."""
+    """The configuration with which a round trains its generator, from the policy."""
     assert config.generator is not None
     return _of_round(config, config.generator.train, number, policy, "generator")
 
 
 def eval_config(config: IterateConfig) -> EvalConfig:
-    """How a policy is compared with the first one on held-out prompts."""
+    """The configuration that compares a policy with the first one on held-out prompts."""
     held_out = config.held_out
     own: dict[str, Any] = {"model": "", "seed": 0, "source": SourceConfig()}
     return EvalConfig(
@@ -67,7 +88,7 @@ def eval_config(config: IterateConfig) -> EvalConfig:
 
 
 def merges_adapters(config: IterateConfig) -> bool:
-    """Whether an adapter is trained that has to be merged, so that a round's model is whole."""
+    """True if an adapter is trained that has to be merged, so that a round's model is whole."""
     parts = [config.train, *([config.generator.train] if config.generator else [])]
     return any(part.lora.enabled and not part.lora.merge for part in parts)
 
@@ -85,3 +106,37 @@ def _of_round(
             "lora": train.lora.model_copy(update={"merge": train.lora.enabled}),
         }
     )
+
+
+def identity_of(config: IterateConfig, fingerprint: str) -> dict[str, Any]:
+    """Everything that decides the weights of an iteration from the policy `fingerprint`, flat.
+
+    Where pairs are labelled, `generate` decides nothing and is left out. Raises SsoDataError where
+    the catalogue or the templates cannot be read.
+    """
+    dumped = config.model_dump(mode="json", exclude={"generate"} if config.labelled else set())
+    flat = {key: value for key, value in _flat(dumped, "") if not _FREE.fullmatch(key)}
+    found = {"model": fingerprint, **flat}
+    if not config.labelled:
+        catalogue = load_catalogue(config.generate.principles)
+        templates = Templates(directory=config.generate.templates)
+        rules = Rules(
+            config=config.generate.steering, catalogue=catalogue, seed=0, templates=templates
+        )
+        found["principles"] = catalogue.fingerprint
+        found["templates"] = steering_identity(rules)["templates"]
+    return found
+
+
+def fingerprint_at(path: str | Path, revision: str | None = None) -> str:
+    """The fingerprint of a model directory or Hub id; ModelError where it is none."""
+    return model_fingerprint(resolve_model(str(path), revision))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every key; an empty section is a value, so that it is not lost."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

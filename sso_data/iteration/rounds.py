@@ -1,36 +1,50 @@
 """One round: its slice, rows, measurements and training, each step done once and kept.
 
-The steps of a round, by the names of their marks in round.json:
+The steps of a round, by their names in round.json:
 
     sliced       prompts.jsonl (or pairs.jsonl) is written
     generated    run/ is finished and filtered
     generator    generator/ is trained, generator-run/ finished (only with a generator)
     measured     lengths, closeness and gaps are known
-    judged       the judge has spoken (only with a judge)
+    judged       the judge has been asked (only with a judge)
     trained      model/ is finished
     evaluated    eval/ is finished (only with held-out prompts)
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from sso_data.config.iteration import IterateConfig
+from sso_data.config.migration import FORMAT, upgraded
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import RunError
-from sso_data.core.progress import Progress as GenerateListener
+from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Row
-from sso_data.evaluation.judges import judge_identity
-from sso_data.evaluation.judges.pairs import signal_comparison
+from sso_data.evaluation.judges import judge_identity, signal_comparison
+from sso_data.evaluation.run import evaluate
 from sso_data.generation.generate import generate
-from sso_data.iteration.identity import fingerprint_at
-from sso_data.iteration.judging import ToJudge, asked_of_labelled, judge_round
-from sso_data.iteration.measure import load_run, means_of_pairs, numbers_of, sample
-from sso_data.iteration.plans import generate_config, generator_config, train_config
+from sso_data.iteration.measure import (
+    CountTokens,
+    ToJudge,
+    judge_round,
+    labelled_comparison,
+    load_run,
+    means_of_pairs,
+    numbers_of,
+    sample,
+)
+from sso_data.iteration.plans import (
+    eval_config,
+    fingerprint_at,
+    generate_config,
+    generator_config,
+    train_config,
+)
 from sso_data.iteration.slices import Slice, write_slice
 from sso_data.iteration.state import IterationDir, PolicyAt, RoundDir
 from sso_data.iteration.stopping import Stop, before_training
@@ -39,39 +53,38 @@ from sso_data.iteration.training import Train, Training, is_trained, training_fa
 from sso_data.models.directory import resolve_model
 from sso_data.prompts.preferences import read_preferences
 from sso_data.runs.run import require_run
+from sso_data.templating.chat_template import load_tokenizer
 
-RUN, MODEL, GENERATOR, GENERATOR_RUN = "run", "model", "generator", "generator-run"
+RUN, MODEL, GENERATOR, GENERATOR_RUN, EVAL = "run", "model", "generator", "generator-run", "eval"
 PROMPTS, PAIRS = "prompts.jsonl", "pairs.jsonl"
 
 
-class Listener(GenerateListener, Protocol):
-    """Who is told how a step goes on."""
-
-    def note(self, text: str) -> None: ...
-
-    def written(self, done: int, total: int, what: str = "pairs") -> None: ...
-
-
-Stage = Callable[[str], AbstractContextManager[Listener]]
-"""Opens a step by its heading, such as `round 2 of 3: generating`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """What all rounds share; a slice has `rows` rows."""
 
     config: IterateConfig
     folder: IterationDir
-    stage: Stage
+    progress: Progress
     train: Train
     rows: int
 
-    def heading(self, number: int, what: str) -> str:
-        return f"round {number} of {self.config.rounds}: {what}"
+    def begin(self, number: int, what: str) -> None:
+        """Report that a step of a round begins."""
+        self.progress.note(f"round {number} of {self.config.rounds}: {what}")
+
+    @cached_property
+    def count_tokens(self) -> CountTokens:
+        """Counts tokens as the first policy does; those of later rounds have its tokenizer."""
+        train = self.config.train
+        trusted = train.trust_remote_code
+        directory = resolve_model(self.config.model, train.revision, trust_remote_code=trusted)
+        tokenizer = load_tokenizer(directory, trust_remote_code=trusted)
+        return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def make_round(work: Work, number: int, policy: PolicyAt) -> Stop | None:
-    """Do, or go on with, a round; says why where its rows are not worth training on.
+    """Do or continue a round; returns why its rows are not worth training on, if so.
 
     Raises SsoDataError; the same call continues then.
     """
@@ -80,27 +93,29 @@ def make_round(work: Work, number: int, policy: PolicyAt) -> Stop | None:
     _slice(work, place)
     if work.config.labelled:
         source = place.path / PAIRS
-        _count_labelled(place)
+        if not place.step("generated"):  # all labelled pairs are kept
+            rows = place.step("sliced")["rows"]
+            account = {"prompts": rows, "rows": rows, "failed": 0, "kept": rows, "dropped": {}}
+            place.mark("generated", account)
     else:
         source = _generate(work, place, policy)
-    if stop := _judged(work, place):
+    measure(work, place)
+    lines = [line_of(work.folder.round(one)) for one in range(1, number + 1)]
+    if stop := before_training(lines, work.config.stop):
         return stop
-    out = _train(work, place, policy, source)
+    _train(work, place, policy, source)
+    trained = place.step("trained")
+    out = PolicyAt(path=str(place.path / MODEL), fingerprint=trained["model"])
     work.folder.finish_round(
         {
             "round": number,
             "policy": policy.to_json(),
-            "data": place.step("trained")["data"],
+            "data": trained["data"],
             "source": str(source.relative_to(work.folder.path)),
             "model": out.to_json(),
         }
     )
     return None
-
-
-def lines_until(folder: IterationDir, number: int) -> list[dict[str, Any]]:
-    """The lines of the table up to a round."""
-    return [line_of(folder.round(one)) for one in range(1, number + 1)]
 
 
 def _agree(place: RoundDir, policy: PolicyAt) -> None:
@@ -110,7 +125,7 @@ def _agree(place: RoundDir, policy: PolicyAt) -> None:
         raise RunError(
             f"{place.path}: was begun with the policy {there['fingerprint']}, and {policy.path} is "
             f"{policy.fingerprint}; put that model back, or delete this directory to do the round "
-            "anew"
+            "again"
         )
     if there != policy.to_json():
         place.facts["policy"] = policy.to_json()
@@ -118,51 +133,42 @@ def _agree(place: RoundDir, policy: PolicyAt) -> None:
 
 
 def _slice(work: Work, place: RoundDir) -> None:
-    """The round's rows of the source, in a file of its own."""
+    """Write the round's rows of the source into a file of its own."""
     if place.step("sliced"):
         return
     before = work.folder.round(place.number - 1).step("sliced") if place.number > 1 else None
-    file = place.path / (PAIRS if work.config.labelled else PROMPTS)
-    with work.stage(work.heading(place.number, f"taking {work.rows} rows")):
-        taken = write_slice(
-            work.config,
-            place.number,
-            work.rows,
-            file,
-            before=Slice(**before) if before else None,
-        )
+    work.begin(place.number, f"taking {work.rows} rows")
+    taken = write_slice(
+        work.config,
+        place.number,
+        work.rows,
+        place.path / (PAIRS if work.config.labelled else PROMPTS),
+        before=Slice(**before) if before else None,
+    )
     place.mark("sliced", taken.to_json())
 
 
-def _count_labelled(place: RoundDir) -> None:
-    """The books of labelled pairs: all of them are kept."""
-    if not place.step("generated"):
-        rows = place.step("sliced")["rows"]
-        books = {"prompts": rows, "rows": rows, "failed": 0, "kept": rows, "dropped": {}}
-        place.mark("generated", books)
-
-
 def _generate(work: Work, place: RoundDir, policy: PolicyAt) -> Path:
-    """The rows of a round; returns the run whose pairs are trained on."""
+    """Make the rows of a round; returns the run whose pairs are trained on."""
     config = generate_config(work.config, place.number, policy)
     run = place.path / RUN
     _make_run(work, place, config, run, "generated", "generating")
     if not work.config.generator or not place.step("generated")["kept"]:
         return run
+    generator = place.path / GENERATOR
     if not place.step("generator"):
+        config_of_it = generator_config(work.config, place.number, policy)
         training = Training(
             source=run,
-            out=place.path / GENERATOR,
-            config=generator_config(work.config, place.number, policy),
+            out=generator,
+            config=config_of_it,
             launcher=work.config.launcher,
             threads=work.config.generate.engine.threads,
         )
         _run_training(work, place, training, "training the generator")
-        at = _policy_in(training.out)
-        place.mark("generator", training_facts(training.out) | at.to_json())
-    at = PolicyAt(
-        path=str(place.path / GENERATOR), fingerprint=place.step("generator")["fingerprint"]
-    )
+        at = PolicyAt(path=str(generator), fingerprint=fingerprint_at(generator))
+        place.mark("generator", training_facts(generator) | at.to_json())
+    at = PolicyAt(path=str(generator), fingerprint=place.step("generator")["fingerprint"])
     config = generate_config(work.config, place.number, at, purpose="generate by the generator")
     pairs = place.path / GENERATOR_RUN
     _make_run(work, place, config, pairs, "generated_by_generator", "the generator generates")
@@ -175,15 +181,20 @@ def _make_run(
     """Make or continue one run; its engine is closed when this returns."""
     if place.step(mark):
         return
-    with work.stage(work.heading(place.number, what)) as listener:
-        summary = generate(str(place.path / PROMPTS), run, config, listener)
-        manifest = require_run(run)
-        _check_memory(config, manifest["engine"]["device"], listener)
+    work.begin(place.number, what)
+    summary = generate(str(place.path / PROMPTS), run, config, work.progress)
+    manifest = require_run(run)
+    device = manifest["engine"]["device"]
+    if config.engine.isolation == "inline" and not device.startswith("cpu"):
+        work.progress.warn(
+            f"the engine ran inside this process, which keeps some of the memory of {device} while "
+            "training runs; set generate.engine.isolation=subprocess"
+        )
     account, decision = summary.account, summary.decision
     if account.prompts != work.rows:
         raise RunError(
             f"{run}: holds {account.prompts} prompts, and the round took {work.rows}; delete "
-            f"{place.path} to do the round anew"
+            f"{place.path} to do the round again"
         )
     place.mark(
         mark,
@@ -198,23 +209,11 @@ def _make_run(
     )
 
 
-def _check_memory(config: RunConfig, device: str, listener: Listener) -> None:
-    """Say when an engine does not give its memory back before something is trained."""
-    if config.engine.isolation == "inline" and not device.startswith("cpu"):
-        listener.warn(
-            f"the engine ran inside this process, which keeps some of the memory of {device} while "
-            "training runs; set generate.engine.isolation=subprocess"
-        )
-
-
-def _judged(work: Work, place: RoundDir) -> Stop | None:
-    """Measure the round's rows, ask the judge, and say whether they are worth training on."""
-    measure(work, place)
-    return before_training(lines_until(work.folder, place.number), work.config.stop)
-
-
 def measure(work: Work, place: RoundDir) -> None:
-    """The numbers of a round; the judge's are made anew when another judge is asked for."""
+    """The numbers of a round; those of the judge are made again for another judge.
+
+    Raises SsoDataError where the judge fails.
+    """
     if not place.step("measured"):
         place.mark("measured", _measured(work, place))
     held_out = work.config.held_out
@@ -224,19 +223,18 @@ def measure(work: Work, place: RoundDir) -> None:
     there = place.step("judged")
     if there and {key: there.get(key) for key in wanted} == wanted:
         return
-    with work.stage(work.heading(place.number, "judging")) as listener:
-        asked = _labelled_asked(work, place) if work.config.labelled else _asked(work, place)
-        found = judge_round(held_out.judge, asked, place.path, listener)
+    work.begin(place.number, "judging")
+    asked = _labelled_asked(work, place) if work.config.labelled else _asked(work, place)
+    found = judge_round(held_out.judge, asked, place.path, work.progress)
     if found["refused"]:
-        with work.stage(work.heading(place.number, "judged")) as listener:
-            listener.warn(f"no verdict for some pairs: {found['refused']}")
+        work.progress.warn(f"no verdict for some pairs: {found['refused']}")
     place.mark("judged", found | wanted)
 
 
 def _measured(work: Work, place: RoundDir) -> dict[str, Any]:
     """Numbers of the run that is trained on; lengths of y0 are those of the policy itself."""
     if work.config.labelled:
-        return means_of_pairs(_labelled_rows(place), _policy_dir(work, place))
+        return means_of_pairs(_labelled_rows(place), work.count_tokens)
     config = work.config.generate.filter
     own = numbers_of(load_run(place.path / RUN, config))
     pairs_run = _pairs_run(place)
@@ -246,12 +244,6 @@ def _measured(work: Work, place: RoundDir) -> dict[str, Any]:
     for group in ("all", "kept"):
         pairs[group]["tokens_original"] = own[group]["tokens_original"]
     return pairs
-
-
-def _policy_dir(work: Work, place: RoundDir) -> Path:
-    path = place.facts["policy"]["path"]
-    revision = work.config.train.revision if path == work.config.model else None
-    return resolve_model(path, revision)
 
 
 def _pairs_run(place: RoundDir) -> Path:
@@ -276,21 +268,22 @@ def _labelled_asked(work: Work, place: RoundDir) -> ToJudge:
     """Labelled pairs spread over the slice."""
     total, most = place.step("sliced")["rows"], work.config.held_out.judged_rows
     chosen = set(np.linspace(0, total - 1, min(total, most or total)).round().astype(int).tolist())
-    return ToJudge(
-        pairs=[
-            (asked_of_labelled(row, number, f"{PAIRS}:{number + 1}"), True)
-            for number, row in enumerate(_labelled_rows(place))
-            if number in chosen
-        ]
-    )
+    comparisons = [
+        labelled_comparison(row, number, f"{PAIRS}:{number + 1}", work.count_tokens)
+        for number, row in enumerate(_labelled_rows(place))
+        if number in chosen
+    ]
+    return ToJudge(pairs=[(comparison, True) for comparison in comparisons])
 
 
 def _labelled_rows(place: RoundDir) -> Iterator[JsonRow]:
     return read_preferences(str(place.path / PAIRS))
 
 
-def _train(work: Work, place: RoundDir, policy: PolicyAt, source: Path) -> PolicyAt:
+def _train(work: Work, place: RoundDir, policy: PolicyAt, source: Path) -> None:
     """Train the policy (or a reward model) on the round's pairs."""
+    if place.step("trained"):
+        return
     training = Training(
         source=source,
         out=place.path / MODEL,
@@ -298,26 +291,69 @@ def _train(work: Work, place: RoundDir, policy: PolicyAt, source: Path) -> Polic
         launcher=work.config.launcher,
         threads=work.config.generate.engine.threads,
     )
-    if not place.step("trained"):
-        _run_training(work, place, training, "training")
-        facts = training_facts(training.out)
-        if facts["from"] != policy.fingerprint:
-            raise RunError(
-                f"{training.out}: was trained from {facts['from']}, and the round's policy is "
-                f"{policy.fingerprint}; delete {place.path} to do the round anew"
-            )
-        place.mark("trained", facts | {"model": _policy_in(training.out).fingerprint})
-    return PolicyAt(path=str(training.out), fingerprint=place.step("trained")["model"])
+    _run_training(work, place, training, "training")
+    facts = training_facts(training.out)
+    if facts["from"] != policy.fingerprint:
+        raise RunError(
+            f"{training.out}: was trained from {facts['from']}, and the round's policy is "
+            f"{policy.fingerprint}; delete {place.path} to do the round again"
+        )
+    place.mark("trained", facts | {"model": fingerprint_at(training.out)})
 
 
 def _run_training(work: Work, place: RoundDir, training: Training, what: str) -> None:
-    """Run the training, with no listener open: its own process speaks to the terminal."""
-    if is_trained(training.out):
+    if not is_trained(training.out):
+        work.begin(place.number, what)
+        work.train(training)
+
+
+def evaluate_policy(work: Work, place: RoundDir, policy: PolicyAt) -> None:
+    """Compare the policy that came out of a round with the first one, on held-out prompts if any.
+
+    A finished evaluation is not done again; another judge is asked about the answers that are
+    there. Raises SsoDataError as `evaluate`.
+    """
+    if work.config.held_out.prompts is None:
         return
-    with work.stage(work.heading(place.number, what)):
-        pass
-    work.train(training)
+    config = eval_config(work.config)
+    dumped = config.model_dump(mode="json")
+    judge = {"judge": dumped.pop("judge")}
+    answers = {"schema_version": FORMAT, "model": policy.fingerprint, "config": dumped}
+    done, begun = place.step("evaluated"), place.facts.get("evaluating")
+    if done and _same(upgraded(done["of"], "evaluation"), answers | judge):
+        return
+    overwrite = begun is not None and not _same(upgraded(begun, "evaluation"), answers)
+    if begun != answers:
+        place.facts["evaluating"] = answers
+        place.save()
+    work.begin(place.number, "held-out prompts")
+    found = evaluate(
+        policy.path,
+        work.config.model,
+        config,
+        place.path / EVAL,
+        work.progress,
+        overwrite=overwrite,
+    )
+    wins = found.wins
+    numbers: dict[str, Any] = {
+        "win_rate": wins.rate.value if wins else None,
+        "win_rate_length_controlled": wins.length_controlled.value if wins else None,
+        "held_out_accuracy": found.signal.value if found.signal else None,
+        "held_out_steered": found.steering.both,
+        "held_out_score": found.model.score,
+        "held_out_score_first": found.against.score,
+        "held_out_tokens": found.model.mean_tokens,
+        "held_out_tokens_first": found.against.mean_tokens,
+    }
+    rounded = {
+        name: None if value is None else round(float(value), 6) for name, value in numbers.items()
+    }
+    place.mark("evaluated", rounded | {"of": answers | judge})
 
 
-def _policy_in(folder: Path) -> PolicyAt:
-    return PolicyAt(path=str(folder), fingerprint=fingerprint_at(folder))
+def _same(there: Any, here: Any) -> bool:
+    """Equal in every key that both have: a later version may have added keys."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        return all(_same(there[key], here[key]) for key in there.keys() & here.keys())
+    return bool(there == here)

@@ -21,7 +21,7 @@ from sso_data.prompts import BadRow, Candidate, read_prompts
 from sso_data.prompts.preferences import read_preferences
 from sso_data.prompts.rows import RowError, plain
 from sso_data.runs.files import replace_by
-from sso_data.runs.journal import to_line
+from sso_data.runs.jsonl import to_line
 
 ROUND = "round"
 """The column of a slice's file that names the round; a user's own one becomes `source_round`."""
@@ -70,24 +70,47 @@ def write_slice(
 ) -> Slice:
     """Write the rows of round `number` (from 1) to `file`.
 
-    `before` is the slice of an earlier round: InputError where the source has changed since.
+    `before` is the slice of an earlier round. Raises InputError where the source holds too few
+    rows, or those up to the end of `before` have changed since.
     """
     start = (number - 1) * rows if config.slices.order == "fresh" else 0
-    walk = _Walk(config, before)
-    replace_by(file, walk.lines(start, start + rows, number))
-    if walk.taken < start + rows:
-        raise _exhausted(config, walk.taken, rows)
-    return Slice(start=start, rows=rows, malformed=walk.malformed, digest=walk.digest)
+    end = start + rows
+    content = hashlib.sha256()
+    taken = malformed = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal taken, malformed
+        source = source_rows(config)
+        while taken < end and (row := next(source, None)) is not None:
+            if isinstance(row, BadRow):
+                malformed += 1
+                continue
+            line = to_line(_with_round(row, number, config))
+            content.update(_identity(row, line))
+            taken += 1
+            is_end = before is not None and taken == before.start + before.rows
+            if before and is_end and content.hexdigest()[:16] != before.digest:
+                raise InputError(
+                    f"{_name(config)}: its first {taken} rows are not those that earlier rounds "
+                    "took; put the file back as it was (more rows may follow), or use another --out"
+                )
+            if taken > start:
+                yield line
+
+    replace_by(file, lines())
+    if taken < end:
+        raise _exhausted(config, taken, rows)
+    return Slice(start=start, rows=rows, malformed=malformed, digest=content.hexdigest()[:16])
 
 
 def slice_source(config: IterateConfig) -> SourceConfig:
-    """How a round's own file of prompts is read: under the user's own names of columns."""
+    """How to read a round's own file of prompts: its columns keep the user's names."""
     source = config.generate.source
     return SourceConfig(column=source.column, id_column=source.id_column)
 
 
 def source_rows(config: IterateConfig) -> Iterator[Candidate | BadRow | JsonRow]:
-    """The source's rows: prompts and what is none, or labelled pairs."""
+    """The source's rows: prompts and malformed rows, or labelled pairs."""
     if config.labelled:
         return read_preferences(config.labelled.data, split=config.labelled.split)
     if ROUND in (config.generate.source.column, config.generate.source.id_column):
@@ -95,47 +118,8 @@ def source_rows(config: IterateConfig) -> Iterator[Candidate | BadRow | JsonRow]
     return read_prompts(config.prompts, config.generate.source)
 
 
-class _Walk:
-    """One pass over a source, from its first row to the end of a slice."""
-
-    def __init__(self, config: IterateConfig, before: Slice | None) -> None:
-        self._config = config
-        self._before = before
-        self._content = hashlib.sha256()
-        self.taken = 0
-        self.malformed = 0
-
-    @property
-    def digest(self) -> str:
-        return self._content.hexdigest()[:16]
-
-    def lines(self, start: int, end: int, number: int) -> Iterator[bytes]:
-        """The lines of the rows from `start` to `end`."""
-        with_end = source_rows(self._config)
-        while self.taken < end and (row := next(with_end, None)) is not None:
-            if isinstance(row, BadRow):
-                self.malformed += 1
-                continue
-            line = to_line(_with_round(row, number, self._config))
-            self._content.update(_identity(row, line))
-            self.taken += 1
-            self._check()
-            if self.taken > start:
-                yield line
-
-    def _check(self) -> None:
-        """InputError where the rows up to an earlier slice's end are not those of then."""
-        before = self._before
-        if before and self.taken == before.start + before.rows and self.digest != before.digest:
-            raise InputError(
-                f"{_name(self._config)}: its first {self.taken} rows are not those that earlier "
-                "rounds took; put the file back as it was (more rows may follow), or use another "
-                "--out"
-            )
-
-
 def _identity(row: Candidate | JsonRow, line: bytes) -> bytes:
-    """What tells a row from another one: a prompt's messages, all of a labelled pair."""
+    """What the digest covers: a prompt's messages, or all of a labelled pair."""
     if isinstance(row, Candidate):
         return content_hash(row.messages).encode()
     return orjson.dumps(orjson.loads(line) | {ROUND: 0}, option=orjson.OPT_SORT_KEYS)

@@ -1,7 +1,7 @@
 """When the signal is gone: the limits of `stop`, and what to change when one is passed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sso_data.config.iteration import IterateConfig, StopRules
@@ -24,20 +24,23 @@ class Stop:
     good_until: int
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "rule": self.rule,
-            "reason": self.reason,
-            "advice": list(self.advice),
-            "good_until": self.good_until,
-        }
+        """Its form in iterate.json."""
+        return asdict(self) | {"advice": list(self.advice)}
 
 
 def before_training(lines: Sequence[Line], config: StopRules) -> Stop | None:
-    """Whether the newest round's rows are worth training on; `lines` holds all rounds so far."""
-    line = lines[-1]
-    number = int(line["round"])
+    """Why the newest round's rows are not worth training on, if so; `lines` holds all rounds."""
+    line, number = lines[-1], int(lines[-1]["round"])
     if not line["kept"]:
-        return _nothing_kept(line, number - 1)
+        dropped: Mapping[str, int] = line.get("dropped") or {}
+        worst = max(dropped, key=lambda reason: dropped[reason], default="failed")
+        to_keep = _TO_KEEP.get(worst, "docs/filter.md explains every reason")
+        return Stop(
+            rule="nothing_kept",
+            reason=f"round {number}: the filter kept none of {line['rows']} rows; most are {worst}",
+            advice=(to_keep, *_ADVICE["nothing"]),
+            good_until=number - 1,
+        )
     for key, limit, rule, what in (
         ("accuracy_kept", config.signal_accuracy, "signal_accuracy", "signal accuracy"),
         ("steered", config.steered, "steered", "the share of rows that are steered"),
@@ -51,13 +54,23 @@ def before_training(lines: Sequence[Line], config: StopRules) -> Stop | None:
                 advice=_ADVICE[rule],
                 good_until=number - 1,
             )
-    return _too_long(lines, config)
+    first, last = lines[0].get("tokens_original"), line.get("tokens_original")
+    if not first or not last or last / first <= config.length_growth:
+        return None
+    return Stop(
+        rule="length_growth",
+        reason=f"round {number}: the policy's own answers are {last / first:.1f} times as long as "
+        f"in the first round ({last:.0f} and {first:.0f} tokens), over stop.length_growth "
+        f"{config.length_growth:g}",
+        advice=_ADVICE["length_growth"],
+        good_until=max(number - 2, 0),  # the policy that wrote them is not good any more
+    )
 
 
 def after_training(line: Line, config: IterateConfig) -> Stop | None:
-    """Whether a round's training ended before its time: the policy may be damaged.
+    """Why the policy of a round may be damaged: its training stopped early.
 
-    Without the limit of `train.stop.chosen_drop` it counts as good all the same.
+    Without the limit `train.stop.chosen_drop` an early stop is not counted as damage.
     """
     if not line.get("train_stopped") or config.train.stop.chosen_drop is None:
         return None
@@ -67,34 +80,6 @@ def after_training(line: Line, config: IterateConfig) -> Stop | None:
         reason=f"round {number}: its training stopped early: {line['train_stopped']}",
         advice=_ADVICE["training"],
         good_until=number - 1,
-    )
-
-
-def _nothing_kept(line: Line, good_until: int) -> Stop:
-    dropped: Mapping[str, int] = line.get("dropped") or {}
-    worst = max(dropped, key=lambda reason: dropped[reason], default="failed")
-    return Stop(
-        rule="nothing_kept",
-        reason=f"round {line['round']}: the filter kept none of {line['rows']} rows; most are "
-        f"{worst}",
-        advice=(_TO_KEEP.get(worst, "docs/filter.md explains every reason"), *_ADVICE["nothing"]),
-        good_until=good_until,
-    )
-
-
-def _too_long(lines: Sequence[Line], config: StopRules) -> Stop | None:
-    """Answers that grew: the policy that wrote them is not good any more, the one before is."""
-    first, last = lines[0].get("tokens_original"), lines[-1].get("tokens_original")
-    if not first or not last or last / first <= config.length_growth:
-        return None
-    number = int(lines[-1]["round"])
-    return Stop(
-        rule="length_growth",
-        reason=f"round {number}: the policy's own answers are {last / first:.1f} times as long as "
-        f"in the first round ({last:.0f} and {first:.0f} tokens), over stop.length_growth "
-        f"{config.length_growth:g}",
-        advice=_ADVICE["length_growth"],
-        good_until=max(number - 2, 0),
     )
 
 

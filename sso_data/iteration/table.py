@@ -1,4 +1,4 @@
-"""The table over the rounds: one flat line a round, how it is shown, and what it says in words."""
+"""The table over the rounds: one flat line a round, its display, and remarks in words."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from sso_data.iteration.stopping import Line
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
-    """A row of the shown table: what it is, and the keys of a line that it shows.
+    """A row of the shown table: its name, and the keys of a line that it shows.
 
-    `form` formats each value; where all rounds lack all of them it is left out.
+    `form` formats each value; a quantity that no round has is left out.
     """
 
     name: str
@@ -20,7 +20,7 @@ class Quantity:
     form: str = "{:.3f}"
 
     def cell(self, line: Line) -> str:
-        """Its values in one round, `-` for one that is not there."""
+        """Its values in one round, `-` for a missing one."""
         found = [line.get(key) for key in self.keys]
         if all(value is None for value in found):
             return "-"
@@ -125,91 +125,64 @@ _EVALUATED = (
 
 
 def shown(lines: Sequence[Line]) -> list[tuple[str, list[str]]]:
-    """(what, one cell a round) of every quantity that any round has."""
+    """(name, one cell a round) of every quantity that any round has."""
     found = [(one.name, [one.cell(line) for line in lines]) for one in QUANTITIES]
     return [(name, cells) for name, cells in found if any(cell != "-" for cell in cells)]
 
 
+_MUCH_LONGER, _FALLS, _DRIFT, _FEW = 1.5, 0.05, 0.1, 0.2
+"""Limits over which advice is added: growth, falls of shares, nats/token, a kept share."""
+
+
 def remarks(lines: Sequence[Line]) -> list[str]:
-    """What the rounds say in words, each with what one could change."""
+    """What the rounds show in words, each with what one could change; none of a single round."""
     if len(lines) < 2:
         return []
     first, last = lines[0], lines[-1]
-    return [
-        text
-        for text in (
-            _length(first, last),
-            _accuracy(first, last),
-            _score(first, last),
-            _closeness(first, last),
-            _kept(last),
-        )
-        if text
-    ]
 
+    def both(key: str) -> tuple[float, float] | None:
+        before, after = first.get(key), last.get(key)
+        return None if before is None or after is None else (before, after)
 
-def _both(first: Line, last: Line, key: str) -> tuple[float, float] | None:
-    before, after = first.get(key), last.get(key)
-    return None if before is None or after is None else (before, after)
-
-
-def _length(first: Line, last: Line) -> str:
-    found = _both(first, last, "tokens_original")
-    if not found or not found[0]:
-        return ""
-    growth = found[1] / found[0]
-    advice = ""
-    if growth > _MUCH_LONGER:
+    found = []
+    if (tokens := both("tokens_original")) and tokens[0]:
+        growth = tokens[1] / tokens[0]
         advice = "; against growth: generate.steering.concision_probability up, train.loss.g up"
-    return (
-        f"the policy's own answers went from {found[0]:.1f} to {found[1]:.1f} tokens "
-        f"({growth:.2f} times){advice}"
-    )
-
-
-def _accuracy(first: Line, last: Line) -> str:
-    found = _both(first, last, "accuracy_kept")
-    if not found:
-        return ""
-    fell = found[0] - found[1] > _FALLS
-    advice = "; against the fall: train.loss.g up, train.optim.lr down, or fewer rounds"
-    return f"signal accuracy of the kept pairs: {found[0]:.3f} to {found[1]:.3f}" + advice * fell
-
-
-def _score(first: Line, last: Line) -> str:
-    found = _both(first, last, "unprompted")
-    if not found:
-        return ""
-    word = "rose" if found[1] > found[0] else "fell" if found[1] < found[0] else "stayed"
-    return f"the score of the policy's own answers {word}: {found[0]:.3f} to {found[1]:.3f}"
-
-
-def _closeness(first: Line, last: Line) -> str:
-    found = _both(first, last, "closeness_chosen")
-    if not found:
-        return ""
-    drifts = found[1] - found[0] > _DRIFT
-    advice = "; keep train.loss.use_w on, or lower generate.filter.closeness"
-    return (
-        f"chosen responses lie {found[0]:.3f} to {found[1]:.3f} nats/token below the policy's own "
-        "answer" + advice * drifts
-    )
-
-
-def _kept(last: Line) -> str:
+        found.append(
+            f"the policy's own answers went from {tokens[0]:.1f} to {tokens[1]:.1f} tokens "
+            f"({growth:.2f} times)" + advice * (growth > _MUCH_LONGER)
+        )
+    if accuracy := both("accuracy_kept"):
+        advice = "; against the fall: train.loss.g up, train.optim.lr down, or fewer rounds"
+        found.append(
+            f"signal accuracy of the kept pairs: {accuracy[0]:.3f} to {accuracy[1]:.3f}"
+            + advice * (accuracy[0] - accuracy[1] > _FALLS)
+        )
+    if score := both("unprompted"):
+        word = "rose" if score[1] > score[0] else "fell" if score[1] < score[0] else "stayed"
+        found.append(
+            f"the score of the policy's own answers {word}: {score[0]:.3f} to {score[1]:.3f}"
+        )
+    if drift := both("closeness_chosen"):
+        advice = "; keep train.loss.use_w on, or lower generate.filter.closeness"
+        found.append(
+            f"chosen responses lie {drift[0]:.3f} to {drift[1]:.3f} nats/token below the policy's "
+            "own answer" + advice * (drift[1] - drift[0] > _DRIFT)
+        )
     share, dropped = last.get("kept_share"), last.get("dropped") or {}
-    if share is None or share >= _FEW or not dropped:
-        return ""
-    worst = max(dropped, key=lambda reason: dropped[reason])
-    return f"the last round kept {share:.0%} of its rows; most others are {worst} (docs/filter.md)"
-
-
-_MUCH_LONGER, _FALLS, _DRIFT, _FEW = 1.5, 0.05, 0.1, 0.2
-"""What is worth a word of advice: growth, falls of shares, nats/token, a kept share."""
+    if share is not None and share < _FEW and dropped:
+        worst = max(dropped, key=lambda reason: dropped[reason])
+        found.append(
+            f"the last round kept {share:.0%} of its rows; most others are {worst} (docs/filter.md)"
+        )
+    return found
 
 
 def totals(lines: Sequence[Line]) -> Mapping[str, int]:
-    """The books over all rounds: prompts, rows, failed, kept, and what was dropped by reason."""
+    """The sums over all rounds: prompts, rows, failed, kept, and dropped by reason.
+
+    Raises AssertionError where rows were lost.
+    """
     found: dict[str, int] = {
         key: sum(line.get(key) or 0 for line in lines)
         for key in ("prompts", "rows", "failed", "kept")

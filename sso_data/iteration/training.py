@@ -1,9 +1,8 @@
-"""A round's training, in a process of its own: what it takes of the machine is given back.
+"""A round's training in a process of its own, whose memory is free when it ends.
 
-The process ends with this one, whatever happens to this one (`leash`).
+The process ends with this one, even when this one is killed (`core.process_guard`).
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -21,8 +20,9 @@ import orjson
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import RunError, SsoDataError
 from sso_data.core.process_guard import PARENT_DIED
-from sso_data.runs.files import locked_file, make_dir, write_atomic
-from sso_data.runs.journal import read_lines
+from sso_data.runs.files import locked_file, make_dir
+from sso_data.runs.jsonl import read_lines
+from sso_data.runs.workdir import write_json
 from sso_data.training.state import read_training
 
 _LAST_LINES = 4
@@ -40,9 +40,9 @@ class RoundTrainingError(SsoDataError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """What is trained: a model directory `out` from the preference rows of `source`.
+    """One training: a model directory `out` from the preference rows of `source`.
 
-    `threads` bounds the CPU threads; `launcher` are the words before `-m sso_data`.
+    `threads` limits the CPU threads; `launcher` is put before `-m sso_data`.
     """
 
     source: Path
@@ -57,19 +57,29 @@ Train = Callable[[Training], None]
 
 
 def train_in_a_process(training: Training) -> None:
-    """Run `sso-data train`, whose lines go to this process's stderr; see `Train`."""
+    """Run `sso-data train`, whose output goes to this process's stderr; see `Train`.
+
+    Raises RoundTrainingError where it ends without a model.
+    """
     file = training.out.parent / f"{training.out.name}.yaml"
     make_dir(file.parent)
-    text = json.dumps(training.config.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    write_atomic(file, f"{text}\n".encode())
+    write_json(file, training.config.model_dump(mode="json"))
     _wait_for_the_lock(training.out)
     sys.stderr.flush()
+    guard = (sys.executable, "-m", "sso_data.core.process_guard", str(os.getpid()))
+    grace = _LAUNCHER_GRACE if training.launcher else 0.0
+    words = ("-m", "sso_data", "train", str(training.source), "--out", str(training.out))
+    threads = {} if training.threads is None else {"OMP_NUM_THREADS": str(training.threads)}
     process = subprocess.Popen(
-        _command(training, file),
+        [
+            *(*guard, str(grace)),
+            *(training.launcher or (sys.executable,)),
+            *(*words, "--config", str(file)),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=2,
-        env=_environment(training.threads),
-        process_group=0,  # so that it hears of Ctrl-C once, from here
+        env=os.environ | threads,
+        process_group=0,  # so that Ctrl-C reaches it once, from here
     )
     try:
         code = process.wait()
@@ -81,20 +91,6 @@ def train_in_a_process(training: Training) -> None:
             f"{training.out}: its training ended with exit code {code}, and says why above; "
             "correct it and run the same command again to continue"
         )
-
-
-def _command(training: Training, file: Path) -> list[str]:
-    """The words of the command, on its leash."""
-    leash = [sys.executable, "-m", "sso_data.core.process_guard", str(os.getpid())]
-    grace = _LAUNCHER_GRACE if training.launcher else 0.0
-    launcher = training.launcher or (sys.executable,)
-    words = ["-m", "sso_data", "train", str(training.source), "--out", str(training.out)]
-    return [*leash, str(grace), *launcher, *words, "--config", str(file)]
-
-
-def _environment(threads: int | None) -> dict[str, str]:
-    """This process's, with as many threads whether or not an engine ran here before."""
-    return {**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
 
 
 def _ask_to_end(process: "subprocess.Popen[bytes]", number: int | None) -> None:
@@ -118,13 +114,13 @@ def _wait_for_the_lock(out: Path) -> None:
 
 
 def is_trained(out: Path) -> bool:
-    """Whether a finished training stands in `out`."""
+    """True if there is a finished training in `out`; RunError where it is not readable."""
     manifest = read_training(out)
     return manifest is not None and "finished" in manifest
 
 
 def training_facts(out: Path) -> dict[str, Any]:
-    """What a finished training says of itself; RunError where there is none.
+    """The findings of a finished training; RunError where there is none.
 
     `numbers` are means over its last logged steps.
     """

@@ -1,1 +1,1 @@
-"""Model directories: found, fingerprinted, loaded, scored."""
+"""Model directories: resolve, fingerprint, load, score, save."""

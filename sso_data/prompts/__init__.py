@@ -1,4 +1,4 @@
-"""Prompts from files, directories and the Hub: one stream of candidates and bad rows.
+"""Prompt files, directories and Hub datasets as one stream of prompts and bad rows.
 
 Everything is streamed: memory does not grow with the source. A path that exists is read as what its
 suffix says; a name that is no path is a dataset on the Hub. The user documentation is

@@ -1,1 +1,1 @@
-"""`push`: a run or a model on the Hub, and read back."""
+"""`push`: a run or a model to the Hub in one commit with its card, and read back."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sso_data.core.records import SIDE_OF, VIEWS, JsonRow, View
-from sso_data.runs.decided import not_a_row, read_pairs
+from sso_data.runs.pairs import not_a_row, read_pairs
 
 NATS_BIN = 0.001
 """Nats/token in a bin: quantiles of log-probs are exact to half of it."""
@@ -102,7 +102,7 @@ class PairNumbers:
 
 
 def count_pairs(run: Path) -> PairNumbers:
-    """The numbers of a run's pairs; RunError names a line that is no row of ours."""
+    """The numbers of a run's pairs; RunError names a line that is not such a row."""
     numbers = PairNumbers()
     for where, row in read_pairs(run):
         try:

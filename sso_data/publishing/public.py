@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sso_data.core.errors import without_secrets
-from sso_data.core.naming import is_local, public_name
+from sso_data.core.paths import is_local, public_name
 
 _NAMES = {
     *("model", "principles", "adapter", "sources", "source", "data", "name"),

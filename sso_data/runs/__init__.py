@@ -1,1 +1,1 @@
-"""What lies in a run directory: the journal, its side file, failures, pairs; every write."""
+"""Work directories: manifest, lock, journal, scores, pairs; every write to disk."""

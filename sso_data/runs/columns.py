@@ -35,11 +35,11 @@ SCORES = np.dtype(
     ]
 )
 CHECKED_BYTES = SCORES.itemsize - 4
-"""How much of a record its `check` covers, in bytes."""
+"""Bytes of a record that its `check` covers."""
 
 
 class Flag(IntFlag):
-    """What filtering asks of the texts; views name the response that was drawn under them."""
+    """Properties of the texts that filtering needs; views name the responses drawn under them."""
 
     BLANK_PLAIN = 1 << 0
     BLANK_GOOD = 1 << 1
@@ -53,7 +53,7 @@ class Flag(IntFlag):
 
 
 def encode(row: Row, line: bytes, offset: int) -> bytes:
-    """The SCORES record of `row`, whose journal line (newline included) starts at `offset`."""
+    """Return the SCORES record of `row`, whose journal line (with newline) starts at `offset`."""
     totals = [row.logp.get(cell, np.nan) for cell in ALL_CELLS]
     record = np.zeros((), SCORES)
     record["offset"] = offset
@@ -69,7 +69,7 @@ def encode(row: Row, line: bytes, offset: int) -> bytes:
 
 
 def flags_of(row: Row) -> Flag:
-    """The flag bits of a row; texts are compared as they are, leaks without regard to case."""
+    """Return the flags of a row; texts are compared exactly, leaks are found in any case."""
     text = {view: row.responses[view].text for view in VIEWS}
     found = Flag(0)
     for view in VIEWS:
@@ -87,23 +87,23 @@ def flags_of(row: Row) -> Flag:
 
 
 def leaks(text: str) -> bool:
-    """Whether a response speaks of its guidelines: holds a phrase of templates/leakage.txt."""
+    """Return True if a response mentions its guidelines, by a phrase of templates/leakage.txt."""
     lower = text.lower()
     return any(phrase in lower for phrase in phrases("leakage.txt"))
 
 
 def leak_fingerprint() -> str:
-    """A hash of the leakage phrases (comments apart): 16 hexadecimal digits."""
+    """Return a hash of the leakage phrases, without comments: 16 hexadecimal digits."""
     return hashlib.sha256("\n".join(phrases("leakage.txt")).encode()).hexdigest()[:16]
 
 
 def row_key(row_id: str) -> int:
-    """A uniform 64-bit key of a row id."""
+    """Return a uniform 64-bit hash of a row id."""
     return int.from_bytes(hashlib.blake2b(row_id.encode(), digest_size=8).digest(), "little")
 
 
 def mean_logp(rows: Rows, seen: View, drawn: View) -> NDArray[np.float64]:
-    """`logp.<seen>.<drawn>.mean` of each row in nats/token; NaN where missing or without tokens."""
+    """Return `logp.<seen>.<drawn>.mean` [row] in nats/token; NaN if missing or without tokens."""
     totals = rows["logp"][:, VIEWS.index(seen), VIEWS.index(drawn)]
     tokens = num_tokens(rows, drawn)
     means = np.full(len(rows), np.nan)
@@ -112,7 +112,7 @@ def mean_logp(rows: Rows, seen: View, drawn: View) -> NDArray[np.float64]:
 
 
 def gap(mean: Callable[[View, View], Number], drawn: Literal["good", "bad"]) -> Number:
-    """How much likelier a steered response is under its own view than under the opposite one.
+    """Return how much likelier a steered response is under its own view than the opposite one.
 
     m.good.good - m.bad.good, or m.bad.bad - m.good.bad, nats/token. `mean(seen, drawn)` gives the
     mean log-prob of one row, or (`partial(mean_logp, rows)`) of many.
@@ -121,7 +121,7 @@ def gap(mean: Callable[[View, View], Number], drawn: Literal["good", "bad"]) -> 
 
 
 def closeness(mean: Callable[[View, View], Number], drawn: Literal["good", "bad"]) -> Number:
-    """How far a steered response lies below the policy's own answer under the plain view.
+    """Return how far a steered response lies below the policy's own answer under the plain view.
 
     m.plain.plain - m.plain.<drawn>, nats/token; `mean` as for `gap`.
     """
@@ -129,6 +129,6 @@ def closeness(mean: Callable[[View, View], Number], drawn: Literal["good", "bad"
 
 
 def num_tokens(rows: Rows, drawn: View) -> NDArray[np.uint32]:
-    """Tokens of each row's response drawn under `drawn`."""
+    """Return the tokens [row] of the responses drawn under `drawn`."""
     tokens: NDArray[np.uint32] = rows["num_tokens"][:, VIEWS.index(drawn)]
     return tokens

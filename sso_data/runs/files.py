@@ -1,19 +1,23 @@
-"""Every byte that reaches a run directory: appends, atomic writes, directory swaps.
+"""All file writes of the package: appends, atomic replacement, directory swaps, locks.
 
-A failed call of the operating system becomes a RunError of one line. What is promised of a power
-failure holds where the file system keeps what `fsync` was called for, and loses or keeps the rest.
+A failed system call becomes a RunError of one line. The promises about power failures hold on file
+systems that keep what `fsync` was called for; other data may be lost or kept. Tests replace `os`
+and `fcntl` here, to fail the k-th system call or to record the disk after each call.
 """
 
 import errno
+import fcntl
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from sso_data.core.errors import RunError
-from sso_data.runs import system
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _AGAIN = "run the same command again to continue"
 _ELSEWHERE = "choose another output directory"
@@ -32,7 +36,7 @@ _REMEDY = {
 }
 
 _UNSYNCED_DIRS = {errno.EINVAL, errno.ENOTSUP, errno.EACCES}
-"""A directory that cannot be synced: its file system does not do that, or it cannot be opened."""
+"""Errors of syncing a directory that are ignored: not supported, or it cannot be opened."""
 
 _NEW_FILE_BUFFER = 1 << 20
 
@@ -57,52 +61,70 @@ def reading(path: Path) -> Iterator[None]:
         raise RunError(f"{path}: not readable: {reason}; check its mode and the disk") from error
 
 
+def _call(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Make a system call, again if a signal interrupted it (Python repeats only some of them)."""
+    while True:
+        with suppress(InterruptedError):
+            return function(*args, **kwargs)
+
+
+def _open(path: Path, flags: int) -> int:
+    """Return a descriptor; a new file is writable by its owner and readable by all."""
+    return _call(os.open, path, flags, 0o644)
+
+
+def _close(descriptor: int) -> None:
+    """Close a descriptor, once: an interrupted close has closed it."""
+    with suppress(InterruptedError):
+        os.close(descriptor)
+
+
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    """A descriptor, closed with the context."""
-    descriptor = system.open_file(path, flags)
+    """Open a file; yields its descriptor, which is closed with the context."""
+    descriptor = _open(path, flags)
     try:
         yield descriptor
     finally:
-        system.close(descriptor)
+        _close(descriptor)
 
 
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """All of `data`: the operating system may write less than it is given."""
+    """Write all of `data`: one system call may write less than it is given."""
     view = memoryview(data)
     while view:
-        view = view[system.write(descriptor, view) :]
+        view = view[_call(os.write, descriptor, view) :]
 
 
 def _write_synced(path: Path, data: bytes) -> None:
     with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
         _write_all(descriptor, data)
-        system.sync(descriptor)
+        _call(os.fsync, descriptor)
 
 
 def _sync_file(file: Path) -> None:
-    """Make the content of `file`, which others wrote, durable."""
+    """Make the content of an existing file durable."""
     with _opened(file, os.O_RDONLY) as descriptor:
-        system.sync(descriptor)
+        _call(os.fsync, descriptor)
 
 
 def _sync_dir(directory: Path) -> None:
-    """Make the names in `directory` durable, where that can be done."""
+    """Make the names in `directory` durable, where the file system can do that."""
     try:
         with _opened(directory, os.O_RDONLY) as descriptor:
-            system.sync(descriptor)
+            _call(os.fsync, descriptor)
     except OSError as error:
         if error.errno not in _UNSYNCED_DIRS:
             raise
 
 
 def make_dir(directory: Path) -> None:
-    """Create `directory` and its parents, where they are missing; its name is durable then."""
+    """Create `directory` and its missing parents, and make their names durable."""
     with _named(directory):
         missing = [path for path in (directory, *directory.parents) if not path.exists()]
         for path in reversed(missing):
             try:
-                system.make_dir(path)
+                _call(os.mkdir, path)
             except FileExistsError:
                 if not path.is_dir():
                     raise
@@ -114,71 +136,74 @@ def make_dir(directory: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: a reader sees the old bytes or the new ones, never a part."""
-    beside = path.with_name(f".{path.name}.tmp")
+    """Replace `path` by `data`: a reader sees the old bytes or the new ones, never a part.
+
+    Raises RunError, like every function of this module, when a system call fails.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
     with _named(path):
         try:
-            _write_synced(beside, data)
-            system.rename(beside, path)
+            _write_synced(temporary, data)
+            _call(os.replace, temporary, path)
         except OSError:
             with suppress(OSError):
-                system.remove_file(beside)
+                _call(os.unlink, temporary)
             raise
         _sync_dir(path.parent)
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write and sync a file that nobody reads yet (a part of a directory to be swapped in)."""
+    """Write and sync a file of a directory that is not in use yet."""
     with _named(path):
         _write_synced(path, data)
 
 
 def replace_by(path: Path, pieces: Iterable[bytes]) -> None:
-    """Replace `path` by `pieces`, which are written one by one, as `write_atomic` does."""
-    beside = path.with_name(f".{path.name}.tmp")
-    with NewFile(beside) as stream:
+    """Replace `path` by the concatenation of `pieces`, atomically as `write_atomic` does."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with NewFile(temporary) as stream:
         for piece in pieces:
             stream.write(piece)
     with _named(path):
-        system.rename(beside, path)
+        _call(os.replace, temporary, path)
         _sync_dir(path.parent)
 
 
 def swap_dir(new: Path, final: Path) -> None:
-    """Put the finished directory `new` in the place of `final`.
+    """Replace the directory `final` by the finished directory `new`.
 
-    Dying between the two renames leaves no `final`; `recover_dir` brings the old one back.
+    A crash between the two renames leaves no `final`; `recover_dir` brings the old one back.
     """
     old = final.with_name(f".{final.name}.old")
     with _named(final):
         _sync_dir(new)
         if final.exists():
             remove_tree(old)
-            system.rename(final, old)
-        system.rename(new, final)
+            _call(os.replace, final, old)
+        _call(os.replace, new, final)
         _sync_dir(final.parent)
         remove_tree(old)
 
 
 def publish_files(new: Path, final: Path) -> None:
-    """Move every file of the finished directory `new` into `final`, in place of what stands there.
+    """Move every file of the finished directory `new` into `final`, replacing those of its name.
 
-    When it returns, the files survive a power failure and `new` is gone.
+    On return the files are durable and `new` is removed.
     """
     with _named(final):
         files = sorted(new.iterdir())
         for file in files:
-            system.set_mode(file, 0o644)  # safetensors writes for its owner alone
+            _call(os.chmod, file, 0o644)  # safetensors writes files that only the owner can read
             _sync_file(file)
         _sync_dir(new)
         for file in files:
-            system.rename(file, final / file.name)
+            _call(os.replace, file, final / file.name)
         _sync_dir(final)
         remove_tree(new)
 
 
 def sync_tree(directory: Path) -> None:
-    """Make a directory that others wrote survive a power failure: its files and all names."""
+    """Make an existing directory durable: the content of its files, and all names."""
     with _named(directory):
         for path in sorted(directory.rglob("*")):
             if path.is_dir():
@@ -190,102 +215,98 @@ def sync_tree(directory: Path) -> None:
 
 
 def recover_dir(final: Path) -> None:
-    """Undo a swap that died between its two renames, and clear what it left."""
+    """Undo a `swap_dir` that was interrupted between its renames, and remove its leftovers."""
     old = final.with_name(f".{final.name}.old")
     with _named(final):
         if old.exists() and not final.exists():
-            system.rename(old, final)
+            _call(os.replace, old, final)
         remove_tree(old)
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a directory or a file, if it is there; a link goes, what it points to stays."""
+    """Delete a directory, a file or a link (not its target), if it exists."""
     with _named(path), suppress(FileNotFoundError):
         if path.is_dir() and not path.is_symlink():
             for entry in sorted(path.iterdir()):
                 remove_tree(entry)
-            system.remove_dir(path)
+            _call(os.rmdir, path)
         else:
-            system.remove_file(path)
+            _call(os.unlink, path)
 
 
 @contextmanager
 def locked_file(path: Path) -> Iterator[bool]:
-    """Hold the lock file `path` alone; yields False where another process holds it.
+    """Lock the file `path` exclusively; yields False when another process holds the lock.
 
-    The lock is the process's, not the file's: whatever way the process ends, it is gone with it.
+    The operating system releases the lock when the process ends, however it ends.
     """
     with _named(path):
-        descriptor = system.open_file(path, os.O_RDWR | os.O_CREAT)
+        descriptor = _open(path, os.O_RDWR | os.O_CREAT)
     try:
         with _named(path):
-            is_ours = _try_lock(descriptor)
+            try:
+                _call(fcntl.flock, descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_ours = True
+            except BlockingIOError:
+                is_ours = False
         yield is_ours
     finally:
         with suppress(OSError):  # nothing was written to it
-            system.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        system.lock(descriptor)
-    except BlockingIOError:
-        return False
-    return True
+            _close(descriptor)
 
 
 class Appender:
-    """A file that only grows; `append` writes all of its bytes, or none of them remain."""
+    """An append-only file; `append` writes all of its bytes, or none of them remain."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with _named(path), ExitStack() as stack:
-            descriptor = system.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            stack.callback(system.close, descriptor)
+            descriptor = _open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            stack.callback(_close, descriptor)
             _sync_dir(path.parent)
-            self.size = system.size_of(descriptor)
+            self.size = os.fstat(descriptor).st_size
             stack.pop_all()
         self._descriptor = descriptor
         self._closed = False
 
     def append(self, data: bytes) -> int:
-        """Write `data` at the end; returns the offset it starts at, in bytes."""
+        """Write `data` at the end; return the offset in bytes at which it starts."""
         start = self.size
         with _named(self.path):
             try:
                 _write_all(self._descriptor, data)
-            except BaseException:  # Ctrl-C too: what is appended next must not be glued to a part
-                system.truncate(self._descriptor, start)
+            except BaseException:  # Ctrl-C too: the next append must not follow a part of a line
+                _call(os.ftruncate, self._descriptor, start)
                 raise
         self.size = start + len(data)
         return start
 
     def cut(self, size: int) -> None:
-        """Drop everything after the first `size` bytes (a torn last line)."""
+        """Truncate the file to its first `size` bytes (drops a torn last line)."""
         with _named(self.path):
-            system.truncate(self._descriptor, size)
+            _call(os.ftruncate, self._descriptor, size)
         self.size = size
 
     def sync(self) -> None:
-        """Make everything appended so far survive a power failure."""
+        """Make everything appended so far durable."""
         with _named(self.path):
-            system.sync(self._descriptor)
+            _call(os.fsync, self._descriptor)
 
     def close(self) -> None:
-        """Sync and close; nothing happens where that was done before."""
+        """Sync and close; does nothing when the file is closed already."""
         if self._closed:
             return
         self._closed = True
         with _named(self.path):
             try:
-                system.sync(self._descriptor)
+                _call(os.fsync, self._descriptor)
             finally:
-                system.close(self._descriptor)
+                _close(self._descriptor)
 
 
 @contextmanager
 def closing_on_error(appender: Appender) -> Iterator[None]:
-    """Close `appender` when what is done with it fails; else it stays open."""
+    """Close `appender` when the block fails; otherwise leave it open."""
     try:
         yield
     except BaseException:
@@ -295,19 +316,19 @@ def closing_on_error(appender: Appender) -> Iterator[None]:
 
 
 class NewFile(io.RawIOBase):
-    """A file that nobody reads yet, written piece by piece; leaving its `with` block syncs it.
+    """A new file, written in pieces through a buffer of 1 MiB; its `with` block ends with a sync.
 
-    It is a binary stream, for libraries that write to one; at most 1 MiB waits in memory. After an
-    error in the block the file is worth nothing: what waits is not written.
+    It is a binary stream, for libraries that write to one. After an error in the block the file is
+    incomplete: the buffer is not written.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self._waiting = bytearray()
+        self._buffer = bytearray()
         self._size = 0
         with _named(path):
-            self._descriptor = system.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            self._descriptor = _open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
     def writable(self) -> bool:
         return True
@@ -316,34 +337,34 @@ class NewFile(io.RawIOBase):
         return self._size
 
     def write(self, data: Any) -> int:
-        """Add bytes; returns how many."""
+        """Add bytes; return their number."""
         if self.closed:
             raise ValueError(f"{self.path} is closed")
         count = memoryview(data).nbytes
-        self._waiting += data
+        self._buffer += data
         self._size += count
-        if len(self._waiting) >= _NEW_FILE_BUFFER:
+        if len(self._buffer) >= _NEW_FILE_BUFFER:
             self._drain()
         return count
 
     def close(self) -> None:
-        """Write what waits, sync and close."""
+        """Write the buffer, sync and close."""
         if self.closed:
             return
         super().close()
         with _named(self.path):
             try:
                 self._drain()
-                system.sync(self._descriptor)
+                _call(os.fsync, self._descriptor)
             finally:
-                system.close(self._descriptor)
+                _close(self._descriptor)
 
     def abandon(self) -> None:
-        """Close without writing what waits."""
+        """Close without writing the buffer."""
         if not self.closed:
             super().close()
             with suppress(OSError):
-                system.close(self._descriptor)
+                _close(self._descriptor)
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is None:
@@ -353,5 +374,5 @@ class NewFile(io.RawIOBase):
 
     def _drain(self) -> None:
         with _named(self.path):
-            _write_all(self._descriptor, memoryview(self._waiting))
-        self._waiting = bytearray()
+            _write_all(self._descriptor, memoryview(self._buffer))
+        self._buffer = bytearray()

@@ -1,99 +1,71 @@
-"""The journal: one line per finished prompt, append-only, in parts `rows/00000.jsonl`, ...
+"""The journal of rows, and the side file of numbers that filtering needs, 120 bytes a row.
 
-A line is written with one call and either stands whole or is cut when the journal is opened again.
+`rows/00000.jsonl`, `rows/00001.jsonl`, ... hold one line per finished prompt and only grow.
+`rows/00000.scores` belongs to `rows/00000.jsonl`: a header, then one `columns.SCORES` record per
+line. The journal is the truth: of a side file the longest prefix that agrees with the journal is
+used, the rest is rebuilt from the journal's lines.
 """
 
-import io
+import struct
+import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-import jsonlines
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from sso_data.core.records import JsonRow, Row
-from sso_data.runs.files import Appender, closing_on_error, make_dir, reading, replace_by
-from sso_data.runs.scores import ScoresWriter, parts
+from sso_data.core.errors import RunError
+from sso_data.core.records import SCHEMA_VERSION, Row
+from sso_data.runs.columns import CHECKED_BYTES, SCORES, Rows, encode, leak_fingerprint
+from sso_data.runs.files import Appender, closing_on_error, make_dir, reading
+from sso_data.runs.jsonl import open_lines, read_lines, to_line
 
 PART_BYTES = 1 << 28
-_TAIL_BYTES = 1 << 16
-_SCAN_BYTES = 1 << 20
-_HOLE = b"\0"
-"""No line that was written holds this byte; a power failure may leave it where nothing arrived."""
+"""A part of the journal that has grown to this size is followed by the next part."""
+
+_HEADER = struct.Struct("<8sII16s")
+_MAGIC = b"SSOSCORE"
 
 
-def to_line(row: JsonRow) -> bytes:
-    """One JSON line, newline included."""
-    stream = io.BytesIO()
-    with jsonlines.Writer(stream, compact=True, dumps=orjson.dumps) as writer:
-        writer.write(row)
-    return stream.getvalue()
+def parts(run: Path) -> tuple[Path, ...]:
+    """Return the journal's files, in the order they were written."""
+    return tuple(sorted((run / "rows").glob("*.jsonl")))
 
 
-def open_lines(path: Path) -> Appender:
-    """A line file opened for appending, without what a crash or a power failure left.
-
-    A torn last line is cut off. Lines with holes are taken out; those after them stay.
-    """
-    if _has_holes(path):
-        replace_by(path, (line for _, line in read_lines(path) if _HOLE not in line))
-    whole = whole_lines_size(path)
-    appender = Appender(path)
-    if whole < appender.size:
-        with closing_on_error(appender):
-            appender.cut(whole)
-    return appender
-
-
-def whole_lines_size(path: Path) -> int:
-    """Bytes up to and including the last newline; 0 for a missing file."""
-    if not path.exists():
-        return 0
-    with reading(path), path.open("rb") as stream:
-        end = stream.seek(0, io.SEEK_END)
-        while end > 0:
-            start = max(0, end - _TAIL_BYTES)
-            stream.seek(start)
-            newline = stream.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                return start + newline + 1
-            end = start
-    return 0
-
-
-def _has_holes(path: Path) -> bool:
-    """Whether there is a zero byte before the last newline of a file, if there is a file."""
-    if not path.exists():
-        return False
-    with reading(path), path.open("rb") as stream:
-        left = whole_lines_size(path)
-        while left and (block := stream.read(min(left, _SCAN_BYTES))):
-            if _HOLE in block:
-                return True
-            left -= len(block)
-    return False
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(offset in bytes, line with its newline) of every whole line of a line file."""
-    offset = 0
-    with reading(path), path.open("rb") as stream:
-        for line in stream:
-            if not line.endswith(b"\n"):
-                return
-            yield offset, line
-            offset += len(line)
+def side_file(part: Path) -> Path:
+    """Return the path of the side file of a journal part."""
+    return part.with_suffix(".scores")
 
 
 def read_rows(run: Path) -> Iterator[Row]:
-    """Every row of a run's journal, in the order written."""
+    """Yield every row of a run's journal, in the order written.
+
+    Raises RunError that names a line which is not a row.
+    """
     for part in parts(run):
-        for _, line in read_lines(part):
-            yield Row.from_json(orjson.loads(line))
+        for number, (_, line) in enumerate(read_lines(part), start=1):
+            with _naming(part, number):
+                row = Row.from_json(orjson.loads(line))
+            yield row
+
+
+@contextmanager
+def _naming(part: Path, number: int) -> Iterator[None]:
+    """Turn the errors of a line that is not a row into a RunError that names the line."""
+    try:
+        yield
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{part}: line {number} is not a row ({type(error).__name__}: {error}); restore the "
+            "line from a copy, or delete it and run `generate` again to redo its prompt"
+        ) from error
 
 
 class Journal:
-    """The journal opened for appending; beside each part grows its side file of scores."""
+    """The journal opened for appending; its last part's side file is brought up to date."""
 
     def __init__(self, run: Path, *, part_bytes: int = PART_BYTES) -> None:
         self._directory = run / "rows"
@@ -103,29 +75,163 @@ class Journal:
         self._open(existing[-1] if existing else self._directory / "00000.jsonl")
 
     def append(self, row: Row) -> bytes:
-        """Write one row as one line; returns its `columns.SCORES` record."""
+        """Write one row as one line; return its `columns.SCORES` record.
+
+        Raises RunError when it cannot be written.
+        """
         if self._lines.size >= self._part_bytes:
-            self._next_part()
+            self.close()
+            self._open(self._directory / f"{int(self._part.stem) + 1:05}.jsonl")
         line = to_line(row.to_json())
-        offset = self._lines.append(line)
-        return self._scores.append(row, line, offset)
+        record = encode(row, line, self._lines.append(line))
+        self._side.append(record)
+        return record
 
     def sync(self) -> None:
-        """Make all rows so far survive a power failure."""
+        """Make all rows so far durable."""
         self._lines.sync()
 
     def close(self) -> None:
         """Sync and close."""
-        with closing(self._scores):
+        with closing(self._side):
             self._lines.close()
 
     def _open(self, part: Path) -> None:
         self._part = part
         with ExitStack() as opened:
             self._lines = opened.enter_context(closing(open_lines(part)))
-            self._scores = ScoresWriter(part)
+            trusted = _trusted(part)
+            self._side = _continue_side(part, len(trusted), _missing(part, trusted))
             opened.pop_all()
 
-    def _next_part(self) -> None:
-        self.close()
-        self._open(self._directory / f"{int(self._part.stem) + 1:05}.jsonl")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """The records of all rows of a run, in journal order.
+
+    `rows`: array [row] of `columns.SCORES`; `part`: array [row] of positions in `parts`, the
+    journal's files.
+    """
+
+    rows: Rows
+    part: NDArray[np.uint32]
+    parts: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def keys(self) -> NDArray[np.uint64]:
+        """Return the `columns.row_key` of every row."""
+        keys: NDArray[np.uint64] = self.rows["key"]
+        return keys
+
+    def lines(self, positions: NDArray[np.intp]) -> Iterator[bytes]:
+        """Yield the journal lines at ascending `positions`.
+
+        Raises RunError when a line is not the one that its record describes (by CRC).
+        """
+        for number in np.unique(self.part[positions]):
+            wanted = self.rows[positions[self.part[positions] == number]]
+            yield from _read_described(self.parts[number], wanted)
+
+
+def load_scores(run: Path, *, dry: bool) -> Scores:
+    """Return the records of every whole line of a run's journal.
+
+    Records missing in a side file are computed from the journal, and unless `dry` written to the
+    side file where that is possible. Raises RunError that names a line which is not a row.
+    """
+    files = parts(run)
+    loaded = []
+    for part in files:
+        trusted = _trusted(part)
+        missing = _missing(part, trusted)
+        if missing and not dry:
+            with suppress(RunError):  # a read-only run can be filtered as well
+                _continue_side(part, len(trusted), missing).close()
+        loaded.append(np.concatenate([trusted, np.frombuffer(missing, SCORES)]))
+    return Scores(
+        rows=np.concatenate([np.empty(0, SCORES), *loaded]),
+        part=np.repeat(np.arange(len(files), dtype=np.uint32), [len(rows) for rows in loaded]),
+        parts=files,
+    )
+
+
+def _continue_side(part: Path, trusted: int, missing: bytes) -> Appender:
+    """Open the side file for appending, with `missing` after its first `trusted` records."""
+    side = Appender(side_file(part))
+    with closing_on_error(side):
+        if trusted:
+            side.cut(_HEADER.size + trusted * SCORES.itemsize)
+        else:
+            side.cut(0)
+            side.append(_header())
+        if missing:
+            side.append(missing)
+    return side
+
+
+def _header() -> bytes:
+    return _HEADER.pack(_MAGIC, SCHEMA_VERSION, SCORES.itemsize, leak_fingerprint().encode())
+
+
+def _trusted(part: Path) -> Rows:
+    """Return the longest prefix of the side file that agrees with the journal part.
+
+    Its records are intact, follow each other without gaps and end within the journal part; the
+    first and the last are compared with the journal's lines.
+    """
+    nothing: Rows = np.empty(0, SCORES)
+    side = side_file(part)
+    try:
+        with side.open("rb") as stream:
+            if stream.read(_HEADER.size) != _header():
+                return nothing
+        rows: Rows = np.fromfile(side, SCORES, offset=_HEADER.size)
+        size = part.stat().st_size
+    except OSError:
+        return nothing
+    ends = np.cumsum(rows["length"], dtype=np.uint64)
+    data = memoryview(rows.view(np.uint8).data)
+    starts = range(0, len(data), SCORES.itemsize)
+    checks = (zlib.crc32(data[start : start + CHECKED_BYTES]) for start in starts)
+    good = (rows["offset"] == ends - rows["length"]) & (rows["length"] > 0) & (ends <= size)
+    good &= np.fromiter(checks, np.uint32, count=len(rows)) == rows["check"]
+    rows = rows if good.all() else rows[: int(np.argmin(good))]
+    with suppress(RunError):
+        list(_read_described(part, rows[[0, -1]] if len(rows) else rows))
+        return rows
+    return nothing
+
+
+def _missing(part: Path, trusted: Rows) -> bytes:
+    """Return the records of the journal's whole lines after the `trusted` ones.
+
+    Raises RunError that names a line which is not a row.
+    """
+    offset = int(trusted["offset"][-1] + trusted["length"][-1]) if len(trusted) else 0
+    records = bytearray()
+    with reading(part), suppress(FileNotFoundError), part.open("rb") as stream:
+        stream.seek(offset)
+        for number, line in enumerate(stream, start=len(trusted) + 1):
+            if not line.endswith(b"\n"):
+                break
+            with _naming(part, number):
+                records += encode(Row.from_json(orjson.loads(line)), line, offset)
+            offset += len(line)
+    return bytes(records)
+
+
+def _read_described(part: Path, rows: Rows) -> Iterator[bytes]:
+    """Yield the journal lines of ascending `rows`; raises RunError when one does not match."""
+    with reading(part), part.open("rb") as stream:
+        for record in rows:
+            offset, length = int(record["offset"]), int(record["length"])
+            stream.seek(offset)
+            line = stream.read(length)
+            if zlib.crc32(line) != record["crc"] or line[-1:] != b"\n":
+                raise RunError(
+                    f"{part}: the line at byte {offset} is not the one that its side file "
+                    f"describes; delete {side_file(part)} and run the same command again"
+                )
+            yield line

@@ -1,6 +1,6 @@
 """Hash tables by 64-bit key, and the ledger of the prompts that were seen, are done or failed.
 
-Growing included, the ledger takes at most 64 bytes a prompt; a dict of ids takes four times that.
+While it grows, the ledger takes at most 64 bytes a prompt, a quarter of a dict of ids.
 """
 
 from array import array
@@ -28,8 +28,12 @@ class KeyTable:
     def __len__(self) -> int:
         return self._used
 
+    def __sizeof__(self) -> int:
+        """Return the memory of the slots, in bytes."""
+        return len(self._keys) * (self._keys.itemsize + self._values.itemsize)
+
     def get(self, key: int) -> int:
-        """Return the value last put under `key`; 0: none."""
+        """Return the value of `key`, or 0 if it has none."""
         value: int = self._values[self._slot(key)]
         return value
 
@@ -49,16 +53,8 @@ class KeyTable:
                     slot = self._slot(old)
                     self._keys[slot], self._values[slot] = old, kept
 
-    def count(self, value: int) -> int:
-        """Return how many keys have this value, in a table of one byte a value."""
-        return self._values.tobytes().count(value)
-
-    def bytes_used(self) -> int:
-        """Return the memory of the table, in bytes."""
-        return len(self._keys) * (self._keys.itemsize + self._values.itemsize)
-
     def _slot(self, key: int) -> int:
-        """Return the slot that holds `key`, or the free one where it belongs."""
+        """Return the slot that holds `key`, or the free slot for it."""
         mask = len(self._values) - 1
         slot = key & mask
         while self._values[slot] and self._keys[slot] != key:
@@ -66,48 +62,41 @@ class KeyTable:
         return slot
 
 
-class Ledger:
-    """Flags by 64-bit key, one byte each."""
+class Ledger(KeyTable):
+    """The flags SEEN, DONE and FAILED by key, one byte each."""
 
     def __init__(self) -> None:
-        self._table = KeyTable("B")
-
-    def __len__(self) -> int:
-        return len(self._table)
+        super().__init__("B")
 
     def has(self, key: int, flag: int) -> bool:
-        """Return True when `flag` was marked for `key`."""
-        return bool(self._table.get(key) & flag)
+        """Return True when any bit of `flag` was marked for `key`."""
+        return bool(self.get(key) & flag)
 
     def mark(self, key: int, flag: int) -> None:
-        """Set `flag` for `key`; flags add up."""
-        self._table.put(key, self._table.get(key) | flag)
+        """Set `flag` for `key`; its other flags stay set."""
+        self.put(key, self.get(key) | flag)
 
     def count(self, wanted: int, without: int = 0) -> int:
         """Return how many keys have every flag of `wanted` and none of `without`."""
         masks = [f for f in range(1, 8) if f & wanted == wanted and not f & without]
-        return sum(self._table.count(mask) for mask in masks)
+        flags = self._values.tobytes()
+        return sum(flags.count(mask) for mask in masks)
 
-    def bytes_used(self) -> int:
-        """Return the memory of the table, in bytes."""
-        return self._table.bytes_used()
+    def next_id(self, content: str) -> str:
+        """Return the id of the next prompt with this content hash, and mark it as seen.
 
+        Of equal prompts the occurrences 0, 1, ... n-1 are seen; n is found by doubling and halving.
+        """
 
-def next_id(seen: Ledger, content: str) -> str:
-    """Return the id of the next prompt with this content hash and mark it as seen.
+        def is_seen(occurrence: int) -> bool:
+            return self.has(row_key(row_id(content, occurrence)), SEEN)
 
-    Of equal prompts the occurrences 0, 1, ... n-1 are seen; n is found by doubling and halving.
-    """
-
-    def is_seen(occurrence: int) -> bool:
-        return seen.has(row_key(row_id(content, occurrence)), SEEN)
-
-    low, high = -1, 0
-    while is_seen(high):
-        low, high = high, 2 * high + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if is_seen(middle) else (low, middle)
-    identity = row_id(content, high)
-    seen.mark(row_key(identity), SEEN)
-    return identity
+        low, high = -1, 0
+        while is_seen(high):
+            low, high = high, 2 * high + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if is_seen(middle) else (low, middle)
+        identity = row_id(content, high)
+        self.mark(row_key(identity), SEEN)
+        return identity

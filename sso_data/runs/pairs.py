@@ -1,12 +1,12 @@
 """`RUN/pairs/`: the kept rows for the outside world, as JSON lines and Parquet, and filter.json.
 
-Everything is written beside and swapped in whole; memory does not grow with the number of rows.
+All of it is written to a new directory, which then replaces the old one; memory does not grow with
+the number of rows.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -15,22 +15,17 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sso_data.core.errors import RunError
+from sso_data.core.errors import RunError, one_line
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import OPTIONAL_SCORE, SCHEMA_VERSION, VIEWS, JsonRow
 from sso_data.runs.files import NewFile, make_dir, recover_dir, remove_tree, swap_dir, write_new
-from sso_data.runs.scores import Scores
+from sso_data.runs.journal import Scores
+from sso_data.runs.jsonl import read_objects
+from sso_data.runs.workdir import read_json
 
 _PROGRESS_ROWS = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pairs:
-    """What stands in `directory`: how many rows, and the names of the data files."""
-
-    directory: Path
-    rows: int
-    files: tuple[str, ...]
+_NO_PAIRS = "{run}: no pairs in it; decide on them with `sso-data filter {run}`"
+_REWRITE = "write it again with `sso-data filter {run}`"
 
 
 def write_pairs(
@@ -41,11 +36,11 @@ def write_pairs(
     *,
     parquet: bool = True,
     progress: Progress | None = None,
-) -> Pairs:
+) -> None:
     """Replace `run/pairs` by the rows at the ascending positions `kept` of `scores`.
 
     `summary` becomes filter.json. Raises RunError when the journal is not what `scores` describe,
-    or cannot be written; the old directory then stands as it was.
+    or the pairs cannot be written; the old directory is kept then.
     """
     final, new = run / "pairs", run / ".pairs.new"
     recover_dir(final)
@@ -53,8 +48,8 @@ def write_pairs(
     try:
         make_dir(new)
         _write_rows(new, scores, kept, parquet=parquet, progress=progress or NullProgress())
-        files = tuple(sorted(path.name for path in new.iterdir()))
-        content = {"schema_version": SCHEMA_VERSION, **summary, "files": list(files)}
+        files = sorted(path.name for path in new.iterdir())
+        content = {"schema_version": SCHEMA_VERSION, **summary, "files": files}
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_new(new / "filter.json", text.encode())
         swap_dir(new, final)
@@ -63,29 +58,24 @@ def write_pairs(
             recover_dir(final)
             remove_tree(new)
         raise
-    return Pairs(directory=final, rows=len(kept), files=files)
-
-
-def outside_row(row: JsonRow) -> JsonRow:
-    """The row for the outside world: a journal row with each response as a plain message, too."""
-    return row | {
-        "chosen_message": row["chosen"][0],
-        "rejected_message": row["rejected"][0],
-    }
 
 
 def _write_rows(
-    directory: Path,
-    scores: Scores,
-    kept: NDArray[np.intp],
-    *,
-    parquet: bool,
-    progress: Progress,
+    directory: Path, scores: Scores, kept: NDArray[np.intp], *, parquet: bool, progress: Progress
 ) -> None:
     with ExitStack() as stack:
         stream = stack.enter_context(NewFile(directory / "train.jsonl"))
         lines = jsonlines.Writer(cast(IO[bytes], stream), dumps=orjson.dumps)
-        table = stack.enter_context(_table(directory, scores, kept)) if parquet else None
+        table = None
+        if parquet:
+            from sso_data.runs.parquet import ParquetWriter
+
+            total_bytes = int(scores.rows["length"][kept].sum(dtype=np.uint64))
+            seen, drawn = (VIEWS.index(view) for view in OPTIONAL_SCORE)
+            has_ninth = bool(np.isfinite(scores.rows["logp"][kept, seen, drawn]).any())
+            table = stack.enter_context(
+                ParquetWriter(directory, total_bytes, optional_score=has_ninth)
+            )
         for done, line in enumerate(scores.lines(kept), start=1):
             row = outside_row(orjson.loads(line))
             lines.write(row)
@@ -95,13 +85,52 @@ def _write_rows(
                 progress.count(done, len(kept), "pairs written")
 
 
-def _table(directory: Path, scores: Scores, kept: NDArray[np.intp]) -> Any:
-    """A Parquet writer for the kept rows; the ninth log-prob is a column where a row has it."""
-    from sso_data.runs.parquet import ParquetWriter
+def outside_row(row: JsonRow) -> JsonRow:
+    """Return a journal row with chosen and rejected also as single messages, for other programs."""
+    return row | {
+        "chosen_message": row["chosen"][0],
+        "rejected_message": row["rejected"][0],
+    }
 
-    seen, drawn = (VIEWS.index(view) for view in OPTIONAL_SCORE)
-    return ParquetWriter(
-        directory,
-        int(scores.rows["length"][kept].sum(dtype=np.uint64)),
-        spare_cell=bool(np.isfinite(scores.rows["logp"][kept, seen, drawn]).any()),
-    )
+
+def read_pairs(run: Path) -> Iterator[tuple[str, JsonRow]]:
+    """Yield ("FILE:LINE", outside row) of each kept row.
+
+    Raises RunError when there are no pairs, or a line of them is not a JSON object.
+    """
+    file = run / "pairs" / "train.jsonl"
+    if not file.is_file():
+        raise RunError(_NO_PAIRS.format(run=run))
+    yield from read_objects(file, _REWRITE.format(run=run))
+
+
+def not_a_row(where: str, error: Exception) -> RunError:
+    """Return the error of a line of pairs that lacks a field of a row, or has it malformed."""
+    what = f"{type(error).__name__}: {one_line(error, 100)}"
+    return RunError(f"{where}: not a row ({what}); write it again with `sso-data filter`")
+
+
+def read_decided(run: Path) -> dict[str, Any]:
+    """Return the content of a run's filter.json.
+
+    Raises RunError when there is none, or it is not what `filter` writes.
+    """
+    file, rewrite = run / "pairs" / "filter.json", _REWRITE.format(run=run)
+    content = read_json(file, what="the filter.json of a run", remedy=f"; {rewrite}")
+    if content is None:
+        raise RunError(_NO_PAIRS.format(run=run))
+    try:
+        stages = [stage["dropped"] + stage["left"] for stage in content["funnel"]]
+        named = [stage["reason"] for stage in content["funnel"]]
+        counts = [*stages, content["rows"], content["kept"], *content["dropped"].values()]
+        is_valid = (
+            bool(named)
+            and all(isinstance(name, str) for name in (content["preset"], *named))
+            and all(isinstance(count, int) for count in counts)
+            and isinstance(content["thresholds"]["resolved"], dict)
+        )
+    except (KeyError, TypeError, AttributeError):
+        is_valid = False
+    if not is_valid:
+        raise RunError(f"{file}: not the filter.json of a run; {rewrite}")
+    return content

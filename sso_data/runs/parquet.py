@@ -1,8 +1,10 @@
 """Outside rows as Parquet, with a schema that does not depend on the rows."""
 
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +21,9 @@ _BATCH_BYTES = 16 << 20
 
 
 def schema(cells: Sequence[Cell] = ALL_CELLS) -> pa.Schema:
-    """The columns of an outside row, in its order; `cells` are those with a log-prob column.
+    """Return the columns of an outside row, in its order; `cells` have a log-prob column.
 
-    Numbers are 64 bits wide, which is what a reader of the JSON lines makes of them.
+    Numbers have 64 bits, as in what readers of the JSON lines make of them.
     """
     message = pa.struct([("role", pa.string()), ("content", pa.string())])
     texts = pa.list_(pa.string())
@@ -54,7 +56,7 @@ def schema(cells: Sequence[Cell] = ALL_CELLS) -> pa.Schema:
 
 
 def part_names(total_bytes: int) -> list[str]:
-    """The files that `total_bytes` of JSON lines go to: train.parquet, or several of equal size."""
+    """Return the file names for `total_bytes` of JSON lines: train.parquet, or equal parts."""
     count = max(1, -(-total_bytes // PART_BYTES))
     if count == 1:
         return ["train.parquet"]
@@ -62,13 +64,14 @@ def part_names(total_bytes: int) -> list[str]:
 
 
 class ParquetWriter:
-    """Rows to Parquet files in `directory`; `total_bytes` of JSON lines are to come.
+    """Writes rows whose JSON lines have `total_bytes` in all to Parquet files in `directory`.
 
-    Leaving its `with` block finishes the files, or leaves them as they are after an error.
+    Its `with` block ends with finishing the files; after an error they stay incomplete. `add`
+    raises RunError when a row does not fit the columns.
     """
 
-    def __init__(self, directory: Path, total_bytes: int, *, spare_cell: bool) -> None:
-        cells = [cell for cell in ALL_CELLS if spare_cell or cell != OPTIONAL_SCORE]
+    def __init__(self, directory: Path, total_bytes: int, *, optional_score: bool) -> None:
+        cells = [cell for cell in ALL_CELLS if optional_score or cell != OPTIONAL_SCORE]
         self._schema = schema(cells)
         self._paths = [directory / name for name in part_names(total_bytes)]
         self._share = total_bytes / len(self._paths)
@@ -78,7 +81,7 @@ class ParquetWriter:
         self._open(0)
 
     def add(self, row: JsonRow, line_bytes: int) -> None:
-        """Take one row, whose JSON line has `line_bytes`."""
+        """Add one row, whose JSON line has `line_bytes`."""
         last = self._part == len(self._paths) - 1
         if not last and self._done_bytes >= self._share * (self._part + 1):
             self._finish()
@@ -108,7 +111,7 @@ class ParquetWriter:
             raise
 
     def _finish(self) -> None:
-        """End the file that is being written."""
+        """Complete the current file."""
         try:
             self._write_batch()
             with _named(self._file.path):
@@ -119,7 +122,7 @@ class ParquetWriter:
             raise
 
     def _abandon(self) -> None:
-        self._writer.is_open = False  # else it would write its footer when it is collected
+        self._writer.is_open = False  # else its finalizer would write the footer
         self._file.abandon()
 
     def _write_batch(self) -> None:
@@ -142,3 +145,37 @@ def _named(path: Path) -> Iterator[None]:
             f"{path}: a row does not fit the columns ({reason}); "
             "repair the journal, or set output.parquet=false"
         ) from error
+
+
+_MESSAGES = ("chosen_message", "rejected_message")
+_NAMES = {"double": "float64"}
+
+
+def card_features(*files: Path, journal: bool) -> list[dict[str, Any]]:
+    """Return the columns of pairs or journal files as `features` of a card's dataset_info.
+
+    The ninth log-prob is a column if any row has it.
+    """
+    spare = "logp_{}_{}".format(*OPTIONAL_SCORE)
+    is_there = any(_has_column(file, spare) for file in files)
+    cells = [cell for cell in ALL_CELLS if is_there or cell != OPTIONAL_SCORE]
+    fields = [field for field in schema(cells) if not (journal and field.name in _MESSAGES)]
+    return [{"name": field.name, **_feature(field.type)} for field in fields]
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    """Return a type in the notation of `datasets`."""
+    if pa.types.is_list(kind):
+        inner = _feature(kind.value_type)
+        return {"list": inner.get("dtype") or inner["struct"]}
+    if pa.types.is_struct(kind):
+        return {"struct": [{"name": field.name, **_feature(field.type)} for field in kind]}
+    return {"dtype": _NAMES.get(str(kind), str(kind))}
+
+
+def _has_column(file: Path, name: str) -> bool:
+    """Return True if a row has the column; inside of a text its quotes would be escaped."""
+    if not file.stat().st_size:
+        return False
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(f'"{name}":'.encode()) >= 0

@@ -1,7 +1,7 @@
-"""`RUN/steering.jsonl`: what models said about the prompts, one line each, found by prompt or text.
+"""`RUN/steering.jsonl`: what models said about prompts, found by prompt or by content.
 
 A line is a `choice` of features, or the whole `steering` of a prompt. In memory a line takes 20 to
-40 bytes; a second line of a prompt's text for features that its first did not have takes more.
+40 bytes; more if it is a later line of the same content with features that the first lacks.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,17 +14,16 @@ from sso_data.core.errors import RunError
 from sso_data.core.records import JsonRow, row_id
 from sso_data.runs.columns import row_key
 from sso_data.runs.files import reading
-from sso_data.runs.journal import open_lines, read_lines, to_line
-from sso_data.runs.jsonl_store import PeriodicSync
-from sso_data.runs.ledger import KeyTable, Ledger, next_id
+from sso_data.runs.jsonl import PeriodicSync, open_lines, read_lines, to_line
+from sso_data.runs.ledger import KeyTable
 
 FILE = "steering.jsonl"
 
 
 class SteeringBook:
-    """The file, opened by its only writer; a line that a crash tore is cut off first.
+    """The file, opened by its one writer; a torn last line is cut off.
 
-    `on_line` is given every line that is there. Raises RunError for a line of another program.
+    `on_line` is called with every stored line. Raises RunError for a line of another program.
     """
 
     def __init__(self, run: Path, *, on_line: Callable[[JsonRow], None]) -> None:
@@ -37,16 +36,16 @@ class SteeringBook:
                 self._remember(line, offset)
                 on_line(line)
             self._opened = opened.pop_all()
-        self._sync = PeriodicSync(self._lines)
+        self._sync = PeriodicSync(self._lines.sync)
 
     def find(self, kind: str, row: str) -> JsonRow | None:
-        """Return the line of this kind about a row."""
+        """Return the line of this kind about a row, or None."""
         return self._at(f"{kind}/{row}")
 
     def written(self, content: str, feature: str) -> JsonRow | None:
-        """Return the line of a prompt of this content for which a feature's texts were asked.
+        """Return a line of a prompt with this content for which texts of `feature` were asked.
 
-        The first prompt of a content is looked at before the others.
+        The first prompt of a content takes precedence.
         """
         first = self.find("steering", row_id(content, 0))
         if first is not None and feature in asked_features(first):
@@ -54,7 +53,7 @@ class SteeringBook:
         return self._at(f"text/{content}/{feature}")
 
     def add(self, line: JsonRow) -> None:
-        """Append a line."""
+        """Append a line; raises RunError when it cannot be written."""
         self._remember(line, self._lines.append(to_line(line)))
         self._sync()
 
@@ -63,7 +62,7 @@ class SteeringBook:
         self._opened.close()
 
     def _remember(self, line: JsonRow, offset: int) -> None:
-        """Index a line under one more than its offset: the table has no zeros."""
+        """Index a line by its offset + 1, because values of the table are positive."""
         self._ends.put(row_key(f"{line['kind']}/{line['id']}"), offset + 1)
         content = content_of(line["id"])
         if line["id"] != row_id(content, 0):
@@ -87,11 +86,11 @@ class MemoryBook:
         self._lines: dict[str, JsonRow] = {}
 
     def find(self, kind: str, row: str) -> JsonRow | None:
-        """Return the line of this kind about a row."""
+        """Return the line of this kind about a row, or None."""
         return self._lines.get(f"{kind}/{row}")
 
     def written(self, content: str, feature: str) -> JsonRow | None:
-        """Return the line of a prompt of this content for which a feature's texts were asked."""
+        """Return a line of a prompt with this content for which texts of `feature` were asked."""
         return self._lines.get(f"text/{content}/{feature}")
 
     def add(self, line: JsonRow) -> None:
@@ -104,21 +103,10 @@ class MemoryBook:
 Book = SteeringBook | MemoryBook
 
 
-class Occurrences:
-    """Ids for prompts in the order they come: which of the equal ones each is."""
-
-    def __init__(self) -> None:
-        self._seen = Ledger()
-
-    def next(self, content: str) -> str:
-        """Return the id of the next prompt with this content hash."""
-        return next_id(self._seen, content)
-
-
 def read_steering(run: Path) -> Iterator[tuple[int, JsonRow]]:
-    """Yield (offset, line) of a run's steering.jsonl.
+    """Yield (offset in bytes, line) of a run's steering.jsonl; nothing if there is no file.
 
-    Raises RunError that names a line which is not of this file's form.
+    Raises RunError that names a line of another form.
     """
     path = run / FILE
     if not path.exists():
@@ -126,11 +114,11 @@ def read_steering(run: Path) -> Iterator[tuple[int, JsonRow]]:
     for number, (offset, line) in enumerate(read_lines(path), start=1):
         try:
             content = orjson.loads(line)
-            is_ours = isinstance(content["id"], str) and content["kind"] in ("choice", "steering")
+            is_valid = isinstance(content["id"], str) and content["kind"] in ("choice", "steering")
         except (ValueError, KeyError, TypeError):
-            is_ours = False
-        if not is_ours:
-            raise RunError(f"{path}:{number}: not a line of sso-data; remove it, it is made again")
+            is_valid = False
+        if not is_valid:
+            raise RunError(f"{path}:{number}: not a line of sso-data; remove it to make it again")
         yield offset, content
 
 
@@ -140,5 +128,5 @@ def content_of(row: str) -> str:
 
 
 def asked_features(line: JsonRow) -> list[str]:
-    """Return the features whose texts were asked for this line, not taken from another one."""
-    return [name for name, told in line.get("written", {}).items() if "attempts" in told]
+    """Return the features whose texts a model was asked for, not copied from another line."""
+    return [name for name, text in line.get("written", {}).items() if "attempts" in text]

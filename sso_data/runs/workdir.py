@@ -1,13 +1,13 @@
-"""Work directories: written by one process, known by a manifest, continued only as the same work.
+"""Work directories: one writer at a time, a manifest, continued only as the same work.
 
 A run (run.json), a training (train.json), an iteration (iterate.json) and an evaluation
 (setup.json) are work directories. A manifest holds `schema_version`, the writer's version, the
 `identity` (everything that decides the content, flat, by dotted key), the resolved `config`, the
-`defaults` of the first start, and findings.
+`defaults` of the first start, and results of the work that continuing needs.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from typing import Any
 
 from sso_data import __version__
 from sso_data.config import migration
+from sso_data.config.migration import Kind, upgraded
 from sso_data.core.errors import RunError, one_line
 from sso_data.runs.files import locked_file, make_dir, remove_tree, write_atomic
 
@@ -30,8 +31,8 @@ class WorkKind:
 
     `noun`: "run", "training", ... in messages. `manifest`: the file name of its manifest.
     `files`: glob patterns of everything else that it writes and `--overwrite` removes. `orphans`:
-    names that only this kind writes, so that a directory that lost its manifest is not taken for
-    another's. `is_valid`: what a manifest must hold beyond its identity. `how_to_make`: the command
+    names that only this kind writes; they identify a directory that lost its manifest.
+    `is_valid`: checks what a manifest must hold besides its identity. `how_to_make`: the command
     that makes one, with {path}.
     """
 
@@ -57,13 +58,13 @@ class WorkDir:
         self.manifest = manifest
 
     def get(self, key: str) -> Any:
-        """A finding of the manifest, or None."""
+        """Return a value of the manifest, or None."""
         return self.manifest.get(key)
 
     def set(self, **findings: object) -> None:
-        """Put findings into the manifest and write it, if it changes.
+        """Put values into the manifest and write it, if it changes.
 
-        Raises RunError where it cannot be written.
+        Raises RunError when it cannot be written.
         """
         if any(self.manifest.get(key) != value for key, value in findings.items()):
             self.manifest |= findings
@@ -71,9 +72,9 @@ class WorkDir:
 
 
 def read_manifest(path: Path, kind: WorkKind) -> Manifest | None:
-    """The manifest of a work directory, in this version's format; None where there is none.
+    """Return the manifest of a work directory, in this version's format; None if there is none.
 
-    Raises RunError where it is not readable, is not a manifest of this kind, or was written by a
+    Raises RunError when it is not readable, is not a manifest of this kind, or was written by a
     later version of sso-data.
     """
     manifest = _read(path, kind)
@@ -81,7 +82,7 @@ def read_manifest(path: Path, kind: WorkKind) -> Manifest | None:
 
 
 def require_manifest(path: Path, kind: WorkKind) -> Manifest:
-    """The manifest of an existing directory; RunError says how to make one."""
+    """Return the manifest; raises RunError, with how to make the work, if there is none."""
     manifest = read_manifest(path, kind)
     if manifest is None:
         what = f"no {kind.manifest} in it" if path.is_dir() else "no such directory"
@@ -90,7 +91,7 @@ def require_manifest(path: Path, kind: WorkKind) -> Manifest:
 
 
 def stored_defaults(path: Path, kind: WorkKind) -> dict[str, Any]:
-    """The defaults that the directory keeps since its first start, nested; {} for a new one.
+    """Return the defaults stored when the work was started, nested; {} for a new directory.
 
     Raises RunError as `read_manifest`.
     """
@@ -99,7 +100,7 @@ def stored_defaults(path: Path, kind: WorkKind) -> dict[str, Any]:
 
 
 def refuse_other_content(path: Path, kind: WorkKind) -> None:
-    """Raise RunError where `path` is a file, or a directory of something else; change nothing."""
+    """Raise RunError if `path` is a file, or a directory of something else; change nothing."""
     try:
         if not path.exists():
             return
@@ -121,13 +122,15 @@ def refuse_other_content(path: Path, kind: WorkKind) -> None:
 
 
 @contextmanager
-def held(path: Path, lock: str, what: str) -> Iterator[None]:
-    """Hold one lock of a directory; a crash leaves no lock behind.
+def locked(path: Path, lock: str, what: str = "") -> Iterator[None]:
+    """Hold one lock of a directory: a run's "rows" or "pairs", a training's "model", ...
 
-    Raises RunError where another process holds it; `what` is what that one writes.
+    The lock ends with the process. Raises RunError when another process holds it; `what` it is
+    writing is by default "its LOCK".
     """
     with locked_file(path / f".{lock}.lock") as is_ours:
         if not is_ours:
+            what = what or f"its {lock}"
             raise RunError(f"{path}: another process is writing {what}; wait for it or end it")
         yield
 
@@ -143,9 +146,9 @@ def open_workdir(
 ) -> WorkDir:
     """Start the work in `path`, or continue it when `identity` is that of the work there.
 
-    The caller holds the directory's lock. `details` are put into the manifest besides the identity.
-    Raises RunError that names the first differences and the `remedy`, or refuses a directory of
-    something else.
+    The caller holds the directory's lock. `details` are put into the manifest besides the identity;
+    their `defaults` only when the work starts. Raises RunError that names the first differences and
+    the `remedy`, or when the directory holds something else.
     """
     make_dir(path)
     if not (overwrite and clear(path, kind)):
@@ -168,9 +171,9 @@ def open_workdir(
 
 
 def clear(path: Path, kind: WorkKind) -> bool:
-    """Remove what work of this kind writes into its directory; False where there is none of it.
+    """Remove what work of this kind writes into its directory; return False if there is none.
 
-    The manifest goes last: until then the directory is known for what it is.
+    The manifest is removed last: until then the directory is recognized.
     """
     if not any((path / name).exists() for name in (kind.manifest, *kind.orphans)):
         return False
@@ -182,13 +185,19 @@ def clear(path: Path, kind: WorkKind) -> bool:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What differs between the identity of stored work and that asked for, one phrase a key."""
+    """Return how two identities differ, one phrase a key: "KEY is X there and Y here"."""
     found = []
     for key in sorted(there.keys() | here.keys()):
         old, new = there.get(key, "absent"), here.get(key, "absent")
         if old != new:
             found.append(f"{key} is {json.dumps(old)} there and {json.dumps(new)} here")
     return found
+
+
+def _listed(changed: Sequence[str], most: int) -> str:
+    """Return the first `most` differences, and how many more there are, as one phrase."""
+    more = f" (and {len(changed) - most} more)" if len(changed) > most else ""
+    return "; ".join(changed[:most]) + more
 
 
 def refuse_another(
@@ -199,14 +208,29 @@ def refuse_another(
     remedy: str = OVERWRITE,
 ) -> None:
     """Raise RunError that names the first three differences of two identities, if there are any."""
-    changed = differences(there, here)
-    if changed:
-        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
-        raise RunError(f"{path}: holds another {noun}: {'; '.join(changed[:3])}{more}; {remedy}")
+    if changed := differences(there, here):
+        raise RunError(f"{path}: holds another {noun}: {_listed(changed, 3)}; {remedy}")
+
+
+def difference(there: bytes, here: Mapping[str, Any], *keys: str, kind: Kind = "run") -> str | None:
+    """Return how the manifest `there` differs from the manifest `here`, or None.
+
+    The identities and the values of `keys` are compared. `there`, a manifest of this `kind`, may
+    be of an earlier format than `here`.
+    """
+    try:
+        content = upgraded(json.loads(there), kind)
+        changed = differences(dict(content["identity"]), here["identity"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "its manifest is not readable"
+    changed += differences(
+        {key: content.get(key) for key in keys}, {key: here.get(key) for key in keys}
+    )
+    return _listed(changed, 2) or None
 
 
 def refuse_later_format(file: Path, content: Mapping[str, Any], *, known: int) -> None:
-    """Raise RunError for a file of a later format than `known`; it names who wrote the file."""
+    """Raise RunError, with the version that wrote the file, for a later format than `known`."""
     written = content.get("schema_version", 1)
     if not isinstance(written, int) or written > known:
         writer = content.get("sso_data", "a later version")
@@ -217,9 +241,9 @@ def refuse_later_format(file: Path, content: Mapping[str, Any], *, known: int) -
 
 
 def read_json(file: Path, *, what: str, remedy: str = "") -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no file.
+    """Return the object in a JSON file; None if there is no file.
 
-    Raises RunError where it is not readable, or is not `what`.
+    Raises RunError when it is not readable, or is not an object (`what` it should be).
     """
     try:
         content = json.loads(file.read_bytes())
@@ -235,13 +259,19 @@ def read_json(file: Path, *, what: str, remedy: str = "") -> dict[str, Any] | No
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Replace a JSON file that people read, in one piece; RunError where it cannot be written."""
+    """Replace a JSON file atomically, indented; raises RunError when it cannot be written."""
     text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
     write_atomic(file, text.encode())
 
 
+def section(facts: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return a mapping inside of a JSON object; {} if it is missing or not a mapping."""
+    found = facts.get(key)
+    return found if isinstance(found, dict) else {}
+
+
 def _read(path: Path, kind: WorkKind) -> Manifest | None:
-    """The manifest as it is written; None where there is none."""
+    """Return the manifest in its stored format; None if there is none."""
     file = path / kind.manifest
     what = f"the {kind.manifest} of {kind.a_noun} of sso-data"
     remedy = "; restore it from a copy, or use another --out (the other files are untouched)"

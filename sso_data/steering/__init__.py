@@ -1,1 +1,1 @@
-"""Which features a prompt gets, and the texts that ask for their good and bad side."""
+"""Principles: files, rules and models that choose and write them, and how well they work."""

@@ -6,11 +6,12 @@ from sso_data.chat.engine import EngineCompletions
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import ConfigError
 from sso_data.core.jinja import Templates
-from sso_data.core.naming import public_name
+from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import JsonRow, Prompt
 from sso_data.prompts import count_prompts, read_prompts
-from sso_data.runs.steering import MemoryBook, Occurrences
+from sso_data.runs.ledger import Ledger
+from sso_data.runs.steering import MemoryBook
 from sso_data.steering.by_model import Task
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import open_writer
@@ -45,7 +46,7 @@ def write_principles(
 
     def todo() -> Iterator[Prompt]:
         candidates = read_prompts(source, config.source)
-        for prompt in prompts_of(candidates, Occurrences().next, lambda identity: True):
+        for prompt in prompts_of(candidates, Ledger().next_id, lambda identity: True):
             begun[prompt.id] = {"prompt": [message.to_json() for message in prompt.messages]}
             yield prompt
 

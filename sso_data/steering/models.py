@@ -10,7 +10,7 @@ from sso_data.chat.interface import Completions
 from sso_data.config.run import RunConfig, ViewsConfig
 from sso_data.core.errors import ConfigError
 from sso_data.core.jinja import SYSTEM
-from sso_data.core.naming import public_name
+from sso_data.core.paths import public_name
 from sso_data.core.progress import Progress
 from sso_data.core.records import Prompt
 from sso_data.engines.interface import Engine

@@ -13,9 +13,9 @@ import orjson
 from sso_data.core.errors import RunError
 from sso_data.core.records import JsonRow
 from sso_data.runs.columns import closeness, gap, mean_logp, row_key
-from sso_data.runs.decided import read_pairs
+from sso_data.runs.journal import load_scores
+from sso_data.runs.pairs import read_pairs
 from sso_data.runs.run import require_run
-from sso_data.runs.scores import load_scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""Chat templates, both ways: messages to token ids, and rows of others to messages."""
+"""Chat templates: the three views of a prompt as token ids, and rows of other tools."""

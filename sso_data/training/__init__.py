@@ -1,1 +1,1 @@
-"""Training on preference pairs: rows to token ids, the SSO loss, references from the data."""
+"""`train`: rows to token ids, references, the SSO loss, steps, checkpoints, the model."""

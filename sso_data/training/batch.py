@@ -1,6 +1,6 @@
 """Encoded rows to padded tensors, and the order in which rows come: shuffled, then by length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,12 @@ def pad_sequences(pairs: Sequence[tuple[Ids, Ids]], pad_id: int) -> dict[str, Te
         labels[index, start:end] = completion
     arrays = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def response_tokens(block: Mapping[str, Tensor]) -> Tensor:
+    """Tokens of each response of one contrast's 2B sequences, [B, S]."""
+    counts: Tensor = (block["labels"] != IGNORED).sum(-1)
+    return counts.view(2, -1).T
 
 
 class LengthSortedSampler(Sampler[int]):

@@ -1,4 +1,4 @@
-"""What watches a training: metrics to their file and the listener, and reasons to stop early."""
+"""Callbacks of a training: metrics to their file and the display, and reasons to stop early."""
 
 import math
 from collections import deque
@@ -13,7 +13,7 @@ from sso_data.config.training import EarlyStoppingConfig
 from sso_data.core.errors import TrainError
 from sso_data.core.progress import Progress
 from sso_data.runs.files import Appender
-from sso_data.runs.journal import open_lines, to_line
+from sso_data.runs.jsonl import open_lines, to_line
 
 _WINDOW = 4
 """Logged steps over which the chosen log-prob is averaged before it is judged."""
@@ -25,7 +25,6 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
     def __init__(self, file: Path | None, progress: Progress) -> None:
         self._lines: Appender | None = open_lines(file) if file else None
         self._progress = progress
-        self.history: list[dict[str, float]] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -43,12 +42,11 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """A line of metrics; Trainer's closing summary is none."""
+        """Write and report a line of metrics; Trainer's closing summary is left out."""
         if not logs or not {"loss", "eval_loss"} & logs.keys():
             return
         values = {name: value for name, value in logs.items() if isinstance(value, int | float)}
         line = {"step": state.global_step, **values}
-        self.history.append(line)
         if self._lines:
             finite = {k: v if math.isfinite(v) else None for k, v in line.items()}
             self._lines.append(to_line(finite))
@@ -100,7 +98,7 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """A training that goes on judges the steps before as well, as if it had never stopped."""
+        """Take in the steps before an interruption, so that the mean is that of one training."""
         earlier = [float(log["logp_chosen"]) for log in state.log_history if "logp_chosen" in log]
         self._recent.extend(earlier)
         if self._start is None and earlier:

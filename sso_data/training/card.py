@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.core.jinja import render
-from sso_data.core.naming import is_local, public_name
+from sso_data.core.paths import is_local, public_name
 from sso_data.runs.files import write_atomic
 
 

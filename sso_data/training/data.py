@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sso_data.config.loss import SequenceConfig
-from sso_data.config.reward import RewardConfig
 from sso_data.config.run import ViewsConfig
-from sso_data.config.training import TrainConfig
+from sso_data.config.training import RewardConfig, SequenceConfig, TrainConfig
 from sso_data.core.errors import InputError, TrainError
 from sso_data.core.records import JsonRow
 from sso_data.models.training_model import PolicyFiles
@@ -111,28 +109,23 @@ def _counted(
     policy: PolicyFiles,
     config: TrainConfig,
 ) -> Iterator[JsonRow]:
-    """The rows, each checked to be of this policy where the objective wants that."""
+    """The rows, counted by the model that made them.
+
+    Raises InputError for a row of another model, unless its references are to be scored again.
+    `pairs` is meant for others' rows, too: there `auto` scores them again.
+    """
+    mode, objective = config.reference.mode, config.loss.objective
+    takes_others = mode == "rescore" or (objective == "pairs" and mode == "auto")
     for row in rows:
         if found := row.get("model_fingerprint"):
             made_by[str(row.get("model")), str(found)] += 1
-            if found != policy.fingerprint:
-                _refuse_stranger(row, policy, config)
+            if found != policy.fingerprint and not takes_others:
+                raise InputError(
+                    f"row {row.get('id')}: sampled by {row.get('model')} (fingerprint {found}), "
+                    f"but --model {policy.name} is {policy.fingerprint}; train the model that made "
+                    "the data, or accept off-policy rows with --ref rescore"
+                )
         yield row
-
-
-def _refuse_stranger(row: JsonRow, policy: PolicyFiles, config: TrainConfig) -> None:
-    """InputError for a row of another model, unless its references are to be scored anew.
-
-    `pairs` is meant for others' rows, too: there `auto` scores them anew.
-    """
-    mode, objective = config.reference.mode, config.loss.objective
-    if mode == "rescore" or (objective == "pairs" and mode == "auto"):
-        return
-    raise InputError(
-        f"row {row.get('id')}: sampled by {row.get('model')} (fingerprint "
-        f"{row['model_fingerprint']}), but --model {policy.name} is {policy.fingerprint}; train "
-        "the model that made the data, or accept off-policy rows with --ref rescore"
-    )
 
 
 def describe(data: Data) -> list[str]:

@@ -1,4 +1,4 @@
-"""The SSO loss and its relatives: log-probs in, one loss per row out, nothing else.
+"""The SSO loss (arXiv 2410.17131) and its relatives: log-probs in, one loss per row out.
 
 Shape letters: B rows, C contrasts (base, good, bad), S sides (preferred, other). `policy` and `ref`
 are total log-probs in nats, `tokens` how many ids each total is over. An objective that leaves a
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sso_data.config.loss import LossConfig
+from sso_data.config.training import LossConfig
 from sso_data.core.records import View
 
 PreferenceTerm = Literal["base", "good", "bad"]
@@ -35,8 +35,8 @@ bad view y0 over y+."""
 class Terms:
     """An objective as factors: base*[W]*l_base + steered*[W]*(l_good + l_bad) + sum of nll*(-m).
 
-    `base_by_w` and `steered_by_w` say whether W stands in that product; `nll` weights the negative
-    mean log-prob of each contrast's preferred response.
+    `base_by_w`, `steered_by_w`: W is a factor of that product. `nll` weights the negative mean
+    log-prob of each contrast's preferred response.
     """
 
     base: float
@@ -147,7 +147,8 @@ def log_odds(s: Tensor) -> Tensor:
 def on_policy_weight(base_policy: Tensor, base_tokens: Tensor, config: LossConfig) -> Tensor:
     """W = sigmoid(-(alpha m(y+|plain) + (1-alpha) m(y-|plain))), [B] of the base contrast [B, S].
 
-    It lies between 1/2 and 1; its gradient is cut with `detach_weight`.
+    The weight of arXiv 2410.17131, with m the policy's means in nats/token. It lies between 1/2 and
+    1; its gradient is cut with `detach_weight`.
     """
     m = means(base_policy, base_tokens)
     weight = torch.sigmoid(-(config.alpha * m[..., 0] + (1 - config.alpha) * m[..., 1]))

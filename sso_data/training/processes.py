@@ -23,7 +23,7 @@ _TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
 
 
 def is_first() -> bool:
-    """Whether this process writes and speaks for all."""
+    """True in the one process that writes and reports."""
     return bool(PartialState().is_main_process)
 
 
@@ -59,13 +59,26 @@ def leaving_the_group() -> Iterator[None]:
 
 
 def training_arguments(config: TrainConfig, out: Path) -> TrainingArguments:
-    """The arguments of a training in `out`, for the processes there are.
+    """transformers.Trainer's arguments for a training in `out`, on the processes there are.
 
-    Raises ConfigError when a step's rows cannot be dealt to the processes evenly.
+    Raises ConfigError when a step's rows cannot be dealt to the processes evenly, a reporter is not
+    installed, or transformers refuses a value.
     """
-    micro, accumulation = micro_batches(config)
-    _check_reporters(config)
     optim, every = config.optim, config.checkpoints.every
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    share, rest = divmod(optim.batch_size, processes)
+    if rest:
+        raise ConfigError(
+            f"optim.batch_size {optim.batch_size} is not a multiple of the {processes} processes"
+        )
+    most = min(optim.micro_batch_rows, share)
+    micro = next(size for size in range(most, 0, -1) if share % size == 0)
+    for name in config.log.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"log.report_to: {name} is not installed: pip install {name}")
+    schedule: Any = optim.schedule
+    if schedule == "constant" and optim.warmup_steps:
+        schedule = "constant_with_warmup"
     use_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     checkpointing = optim.gradient_checkpointing
     try:
@@ -75,7 +88,7 @@ def training_arguments(config: TrainConfig, out: Path) -> TrainingArguments:
             bf16=compute_dtype(config) is torch.bfloat16,
             per_device_train_batch_size=micro,
             per_device_eval_batch_size=micro,
-            gradient_accumulation_steps=accumulation,
+            gradient_accumulation_steps=share // micro,
             gradient_checkpointing=not use_cpu if checkpointing is None else checkpointing,
             gradient_checkpointing_kwargs={"use_reentrant": False},
             num_train_epochs=optim.epochs,
@@ -85,7 +98,7 @@ def training_arguments(config: TrainConfig, out: Path) -> TrainingArguments:
             adam_beta1=optim.beta1,
             adam_beta2=optim.beta2,
             weight_decay=optim.weight_decay,
-            lr_scheduler_type=_schedule(config),
+            lr_scheduler_type=schedule,
             warmup_steps=optim.warmup_steps,
             max_grad_norm=optim.max_grad_norm,
             logging_steps=config.log.every,
@@ -119,29 +132,3 @@ def tensorboard_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         del os.environ[_TENSORBOARD]
-
-
-def micro_batches(config: TrainConfig) -> tuple[int, int]:
-    """(rows of a process in one forward pass, how many of those make its share of a step)."""
-    optim = config.optim
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    share, rest = divmod(optim.batch_size, processes)
-    if rest:
-        raise ConfigError(
-            f"optim.batch_size {optim.batch_size} is not a multiple of the {processes} processes"
-        )
-    most = min(optim.micro_batch_rows, share)
-    micro = next(size for size in range(most, 0, -1) if share % size == 0)
-    return micro, share // micro
-
-
-def _check_reporters(config: TrainConfig) -> None:
-    """ConfigError for a reporter that is not installed, before the model is loaded."""
-    for name in config.log.report_to:
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"log.report_to: {name} is not installed: pip install {name}")
-
-
-def _schedule(config: TrainConfig) -> Any:
-    constant = "constant_with_warmup" if config.optim.warmup_steps else "constant"
-    return constant if config.optim.schedule == "constant" else config.optim.schedule

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
-from sso_data.config.loss import LossConfig, ReferenceConfig
+from sso_data.config.training import LossConfig, ReferenceConfig
 from sso_data.core.errors import TrainError
 from sso_data.models.head import CompletionScorer
 from sso_data.runs.files import make_dir, write_atomic
@@ -110,7 +110,7 @@ def resolve_references(
         if config.mode == "strict" and not accepted:
             raise TrainError(
                 f"--ref strict: recorded log-probs do not hold here ({report.difference}); is this "
-                "the model that made the data? --ref auto scores them anew"
+                "the model that made the data? --ref auto scores them again"
             )
         keep = has if accepted else keep
     missing = np.flatnonzero(~keep)
@@ -305,7 +305,7 @@ def _cache_key(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Cache:
-    """Scored totals in a file, for the rows, contrasts and model that `key` stands for.
+    """Scored totals in a file, for the rows, contrasts and model that `key` identifies.
 
     Of several processes one `writes`.
     """

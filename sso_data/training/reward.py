@@ -16,16 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, TrainingArguments, set_seed
 
-from sso_data.config.reward import RewardConfig
+from sso_data.config.training import RewardConfig
 from sso_data.core.errors import ModelError
 from sso_data.models.inference import REWARD_HEADS
 from sso_data.models.loading import load_weights
-from sso_data.training.batch import Batch, Collator, PairRows
+from sso_data.training.batch import Batch, response_tokens
 from sso_data.training.encode import EncodedRow
-from sso_data.training.loss import PreferenceTerm
 from sso_data.training.row_trainer import RowTrainer
-
-_BASE: tuple[PreferenceTerm, ...] = ("base",)
 
 
 def bradley_terry(rewards_BS: Tensor, centre: float = 0.0) -> Tensor:
@@ -43,7 +40,7 @@ def bradley_terry(rewards_BS: Tensor, centre: float = 0.0) -> Tensor:
 def reward_metrics(rewards_BS: Tensor, tokens_BS: Tensor) -> dict[str, Tensor]:
     """What one wants to see of each row, [B] each: `accuracy` is 1 where r+ > r-, 1/2 where equal.
 
-    `tokens_*` count the response's tokens: a reward that only follows length shows beside them.
+    `tokens_*` count the response's tokens: they show a reward that only follows length.
     """
     rewards = rewards_BS.detach().float()
     margin = rewards[:, 0] - rewards[:, 1]
@@ -60,7 +57,7 @@ def reward_metrics(rewards_BS: Tensor, tokens_BS: Tensor) -> dict[str, Tensor]:
 class RewardTrainer(RowTrainer):
     """Trains a sequence classifier of one label on encoded rows.
 
-    Overridden beside RowTrainer's: `training_step` (a step's mean over its rows), `compute_loss`
+    Overridden besides RowTrainer's: `training_step` (a step's mean over its rows), `compute_loss`
     and `prediction_step` (no labels; our metrics).
     """
 
@@ -80,9 +77,10 @@ class RewardTrainer(RowTrainer):
         super().__init__(
             model,
             args,
-            collator=Collator(contrasts=_BASE, pad_id=pad_id),
-            rows=PairRows(rows, _BASE),
-            eval_rows=PairRows(eval_rows, _BASE) if eval_rows else None,
+            contrasts=("base",),
+            rows=rows,
+            eval_rows=eval_rows,
+            pad_id=pad_id,
             **options,
         )
 
@@ -99,7 +97,7 @@ class RewardTrainer(RowTrainer):
         self._refuse_nonfinite(losses, inputs)
         loss = losses.sum() * self._scale(inputs, num_items_in_batch)
         self._backward(loss)
-        self._note(self._pending, reward_metrics(rewards, response_tokens(inputs)))
+        self._note(self._pending, reward_metrics(rewards, response_tokens(inputs["base"])))
         return loss.detach()
 
     def compute_loss(
@@ -124,7 +122,7 @@ class RewardTrainer(RowTrainer):
         """The mean loss; there are no labels."""
         with torch.no_grad():
             rewards = self.rewards(model, inputs)
-        self._note(self._pending_eval, reward_metrics(rewards, response_tokens(inputs)))
+        self._note(self._pending_eval, reward_metrics(rewards, response_tokens(inputs["base"])))
         return bradley_terry(rewards, self.config.center_rewards_coefficient).mean(), None, None
 
     def rewards(self, model: Any, inputs: Batch) -> Tensor:
@@ -140,12 +138,6 @@ class RewardTrainer(RowTrainer):
     def floating_point_ops(self, inputs: Batch) -> int:
         """Forward and backward of every token: 6 a parameter."""
         return int(6 * inputs["base"]["input_ids"].numel() * self._num_parameters)
-
-
-def response_tokens(inputs: Batch) -> Tensor:
-    """How many tokens each response of a batch has, [B, S]."""
-    labels: Tensor = inputs["base"]["labels"]
-    return (labels >= 0).sum(-1).view(2, -1).T
 
 
 def load_reward_model(

@@ -8,7 +8,7 @@ for a checkpoint that cannot be read). A subclass brings `training_step`, `compu
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from transformers.trainer_utils import EvalLoopOutput
 from sso_data.core.errors import ConfigError, RunError, TrainError, described
 from sso_data.models.head import disable_dropout
 from sso_data.runs.files import remove_tree, sync_tree, write_atomic
-from sso_data.training.batch import Batch, LengthSortedSampler, PairRows
+from sso_data.training.batch import Batch, Collator, LengthSortedSampler, PairRows
 from sso_data.training.callbacks import FiniteGradients
+from sso_data.training.encode import EncodedRow
+from sso_data.training.loss import PreferenceTerm
 from sso_data.training.state import COMPLETE, checkpoints
 
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
@@ -47,21 +49,26 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         model: nn.Module,
         args: TrainingArguments,
         *,
-        collator: Callable[[Any], Batch],
-        rows: PairRows,
-        eval_rows: PairRows | None,
+        contrasts: tuple[PreferenceTerm, ...],
+        rows: Sequence[EncodedRow],
+        eval_rows: Sequence[EncodedRow] | None,
+        pad_id: int,
         **options: Any,
     ) -> None:
-        """`options` go to transformers.Trainer (callbacks, optimizers, processing_class ...)."""
+        """`options` go to transformers.Trainer (callbacks, optimizers, processing_class ...).
+
+        Raises ConfigError for several GPUs in one process.
+        """
+        self.contrasts = contrasts
         args.remove_unused_columns = False  # rows are records, not columns
         args.label_names = []
         disable_dropout(model)
         super().__init__(
             model=model,
             args=args,
-            data_collator=collator,
-            train_dataset=rows,
-            eval_dataset=eval_rows,
+            data_collator=Collator(contrasts=contrasts, pad_id=pad_id),
+            train_dataset=PairRows(rows, contrasts),
+            eval_dataset=PairRows(eval_rows, contrasts) if eval_rows else None,
             **options,
         )
         if args.n_gpu > 1:

@@ -23,7 +23,7 @@ from sso_data.core.errors import ConfigError, InputError, RunError, TrainError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.models.training_model import PolicyFiles, find_policy, save_model
 from sso_data.runs.files import make_dir, publish_files, remove_tree
-from sso_data.runs.workdir import Manifest, held, refuse_other_content, stored_defaults
+from sso_data.runs.workdir import Manifest, locked, refuse_other_content, stored_defaults
 from sso_data.training.callbacks import Metrics
 from sso_data.training.card import draw, write_card
 from sso_data.training.jobs import Job, Prepared, TrainContext, policy_job, reward_job
@@ -48,16 +48,16 @@ _FREE_KEYS = {
     "optim": ("micro_batch_rows", "gradient_checkpointing"),
     "checkpoints": ("every", "keep", "keep_finished"),
 }
-"""What may change between an interrupted training and its continuation."""
+"""Keys that may change between an interrupted training and its continuation."""
 
 _LIBRARIES = ("torch", "transformers", "accelerate", "safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSummary:
-    """How a training ended; `new_steps` is 0 when it had finished before.
+    """How a training ended: `manifest` is the content of train.json, `seconds` this call's.
 
-    `manifest` is the content of train.json.
+    `new_steps` is 0 when it had finished before.
     """
 
     out: Path
@@ -67,12 +67,12 @@ class TrainSummary:
 
     @property
     def stopped(self) -> str | None:
-        """Why it was stopped early, if it was."""
+        """The reason for which it was stopped early, or None."""
         found: str | None = self.manifest["stopped"]
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """What a script wants to know."""
+        """The summary that `--json` prints."""
         keys = ("data", "references", "steps", "max_steps", "stopped", "first", "last")
         return {
             "out": str(self.out),
@@ -128,9 +128,7 @@ def train(
         context.progress.warn(line)
     if first:
         make_dir(out)
-    guard: AbstractContextManager[None] = (
-        held(out, "model", "its model") if first else nullcontext()
-    )
+    guard: AbstractContextManager[None] = locked(out, "model") if first else nullcontext()
     with guard:
         folder, checkpoint = _opened(out, config, policy, job, overwrite=overwrite)
         if folder.is_finished:
@@ -146,20 +144,16 @@ def _refuse_inputs_in(out: Path, source: str, policy: PolicyFiles, config: Train
     given = [("--model", policy.name, policy.directory)]
     given += [("DATA", source, Path(source))]
     given += [("reward.mix", name, Path(name)) for name in mixed]
+    whole = out.resolve()
     for what, name, path in given:
-        if name.strip() and path.exists() and _lies_in(path, out):
+        if not name.strip() or not path.exists():
+            continue
+        targets = (path.resolve(), path.parent.resolve() / path.name)  # through links, and itself
+        if any(target.is_relative_to(whole) for target in targets):
             raise ConfigError(
                 f"{what} {name}: lies in --out {out}, which the training writes to; "
                 "use another --out"
             )
-
-
-def _lies_in(path: Path, folder: Path) -> bool:
-    """Whether `path` is `folder` or lies in it, itself or through links."""
-    whole = folder.resolve()
-    return path.resolve().is_relative_to(whole) or (
-        path.parent.resolve() / path.name
-    ).is_relative_to(whole)
 
 
 def _opened(
@@ -168,11 +162,18 @@ def _opened(
     """The training's directory, and the checkpoint to go on from, as the first process has it."""
     found: tuple[Manifest, Path | None] | None = None
     if is_first():
+        details = {
+            "model": {"name": policy.name, "fingerprint": policy.fingerprint},
+            "data": dict(job.data),
+            "config": config.model_dump(mode="json"),
+            "defaults": defaults_of(config),
+            "versions": {name: version(name) for name in _LIBRARIES},
+        }
         is_new = overwrite or read_training(out) is None
         folder = open_training(
             out,
             identity=_identity(config, policy, job),
-            details=_details(config, policy, job) if is_new else {},
+            details=details if is_new else {},  # a continued one keeps those of its start
             overwrite=overwrite,
         )
         checkpoint = None if folder.is_finished else folder.last_checkpoint()
@@ -200,16 +201,6 @@ def _identity(config: TrainConfig, policy: PolicyFiles, job: Job) -> dict[str, A
         "tokenizer": policy.tokenizer_fingerprint,
         **job.identity,
         **flat,
-    }
-
-
-def _details(config: TrainConfig, policy: PolicyFiles, job: Job) -> dict[str, Any]:
-    return {
-        "model": {"name": policy.name, "fingerprint": policy.fingerprint},
-        "data": dict(job.data),
-        "config": config.model_dump(mode="json"),
-        "defaults": defaults_of(config),
-        "versions": {name: version(name) for name in _LIBRARIES},
     }
 
 
@@ -265,7 +256,7 @@ def _memory_named() -> Iterator[None]:
 def _write_model(
     trainer: Trainer, prepared: Prepared, policy: PolicyFiles, config: TrainConfig, out: Path
 ) -> None:
-    """Gather the weights from wherever they are and write them, beside and then in context."""
+    """Gather the weights of all processes, write them into `.model`, and move them into `out`."""
     unwrapped = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not is_first():
@@ -293,7 +284,7 @@ def _finish(
     config: TrainConfig,
     context: TrainContext,
 ) -> None:
-    """Card, plot, and last of all the word in train.json that the training has finished."""
+    """Write the card and the plot, and last of all `finished` into train.json."""
     history = [line for line in trainer.state.log_history if {"loss", "eval_loss"} & line.keys()]
     logs = [line for line in history if "loss" in line]
     stopped = prepared.stopping.reason if prepared.stopping else None
@@ -301,7 +292,7 @@ def _finish(
         "steps": trainer.state.global_step,
         "max_steps": trainer.state.max_steps,
         "stopped": stopped,
-        "best_checkpoint": _best(trainer),
+        "best_checkpoint": trainer.state.best_global_step if config.checkpoints.keep_best else None,
         "first": logs[0] if logs else {},
         "last": logs[-1] if logs else {},
     }
@@ -310,16 +301,6 @@ def _finish(
     write_card(folder.manifest, history, context.out / "README.md")
     if config.log.plot and history and not draw(history, context.out / "loss.png"):
         context.progress.note("no loss.png: pip install 'sso-data[train]' draws it")
-    folder.set(finished=_today())
+    folder.set(finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
     if not config.checkpoints.keep_finished:
         remove_tree(context.out / "checkpoints")
-
-
-def _best(trainer: Trainer) -> int | None:
-    """The step whose weights were kept, where the best ones were asked for."""
-    best: int | None = trainer.state.best_global_step
-    return best if trainer.args.load_best_model_at_end else None
-
-
-def _today() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

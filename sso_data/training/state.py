@@ -17,7 +17,7 @@ import orjson
 from sso_data.core.errors import RunError
 from sso_data.models.directory import SAVED_FILES
 from sso_data.runs.files import remove_tree, write_atomic
-from sso_data.runs.journal import read_lines
+from sso_data.runs.jsonl import read_lines
 from sso_data.runs.workdir import Manifest, WorkDir, WorkKind, open_workdir, read_manifest
 
 MANIFEST = "train.json"
@@ -41,7 +41,7 @@ class TrainingDir(WorkDir):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the trained model is there."""
+        """True when the trained model is there."""
         return "finished" in self.manifest
 
     def last_checkpoint(self) -> Path | None:

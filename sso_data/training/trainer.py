@@ -1,6 +1,6 @@
 """`SSOTrainer`: transformers.Trainer with the SSO loss, contrast by contrast.
 
-Overridden hooks beside RowTrainer's, and why: `training_step` (several backwards a micro-batch),
+Overridden hooks besides RowTrainer's, and why: `training_step` (several backwards a micro-batch),
 `compute_loss` (the joint loss, for whoever asks for it), `prediction_step` (no labels; our
 metrics), `floating_point_ops`.
 """
@@ -14,10 +14,10 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from sso_data.config.loss import LossConfig
+from sso_data.config.training import LossConfig
 from sso_data.models.head import IGNORED, CompletionScorer
 from sso_data.training.backward import BackwardMode, Outcome, Step, run_eval, run_step
-from sso_data.training.batch import Batch, Collator, PairRows
+from sso_data.training.batch import Batch, response_tokens
 from sso_data.training.encode import EncodedRow
 from sso_data.training.loss import PREFERENCE_TERMS, PreferenceTerm, metrics, terms_of
 from sso_data.training.row_trainer import RowTrainer
@@ -44,13 +44,13 @@ class SSOTrainer(RowTrainer):
     ) -> None:
         """`options` go to transformers.Trainer (callbacks, optimizers, processing_class ...)."""
         self.loss = loss
-        self.contrasts = terms_of(loss).contrasts
         super().__init__(
             model,
             args,
-            collator=Collator(contrasts=self.contrasts, pad_id=pad_id),
-            rows=PairRows(rows, self.contrasts),
-            eval_rows=PairRows(eval_rows, self.contrasts) if eval_rows else None,
+            contrasts=terms_of(loss).contrasts,
+            rows=rows,
+            eval_rows=eval_rows,
+            pad_id=pad_id,
             **options,
         )
         self.backward_mode = self._possible(backward)
@@ -122,8 +122,7 @@ class SSOTrainer(RowTrainer):
     ) -> Step:
         device = self.args.device
         return Step(
-            totals=lambda name: self._totals(model, inputs, (name,))[:, 0],
-            all_totals=lambda names: self._totals(model, inputs, names),
+            totals=lambda names: self._totals(model, inputs, names),
             ref=inputs["ref_nats"].to(device) if self.loss.needs_reference else None,
             tokens=spread_counts(inputs, self.contrasts).to(device),
             config=self.loss,
@@ -172,6 +171,5 @@ def spread_counts(batch: Batch, contrasts: Sequence[PreferenceTerm]) -> Tensor:
     """How many tokens each response has, [B, C, S]; 1 where a contrast is left out."""
     counts = torch.ones_like(batch["ref_nats"], dtype=torch.long)
     for name in contrasts:
-        found = (batch[name]["labels"] != IGNORED).sum(-1).view(2, -1).T
-        counts[:, PREFERENCE_TERMS.index(name)] = found
+        counts[:, PREFERENCE_TERMS.index(name)] = response_tokens(batch[name])
     return counts

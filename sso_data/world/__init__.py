@@ -1,4 +1,4 @@
-"""The tiny world: a real, very small policy, the queries it can answer and an exact oracle."""
+"""The tiny world: an embedded policy, the queries it can answer, and an exact oracle."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
-from sso_data.runs.run import locked
+from sso_data.runs.workdir import locked
 from sso_data.world import catalogue_dir, policy_dir
 from tests.cli.conftest import INLINE, Cli, rows_of
 
@@ -325,7 +325,7 @@ class TestRunDirectories:
         with locked(run, "pairs"):
             one_line(cli("filter", run), "another process is writing its pairs")
             assert cli("filter", run, "--dry-run").exit_code == 0
-        with locked(run):
+        with locked(run, "rows"):
             assert cli("filter", run).exit_code == 0
 
     def test_filter_wants_a_run(self, cli: Cli, tmp_path: Path) -> None:

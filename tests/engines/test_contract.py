@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from tests.engines.asking import ask, collect, many_samples, random_prompt, samp
 from tests.engines.conftest import CONTEXT, EOS_IDS, VOCAB
 
 
-def true_logprobs(model: Any, prompt: Sequence[int], completion: Sequence[int]) -> list[float]:
+def true_logprobs(model: Any, prompt: tuple[int, ...], completion: tuple[int, ...]) -> list[float]:
     """Full softmax at every position of one unpadded sequence: the definition itself."""
     ids = torch.tensor([[*prompt, *completion]])
     with torch.no_grad():
@@ -44,7 +43,7 @@ def test_order_and_company_do_not_change_a_request(engine: Engine) -> None:
     shuffled = list(requests)
     random.Random(1).shuffle(shuffled)
     reordered = ask(engine, shuffled)
-    alone: dict[str, Sampled] = {}
+    alone: dict[str, Any] = {}
     for request in requests[::6]:
         alone |= ask(engine, [request])
     for key, result in together.items():
@@ -75,7 +74,7 @@ def test_the_end_of_sequence_id_is_kept_and_counted(engine: Engine, plain_model:
         assert not set(result.token_ids[:-1]) & set(EOS_IDS)
     prompts = {r.key: r.prompt_ids for r in many_samples(32)}
     for result in stopped[:4]:
-        expected = true_logprobs(plain_model, prompts[result.key], result.token_ids)
+        expected = true_logprobs(plain_model, tuple(prompts[result.key]), result.token_ids)
         assert result.total_nats == pytest.approx(sum(expected), abs=1e-4 * len(expected))
 
 
@@ -106,7 +105,9 @@ def test_scores_equal_a_full_softmax(engine: Engine, plain_model: Any) -> None:
     ]
     results = ask(engine, requests)
     for request in requests:
-        expected = true_logprobs(plain_model, request.prompt_ids, request.completion_ids)
+        expected = true_logprobs(
+            plain_model, tuple(request.prompt_ids), tuple(request.completion_ids)
+        )
         result = results[request.key]
         assert isinstance(result, Scored) and result.total_nats < 0
         assert result.total_nats == pytest.approx(sum(expected), abs=1e-4 * len(expected))

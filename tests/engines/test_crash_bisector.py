@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sso_data.engines.crash_bisector import CrashBisector
+from sso_data.engines.restarting import CrashBisector
 
 
 def play(rows: list[str], poison: Collection[str], *, limit: int = 10_000) -> tuple[set[str], int]:

@@ -101,7 +101,7 @@ def test_a_death_at_every_step_once() -> None:
     told: list[str] = []
     found = answers(watched(kills, told), keys(10))
     assert all(isinstance(result, Scored) for result in found.values())
-    assert len(told) >= 15 and told[0] == "killed; starting it again in 1 s"
+    assert len(told) >= 15 and told[0] == "killed; restarting in 1 s"
 
 
 def test_the_row_that_kills_is_refused_and_no_other() -> None:
@@ -117,10 +117,10 @@ def test_the_row_that_kills_is_refused_and_no_other() -> None:
 
 def test_it_waits_longer_after_each_death_without_an_answer() -> None:
     waits: list[float] = []
-    deaths = [True] * 8 + [False] * 1000
+    deaths = iter([True] * 8 + [False] * 1000)
 
     def kills(under_way: list[str], config: EngineConfig) -> EngineDeadError | None:
-        return EngineDeadError("killed") if under_way and deaths.pop(0) else None
+        return EngineDeadError("killed") if under_way and next(deaths) else None  # type: ignore[arg-type]
 
     answers(watched(kills, waits=waits), keys(200))
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
@@ -161,7 +161,7 @@ def test_a_start_that_fails_is_tried_again_and_then_given_up() -> None:
     assert len(answers(engine, keys(2))) == 6
     dies.append(True)
     fails["left"] = 5
-    with pytest.raises(EngineError, match="cannot be started again: no GPU memory yet"):
+    with pytest.raises(EngineError, match="cannot be restarted: no GPU memory yet"):
         answers(engine, ["other/x"])
 
 

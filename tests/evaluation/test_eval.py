@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ import torch
 from safetensors.torch import save_file
 
 import sso_data.generation.generate
+from sso_data.config.evaluation import EvalConfig
+from sso_data.config.loading import load
+from sso_data.core.errors import RunError
 from sso_data.engines.interface import Engine
-from sso_data.evaluation import EvalConfig
-from sso_data.evaluation.judges import length_controlled, rate_of
-from sso_data.evaluation.run import _plan
+from sso_data.evaluation.judges import Comparison, NoVerdict, Oracle, Verdict
+from sso_data.evaluation.run import _plan, evaluate
+from sso_data.evaluation.statistics import length_controlled, rate_of
 from sso_data.generation.generate import generate
 from sso_data.runs.journal import read_rows
-from sso_data.world import policy_dir, queries, score
+from sso_data.world import catalogue_dir, policy_dir, queries, score
 from tests.chat.server import said, serving
-from tests.evaluation.conftest import Eval, done, lines_of, write_prompts
+from tests.evaluation.conftest import SETTINGS, Eval, done, lines_of, write_prompts
 from tests.tiny_runs import Silent
 
 
@@ -155,6 +159,74 @@ def test_again_costs_nothing_and_says_the_same(evaluated: Eval, prompts: Path, p
     assert same(json.loads((place / "eval.json").read_text()), first)
 
 
+def begun_with(place: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Change setup.json, and continue with settings that do not name `max_tokens`."""
+    there = json.loads((place / "setup.json").read_text())
+    (place / "setup.json").write_text(json.dumps(there | manifest))
+    settings = [one.removeprefix("--set=") for one in SETTINGS if one.startswith("--set=")]
+    config = load(
+        EvalConfig,
+        None,
+        [one for one in settings if "max_tokens" not in one],
+        prompts=there["config"]["prompts"],
+        judge__kind="oracle",
+        generate__engine__name="transformers",
+        generate__principles=catalogue_dir(),
+    )
+    evaluate(there["model"], there["against"], config, place)
+    found: dict[str, Any] = json.loads((place / "setup.json").read_text())
+    return found
+
+
+@pytest.mark.usefixtures("no_engine")
+def test_it_goes_on_with_the_defaults_of_its_first_start(place: Path) -> None:
+    """`max_tokens` as if nobody had given it and its default had been another one then."""
+    there = json.loads((place / "setup.json").read_text())
+    assert there["schema_version"] == 2
+    assert "max_tokens" not in there["defaults"]["generate"]["sampling"]
+    with pytest.raises(RunError, match=r"sampling\.max_tokens is 96 there"):
+        begun_with(place, {})
+    defaults = {"generate": {"sampling": {"max_tokens": 96}}}
+    assert begun_with(place, {"defaults": defaults})["defaults"] == defaults
+
+
+@pytest.mark.usefixtures("no_engine")
+def test_a_format_of_an_earlier_version_goes_on_and_a_later_one_is_refused(
+    evaluated: Eval, prompts: Path, place: Path
+) -> None:
+    options = ("--prompts", prompts, "--judge=oracle", "--out", place)
+    file = place / "setup.json"
+    there = json.loads(file.read_text())
+    del there["defaults"]
+    engine = there["config"]["generate"]["engine"]
+    engine["process"] = engine.pop("isolation")
+    file.write_text(json.dumps(there | {"schema_version": 1}))
+    done(evaluated(*options))
+    done(evaluated(*options, "--set=signal=false"))  # what changes is written in the new format
+    found = json.loads(file.read_text())
+    assert found["schema_version"] == 2
+    assert found["config"]["generate"]["engine"]["isolation"] == "inline"
+    file.write_text(json.dumps(found | {"schema_version": 3}))
+    (line,) = done(evaluated(*options), 1).stderr.strip().splitlines()[-1:]
+    assert "setup.json: has format 3" in line and line.endswith("upgrade sso-data")
+
+
+def test_the_example_of_the_documentation(
+    spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is written, with another engine, and models and prompts in place of its own."""
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    (example,) = re.findall(r"## In Python\n+```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for name, model in (("models/second", policy_dir()), ("Qwen/Qwen3-8B", spoilt)):
+        Path(name).parent.mkdir()
+        Path(name).symlink_to(model)
+    write_prompts(Path("held_out.jsonl"), queries(2, seed=5, held_out=True))
+    names: dict[str, Any] = {}
+    exec(example.replace('"vllm"', '"transformers", "isolation": "inline"'), names)
+    assert names["found"].account == "prompts 2 = judged 2"
+
+
 @pytest.mark.usefixtures("no_engine")
 def test_without_a_judge_lengths_and_steering_are_told(
     evaluated: Eval, prompts: Path, place: Path
@@ -224,21 +296,22 @@ def test_an_interrupted_judge_goes_on(
     evaluated: Eval, prompts: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C after five verdicts: they are kept, the hint says how to go on, the rest follows."""
-    from sso_data.evaluation.judges import oracle
-
-    plain = oracle._verdict
+    plain = Oracle.compare
     calls = {"number": 0}
 
-    def interrupted(comparison: Any) -> Any:
-        calls["number"] += 1
-        if calls["number"] == 6:
-            raise KeyboardInterrupt
-        return plain(comparison)
+    def interrupted(
+        self: Oracle, comparisons: Sequence[Comparison]
+    ) -> Iterator[Verdict | NoVerdict]:
+        for verdict in plain(self, comparisons):
+            calls["number"] += 1
+            if calls["number"] == 6:
+                raise KeyboardInterrupt
+            yield verdict
 
     out = place
     shutil.rmtree(out / "judges")
     options = ("--prompts", prompts, "--judge=oracle", "--out", out)
-    monkeypatch.setattr(oracle, "_verdict", interrupted)
+    monkeypatch.setattr(Oracle, "compare", interrupted)
     told = done(evaluated(*options), 130)
     assert f"every answer and verdict is safe in {out}" in told.stderr
     (journal,) = (out / "judges").glob("*/verdicts.jsonl")

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from sso_data.world import policy_dir
 from tests.chat.server import Reply, said, serving
 from tests.evaluation.conftest import SETTINGS, Eval, done, lines_of
 from tests.evaluation.test_eval import same
-
-SECONDS = 120.0
+from tests.waiting import bytes_under, until
 
 
 def verdict(body: dict[str, Any], attempt: int) -> Reply:
@@ -29,18 +27,20 @@ def verdict(body: dict[str, Any], attempt: int) -> Reply:
 def killed_at(command: list[str], out: Path, pattern: str, lines: int) -> None:
     """Start the command, and SIGKILL it as soon as a file of this name holds so many lines."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + SECONDS
+
+    def is_there() -> bool:
+        assert process.poll() is None, f"ended before {pattern} had {lines} lines"
+        return sum(file.read_bytes().count(b"\n") for file in out.glob(pattern)) >= lines
+
     try:
-        while sum(file.read_bytes().count(b"\n") for file in out.glob(pattern)) < lines:
-            assert process.poll() is None, f"ended before {pattern} had {lines} lines"
-            assert time.monotonic() < until, f"{pattern} has too few lines"
-            time.sleep(0.005)
+        until(is_there, progress=lambda: bytes_under(out))
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_killed_three_times_it_ends_as_if_it_had_not_been(
     evaluated: Eval, spoilt: Path, prompts: Path, tmp_path: Path
 ) -> None:
@@ -61,7 +61,9 @@ def test_killed_three_times_it_ends_as_if_it_had_not_been(
     results = [
         json.loads((tmp_path / name / "eval.json").read_text()) for name in ("eval", "whole")
     ]
+    steering = [result.pop("steering") for result in results]
     assert same(*results)
+    assert steering[0] == pytest.approx(steering[1], abs=1e-5), "log-probs of other batch shapes"
     assert results[0]["judged"] == 12
     for file in (out / "against/answers.jsonl", *out.glob("judges/*/verdicts.jsonl")):
         found = [line.get("id") or line["key"] for line in lines_of(file)]

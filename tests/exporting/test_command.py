@@ -10,7 +10,7 @@ import pytest
 
 from sso_data.core.errors import RunError
 from sso_data.exporting.export import export
-from sso_data.runs import system
+from sso_data.runs import files
 from sso_data.runs.files import locked_file
 from tests.cli.conftest import Cli, cli
 from tests.exporting.making import asking, every_kind, lines_of, make_run
@@ -193,7 +193,7 @@ def test_pairs_that_were_spoilt(cli: Cli, run: Path, tmp_path: Path, spoil: obje
 def test_rows_whose_inner_json_was_spoilt(cli: Cli, tmp_path: Path, spoilt: str) -> None:
     run = make_run(tmp_path / "run", [asking(0, ("user", "a"), **{spoilt: "no JSON"})])
     to = "trl" if spoilt == "template_kwargs" else "alpaca-eval"
-    assert "not a row of ours" in refused(cli, run, "--to", to, "--out", tmp_path / "out")
+    assert "not a row (" in refused(cli, run, "--to", to, "--out", tmp_path / "out")
     assert names(tmp_path) == ["run"]
 
 
@@ -234,7 +234,7 @@ def test_the_directory_is_whole_or_as_before_at_every_failing_call(
     before = {name: (out / name).read_bytes() for name in names(out)}
     failed = 0
     for call in range(1, 200):
-        monkeypatch.setattr(system, "os", FailsAt(call))
+        monkeypatch.setattr(files, "os", FailsAt(call))
         try:
             export(run, "openrlhf", out, overwrite=True)
         except RunError as error:
@@ -243,7 +243,7 @@ def test_the_directory_is_whole_or_as_before_at_every_failing_call(
         else:
             break
         finally:
-            monkeypatch.setattr(system, "os", os)
+            monkeypatch.setattr(files, "os", os)
         if names(out) != ["dpo.sh", "export.json", "train.jsonl"]:  # else the swap was done
             assert {name: (out / name).read_bytes() for name in names(out)} == before
         export(run, "trl", out, overwrite=True)

@@ -30,12 +30,9 @@ def test_a_perfect_row_alone_is_kept(config: FilterConfig) -> None:
 @pytest.mark.parametrize("count", [2, 3, 4, 7, 10])
 def test_identical_perfect_rows_are_all_kept(config: FilterConfig, count: int) -> None:
     # 0.1, 0.3 and 0.7 have no exact binary form: their mean is not always the number itself
-    means: dict[Cell, float] = {
-        ("plain", "good"): -1.1,
-        ("plain", "bad"): -1.3,
-        ("bad", "good"): -1.7,
-    }
-    own: dict[Cell, float] = {("plain", "plain"): -1.1}
+    means: dict[Cell, float | None] = {("plain", "good"): -1.1, ("plain", "bad"): -1.3}
+    means |= {("bad", "good"): -1.7}
+    own: dict[Cell, float | None] = {("plain", "plain"): -1.1}
     assert reasons([make_row(means=means | own)] * count, config) == [None] * count
 
 
@@ -122,7 +119,7 @@ def test_none_judges_texts_alone() -> None:
 
 def test_strict_paper_drops_only_what_the_authors_drop() -> None:
     """Cut off, leaking or long rows stay in; equal rows can have no gap over their mean."""
-    better: dict[Cell, float] = {("good", "good"): -0.25, ("bad", "bad"): -0.25}
+    better: dict[Cell, float | None] = {("good", "good"): -0.25, ("bad", "bad"): -0.25}
     rows = [
         make_row(finish={"good": "length"}, texts={"good": "As instructed."}, means=better),
         make_row(),
@@ -139,7 +136,7 @@ def test_closeness_is_one_sided_and_absolute() -> None:
 
 
 def test_gap_is_absolute_for_both_sides() -> None:
-    near: dict[Cell, float] = {("plain", "good"): -0.52, ("good", "good"): -0.5}
+    near: dict[Cell, float | None] = {("plain", "good"): -0.52, ("good", "good"): -0.5}
     rows = [make_row(means={**near, ("bad", "good"): mean}) for mean in (-0.55, -0.549)]
     assert reasons(rows, CLOSENESS) == [None, "gap"]
 

@@ -20,8 +20,8 @@ from sso_data.engines.interface import (
     SampleRequest,
     Scored,
 )
+from sso_data.generation.logprob_check import CheckResult, LogprobCheck
 from sso_data.generation.pipeline import Pipeline
-from sso_data.generation.score import CheckResult, LogprobCheck
 from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
 from sso_data.steering.principles import load_catalogue

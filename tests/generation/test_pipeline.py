@@ -18,7 +18,7 @@ from sso_data.core.records import (
     hash_ids,
 )
 from sso_data.engines.interface import Request, SampleRequest, ScoreRequest
-from sso_data.generation.score import CheckResult
+from sso_data.generation.logprob_check import CheckResult
 from sso_data.prompts import BadRow
 from sso_data.prompts.rows import unanswerable
 from tests.generation.scripted import TEMPLATE, Memory, ScriptedEngine, candidate, run
@@ -112,8 +112,8 @@ class TestFlow:
             raise AssertionError("called")
 
         memory = Memory(closed=set(by_id(run(PROMPTS))))
+        from sso_data.generation.logprob_check import LogprobCheck
         from sso_data.generation.pipeline import Pipeline
-        from sso_data.generation.score import LogprobCheck
         from tests.generation.scripted import POLICY
 
         config = RunConfig()

@@ -63,18 +63,6 @@ def changed(**fields: object) -> bytes:
     return line(ROW | fields)
 
 
-def _as_directory(place: Place) -> None:
-    a_run(place)
-    (place.run / "rows" / "00000.jsonl").unlink()
-    (place.run / "rows" / "00000.jsonl").mkdir()
-
-
-def _as_file(place: Place) -> None:
-    a_run(place)
-    shutil.rmtree(place.run / "rows")
-    (place.run / "rows").write_text("")
-
-
 def filtered(title: str, make: Callable[[Place], object], outcome: Outcome) -> Case:
     """A case of `filter` on what `make` makes."""
 
@@ -136,9 +124,21 @@ JOURNALS = [
     journal("metadata that are an object", changed(metadata={"a": 1})),
     journal("a model that is null", changed(model=None)),
     journal("principles that are a number", changed(principles=3)),
-    filtered("a journal that is a directory", _as_directory, refused("00000")),
-    filtered("rows that are a file", _as_file, accepted()),
+    filtered(
+        "a journal that is a directory", lambda p: (a_run(p), _as_directory(p)), refused("00000")
+    ),
+    filtered("rows that are a file", lambda p: (a_run(p), _as_file(p)), accepted()),
 ]
+
+
+def _as_directory(place: Place) -> Any:
+    (place.run / "rows" / "00000.jsonl").unlink()
+    (place.run / "rows" / "00000.jsonl").mkdir()
+
+
+def _as_file(place: Place) -> Any:
+    shutil.rmtree(place.run / "rows")
+    (place.run / "rows").write_text("")
 
 
 FAILURES = [

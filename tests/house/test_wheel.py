@@ -14,10 +14,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def call(*arguments: object, cwd: Path | str = "/", **variables: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [str(argument) for argument in arguments],
         cwd=cwd,
-        env=os.environ | variables,
+        env=environment | variables,
         capture_output=True,
         text=True,
         check=False,

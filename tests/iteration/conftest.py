@@ -1,8 +1,6 @@
 """Iterations of the tiny policy with settings of a few seconds, trained in this process."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from sso_data.config.iteration import IterateConfig, iterate_config
-from sso_data.core.deep_merge import deep_merge
-from sso_data.iteration.run import Iterated, iterate
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.loading import validated
+from sso_data.core.progress import NullProgress
+from sso_data.core.yaml_files import deep_merge
+from sso_data.iteration.report import Iterated
+from sso_data.iteration.run import iterate
 from sso_data.iteration.training import Train, Training
 from sso_data.training.run import train
 from sso_data.world import catalogue_dir, policy_dir, queries
@@ -47,7 +48,9 @@ TINY: dict[str, Any] = {
 
 def tiny(prompts: Path, **changes: Any) -> IterateConfig:
     """The settings of a tiny iteration, changed section by section."""
-    return iterate_config(deep_merge(deep_merge(TINY, {"prompts": str(prompts)}), changes))
+    return validated(
+        IterateConfig, deep_merge(deep_merge(TINY, {"prompts": str(prompts)}), changes)
+    )
 
 
 def write_prompts(file: Path, number: int, *, seed: int = 5) -> Path:
@@ -61,21 +64,21 @@ def write_prompts(file: Path, number: int, *, seed: int = 5) -> Path:
 
 
 @dataclass
-class Heard(Silent):
-    """A stage that keeps its headings and what was said in them."""
+class Heard(NullProgress):
+    """A progress that keeps notes (the headings of steps among them), warnings and units."""
 
-    headings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    units: list[str] = field(default_factory=list)
 
-    @contextmanager
-    def __call__(self, heading: str) -> Iterator["Heard"]:
-        self.headings.append(heading)
-        yield self
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
 
-    def written(self, done: int, total: int, what: str = "pairs") -> None: ...
+    def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
+        self.units.append(unit)
 
 
 def train_here(training: Training) -> None:
@@ -84,10 +87,10 @@ def train_here(training: Training) -> None:
 
 
 def run(
-    config: IterateConfig, out: Path, stage: Heard | None = None, *, by: Train = train_here
+    config: IterateConfig, out: Path, progress: Heard | None = None, *, by: Train = train_here
 ) -> Iterated:
     """Make or continue an iteration."""
-    return iterate(config, out, stage or Heard(), train=by)
+    return iterate(config, out, progress, train=by)
 
 
 def lines_of(file: Path) -> list[dict[str, Any]]:

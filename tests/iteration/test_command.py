@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sso_data.cli import app
-from sso_data.core.deep_merge import deep_merge
+from sso_data.core.yaml_files import deep_merge
 from tests.cli.test_bad_input import one_line
 from tests.iteration.conftest import TINY, run, tiny, write_prompts
 
@@ -76,7 +76,7 @@ def test_a_stop_ends_well(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (("--tiny",), ("--tiny belongs to --recipe",)),
+        (("--tiny",), ("--tiny needs --recipe",)),
         (("--judge-endpoint", "http://host/v1"), ("--judge-endpoint", "--judge llm:MODEL")),
         (("--judge", "reward"), ("--judge reward", "oracle")),
         (("--recipe", "no-such-recipe"), ("no-such-recipe",)),

@@ -21,7 +21,7 @@ from sso_data.core.errors import RunError
 from sso_data.generation import generate as generate_module
 from sso_data.iteration import report as report_module
 from sso_data.iteration import run as run_module
-from sso_data.iteration.run import Iterated
+from sso_data.iteration.report import Iterated
 from sso_data.iteration.training import Training
 from sso_data.models.directory import model_fingerprint
 from sso_data.runs.files import write_atomic

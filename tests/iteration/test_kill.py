@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from sso_data.config.iteration import iterate_config
-from sso_data.core.deep_merge import deep_merge
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.loading import validated
+from sso_data.core.yaml_files import deep_merge
 from sso_data.iteration.table import shown
 from tests.iteration.conftest import TINY, lines_of, run, write_prompts
-from tests.iteration.test_processes import children_of, linux, until
+from tests.iteration.test_processes import children_of, linux
+from tests.waiting import bytes_under, until
 
 PROMPTS, ROUNDS = 8, 2
 CHANGES: dict[str, Any] = {
@@ -26,18 +28,21 @@ CHANGES: dict[str, Any] = {
 }
 
 
-def killed_when(words: list[str], is_there: Callable[[int], bool]) -> None:
+def killed_when(words: list[str], out: Path, is_there: Callable[[int], bool]) -> None:
     """Start the command, and SIGKILL it as soon as something is so of its process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
     ) as process:
-        until(lambda: process.poll() is not None or is_there(process.pid), 200)
+        until(
+            lambda: process.poll() is not None or is_there(process.pid),
+            progress=lambda: bytes_under(out),
+        )
         assert process.poll() is None, process.stderr and process.stderr.read().decode()
         alive = children_of(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in alive), 20)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in alive))
 
 
 def lines_in(file: Path) -> int:
@@ -72,6 +77,7 @@ class EarlyStopping:
 
 @linux
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_killed_in_generating_and_in_training(tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path / "prompts.jsonl", PROMPTS * ROUNDS)
     tree = deep_merge(TINY, CHANGES)
@@ -80,19 +86,19 @@ def test_killed_in_generating_and_in_training(tmp_path: Path) -> None:
     words = [str(prompts), "--out", str(out), "--config", str(tmp_path / "tiny.yaml")]
     words = [sys.executable, "-m", "sso_data", "iterate", *words]
     journal = out / "round-1" / "run" / "rows" / "00000.jsonl"
-    killed_when(words, lambda _: lines_in(journal) >= 2)
+    killed_when(words, out, lambda _: lines_in(journal) >= 2)
     watch = EarlyStopping(out / "round-2" / "model" / "metrics.jsonl")
-    killed_when(words, watch)
+    killed_when(words, out, watch)
     watch.check()
-    done = subprocess.run([*words, "--json"], capture_output=True, text=True, timeout=400)
+    done = subprocess.run([*words, "--json"], capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
     assert "going on after step" in done.stderr, "the training went on from a checkpoint"
     assert "round 1" not in done.stderr, "what was finished is not done again"
 
     inline = deep_merge(tree, {"prompts": str(prompts), "generate": TINY["generate"]})
-    whole = run(iterate_config(inline), tmp_path / "whole")
+    whole = run(validated(IterateConfig, inline), tmp_path / "whole")
     lines = lines_of(out / "rounds.jsonl")
-    assert shown(lines) == shown(whole.lines)
+    assert [name for name, _ in shown(lines)] == [name for name, _ in shown(whole.lines)]
     for found, expected in zip(lines, whole.lines, strict=True):
         differ = {key for key in expected if not same(found[key], expected[key])}
         assert differ <= {"policy"}, "other weights, by the last bits"

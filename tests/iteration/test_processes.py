@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -15,21 +13,22 @@ import pytest
 from sso_data.config.training import TrainConfig
 from sso_data.iteration.training import RoundTrainingError, Training, train_in_a_process
 from sso_data.world import policy_dir
+from tests.waiting import until
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc and prctl are Linux's")
 
-SLEEPER = "import time, sys; print('up', flush=True); time.sleep(60)"
+SLEEPER = "import time, sys; print('up', flush=True); time.sleep(600)"
 POLITE = (
     "import signal, sys, time\n"
     "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
-    "print('up', flush=True); time.sleep(60)"
+    "print('up', flush=True); time.sleep(600)"
 )
 PARENT = """
 import os, subprocess, sys, time
 subprocess.Popen(
     [sys.executable, "-m", "sso_data.core.process_guard", str(os.getpid()), sys.argv[1],
      sys.executable, "-c", sys.argv[2]], process_group=0)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -39,14 +38,6 @@ def leash(code: str, *, parent: int | None = None) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, *words, sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
     )
-
-
-def until(found: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until something is so; AssertionError when it takes too long."""
-    end = time.monotonic() + seconds
-    while not found():
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.02)
 
 
 def children_of(pid: int) -> dict[int, str]:
@@ -72,18 +63,18 @@ def children_of(pid: int) -> dict[int, str]:
 
 class TestLeash:
     def test_passes_the_exit_code_on(self) -> None:
-        assert leash("import sys; sys.exit(7)").wait(30) == 7
+        assert leash("import sys; sys.exit(7)").wait(120) == 7
         killed = leash("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-        assert killed.wait(30) == 128 + signal.SIGKILL
+        assert killed.wait(120) == 128 + signal.SIGKILL
 
     def test_passes_signals_on(self) -> None:
         with leash(POLITE) as process:
             assert process.stdout is not None and process.stdout.readline() == "up\n"
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 5
+            assert process.wait(120) == 5
 
     def test_a_parent_that_is_gone_already(self) -> None:
-        assert leash(SLEEPER, parent=1).wait(30) == 128 + signal.SIGKILL
+        assert leash(SLEEPER, parent=1).wait(120) == 128 + signal.SIGKILL
 
     @linux
     @pytest.mark.parametrize("grace", ["0", "20"])
@@ -97,7 +88,7 @@ class TestLeash:
             assert len(alive) == 2
             parent.kill()
             parent.wait()
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in alive), 15)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in alive))
 
     @linux
     def test_nobody_outlives_a_killed_leash(self) -> None:
@@ -105,7 +96,7 @@ class TestLeash:
             assert process.stdout is not None and process.stdout.readline() == "up\n"
             [child] = children_of(process.pid)
             process.kill()
-            until(lambda: not Path(f"/proc/{child}").exists(), 15)
+            until(lambda: not Path(f"/proc/{child}").exists())
 
 
 def training(folder: Path, **fields: Any) -> Training:
@@ -151,7 +142,7 @@ class TestTraining:
             f"    print('heard', number, flush=True); sys.exit(1)\n"
             f"signal.signal({int(number)}, heard)\n"
             f"pathlib.Path({str(tmp_path / 'up')!r}).write_text(str(os.getpid()))\n"
-            "time.sleep(60)\n"
+            "time.sleep(600)\n"
         )
         before = signal.signal(number, _interrupted)
         sender = Thread(target=_when_there, args=(tmp_path / "up", number))

@@ -7,15 +7,20 @@ from typing import Any
 
 import pytest
 
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.loading import validated
 from sso_data.core.errors import InputError, RunError
-from sso_data.core.records import Row
-from sso_data.iteration.run import Iterated, iterate
+from sso_data.core.records import Row, View
+from sso_data.core.yaml_files import deep_merge
+from sso_data.iteration.report import Iterated
+from sso_data.iteration.run import iterate
 from sso_data.iteration.training import Training
 from sso_data.models.directory import model_fingerprint
 from sso_data.runs.files import locked_file
 from sso_data.runs.journal import read_rows
+from sso_data.templating.chat_template import load_tokenizer
 from sso_data.world import policy_dir
-from tests.iteration.conftest import PROMPTS, Heard, lines_of, run, tiny, train_here
+from tests.iteration.conftest import PROMPTS, TINY, Heard, lines_of, run, tiny, train_here
 
 
 def never(training: Training) -> None:
@@ -124,10 +129,10 @@ def test_a_finished_iteration_is_not_done_again(
     done: Iterated, copied: Path, prompts: Path
 ) -> None:
     before = content(copied)
-    stage = Heard()
-    again = run(tiny(prompts), copied, stage, by=never)
+    progress = Heard()
+    again = run(tiny(prompts), copied, progress, by=never)
     assert again.lines == done.lines and again.new_rounds == 0
-    assert not any("generating" in heading for heading in stage.headings)
+    assert not any("generating" in heading for heading in progress.notes)
     after = content(copied)
     moved = {Path("iterate.json"), Path("report.html")}  # they name where the model lies
     assert {file for file in before if before[file] != after[file]} <= moved
@@ -157,14 +162,43 @@ def test_interrupted_steps_go_on(copied: Path, prompts: Path, done: Iterated) ->
     assert again.lines == done.lines and again.new_rounds == 1
 
 
+def test_it_goes_on_with_the_defaults_of_its_first_start(
+    copied: Path, prompts: Path, done: Iterated
+) -> None:
+    """`max_tokens` as if nobody had given it and its default had been another one then."""
+    file = copied / "iterate.json"
+    manifest = json.loads(file.read_text())
+    assert manifest["schema_version"] == 2
+    assert manifest["defaults"]["held_out"]["judged_rows"] == 1000
+    assert "max_tokens" not in manifest["defaults"]["generate"]["sampling"]
+    manifest["defaults"]["generate"]["sampling"]["max_tokens"] = 64
+    manifest["rounds"].pop()
+    file.write_text(json.dumps(manifest))
+    facts = json.loads((copied / "round-2" / "round.json").read_text())
+    facts["steps"] = {"sliced": facts["steps"]["sliced"]}
+    (copied / "round-2" / "round.json").write_text(json.dumps(facts))
+    tree = deep_merge(TINY, {"prompts": str(prompts)})
+    del tree["generate"]["sampling"]["max_tokens"]
+    again = run(validated(IterateConfig, tree), copied, by=never)
+    assert again.lines == done.lines and again.new_rounds == 1
+    assert json.loads(file.read_text())["defaults"] == manifest["defaults"]
+
+
+def test_a_later_format_is_refused_in_one_line(copied: Path, prompts: Path) -> None:
+    file = copied / "iterate.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 3}))
+    with pytest.raises(RunError, match=r"iterate\.json: has format 3 .* upgrade sso-data$"):
+        run(tiny(prompts), copied, by=never)
+
+
 def test_another_judge_is_asked_about_the_rows_that_are_there(copied: Path, prompts: Path) -> None:
     judge = {"kind": "python", "callable": longer_wins(copied.parent)}
     held_out = {"judge": judge, "judged_rows": 5}
-    stage = Heard()
-    again = run(tiny(prompts, held_out=held_out), copied, stage, by=never)
+    progress = Heard()
+    again = run(tiny(prompts, held_out=held_out), copied, progress, by=never)
     assert [line["judged"] for line in again.lines] == [5, 5]
     assert again.lines[0]["unprompted"] is None
-    assert not any("generating" in heading for heading in stage.headings)
+    assert not any("generating" in heading for heading in progress.notes)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +300,47 @@ def test_labelled_pairs(done: Iterated, out: Path, prompts: Path, tmp_path: Path
         assert {row["round"] for row in lines_of(tmp_path / f"out/round-{number}/pairs.jsonl")} == {
             number
         }
+
+
+def test_a_judge_of_labelled_pairs_is_given_tokens_of_the_policy(
+    done: Iterated, out: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """As many as the rows' responses have, which words are not."""
+    rows = rows_of(out / "round-1" / "run")
+    file = tmp_path / "pairs.jsonl"
+    texts = [{side: row.responses[view].text for view, side in SIDES} for row in rows]
+    prompted = [{"prompt": row.messages[-1].content} for row in rows]
+    pairs = [prompt | pair for prompt, pair in zip(prompted, texts, strict=True)]
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (tmp_path / "judge.py").write_text(
+        "import json, pathlib\n"
+        "def counted(comparisons):\n"
+        f"    with pathlib.Path({str(tmp_path / 'seen')!r}).open('a') as stream:\n"
+        "        stream.writelines(json.dumps(one) + '\\n' for one in comparisons)\n"
+        "    return [0.5] * len(comparisons)\n"
+    )
+    judge = {"kind": "python", "callable": f"{tmp_path / 'judge.py'}:counted"}
+    config = tiny(
+        prompts,
+        rounds=1,
+        labelled={"data": str(file)},
+        slices={"prompts": len(pairs)},
+        held_out={"judge": judge},
+        stop={"signal_accuracy": 0.6},
+    )
+    found = run(config, tmp_path / "out", by=never)
+    assert found.stop is not None and found.stop.rule == "signal_accuracy"
+    tokenizer = load_tokenizer(policy_dir())
+    seen = lines_of(tmp_path / "seen")
+    assert len(seen) == len(pairs)
+    for one in seen:
+        for side in ("a", "b"):
+            ids = tokenizer(one[side], add_special_tokens=False)["input_ids"]
+            assert one[f"{side}_num_tokens"] == len(ids)
+    assert any(one["a_num_tokens"] != len(one["a"].split()) for one in seen)
+
+
+SIDES: tuple[tuple[View, str], ...] = (("good", "chosen"), ("bad", "rejected"))
 
 
 def test_a_generator_makes_the_pairs_of_the_policy(prompts: Path, tmp_path: Path) -> None:

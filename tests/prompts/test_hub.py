@@ -5,9 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -47,7 +46,7 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
-def _table(columns: Mapping[str, Sequence[object]]) -> bytes:
+def _table(columns: dict[str, list[object]]) -> bytes:
     buffer = io.BytesIO()
     parquet.write_table(pa.table(columns), buffer)
     return buffer.getvalue()
@@ -59,8 +58,8 @@ def _fill(hub: HubServer) -> None:
     hub.add_dataset(
         "team/lines", {"train.jsonl": b"".join(json.dumps(line).encode() + b"\n" for line in lines)}
     )
-    train: dict[str, list[Any]] = {"question": ["a", "b"], "key": [1, 2], "m": [[], [1.5]]}
-    test: dict[str, list[Any]] = {"question": ["c"], "key": [3], "m": [[0.5]]}
+    train: dict[str, list[object]] = {"question": ["a", "b"], "key": [1, 2], "m": [[], [1.5]]}
+    test: dict[str, list[object]] = {"question": ["c"], "key": [3], "m": [[0.5]]}
     hub.add_dataset(
         "team/tables",
         {

@@ -18,7 +18,6 @@ from sso_data.publishing.numbers import PairNumbers, draw_plots
 from sso_data.runs.run import require_run
 from tests.factories import make_row, write_part
 from tests.hub_server import HubServer
-from tests.loopback.faults import never
 from tests.publishing.outcomes import TABLES
 
 TOKEN = "hf_" + "t" * 34
@@ -48,7 +47,8 @@ def reset(hub: HubServer) -> None:
     hub.accounts.clear()
     hub.leaked.clear()
     hub.tokens = {TOKEN}
-    hub.plan = never
+    hub.__dict__.pop("plan", None)
+    hub.plan = type(hub).__dataclass_fields__["plan"].default  # type: ignore[assignment]
     hub.large_bytes, hub.part_bytes, hub.xet_folder = 2000, None, None
 
 

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from sso_data.config.iteration import IterateConfig
+from sso_data.config.loading import validated
 from sso_data.config.recipes import load_recipe, recipe_names, recipes_dir
-from sso_data.config.run import validated_as
-from sso_data.core.deep_merge import deep_merge
 from sso_data.core.errors import ConfigError
+from sso_data.core.yaml_files import deep_merge
 from tools.tiny_world.examples import FOLDER, files
 
 
 def config_of(name: str, *, tiny: bool) -> IterateConfig:
     tree = load_recipe(name, tiny=tiny)
-    return validated_as(IterateConfig, tree, origin=name, page="docs/iterate.md")
+    return validated(IterateConfig, tree, origin=name)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -117,7 +117,7 @@ def test_shipped_folders_are_put_in_at_the_start_of_a_value(tmp_path: Path) -> N
             {"mine": "extends: b.yaml", "b": "extends: [c.yaml]", "c": "extends: b.yaml"},
             r"extends itself \(b.yaml -> c.yaml -> b.yaml\)",
         ),
-        ({"mine": "extends: nowhere.yaml"}, "extends nowhere.yaml, which is neither beside it"),
+        ({"mine": "extends: nowhere.yaml"}, "extends nowhere.yaml, which is neither in its folder"),
         ({"mine": "extends: {a: b}"}, "extends must be a file name"),
         ({"mine": "extends: [1]"}, "extends must be a file name"),
         ({"mine": "- a\n- b"}, "must be a mapping"),

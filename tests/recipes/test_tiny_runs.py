@@ -1,17 +1,16 @@
 """Recipes of each kind really run with `--tiny`, on fewer rows still: every step of a round."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sso_data.config.iteration import iterate_config
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.loading import config_tree, validated
 from sso_data.config.recipes import load_recipe
-from sso_data.config.run import config_tree
-from sso_data.iteration.run import Iterated, iterate
+from sso_data.iteration.report import Iterated
+from sso_data.iteration.run import iterate
 from sso_data.iteration.training import Training
 from sso_data.training.run import train
 from sso_data.training.state import read_training
@@ -25,7 +24,7 @@ KINDS = {
     "reward-skywork-synthetic": "reward",
     "llama3.1-8b-instruct-generator": "pairs/dpo",
 }
-"""A recipe of each kind, and the objective and base that its last training had."""
+"""A recipe of each kind, and the objective and loss type that its last training had."""
 
 FEW = (
     "rounds=1",
@@ -33,11 +32,6 @@ FEW = (
     "generate.sampling.max_tokens=128",
     "held_out.limit=4",
 )
-
-
-@contextmanager
-def quiet(heading: str) -> Iterator[Silent]:
-    yield Silent()
 
 
 def train_here(training: Training) -> None:
@@ -48,7 +42,7 @@ def train_here(training: Training) -> None:
 def run_tiny(name: str, out: Path, *settings: str) -> Iterated:
     torch.set_num_threads(1)
     tree = config_tree(None, [*FEW, *settings], base=load_recipe(name, tiny=True))
-    return iterate(iterate_config(tree), out, quiet, train=train_here)
+    return iterate(validated(IterateConfig, tree), out, train=train_here)
 
 
 def objective_of(model: Path) -> str:
@@ -56,7 +50,7 @@ def objective_of(model: Path) -> str:
     manifest: Any = read_training(model)
     assert manifest["finished"]
     config = manifest["config"]
-    return "reward" if config["kind"] == "reward" else "{objective}/{base}".format(**config["loss"])
+    return "reward" if config["kind"] == "reward" else "{objective}/{type}".format(**config["loss"])
 
 
 @pytest.mark.slow

@@ -25,9 +25,10 @@ from sso_data.engines.interface import Refused, Request, Result, Sampled, Sample
 from sso_data.generation import generate as module
 from sso_data.generation import retry as retry_module
 from sso_data.generation.generate import Setup, Summary, generate
-from sso_data.runs import files, journal, jsonl_store
+from sso_data.runs import files, journal, jsonl
 from sso_data.runs import run as run_module
 from sso_data.steering.principles import load_catalogue
+from sso_data.steering.rules import Rules
 from tests.generation.scripted import POLICY, TEMPLATE, ScriptedEngine
 
 ROWS = 20
@@ -120,7 +121,7 @@ def scripted(
             config=config,
             model_dir=Path("none"),
             policy=POLICY,
-            catalogue=_CATALOGUE,
+            rules=Rules(config=config.steering, catalogue=_CATALOGUE, seed=config.seed),
             identity=identity,
         )
 
@@ -129,7 +130,7 @@ def scripted(
     monkeypatch.setattr(TEMPLATE, "views", _VIEWS)
     monkeypatch.setattr(module, "start_engine", lambda *args, **kwargs: engine())
     monkeypatch.setattr(run_module, "Journal", partial(journal.Journal, part_bytes=PART_BYTES))
-    monkeypatch.setattr(jsonl_store, "time", SimpleNamespace(monotonic=count().__next__))
+    monkeypatch.setattr(jsonl, "time", SimpleNamespace(monotonic=count().__next__))
     monkeypatch.setattr(files, "_NEW_FILE_BUFFER", 1 << 13)
 
 

@@ -1,4 +1,4 @@
-"""Stands in for `os` in `sso_data.runs.system`: counts every call, fails one, or records states.
+"""Stands in for `os` in `sso_data.runs.files`: counts every call, fails one, or records states.
 
 `Faults` makes the k-th call fail, or all from the k-th on. `Recorder` keeps what the disk holds
 after every call: as SIGKILL would leave it, and as a power failure might.
@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from sso_data.runs import system
+from sso_data.runs import files
 
 CALLS = frozenset(
     "open write fsync ftruncate close replace mkdir unlink rmdir chmod flock".split()  # noqa: SIM905
 )
-"""Every function of `os` and `fcntl` that `system` uses and that can fail."""
+"""Every function of `os` and `fcntl` that `files` uses and that can fail."""
 SHORT, CTRL_C = 0, -1
 FAULTS = {
     "ENOSPC": errno.ENOSPC,
@@ -64,10 +64,10 @@ class Os:
 
 @contextmanager
 def in_place_of_os(stand_in: Os) -> Iterator[None]:
-    """Let `system` call `stand_in` instead of the operating system."""
+    """Let `files` call `stand_in` instead of the operating system."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(system, "os", stand_in)
-        patch.setattr(system, "fcntl", stand_in)
+        patch.setattr(files, "os", stand_in)
+        patch.setattr(files, "fcntl", stand_in)
         yield
 
 

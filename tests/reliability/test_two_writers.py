@@ -18,7 +18,7 @@ from tests.reliability.injector import tree_of
 HOLDER = """
 import sys
 from pathlib import Path
-from sso_data.runs.run import locked
+from sso_data.runs.workdir import locked
 with locked(Path(sys.argv[1]), sys.argv[2]):
     print("held", flush=True)
     sys.stdin.read()
@@ -130,8 +130,17 @@ def test_a_second_train(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Hi", "chosen": "Hello.", "rejected": "No."}\n' * 20)
     out.mkdir()
-    arguments = ["train", rows, "--out", out, "--model", policy_dir(), "--objective", "pairs"]
-    arguments += ["--set=optim.max_steps=1", "--set=log.plot=false"]
+    arguments: tuple[object, ...] = (
+        "train",
+        rows,
+        "--out",
+        out,
+        "--model",
+        policy_dir(),
+        "--objective",
+        "pairs",
+    )
+    arguments += ("--set=optim.max_steps=1", "--set=log.plot=false")
     with held(out, "model"):
         refused(command(*arguments), "model")
         assert [path.name for path in out.iterdir()] == [".model.lock"]

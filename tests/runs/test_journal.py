@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from sso_data.core.records import Row
-from sso_data.runs.journal import Journal, read_lines, read_rows
-from sso_data.runs.scores import load_scores, parts
+from sso_data.runs.journal import Journal, load_scores, parts, read_rows
+from sso_data.runs.jsonl import read_lines
 from tests.factories import make_row
 
 

@@ -32,10 +32,10 @@ def test_at_most_64_bytes_a_prompt_while_it_grows() -> None:
     rng = random.Random(0)
     ledger = Ledger()
     worst = 0.0
-    before = ledger.bytes_used()
+    before = ledger.__sizeof__()
     for number in range(1, 200_001):
         ledger.mark(rng.getrandbits(64), DONE)
-        now = ledger.bytes_used()
+        now = ledger.__sizeof__()
         peak = now + before if now != before else now
         before = now
         if number > 10_000:

@@ -113,6 +113,41 @@ def test_the_defaults_of_the_first_start_are_kept(tmp_path: Path) -> None:
     assert again.sampling.temperature == RunConfig().sampling.temperature
 
 
+def test_a_default_that_has_not_changed_stays_unset() -> None:
+    """Whether `filter` was asked for decides if a run is filtered again."""
+    again = with_defaults(RunConfig(), defaults_of(RunConfig()))
+    assert not again.model_fields_set
+    again = with_defaults(RunConfig(), defaults_of(RunConfig()) | {"seed": 7})
+    assert again.model_fields_set == {"seed"}
+
+
+def test_defaults_of_an_upgraded_directory_outlive_its_next_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier format records none: those that changed since are written when it goes on."""
+    details = DETAILS | {"defaults": {}}
+    with open_run(tmp_path, identity={"seed": 0}, details=details):
+        pass
+    change = Change(format=FORMAT + 1, of=("run",), key="steering.concision_probability", default=0)
+    monkeypatch.setattr(migration, "CHANGES", (*migration.CHANGES, change))
+    monkeypatch.setattr(migration, "FORMAT", FORMAT + 1)
+    identity = {"seed": 0, "steering.concision_probability": 0}
+    for _ in range(2):
+        with open_run(tmp_path, identity=identity, details=details):
+            pass
+        assert stored_defaults(tmp_path, RUN) == {"steering": {"concision_probability": 0}}
+
+
+def test_the_identity_of_an_evaluation_is_that_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys have no prefix, those of its configuration have."""
+    change = Change(format=FORMAT, of=("run",), key="sampling.nucleus", old="sampling.top_p")
+    monkeypatch.setattr(migration, "CHANGES", (change,))
+    old = {"identity": {"sampling.top_p": 1}, "config": {"generate": {"sampling": {"top_p": 1}}}}
+    found = upgraded(old, "evaluation")
+    assert found["identity"] == {"sampling.nucleus": 1}
+    assert found["config"] == {"generate": {"sampling": {"nucleus": 1}}}
+
+
 def test_a_users_own_old_key_is_refused_with_the_new_name() -> None:
     with pytest.raises(ConfigError, match=r"engine\.process is called engine\.isolation now"):
         load_config(None, ["engine.process=child"])

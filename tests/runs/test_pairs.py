@@ -14,12 +14,13 @@ import pytest
 
 from sso_data.config.run import FilterConfig
 from sso_data.core.errors import RunError
+from sso_data.core.progress import NullProgress
 from sso_data.core.records import Row
 from sso_data.filtering.filters import decide
 from sso_data.runs import files
 from sso_data.runs import parquet as parquet_module
-from sso_data.runs.pairs import Pairs, outside_row, write_pairs
-from sso_data.runs.scores import load_scores
+from sso_data.runs.journal import load_scores
+from sso_data.runs.pairs import outside_row, write_pairs
 from tests.factories import make_row, to_line, write_part
 
 CONFIG = FilterConfig()
@@ -38,12 +39,20 @@ RESERVED = {
 }
 
 
-def make_pairs(run: Path, rows: list[Row], **options: Any) -> Pairs:
-    """A run of these rows, filtered and written."""
+def make_pairs(run: Path, rows: list[Row], **options: Any) -> Path:
+    """Write and filter a run of these rows; return the directory of its pairs."""
     write_part(run, rows)
     scores = load_scores(run, dry=False)
     decision = decide(scores.rows, CONFIG)
-    return write_pairs(run, scores, decision.kept, decision.summary(CONFIG), **options)
+    write_pairs(run, scores, decision.kept, decision.summary(CONFIG), **options)
+    return run / "pairs"
+
+
+def files_of(pairs: Path) -> list[str]:
+    """Return the names of the data files as filter.json lists them."""
+    found: list[str] = json.loads((pairs / "filter.json").read_text())["files"]
+    assert sorted([*found, "filter.json"]) == sorted(path.name for path in pairs.iterdir())
+    return found
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -58,9 +67,9 @@ def mixed_rows() -> list[Row]:
 
 def test_outside_row_is_the_journal_row_and_two_messages(tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path, mixed_rows())
-    assert pairs.rows == 3
-    assert pairs.files == ("train.jsonl", "train.parquet")
-    rows = read(pairs.directory / "train.jsonl")
+    assert len(read(pairs / "train.jsonl")) == 3
+    assert files_of(pairs) == ["train.jsonl", "train.parquet"]
+    rows = read(pairs / "train.jsonl")
     assert [row["source_id"] for row in rows] == ["source-0", "source-2", "source-4"]
     journal = orjson.loads(to_line(make_row(2)))
     message = {"role": "assistant", "content": "A good answer to question 2."}
@@ -89,9 +98,9 @@ def test_filter_json(tmp_path: Path) -> None:
 
 def test_the_ninth_cell_is_a_column_where_it_was_scored(tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path, [make_row(0), make_row(1, means={("good", "plain"): -1.25})])
-    first, second = pq.read_table(pairs.directory / "train.parquet").to_pylist()
+    first, second = pq.read_table(pairs / "train.parquet").to_pylist()
     assert (first["logp_good_plain"], second["logp_good_plain"]) == (None, -10.0)
-    assert ["logp_good_plain" in row for row in read(pairs.directory / "train.jsonl")] == [
+    assert ["logp_good_plain" in row for row in read(pairs / "train.jsonl")] == [
         False,
         True,
     ]
@@ -115,17 +124,17 @@ def test_both_files_load_with_equal_rows(tmp_path: Path, load: Callable[..., Any
     odd: dict[str, Any] = {"metadata": '{"tags": [1, {"deep": null}]}', "template_kwargs": "{}"}
     rows = [make_row(0), make_row(1, **odd), make_row(2, texts={"good": "Ünïcode \u2028 \0 🪁"})]
     pairs = make_pairs(tmp_path, rows)
-    lines = load("json", pairs.directory / "train.jsonl")
-    table = load("parquet", pairs.directory / "train.parquet")
+    lines = load("json", pairs / "train.jsonl")
+    table = load("parquet", pairs / "train.parquet")
     assert lines.features == table.features
-    assert lines.to_list() == table.to_list() == read(pairs.directory / "train.jsonl")
+    assert lines.to_list() == table.to_list() == read(pairs / "train.jsonl")
 
 
 def test_rows_without_source_id_load(tmp_path: Path, load: Callable[..., Any]) -> None:
     pairs = make_pairs(tmp_path, [make_row(i, source_id=None) for i in range(2)])
-    table = load("parquet", pairs.directory / "train.parquet")
+    table = load("parquet", pairs / "train.parquet")
     assert table["source_id"] == [None, None]
-    assert table.to_list() == load("json", pairs.directory / "train.jsonl").to_list()
+    assert table.to_list() == load("json", pairs / "train.jsonl").to_list()
 
 
 def test_several_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,10 +143,10 @@ def test_several_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(parquet_module, "PART_BYTES", size // 4 + 1)
     pairs = make_pairs(tmp_path, rows)
     names = [f"train-{i:05}-of-00004.parquet" for i in range(4)]
-    assert pairs.files == (*names, "train.jsonl")
-    tables = [pq.read_table(pairs.directory / name).to_pylist() for name in names]
+    assert files_of(pairs) == [*names, "train.jsonl"]
+    tables = [pq.read_table(pairs / name).to_pylist() for name in names]
     assert [len(table) for table in tables] == [5, 5, 5, 5]
-    expected = [{"logp_good_plain": None, **row} for row in read(pairs.directory / "train.jsonl")]
+    expected = [{"logp_good_plain": None, **row} for row in read(pairs / "train.jsonl")]
     assert [{"logp_good_plain": None, **row} for table in tables for row in table] == expected
 
 
@@ -155,39 +164,43 @@ def test_part_names(size: int, names: list[str]) -> None:
 
 def test_nothing_kept(tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path, [make_row(texts={"good": ""})])
-    assert pairs.rows == 0
-    assert (pairs.directory / "train.jsonl").read_bytes() == b""
-    assert pq.read_table(pairs.directory / "train.parquet").num_rows == 0
-    assert "prompt" in pq.read_schema(pairs.directory / "train.parquet").names
+    assert (pairs / "train.jsonl").read_bytes() == b""
+    assert pq.read_table(pairs / "train.parquet").num_rows == 0
+    assert "prompt" in pq.read_schema(pairs / "train.parquet").names
 
 
 def test_without_parquet_the_old_file_goes(tmp_path: Path) -> None:
     make_pairs(tmp_path, mixed_rows())
     pairs = make_pairs(tmp_path, mixed_rows()[:1], parquet=False)
-    assert sorted(p.name for p in pairs.directory.iterdir()) == ["filter.json", "train.jsonl"]
+    assert sorted(p.name for p in pairs.iterdir()) == ["filter.json", "train.jsonl"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pairs", "rows"]
 
 
+class Counted(NullProgress):
+    """Remembers the counts."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int | None, str]] = []
+
+    def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
+        self.seen.append((done, total, unit))
+
+
 def test_progress(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    make_pairs(
-        tmp_path,
-        [make_row(i) for i in range(600)],
-        parquet=False,
-        on_progress=lambda done, total: seen.append((done, total)),
-    )
-    assert seen == [(256, 600), (512, 600), (600, 600)]
+    progress = Counted()
+    make_pairs(tmp_path, [make_row(i) for i in range(600)], parquet=False, progress=progress)
+    assert progress.seen == [(done, 600, "pairs written") for done in (256, 512, 600)]
 
 
 def test_changed_journal_is_refused_and_old_pairs_stay(tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path, mixed_rows())
-    old = (pairs.directory / "train.jsonl").read_bytes()
+    old = (pairs / "train.jsonl").read_bytes()
     scores = load_scores(tmp_path, dry=True)
     part = tmp_path / "rows" / "00000.jsonl"
     part.write_bytes(part.read_bytes().replace(b"question 2", b"question 7"))
     with pytest.raises(RunError, match="at byte"):
         write_pairs(tmp_path, scores, np.arange(5), {})
-    assert (pairs.directory / "train.jsonl").read_bytes() == old
+    assert (pairs / "train.jsonl").read_bytes() == old
     assert not (tmp_path / ".pairs.new").exists()
 
 
@@ -200,7 +213,7 @@ def test_disk_full_at_every_call(
     """One line for the user; afterwards the old pairs or the new ones, whole, and no rubbish."""
     pairs = make_pairs(tmp_path, mixed_rows())
     new = make_pairs(tmp_path / "new", mixed_rows()[:1])
-    whole = {(p.directory / "train.jsonl").read_bytes() for p in (pairs, new)}
+    whole = {(p / "train.jsonl").read_bytes() for p in (pairs, new)}
     real, calls = getattr(os, call), [0]
 
     def failing(*args: Any) -> Any:

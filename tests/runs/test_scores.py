@@ -11,9 +11,9 @@ from sso_data.core.errors import RunError
 from sso_data.core.records import Row
 from sso_data.filtering.filters import decide
 from sso_data.runs import columns
-from sso_data.runs import scores as module
+from sso_data.runs import journal as module
 from sso_data.runs.columns import SCORES, encode
-from sso_data.runs.scores import ScoresWriter, load_scores, side_file
+from sso_data.runs.journal import Journal, load_scores, side_file
 from tests.factories import encode_rows, make_row, to_line, write_part
 
 HEADER = 32
@@ -34,16 +34,10 @@ def same(run: Path, rows: list[Row], *, dry: bool = True) -> bool:
 
 def test_writer_makes_what_the_journal_says(tmp_path: Path) -> None:
     part = tmp_path / "rows" / "00000.jsonl"
-    part.parent.mkdir()
-    writer = ScoresWriter(part)
-    offset = 0
-    for row in ROWS:
-        line = to_line(row)
-        with part.open("ab") as journal:
-            journal.write(line)
-        writer.append(row, line, offset)
-        offset += len(line)
-    writer.close()
+    journal = Journal(tmp_path)
+    records = [journal.append(row) for row in ROWS]
+    journal.close()
+    assert b"".join(records) == encode_rows(ROWS).tobytes()
     assert side_file(part).stat().st_size == HEADER + len(ROWS) * SCORES.itemsize
     written = side_file(part).read_bytes()
     side_file(part).unlink()
@@ -124,12 +118,9 @@ def test_writer_continues_after_any_tear(part: Path) -> None:
     for size in range(0, len(side), 11):
         part.write_bytes(b"".join(map(to_line, ROWS[:2])))
         side_file(part).write_bytes(side[:size])
-        writer = ScoresWriter(part)
-        offset = part.stat().st_size
-        with part.open("ab") as journal:
-            journal.write(to_line(new))
-        writer.append(new, to_line(new), offset)
-        writer.close()
+        journal = Journal(run)
+        journal.append(new)
+        journal.close()
         assert side_file(part).stat().st_size == HEADER + 3 * SCORES.itemsize
         assert same(run, [*ROWS[:2], new])
 

@@ -12,7 +12,8 @@ from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.progress import NullProgress
 from sso_data.core.records import JsonRow, Message, Prompt, content_hash
 from sso_data.prompts import BadRow, Candidate
-from sso_data.runs.steering import MemoryBook, Occurrences
+from sso_data.runs.ledger import Ledger
+from sso_data.runs.steering import MemoryBook
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.passes import Guide, Models, look_up, prompts_of, steer_all
 from sso_data.steering.principles import load_catalogue
@@ -323,7 +324,7 @@ def test_prompts_left_have_the_ids_that_the_run_gives_them() -> None:
     ]
     skipped = Prompt(id="x", messages=candidate("a").messages)
     second = f"{content_hash(skipped.messages)}-1"
-    found = prompts_of(rows, Occurrences().next, lambda identity: identity != second)
+    found = prompts_of(rows, Ledger().next_id, lambda identity: identity != second)
     texts = [(one.messages[0].content, one.id.rpartition("-")[2]) for one in found]
     assert texts == [("a", "0"), ("b", "0"), ("a", "2"), ("c", "0")]
 

@@ -9,9 +9,9 @@ import pytest
 
 from sso_data.core.errors import RunError
 from sso_data.core.records import JsonRow, Prompt
-from sso_data.runs.ledger import SEEN, KeyTable
+from sso_data.runs.ledger import SEEN, KeyTable, Ledger
 from sso_data.runs.run import open_run
-from sso_data.runs.steering import FILE, Occurrences, SteeringBook, read_steering
+from sso_data.runs.steering import FILE, SteeringBook, read_steering
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.passes import Guide, Models, steer_all
 from tests.steering.scripted import Scripted, prompt, rules
@@ -134,7 +134,7 @@ def test_the_index_takes_at_most_forty_bytes_a_line() -> None:
     for number, key in enumerate(keys, start=1):
         places.put(key, number)
         if number > 2000:
-            worst = max(worst, places.bytes_used() / number)
+            worst = max(worst, places.__sizeof__() / number)
     assert worst <= 40
     assert len(places) == len(keys)
     assert [places.get(key) for key in keys] == list(range(1, len(keys) + 1))
@@ -148,12 +148,12 @@ def test_ids_are_those_that_the_run_gives(tmp_path: Path) -> None:
     rng = random.Random(2)
     contents = [f"{rng.choice('abcdefgh')}" * 20 for _ in range(300)] + ["z" * 20] * 40
     rng.shuffle(contents)
-    occurrences = Occurrences()
+    occurrences = Ledger()
     with open_run(
         tmp_path / "run", identity={}, details={"config": {}, "date": "2026-01-01"}
     ) as run_:
         for content in contents:
-            assert occurrences.next(content) == run_.admit(content)[0]
+            assert occurrences.next_id(content) == run_.admit(content)[0]
         assert run_.ledger.count(SEEN) == len(contents)
 
 

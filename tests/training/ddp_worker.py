@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sso_data.config.reward import RewardConfig
+from sso_data.config.training import RewardConfig
 from sso_data.training.processes import leaving_the_group
 from sso_data.training.reward import RewardTrainer
 from tests.training.models import arguments, classifier, gpt2, random_rows
@@ -45,7 +45,7 @@ def main(out: Path, kind: str, size: int) -> None:
     syncs: list[bool] = []
     hook = trainer._backward
 
-    def backward(loss: Any) -> None:
+    def backward(loss: torch.Tensor) -> None:
         syncs.append(_syncs(trainer))
         hook(loss)
 

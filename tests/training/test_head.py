@@ -47,9 +47,9 @@ def plain(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) 
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradients_by_finite_differences(chunk_rows: int | None, bias: bool) -> None:
     hidden, weight, targets, offset = inputs(bias=bias)
-    leaves = (hidden, weight) if offset is None else (hidden, weight, offset)
     assert torch.autograd.gradcheck(
-        lambda h, w, b=None: target_logprobs(h, w, targets, b, chunk_rows=chunk_rows), leaves
+        lambda h, w, b=None: target_logprobs(h, w, targets, b, chunk_rows=chunk_rows),
+        (hidden, weight) if offset is None else (hidden, weight, offset),
     )
 
 
@@ -79,7 +79,7 @@ def test_a_frozen_head_costs_no_gradient_of_its_own() -> None:
 
 def test_bf16_normalises_in_fp32() -> None:
     hidden, weight, targets, _ = inputs(bias=False)
-    low = (hidden.detach().bfloat16().requires_grad_(), weight.detach().bfloat16().requires_grad_())
+    low = [hidden.detach().bfloat16().requires_grad_(), weight.detach().bfloat16().requires_grad_()]
     found = target_logprobs(low[0], low[1], targets)
     assert found.dtype == torch.float32
     gradients = torch.autograd.grad(found.sum(), low)

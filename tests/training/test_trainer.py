@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sso_data.config.loss import LossConfig
-from sso_data.config.training import EarlyStoppingConfig
+from sso_data.config.loading import load
+from sso_data.config.training import EarlyStoppingConfig, LossConfig, TrainConfig
 from sso_data.core.errors import TrainError
 from sso_data.core.progress import NullProgress
 from sso_data.models.head import CompletionScorer
@@ -18,6 +18,7 @@ from sso_data.training.backward import BackwardMode
 from sso_data.training.callbacks import EarlyStopping, FiniteGradients
 from sso_data.training.encode import EncodedRow
 from sso_data.training.loss import sso_loss
+from sso_data.training.processes import training_arguments
 from sso_data.training.trainer import SSOTrainer, join, spread_counts
 from tests.training.models import gpt2, random_rows
 
@@ -340,3 +341,9 @@ def test_a_continued_training_judges_the_steps_before_as_well() -> None:
         watch.on_log(None, state, control, logs={"logp_chosen": -2.0})
         found.append(control.should_training_stop)
     assert found == [False, False]
+
+
+@pytest.mark.parametrize(("given", "steps"), [("0", 0), ("0.04", 4), ("1", 1), ("7", 7)])
+def test_warmup_is_a_share_below_1_and_steps_from_1(tmp_path: Path, given: str, steps: int) -> None:
+    config = load(TrainConfig, None, [f"optim.warmup_steps={given}"])
+    assert training_arguments(config, tmp_path).get_warmup_steps(100) == steps

@@ -1,0 +1,279 @@
+"""The Python API: what the commands do, as functions of plain arguments.
+
+Every function takes `config` as a nested mapping (`{"sampling": {"top_p": 0.9}}`), as the path of
+a YAML file, or as a configuration object; the keys are those of docs/configuration.md and of the
+command's own page. `progress` is any object with the methods of `core.progress.Progress`; None
+shows nothing. Each raises a `core.errors.SsoDataError`, one line that says where, what and what to
+do, for whatever a user can correct. Interrupted work goes on with the same call.
+"""
+
+import copy
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sso_data.config.loading import config_tree, validated
+from sso_data.config.run import RunConfig, load_config
+from sso_data.config.section import Section
+from sso_data.core.errors import InputError
+from sso_data.core.progress import Progress
+from sso_data.core.records import JsonRow, Row
+
+if TYPE_CHECKING:
+    from sso_data.augmentation.augment import Augmented
+    from sso_data.config.augmentation import AugmentConfig
+    from sso_data.config.evaluation import EvalConfig
+    from sso_data.config.iteration import IterateConfig
+    from sso_data.config.training import TrainConfig
+    from sso_data.evaluation.result import Evaluation
+    from sso_data.exporting.export import Exported
+    from sso_data.filtering.refilter import Refiltered
+    from sso_data.generation.generate import Summary
+    from sso_data.iteration.report import Iterated
+    from sso_data.publishing.upload import Published
+    from sso_data.training.run import TrainSummary
+
+__all__ = [
+    "augment",
+    "evaluate",
+    "export",
+    "filter_run",
+    "generate",
+    "iterate",
+    "load_config",
+    "push",
+    "read_pairs",
+    "read_rows",
+    "train",
+]
+
+C = TypeVar("C", bound=Section)
+Config = Mapping[str, Any] | str | Path | None
+Prompts = str | Path | Iterable[str | Sequence[Mapping[str, str]] | Mapping[str, Any]]
+"""A file, directory or Hub id; or the prompts: texts, lists of chat messages, or rows."""
+
+
+def generate(
+    prompts: Prompts,
+    out: str | Path,
+    *,
+    model: str | None = None,
+    config: "RunConfig | Config" = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> "Summary":
+    """Sample, score and filter: make or continue the run directory `out`.
+
+    Prompts that are no file are written to `OUT.prompts.jsonl` first. Returns the counts (prompts =
+    rows + failed), the filter's decision with its funnel, and what this call did. Raises
+    InputError, ConfigError, ModelError, EngineError or RunError.
+    """
+    from sso_data.generation import generate as generation
+
+    resolved = _config(RunConfig, config, model=model)
+    source = _source(prompts, out)
+    return generation.generate(source, Path(out), resolved, progress, overwrite=overwrite)
+
+
+def filter_run(
+    run: str | Path,
+    *,
+    preset: str | None = None,
+    settings: Mapping[str, object] | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> "Refiltered":
+    """Decide again which rows of a run become pairs: no GPU, as often as you like.
+
+    `settings` are keys of the filter, for example `{"gap": 0.1}`. Returns the decision and the
+    run's counts. With `dry_run` nothing is written. Raises ConfigError or RunError.
+    """
+    from sso_data.filtering import refilter
+
+    given = [f"filter.{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    config = refilter.run_config(Path(run), given, preset=preset)
+    return refilter.refilter(Path(run), config, progress, dry_run=dry_run)
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    *,
+    model: str | None = None,
+    config: "TrainConfig | Config" = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> "TrainSummary":
+    """Train `model` on a run, a file of pairs or a Hub dataset; the trained model goes to `out`.
+
+    Returns the content of train.json and how many steps this call made. Raises ConfigError,
+    InputError, ModelError, RunError or TrainError.
+    """
+    from sso_data.config.training import TrainConfig
+    from sso_data.training import run
+
+    resolved = _config(TrainConfig, config, model=model)
+    return run.train(str(data), Path(out), resolved, progress, overwrite=overwrite)
+
+
+def evaluate(
+    model: str | Path,
+    prompts: Prompts,
+    out: str | Path,
+    *,
+    against: str | Path,
+    judge: str | None = None,
+    config: "EvalConfig | Config" = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> "Evaluation":
+    """Compare `model` with `against` on held-out prompts, by a judge where one is named.
+
+    `judge` is `oracle`, `reward:MODEL`, `llm:MODEL` or `python:MODULE:FUNCTION`. Returns win rates
+    with their intervals, lengths and steering. Raises ConfigError, InputError, ModelError,
+    EngineError or RunError.
+    """
+    from sso_data.config.evaluation import EvalConfig, judge_tree
+    from sso_data.evaluation import run
+
+    named = {"judge": judge_tree(judge)} if judge is not None else {}
+    source = _source(prompts, out)
+    resolved = _config(EvalConfig, config, **named, prompts=source)
+    return run.evaluate(
+        str(model), str(against), resolved, Path(out), progress, overwrite=overwrite
+    )
+
+
+def iterate(
+    prompts: Prompts,
+    out: str | Path,
+    *,
+    model: str | None = None,
+    rounds: int | None = None,
+    config: "IterateConfig | Config" = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> "Iterated":
+    """Make rounds of generating, filtering, measuring and training in the directory `out`.
+
+    Returns a line of numbers a round, the last good policy, and why it stopped early, if it did.
+    Raises ConfigError, InputError, ModelError, EngineError, RunError or TrainError.
+    """
+    from sso_data.config.iteration import IterateConfig
+    from sso_data.iteration import run
+
+    source = _source(prompts, out)
+    resolved = _config(IterateConfig, config, model=model, rounds=rounds, prompts=source)
+    return run.iterate(resolved, Path(out), progress, overwrite=overwrite)
+
+
+def augment(
+    prompts: Prompts,
+    out: str | Path,
+    number: int,
+    *,
+    model: str | None = None,
+    config: "AugmentConfig | Config" = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> "Augmented":
+    """Write `number` new queries to the file `out`, made from seed queries by `model`.
+
+    Returns the counts by operation and by reason, and the report. Raises ConfigError, InputError,
+    ModelError, EngineError or RunError.
+    """
+    from sso_data.augmentation.augment import augment as run_augment
+    from sso_data.config.augmentation import AugmentConfig
+
+    resolved = _config(AugmentConfig, config, model=model)
+    source = _source(prompts, out)
+    return run_augment(source, Path(out), number, resolved, progress, overwrite=overwrite)
+
+
+def export(
+    run: str | Path,
+    to: str,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> "Exported":
+    """Write a run's pairs in the format of another program into the directory `out`.
+
+    `to` is one of the formats of docs/export.md, for example `trl` or `axolotl`. Returns the files
+    and where every row went. Raises ConfigError or RunError.
+    """
+    from sso_data.exporting.export import export as run_export
+
+    return run_export(Path(run), to, Path(out), overwrite=overwrite, progress=progress)
+
+
+def push(
+    run: str | Path,
+    repo: str,
+    *,
+    private: bool | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> "Published":
+    """Publish a run's pairs, rows and card as the dataset `repo` of the Hub, in one commit.
+
+    A new repository is private unless `private` is False. The token is that of `hf auth login` or
+    HF_TOKEN. Returns the address and the commit. Raises HubError or RunError.
+    """
+    from sso_data.publishing.dataset import push_run
+
+    return push_run(Path(run), repo, private=private, overwrite=overwrite, progress=progress)
+
+
+def read_rows(run: str | Path) -> Iterator[Row]:
+    """Every row of a run's journal, kept or not, in the order written.
+
+    Raises RunError where the run or a line of it cannot be read.
+    """
+    from sso_data.runs import journal
+    from sso_data.runs.run import require_run
+
+    require_run(Path(run))
+    yield from journal.read_rows(Path(run))
+
+
+def read_pairs(run: str | Path) -> Iterator[JsonRow]:
+    """The kept rows of a run as `filter` last decided, as in `pairs/train.jsonl`.
+
+    Raises RunError where the run has no pairs or a line of them cannot be read.
+    """
+    from sso_data.runs import pairs
+
+    for _, row in pairs.read_pairs(Path(run)):
+        yield row
+
+
+def _config(kind: type[C], config: C | Config, **given: object) -> C:
+    """A configuration of `kind`: the given keys over those of `config`. Raises ConfigError."""
+    if isinstance(config, kind):
+        tree = config.model_dump(exclude_unset=True)
+    elif isinstance(config, str | Path):
+        tree = config_tree(Path(config))
+    else:
+        assert config is None or isinstance(config, Mapping)
+        tree = copy.deepcopy(dict(config or {}))
+    return validated(kind, config_tree(None, None, base=tree, **given), origin="config")
+
+
+def _source(prompts: Prompts, out: str | Path) -> str:
+    """The prompts as a source that can be read again: a name as it is, others from a file."""
+    if isinstance(prompts, str | Path):
+        return str(prompts)
+    from sso_data.runs.files import make_dir, write_atomic
+
+    rows = [one if isinstance(one, Mapping) else {"prompt": one} for one in prompts]
+    try:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"prompts: cannot be written as JSON: {error}") from error
+    file = Path(f"{out}.prompts.jsonl")
+    make_dir(file.parent)
+    write_atomic(file, text)
+    return str(file)

@@ -1,0 +1,261 @@
+"""Judges: which of two answers is better; the oracle, and verdicts kept as soon as they come."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from sso_data.config.evaluation import FORMS, JudgeConfig
+from sso_data.core.errors import ConfigError, SsoDataError
+from sso_data.core.jinja import Templates
+from sso_data.core.paths import public_name
+from sso_data.core.progress import Progress
+from sso_data.core.records import JsonRow, Message, Row, View
+from sso_data.models.directory import model_fingerprint, resolve_model
+from sso_data.runs.files import make_dir
+from sso_data.runs.jsonl import JsonlStore
+from sso_data.runs.workdir import write_json
+
+TEMPLATE = "judge.j2"
+"""The prompt of a chat model that judges."""
+
+JUDGES = "judges"
+"""The folder that holds a directory for each judge."""
+
+_IDENTITY_KEYS = {
+    "reward": ("engine.dtype", "engine.max_model_len", "views.template_kwargs"),
+    "llm": ("temperature", "max_tokens", "structured", "views.template_kwargs"),
+}
+_NAME_KEY = "judge"
+"""The key of the line that names the judge; keys of comparisons hold a slash or are row ids."""
+
+
+class JudgeError(SsoDataError):
+    """A judge cannot judge: the user's function raises, or returns something else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """One side of a comparison; `num_tokens` as its own model counts them."""
+
+    text: str
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Is `a` or `b` the better answer to `messages`? Keys are unique within one call."""
+
+    key: str
+    messages: tuple[Message, ...]
+    a: Answered
+    b: Answered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A judge's answer to a comparison.
+
+    `preference`: 1 where `a` is better, 0 where `b` is, 0.5 for a tie; a judge that is asked about
+    both orders gives their mean, and `orders` holds the preferences for `a` of each: shown first,
+    shown second. `scores` are those of `a` and `b` where the judge scores single answers.
+    """
+
+    key: str
+    preference: float
+    scores: tuple[float, float] | None = None
+    orders: tuple[float, float] | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoVerdict:
+    """A comparison without a verdict: the reason as a word to count, and a line for a person."""
+
+    key: str
+    reason: str
+    detail: str
+
+
+class Judge(Protocol):
+    """Compares answers; `close` frees what it holds."""
+
+    @property
+    def name(self) -> str:
+        """Its name in reports: "oracle", "reward model X", "X as judge", "module:function"."""
+        ...
+
+    def compare(self, comparisons: Sequence[Comparison]) -> Iterator[Verdict | NoVerdict]:
+        """Yield a verdict or a reason for each comparison as soon as it is there, in any order.
+
+        Raises SsoDataError when nothing can be judged any more.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free memory; the judge is not used afterwards."""
+        ...
+
+
+def preference_of(a: float, b: float) -> float:
+    """The preference that two scores mean: 1 where a's is higher, 0 where b's is, 0.5 if equal."""
+    return 0.5 if a == b else float(a > b)
+
+
+def answered(row: Row, drawn: View) -> Answered:
+    """A row's response drawn under a view, as a side of a comparison."""
+    response = row.responses[drawn]
+    return Answered(text=response.text, num_tokens=response.num_tokens)
+
+
+def signal_comparison(row: Row) -> Comparison:
+    """Is y+ better than y-? Its key is the row's id and `/signal`."""
+    return Comparison(
+        key=f"{row.id}/signal",
+        messages=row.messages,
+        a=answered(row, "good"),
+        b=answered(row, "bad"),
+    )
+
+
+class Oracle:
+    """Scores the answer to the last user turn by `world.score`; equal scores are ties.
+
+    A prompt that is no query of the tiny world gets no verdict (`foreign_prompt`).
+    """
+
+    name = "oracle"
+
+    def compare(self, comparisons: Sequence[Comparison]) -> Iterator[Verdict | NoVerdict]:
+        from sso_data.world import score
+
+        for comparison in comparisons:
+            turns = reversed(comparison.messages)
+            query = next((turn.content for turn in turns if turn.role == "user"), "")
+            try:
+                a, b = (score(query, side.text).total for side in (comparison.a, comparison.b))
+            except ValueError:
+                detail = "the oracle knows the tiny world's queries only; choose another judge"
+                yield NoVerdict(key=comparison.key, reason="foreign_prompt", detail=detail)
+            else:
+                preference = preference_of(a, b)
+                yield Verdict(key=comparison.key, preference=preference, scores=(a, b))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def open_judge(config: JudgeConfig, *, tell: Callable[[str], None] = lambda line: None) -> Judge:
+    """The judge of a configuration, ready to compare; the caller closes it. Loads its model.
+
+    `tell` is given one line when something goes wrong and the work goes on. Raises ConfigError
+    where no judge is configured or its function cannot be loaded, ModelError or EngineError where
+    its model cannot.
+    """
+    match config.kind:
+        case "oracle":
+            return Oracle()
+        case "reward":
+            from sso_data.evaluation.judge_reward import RewardJudge
+
+            return RewardJudge(config)
+        case "llm":
+            from sso_data.evaluation.judge_llm import open_llm
+
+            return open_llm(config, tell=tell)
+        case "python":
+            from sso_data.evaluation.judge_function import FunctionJudge
+
+            assert config.callable is not None
+            return FunctionJudge(config.callable)
+        case "none":
+            raise ConfigError(f"no judge given: add --judge {FORMS}")
+
+
+def judge_identity(config: JudgeConfig) -> dict[str, Any]:
+    """Everything that decides a judge's verdicts, flat, without loading a model.
+
+    Raises SsoDataError where its model, function or template is not there.
+    """
+    dumped = config.model_dump(mode="json")
+    found: dict[str, Any] = {"kind": config.kind}
+    for name in _IDENTITY_KEYS.get(config.kind, ()):
+        section, _, key = name.rpartition(".")
+        found[name] = dumped[section][key] if section else dumped[key]
+    if config.kind == "llm":
+        templates = Templates(directory=config.templates)
+        templates.check()
+        found["template"] = templates.fingerprint(TEMPLATE)
+    if config.kind == "python":
+        from sso_data.evaluation.judge_function import function_fingerprint
+
+        assert config.callable is not None
+        found["callable"] = config.callable
+        found["source"] = function_fingerprint(config.callable)
+    elif config.model and config.endpoint:
+        found["model"] = f"{config.model}@{config.endpoint}"
+    elif config.model:
+        directory = resolve_model(config.model, config.loading.revision)
+        found["model"] = f"{public_name(config.model)}@{model_fingerprint(directory)}"
+    return found
+
+
+def judge_all(
+    config: JudgeConfig,
+    identity: dict[str, Any],
+    comparisons: Sequence[Comparison],
+    out: Path,
+    progress: Progress,
+) -> tuple[str | None, dict[str, Verdict | NoVerdict]]:
+    """(the judge's name, verdicts and refusals by key); `identity` is the `judge_identity`.
+
+    Verdicts are kept in `out`/judges, in a directory of this identity, and are not asked for again;
+    a comparison that was refused is, by the next call. The judge is opened when there is something
+    to ask it. Raises SsoDataError as `open_judge` and `Judge.compare` do.
+    """
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    directory = out / JUDGES / f"{identity['kind']}-{digest}"
+    make_dir(directory)
+    with closing(JsonlStore(directory / "verdicts.jsonl", "key")) as store:
+        name = store.lines[_NAME_KEY]["name"] if _NAME_KEY in store.lines else None
+        todo = [one for one in comparisons if one.key not in store.lines]
+        found: dict[str, Verdict | NoVerdict] = {
+            one.key: _verdict(store.lines[one.key]) for one in comparisons if one.key in store.lines
+        }
+        if not todo:
+            return name, found
+        with closing(open_judge(config, tell=progress.warn)) as judge:
+            if name is None:
+                name = judge.name
+                write_json(directory / "judge.json", {"name": name, **identity})
+                store.add({"key": _NAME_KEY, "name": name})
+            progress.count(len(found), len(comparisons), "verdicts")
+            for said in judge.compare(todo):
+                if isinstance(said, Verdict):
+                    store.add(_line(said))
+                found[said.key] = said
+                progress.count(len(found), len(comparisons), "verdicts")
+    return name, found
+
+
+def _line(verdict: Verdict) -> JsonRow:
+    line: JsonRow = {"key": verdict.key, "preference": verdict.preference}
+    if verdict.scores is not None:
+        line["scores"] = list(verdict.scores)
+    if verdict.orders is not None:
+        line["orders"] = list(verdict.orders)
+    return line | ({"detail": verdict.detail} if verdict.detail else {})
+
+
+def _verdict(line: JsonRow) -> Verdict:
+    scores, orders = line.get("scores"), line.get("orders")
+    return Verdict(
+        key=line["key"],
+        preference=line["preference"],
+        scores=None if scores is None else (scores[0], scores[1]),
+        orders=None if orders is None else (orders[0], orders[1]),
+        detail=line.get("detail", ""),
+    )

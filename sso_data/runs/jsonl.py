@@ -1,0 +1,141 @@
+"""JSON Lines files that survive crashes: append, repair on opening, read, find by key."""
+
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import jsonlines
+import orjson
+
+from sso_data.core.errors import RunError
+from sso_data.core.records import JsonRow
+from sso_data.runs.files import Appender, closing_on_error, make_dir, reading, replace_by
+
+SYNC_SECONDS = 2.0
+"""A power failure loses at most this much work, in seconds."""
+
+_BLOCK_BYTES = 1 << 16
+_HOLE = b"\0"
+"""No written line holds this byte; after a power failure it may fill what was not stored."""
+
+
+def to_line(row: JsonRow) -> bytes:
+    """Return `row` as one JSON line, newline included."""
+    stream = io.BytesIO()
+    with jsonlines.Writer(stream, compact=True, dumps=orjson.dumps) as writer:
+        writer.write(row)
+    return stream.getvalue()
+
+
+def open_lines(path: Path) -> Appender:
+    """Open a line file for appending and remove what a crash or a power failure left in it.
+
+    A torn last line is cut off. Lines with zero bytes are removed; the lines after them stay.
+    Raises RunError when the file cannot be read or written.
+    """
+    whole = whole_lines_size(path)
+    if whole and any(_HOLE in line for _, line in read_lines(path)):
+        replace_by(path, (line for _, line in read_lines(path) if _HOLE not in line))
+        whole = whole_lines_size(path)
+    appender = Appender(path)
+    if whole < appender.size:
+        with closing_on_error(appender):
+            appender.cut(whole)
+    return appender
+
+
+def whole_lines_size(path: Path) -> int:
+    """Return the bytes up to and including the last newline; 0 for a missing file."""
+    if not path.exists():
+        return 0
+    with reading(path), path.open("rb") as stream:
+        end = stream.seek(0, io.SEEK_END)
+        while end > 0:
+            start = max(0, end - _BLOCK_BYTES)
+            stream.seek(start)
+            newline = stream.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            end = start
+    return 0
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset in bytes, line with its newline) of every whole line; RunError as `reading`."""
+    offset = 0
+    with reading(path), path.open("rb") as stream:
+        for line in stream:
+            if not line.endswith(b"\n"):
+                return
+            yield offset, line
+            offset += len(line)
+
+
+def read_objects(path: Path, remedy: str = "remove the line") -> Iterator[tuple[str, JsonRow]]:
+    """Yield ("FILE:LINE", object) of every whole line of a file.
+
+    Raises RunError that names a line which is not a JSON object, and the `remedy`.
+    """
+    for number, (_, line) in enumerate(read_lines(path), start=1):
+        where = f"{path}:{number}"
+        try:
+            content = orjson.loads(line)
+        except ValueError as error:
+            raise RunError(f"{where}: not JSON; {remedy}") from error
+        if not isinstance(content, dict):
+            raise RunError(f"{where}: not a JSON object; {remedy}")
+        yield where, content
+
+
+class PeriodicSync:
+    """Makes appended lines durable every two seconds, if it is called after each append."""
+
+    def __init__(self, *syncs: Callable[[], None]) -> None:
+        self._syncs = syncs
+        self._synced = time.monotonic()
+
+    def __call__(self) -> None:
+        """Sync when the last sync is long enough ago; raises RunError where that fails."""
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            for sync in self._syncs:
+                sync()
+            self._synced = time.monotonic()
+
+
+class JsonlStore:
+    """A file of objects, opened by its one writer and held in memory by a key of each object.
+
+    A torn last line is cut off when it is opened. Close it, for example with `contextlib.closing`.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        """Open `path`; raises RunError that names a line which is not an object with `key`."""
+        make_dir(path.parent)
+        self._key = key
+        self._found: dict[str, JsonRow] = {}
+        with ExitStack() as opened:
+            self._lines = opened.enter_context(closing(open_lines(path)))
+            for where, content in read_objects(path):
+                try:
+                    self._found[str(content[key])] = content
+                except KeyError as error:
+                    raise RunError(f"{where}: has no {key!r}; remove the line") from error
+            self._opened = opened.pop_all()
+        self._sync = PeriodicSync(self._lines.sync)
+
+    @property
+    def lines(self) -> Mapping[str, JsonRow]:
+        """All objects by their keys."""
+        return self._found
+
+    def add(self, line: JsonRow) -> None:
+        """Append one object; raises RunError when it cannot be written."""
+        self._lines.append(to_line(line))
+        self._found[str(line[self._key])] = line
+        self._sync()
+
+    def close(self) -> None:
+        """Make everything durable and close the file."""
+        self._opened.close()

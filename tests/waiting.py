@@ -1,0 +1,32 @@
+"""Waiting for what another process does, on a machine of any load."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+STALLED_SECONDS = 300.0
+
+
+def until(
+    found: Callable[[], object],
+    seconds: float = STALLED_SECONDS,
+    progress: Callable[[], object] = lambda: None,
+) -> None:
+    """Wait until something is so; AssertionError when `progress` is the same for `seconds`."""
+    seen, end = progress(), time.monotonic() + seconds
+    while not found():
+        if (now := progress()) != seen:
+            seen, end = now, time.monotonic() + seconds
+        assert time.monotonic() < end, f"nothing happened for {seconds:.0f} seconds"
+        time.sleep(0.01)
+
+
+def bytes_under(folder: Path) -> int:
+    """The size of all files under a folder: it grows while a command works there."""
+    total = 0
+    for file in folder.rglob("*"):
+        try:
+            total += file.stat().st_size
+        except OSError:  # it was a temporary one
+            continue
+    return total
