@@ -4,6 +4,8 @@ import os
 import signal
 import threading
 
+import pytest
+
 SURROUNDINGS = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -22,3 +24,15 @@ if threading.current_thread() is threading.main_thread():
     # A suite started in the background ignores them, and so would every command it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+REAL_PROCESSES = {"reliability", "training", "command", "evaluation", "iteration"}
+"""Folders with tests that start whole commands."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long ones first: no worker begins one when the others have nothing left to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(
+        key=lambda item: (item.path not in slow, item.path.parent.name not in REAL_PROCESSES)
+    )

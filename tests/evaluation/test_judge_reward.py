@@ -33,6 +33,7 @@ from sso_data.templating.chat_template import ChatTemplate, load_tokenizer
 from sso_data.training.run import train
 from sso_data.world import policy_dir
 from tests.evaluation.sides import compared, judged, verdicts_of
+from tests.once import once
 from tests.tiny_runs import Silent, tiny_run
 
 ROWS = 40
@@ -46,8 +47,11 @@ def one_thread() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the tiny policy whose filter kept nearly every row."""
-    folder = tmp_path_factory.mktemp("reward")
-    return tiny_run(folder, ROWS, seed=11, keep=True, max_tokens=128)
+
+    def make(folder: Path) -> None:
+        tiny_run(folder, ROWS, seed=11, keep=True, max_tokens=128)
+
+    return once(tmp_path_factory, "judged", make) / "run"
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +60,16 @@ def rows(run: Path) -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def reward(run: Path) -> Path:
+def reward(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward model trained on its pairs."""
-    out = run.parent / "model"
     settings = ["optim.max_steps=20", "optim.batch_size=8", "optim.micro_batch_rows=8"]
     settings += ["optim.lr=1e-3", "optim.warmup_steps=0", "log.plot=false"]
     config = load(TrainConfig, None, settings, model=str(policy_dir()), kind="reward")
-    train(str(run), out, config, Silent())
-    return out
+
+    def make(folder: Path) -> None:
+        train(str(run), folder / "model", config, Silent())
+
+    return once(tmp_path_factory, "reward", make) / "model"
 
 
 def config_of(model: Path, **options: Any) -> JudgeConfig:

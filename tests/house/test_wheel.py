@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.once import once
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -29,9 +31,11 @@ def call(*arguments: object, cwd: Path | str = "/", **variables: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("dist")
-    call(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", out, cwd=ROOT)
-    (built,) = out.glob("*.whl")
+
+    def make(folder: Path) -> None:
+        call(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
+
+    (built,) = once(tmp_path_factory, "dist", make).glob("*.whl")
     return built
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sso_data.world import queries
-from tests.reliability.test_kill import command, is_same, journal_size, rows_of, start
+from tests.reliability.test_kill import command, is_same, journal_size, left_alone, rows_of
 from tests.waiting import CHILD_SECONDS
 
 DEATHS = int(os.environ.get("SSO_DATA_ENGINE_DEATHS", "3"))
@@ -60,11 +60,12 @@ def end_engines(process: subprocess.Popen[bytes], run: Path, rng: random.Random)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_run_outlives_its_engines(engine: str, tmp_path: Path) -> None:
-    prompts = write_prompts(tmp_path / "prompts.jsonl", PROMPTS)
-    whole, wounded = tmp_path / "whole", tmp_path / "wounded"
+def test_a_run_outlives_its_engines(
+    engine: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    prompts, whole = left_alone(tmp_path_factory, engine, PROMPTS)
+    wounded = tmp_path / "wounded"
     patient = ["--set", "engine.heartbeat_timeout=8", "--set", "engine.max_num_seqs=8"]
-    assert start(command(engine, prompts, whole)).wait() == 0
     process = subprocess.Popen(
         [*command(engine, prompts, wounded), *patient],
         stdout=subprocess.DEVNULL,

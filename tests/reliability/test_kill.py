@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from sso_data.world import catalogue_dir, policy_dir, queries
+from tests.once import once
 from tests.reliability.aims import GENERATE, TRAIN, shoot
 from tests.reliability.chaos import CHAOS
 from tests.reliability.flow import lines_of
@@ -54,6 +55,18 @@ def command(engine: str, prompts: Path, out: Path) -> list[str]:
 
 def start(arguments: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def left_alone(factory: pytest.TempPathFactory, engine: str, count: int) -> tuple[Path, Path]:
+    """A file of prompts, and a run of them that nobody disturbed; both are shared."""
+
+    def make(folder: Path) -> None:
+        lines = [json.dumps({"prompt": query}) + "\n" for query in queries(count, seed=3)]
+        (folder / "prompts.jsonl").write_text("".join(lines))
+        assert start(command(engine, folder / "prompts.jsonl", folder / "run")).wait() == 0
+
+    folder = once(factory, f"whole-{engine}-{count}", make)
+    return folder / "prompts.jsonl", folder / "run"
 
 
 def rows_of(run: Path) -> dict[str, dict[str, Any]]:
@@ -109,12 +122,9 @@ def killed_run(
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
 @pytest.mark.timeout(6 * 3600 if CHAOS else 3600)
 def test_killed_again_and_again_it_ends_like_an_uninterrupted_run(
-    engine: str, tmp_path: Path
+    engine: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": q}) + "\n" for q in queries(PROMPTS, seed=3)))
-    whole = tmp_path / "whole"
-    assert start(command(engine, prompts, whole)).wait() == 0
+    prompts, whole = left_alone(tmp_path_factory, engine, PROMPTS)
     expected, rng = rows_of(whole), random.Random(engine)
     hits: Counter[str] = Counter()
     runs = turned = 0

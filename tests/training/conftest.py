@@ -17,6 +17,7 @@ from sso_data.training.data import PairReader
 from sso_data.training.encode import EncodedRow, Encoder, template_for
 from sso_data.training.loss import PREFERENCE_TERMS
 from sso_data.world import policy_dir
+from tests.once import once
 from tests.tiny_runs import tiny_run
 
 PROMPTS = 72
@@ -30,7 +31,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory of the tiny policy."""
-    return tiny_run(tmp_path_factory.mktemp("train"), PROMPTS, seed=11)
+    return once(tmp_path_factory, "train", lambda at: tiny_run(at, PROMPTS, seed=11)) / "run"
 
 
 @pytest.fixture(scope="session")

@@ -71,5 +71,6 @@ def gloo_threads() -> list[str]:
 
 if __name__ == "__main__":
     with leaving_the_group():
-        main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+        for kind in sys.argv[2:]:
+            main(Path(sys.argv[1]) / f"{kind}.pt", kind, 2)
     assert not gloo_threads(), "they abort the process when it ends in a bad moment"

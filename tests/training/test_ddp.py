@@ -4,22 +4,31 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from tests.once import once
 from tests.training.ddp_worker import main
 from tests.waiting import CHILD_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
 
-def in_two_processes(out: Path, kind: str, size: int) -> Any:
+KINDS = ("one_pair", "joint", "reward")
+
+
+@pytest.fixture(scope="module")
+def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made of each kind of training, one after the other: FOLDER/KIND.pt."""
+    return once(tmp_path_factory, "two", _launch)
+
+
+def _launch(folder: Path) -> None:
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     done = subprocess.run(
-        [sys.executable, *launch, "-m", "tests.training.ddp_worker", str(out), kind, str(size)],
+        [sys.executable, *launch, "-m", "tests.training.ddp_worker", str(folder), *KINDS],
         cwd=ROOT,
         env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
@@ -27,7 +36,6 @@ def in_two_processes(out: Path, kind: str, size: int) -> Any:
         timeout=CHILD_SECONDS,
     )
     assert done.returncode == 0, done.stderr[-8000:]
-    return torch.load(out, weights_only=False)
 
 
 EVALUATED = ("eval_loss", "eval_margin_bad", "eval_weight", "eval_tokens_chosen")
@@ -43,11 +51,13 @@ EVALUATED_REWARD = ("eval_loss", "eval_accuracy", "eval_margin", "eval_reward_re
     ],
 )
 def test_two_processes_equal_one(
-    tmp_path: Path, kind: str, syncs: list[bool], evaluated: tuple[str, ...]
+    tmp_path: Path, in_two_processes: Path, kind: str, syncs: list[bool], evaluated: tuple[str, ...]
 ) -> None:
     main(tmp_path / "one.pt", kind, 4)
     alone, history, metrics, _ = torch.load(tmp_path / "one.pt", weights_only=False)
-    weights, other, other_metrics, found = in_two_processes(tmp_path / "two.pt", kind, 2)
+    weights, other, other_metrics, found = torch.load(
+        in_two_processes / f"{kind}.pt", weights_only=False
+    )
     for name, weight in alone.items():
         torch.testing.assert_close(weights[name], weight, rtol=1e-11, atol=1e-12)
     assert found == syncs * 4

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from sso_data.cli import app
 from sso_data.world import policy_dir
+from tests.once import once
 from tests.tiny_runs import tiny_run
 
 Train = Callable[..., Result]
@@ -35,7 +36,8 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory of the tiny policy whose filter kept every row."""
-    return tiny_run(tmp_path_factory.mktemp("data"), ROWS, seed=22, keep=True)
+    made = once(tmp_path_factory, "data", lambda at: tiny_run(at, ROWS, seed=22, keep=True))
+    return made / "run"
 
 
 @pytest.fixture

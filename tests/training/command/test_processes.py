@@ -10,7 +10,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
 from sso_data.world import policy_dir
-from tests.training.command.conftest import QUICK, lines_of, plain_set, weights, write_rows
+from tests.training.command.conftest import QUICK, Train, lines_of, plain_set, weights, write_rows
 from tests.waiting import CHILD_SECONDS
 
 ROOT = Path(__file__).parents[3]
@@ -35,16 +35,17 @@ def launched(processes: int, *arguments: object) -> subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("source", ["recorded", "scored"])
 def test_two_processes_equal_one(
-    run: Path, pairs: list[dict[str, object]], tmp_path: Path, source: str
+    train: Train, run: Path, pairs: list[dict[str, object]], tmp_path: Path, source: str
 ) -> None:
     """The same weights within 1e-5; only the first process writes and speaks."""
     data = run if source == "recorded" else write_rows(tmp_path / "set.jsonl", plain_set(pairs))
     objective = "sso" if source == "recorded" else "pairs"
-    shared = ("--model", policy_dir(), *QUICK, "--objective", objective)
-    model = ("--set=checkpoints.keep_finished=true", "--set=checkpoints.every=3")
-    alone = launched(1, data, "--out", tmp_path / "one", *shared, *model)
-    assert alone.returncode == 0, alone.stderr[-3000:]
-    both = launched(2, data, "--out", tmp_path / "two", *shared, *model)
+    kept = ("--set=checkpoints.keep_finished=true", "--set=checkpoints.every=3")
+    options = ("--objective", objective, *kept)
+    alone = train(data, tmp_path / "one", *options)
+    assert alone.exit_code == 0, alone.output
+    model = ("--model", policy_dir(), *QUICK)
+    both = launched(2, data, "--out", tmp_path / "two", *model, *options)
     assert both.returncode == 0, both.stderr[-3000:]
     one, two = (
         weights(tmp_path / name / "checkpoints" / "checkpoint-3") for name in ("one", "two")

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from sso_data.cli import app
 from sso_data.config.migration import FORMAT
 from sso_data.world import policy_dir
 from tests.training.command.conftest import QUICK, Train, lines_of
@@ -49,15 +51,15 @@ def logged(out: Path) -> list[dict[str, Any]]:
 def whole(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted training."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    process = start(command(run, out))
-    _, errors = process.communicate(timeout=CHILD_SECONDS)
-    assert process.returncode == 0, errors
+    options = ("--model", str(policy_dir()), *QUICK, *LONGER)
+    done = CliRunner().invoke(app, ["train", str(run), "--out", str(out), *options])
+    assert done.exit_code == 0, done.output
     return out
 
 
 @pytest.mark.parametrize("mark", ["checkpoint-2/complete.json", "checkpoint-4/optimizer.pt"])
 def test_killed_it_ends_like_an_uninterrupted_training(
-    run: Path, whole: Path, tmp_path: Path, mark: str
+    train: Train, run: Path, whole: Path, tmp_path: Path, mark: str
 ) -> None:
     """Killed after a whole checkpoint, and in the middle of writing one, which then does not
     count."""
@@ -68,10 +70,9 @@ def test_killed_it_ends_like_an_uninterrupted_training(
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
     assert "finished" not in json.loads((out / "train.json").read_text())
-    process = start(command(run, out))
-    _, errors = process.communicate(timeout=CHILD_SECONDS)
-    assert process.returncode == 0, errors
-    assert "going on after step" in errors
+    done = train(run, out, *LONGER)
+    assert done.exit_code == 0, done.output
+    assert "going on after step" in done.stderr
     same(whole, out)
     assert logged(out) == logged(whole)
     assert not (out / "checkpoints").exists()
