@@ -7,8 +7,9 @@ from typing import Any
 
 from benchmarks.claims_grid import Chain
 from benchmarks.claims_rounds import QUIET, Rounds, write_labelled
-from sso_data.config.judging import JudgeConfig
-from sso_data.config.training import load_train_config
+from sso_data.config.evaluation import JudgeConfig
+from sso_data.config.loading import load
+from sso_data.config.training import TrainConfig
 from sso_data.core.records import Message
 from sso_data.evaluation.judges import Answered, Comparison, Verdict, open_judge
 from sso_data.world import queries
@@ -55,9 +56,8 @@ class Rewarding:
     def _train(self, base: Path, added: Path | None) -> None:
         from sso_data.training.run import train
 
-        config = load_train_config(
-            None,
-            None,
+        config = load(
+            TrainConfig,
             model=str(self.policies["shipped"]),
             seed=self.chain.seed,
             kind="reward",

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.claims_grid import HELD_OUT, PROMPTS, ROUNDS, STEP_ROWS, STEPS, Arm, Chain
+from sso_data.config.loading import load
 from sso_data.config.run import RunConfig
-from sso_data.config.training import load_train_config
+from sso_data.config.training import TrainConfig
 from sso_data.core.records import Row
 from sso_data.demo import demo_config
 from sso_data.filtering.refilter import refilter
@@ -110,9 +111,8 @@ class Rounds:
     def _train(self, policy: Path, source: Path, out: Path, loss: dict[str, Any]) -> None:
         from sso_data.training.run import train
 
-        config = load_train_config(
-            None,
-            None,
+        config = load(
+            TrainConfig,
             model=str(policy),
             seed=self.chain.seed,
             loss=loss,

@@ -175,8 +175,9 @@ def sample_run(run: Path, small: Path) -> int:
 
 
 def measure_dry(run: Path, preset: str) -> dict[str, Any]:
-    from sso_data.filtering.filters import decide
     from sso_data.runs.scores import load_scores
+
+    from sso_data.filtering.filters import decide
 
     scores = load_scores(run, dry=True)
     decision = decide(scores.rows, FilterConfig.model_validate({"preset": preset}))
@@ -191,9 +192,10 @@ def measure_rebuild(run: Path) -> dict[str, Any]:
 
 def measure_pairs(run: Path, kind: str) -> dict[str, Any]:
     """All rows as pairs: `jsonl` alone, `both`, or the Parquet writer alone on parsed lines."""
+    from sso_data.runs.scores import load_scores
+
     from sso_data.runs.pairs import outside_row, write_pairs
     from sso_data.runs.parquet import ParquetWriter
-    from sso_data.runs.scores import load_scores
 
     scores = load_scores(run, dry=True)
     every, size = np.arange(len(scores)), int(scores.rows["length"].sum(dtype=np.uint64))

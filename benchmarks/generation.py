@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from sso_data.generation.sample import SamplingPlan
+
 from sso_data.cli.progress import showing_progress
 from sso_data.core.records import SIDE_OF, VIEWS, Cell, Message, Prompt, View, content_hash, row_id
 from sso_data.engines.interface import (
@@ -31,7 +33,6 @@ from sso_data.engines.interface import (
 )
 from sso_data.generation import sample
 from sso_data.generation.generate import Setup, make_rows
-from sso_data.generation.sample import SamplingPlan
 from sso_data.prompts import count_prompts, read_prompts
 from sso_data.runs.run import open_run
 from sso_data.templating.chat_template import with_system

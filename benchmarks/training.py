@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sso_data.config.loss import LossConfig, ReferenceConfig
+from sso_data.config.training import LossConfig, ReferenceConfig
 from sso_data.core.records import VIEWS, View
 from sso_data.models.head import IGNORED, disable_dropout
 from sso_data.training.batch import Batch, Collator

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel
-
-from sso_data.config.run import RunConfig, config_tree, load_config, validated_as
+from sso_data.config.loading import config_tree, validated
+from sso_data.config.run import RunConfig, load_config
+from sso_data.config.section import Section
 from sso_data.core.errors import InputError
 from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Row
@@ -48,7 +48,7 @@ __all__ = [
     "train",
 ]
 
-C = TypeVar("C", bound=BaseModel)
+C = TypeVar("C", bound=Section)
 Config = Mapping[str, Any] | str | Path | None
 Prompts = str | Path | Iterable[str | Sequence[Mapping[str, str]] | Mapping[str, Any]]
 """A file, directory or Hub id; or the prompts: texts, lists of chat messages, or rows."""
@@ -71,7 +71,7 @@ def generate(
     """
     from sso_data.generation import generate as generation
 
-    resolved = _config(RunConfig, config, "docs/configuration.md", model=model)
+    resolved = _config(RunConfig, config, model=model)
     source = _source(prompts, out)
     return generation.generate(source, Path(out), resolved, progress, overwrite=overwrite)
 
@@ -110,10 +110,10 @@ def train(
     Returns the content of train.json and how many steps this call made. Raises ConfigError,
     InputError, ModelError, RunError or TrainError.
     """
-    from sso_data.config.training import PAGE, TrainConfig
+    from sso_data.config.training import TrainConfig
     from sso_data.training import run
 
-    resolved = _config(TrainConfig, config, PAGE, model=model)
+    resolved = _config(TrainConfig, config, model=model)
     return run.train(str(data), Path(out), resolved, progress, overwrite=overwrite)
 
 
@@ -134,13 +134,12 @@ def evaluate(
     with their intervals, lengths and steering. Raises ConfigError, InputError, ModelError,
     EngineError or RunError.
     """
-    from sso_data.config.evaluation import EvalConfig
-    from sso_data.config.judging import judge_tree
+    from sso_data.config.evaluation import EvalConfig, judge_tree
     from sso_data.evaluation import run
 
     named = {"judge": judge_tree(judge)} if judge is not None else {}
     source = _source(prompts, out)
-    resolved = _config(EvalConfig, config, "docs/evaluation.md", **named, prompts=source)
+    resolved = _config(EvalConfig, config, **named, prompts=source)
     return run.evaluate(
         str(model), str(against), resolved, Path(out), progress, overwrite=overwrite
     )
@@ -161,11 +160,11 @@ def iterate(
     Returns a line of numbers a round, the last good policy, and why it stopped early, if it did.
     Raises ConfigError, InputError, ModelError, EngineError, RunError or TrainError.
     """
-    from sso_data.config.iteration import PAGE, IterateConfig
+    from sso_data.config.iteration import IterateConfig
     from sso_data.iteration import run
 
     source = _source(prompts, out)
-    resolved = _config(IterateConfig, config, PAGE, model=model, rounds=rounds, prompts=source)
+    resolved = _config(IterateConfig, config, model=model, rounds=rounds, prompts=source)
     return run.iterate(resolved, Path(out), progress, overwrite=overwrite)
 
 
@@ -185,9 +184,9 @@ def augment(
     ModelError, EngineError or RunError.
     """
     from sso_data.augmentation.augment import augment as run_augment
-    from sso_data.config.augmentation import PAGE, AugmentConfig
+    from sso_data.config.augmentation import AugmentConfig
 
-    resolved = _config(AugmentConfig, config, PAGE, model=model)
+    resolved = _config(AugmentConfig, config, model=model)
     source = _source(prompts, out)
     return run_augment(source, Path(out), number, resolved, progress, overwrite=overwrite)
 
@@ -251,18 +250,16 @@ def read_pairs(run: str | Path) -> Iterator[JsonRow]:
         yield row
 
 
-def _config(kind: type[C], config: C | Config, page: str, **given: object) -> C:
+def _config(kind: type[C], config: C | Config, **given: object) -> C:
     """A configuration of `kind`: the given keys over those of `config`. Raises ConfigError."""
     if isinstance(config, kind):
         tree = config.model_dump(exclude_unset=True)
     elif isinstance(config, str | Path):
-        tree = config_tree(Path(config), None)
+        tree = config_tree(Path(config))
     else:
         assert config is None or isinstance(config, Mapping)
         tree = copy.deepcopy(dict(config or {}))
-    return validated_as(
-        kind, config_tree(None, None, base=tree, **given), origin="config", page=page
-    )
+    return validated(kind, config_tree(None, None, base=tree, **given), origin="config")
 
 
 def _source(prompts: Prompts, out: str | Path) -> str:

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sso_data.config.loading import load
 from sso_data.config.run import RunConfig, load_config
-from sso_data.config.training import TrainConfig, load_train_config
+from sso_data.config.training import TrainConfig
 from sso_data.core.progress import Progress
 from sso_data.core.records import SIDE_OF, Message, Row
 from sso_data.engines import start_engine
@@ -140,9 +141,8 @@ def demo_config() -> RunConfig:
 
 def demo_training() -> TrainConfig:
     """Return the settings of one round of SSO: a dozen steps for 0.6 million parameters."""
-    return load_train_config(
-        None,
-        None,
+    return load(
+        TrainConfig,
         model=str(policy_dir()),
         seed=_SEED,
         optim={

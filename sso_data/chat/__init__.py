@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
-from sso_data.chat.endpoint import Endpoint, EndpointCompletions
+from sso_data.chat.endpoint import EndpointCompletions
 from sso_data.chat.engine import EngineCompletions
 from sso_data.chat.interface import Completions
 from sso_data.config.run import EngineConfig, ViewsConfig
@@ -29,7 +29,7 @@ def open_chat(
     EngineError.
     """
     if section.endpoint:
-        with closing(EndpointCompletions(Endpoint.of(section, model), tell=tell)) as completions:
+        with closing(EndpointCompletions(model, section, tell=tell)) as completions:
             yield completions
         return
     trusted = engine.trust_remote_code

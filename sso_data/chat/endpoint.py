@@ -9,7 +9,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -38,35 +37,10 @@ _HOLDS_TO_SCHEMA = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """An OpenAI-compatible server and the model asked there.
-
-    `url` ends before `/chat/completions`; `key_env` names the variable that holds the key, if the
-    server wants one; `in_flight` requests are worked on at once, each for `timeout` seconds.
-    """
-
-    url: str
-    model: str
-    key_env: str = "OPENAI_API_KEY"
-    in_flight: int = 32
-    timeout: float = 300.0
-
-    @classmethod
-    def of(cls, section: EndpointSection, model: str) -> "Endpoint":
-        """The endpoint of a configuration section that names one."""
-        assert section.endpoint is not None
-        return cls(
-            url=section.endpoint,
-            model=model,
-            key_env=section.api_key_env,
-            in_flight=section.endpoint_in_flight,
-            timeout=section.endpoint_timeout,
-        )
-
-
 class EndpointCompletions:
-    """Sends requests from a thread of its own; `step` and signals never wait for the network.
+    """The model named `model` at the endpoint of a configuration section.
+
+    Requests are sent from a thread of its own; `step` and signals never wait for the network.
 
     A request that the server is too busy for (429), fails at (5xx), cuts off or does not answer in
     time is retried: after the time that the server names, else after 0.5, 1, 2 ... 30 seconds,
@@ -77,7 +51,8 @@ class EndpointCompletions:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        model: str,
+        section: EndpointSection,
         *,
         tell: Callable[[str], None] = lambda line: None,
         patience: float = PATIENCE_SECONDS,
@@ -85,9 +60,16 @@ class EndpointCompletions:
     ) -> None:
         if importlib.util.find_spec("openai") is None:
             raise ConfigError("an endpoint needs the openai client: pip install 'sso-data[openai]'")
-        self._endpoint, self._tell = endpoint, tell
+        from openai import AsyncOpenAI, Omit, Timeout
+
+        assert section.endpoint is not None
+        self._name, self._url, self._tell = model, section.endpoint, tell
+        self._key_env, self._in_flight = section.api_key_env, section.endpoint_in_flight
         self._patience, self._first_wait = patience, first_wait
-        self._key = os.environ.get(endpoint.key_env, "").strip()
+        self._key = os.environ.get(self._key_env, "").strip()
+        key = self._key or "none"
+        if not key.isascii() or not key.isprintable():
+            raise ConfigError(f"{self._key_env}: holds no key; put the endpoint's key there")
         self._open: set[str] = set()
         self._results: queue.SimpleQueue[Completion | Refused | EngineError | str] = (
             queue.SimpleQueue()
@@ -97,18 +79,26 @@ class EndpointCompletions:
         self._last_answer = time.monotonic()
         self._has_told = False
         self._loop = asyncio.new_event_loop()
-        self._client = _client(endpoint, self._key)
-        self._slots = asyncio.Semaphore(endpoint.in_flight)
+        self._slots = asyncio.Semaphore(self._in_flight)
+        timeout = section.endpoint_timeout
+        silent: dict[str, Any] = {f"X-Stainless-{name}": Omit() for name in _TELLING_HEADERS}
+        self._client = AsyncOpenAI(
+            base_url=self._url,
+            api_key=key,
+            max_retries=0,
+            timeout=Timeout(timeout, connect=min(_CONNECT_SECONDS, timeout)),
+            default_headers={**silent, "User-Agent": "sso-data"},
+        )
         self._thread = threading.Thread(target=self._serve, name="sso-data endpoint", daemon=True)
         self._thread.start()
 
     @property
     def model(self) -> str:
-        return f"{self._endpoint.model}@{self._endpoint.url}"
+        return f"{self._name}@{self._url}"
 
     @property
     def max_in_flight(self) -> int:
-        return self._endpoint.in_flight
+        return self._in_flight
 
     def submit(self, requests: Sequence[CompletionRequest]) -> None:
         for request in requests:
@@ -172,7 +162,7 @@ class EndpointCompletions:
         """
         since, answered_before, tries = time.monotonic(), self._answered, 0
         while True:
-            sent = self._dialect.body(request, self._endpoint.model)
+            sent = self._dialect.body(request, self._name)
             try:
                 reply = await self._client.chat.completions.create(**sent)
                 choice = reply.choices[0]
@@ -207,14 +197,14 @@ class EndpointCompletions:
         """
         from openai import APIConnectionError, APIStatusError
 
-        url, shown = self._endpoint.url, self._shown(error)
+        url, shown = self._url, self._shown(error)
         status = getattr(error, "status_code", None)
         if status in _HOPELESS or getattr(error, "code", None) == "insufficient_quota":
             remedy = "check its address and model name"
             if status == _BUSY:
                 remedy = "the quota is used up"
             elif status in (401, 403):
-                remedy = f"check the key in the environment variable {self._endpoint.key_env}"
+                remedy = f"check the key in the environment variable {self._key_env}"
             raise EngineError(f"{url}: {shown}; {remedy}")
         if status is not None and status < 500 and status not in _RETRIED:
             return True
@@ -246,7 +236,7 @@ class EndpointCompletions:
 
 
 class _Dialect:
-    """What a server understands: at first everything that a request can say, less what it refuses.
+    """The parameters that a server accepts: at first all that a request can have.
 
     Newer models want `max_completion_tokens` in place of `max_tokens`; some take no temperature,
     seed or schema.
@@ -302,19 +292,3 @@ def seconds_to_wait(error: Exception, tries: int, first_wait: float) -> float:
             return asked + random.uniform(0, first_wait)
     longest = min(MAX_WAIT_SECONDS, first_wait * 2.0 ** min(tries - 1, 10))
     return longest * random.uniform(0.5, 1)
-
-
-def _client(endpoint: Endpoint, key: str) -> Any:
-    """The library's client; it does not retry and sends the server nothing about this machine."""
-    from openai import AsyncOpenAI, Omit, Timeout
-
-    if not (key or "none").isascii() or not (key or "none").isprintable():
-        raise ConfigError(f"{endpoint.key_env}: holds no key; put the endpoint's key there")
-    silent: dict[str, Any] = {f"X-Stainless-{name}": Omit() for name in _TELLING_HEADERS}
-    return AsyncOpenAI(
-        base_url=endpoint.url,
-        api_key=key or "none",
-        max_retries=0,
-        timeout=Timeout(endpoint.timeout, connect=min(_CONNECT_SECONDS, endpoint.timeout)),
-        default_headers={**silent, "User-Agent": "sso-data"},
-    )

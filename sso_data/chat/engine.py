@@ -36,9 +36,30 @@ class EngineCompletions:
         return self._template.holds_control(text)
 
     def submit(self, requests: Sequence[CompletionRequest]) -> None:
-        prepared = [self._prepared(request) for request in requests]
-        self._ready += [one for one in prepared if isinstance(one, Refused)]
-        asked = [one for one in prepared if isinstance(one, SampleRequest)]
+        context, thinks = self._engine.info.context_tokens, self._template.facts.opens_thinking
+        asked = []
+        for request in requests:
+            try:
+                ids = self._template.ids(request.messages)
+            except Unrenderable as error:
+                self._ready.append(Refused(key=request.key, detail=str(error)))
+                continue
+            room = context - len(ids)
+            if room < min(LEAST_TOKENS, request.max_tokens):
+                detail = f"the question has {len(ids)} tokens of a context of {context}"
+                self._ready.append(Refused(key=request.key, detail=detail))
+                continue
+            asked.append(
+                SampleRequest(
+                    key=request.key,
+                    prompt_ids=ids,
+                    max_tokens=min(request.max_tokens, room),
+                    seed=request.seed,
+                    temperature=request.temperature,
+                    top_p=request.top_p,
+                    schema=None if thinks or request.schema is None else json.dumps(request.schema),
+                )
+            )
         if asked:
             self._engine.submit(asked)
 
@@ -48,27 +69,6 @@ class EngineCompletions:
 
     def close(self) -> None:
         """Do nothing: the owner closes the engine."""
-
-    def _prepared(self, request: CompletionRequest) -> SampleRequest | Refused:
-        try:
-            ids = self._template.ids(request.messages)
-        except Unrenderable as error:
-            return Refused(key=request.key, detail=str(error))
-        room = self._engine.info.context_tokens - len(ids)
-        if room < min(LEAST_TOKENS, request.max_tokens):
-            context = self._engine.info.context_tokens
-            detail = f"the question has {len(ids)} tokens of a context of {context}"
-            return Refused(key=request.key, detail=detail)
-        thinks = self._template.facts.opens_thinking
-        return SampleRequest(
-            key=request.key,
-            prompt_ids=ids,
-            max_tokens=min(request.max_tokens, room),
-            seed=request.seed,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            schema=None if thinks or request.schema is None else json.dumps(request.schema),
-        )
 
     def _answer(self, result: Result) -> Completion | Refused:
         if isinstance(result, Refused):

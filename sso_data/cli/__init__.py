@@ -1,4 +1,4 @@
-"""The command line; help imports neither torch, transformers nor vLLM."""
+"""Command line; `--help` imports neither torch, transformers nor vLLM."""
 
 import sys
 
@@ -9,7 +9,7 @@ from sso_data.cli.outcome import stdout_that_may_fail
 
 
 def main() -> None:
-    """The entry point of the `sso-data` command."""
+    """Run the `sso-data` command."""
     try:
         with stdout_that_may_fail():  # help and --version print, too
             app()

@@ -1,120 +1,78 @@
-"""`eval`: a model against the one it started from, on held-out prompts."""
+"""`eval`: a model against its starting model, on held-out prompts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sso_data.cli.options import (
-    Column,
-    EngineName,
-    Json,
-    JudgeEndpoint,
-    JudgeName,
-    Limit,
-    PrinciplesDir,
-    Seed,
-    SkipBadRows,
-    Split,
-    TemplatesDir,
-)
-from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print_json, say
-from sso_data.core.errors import ConfigError
+from sso_data.cli import options as opt
+from sso_data.cli.outcome import SOME_FAILED, print_json, say
+from sso_data.cli.output import number, share
+from sso_data.cli.progress import duration, showing_progress
 
 if TYPE_CHECKING:
     from sso_data.evaluation.result import Evaluation, Side
 
-EVAL_EXAMPLE = (
-    "Example: sso-data eval models/second --against Qwen/Qwen3-8B --prompts held_out.jsonl "
-    "--judge reward:models/reward --out evals/second"
-)
 
-
-@ends_well
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model directory or Hub id to evaluate.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Directory of the evaluation; continued if there.")
+        Path, opt.out_option("Directory of the evaluation; an existing one is continued.")
     ],
     against: Annotated[
         str,
         typer.Option(
-            "--against", help="Model directory or Hub id that it started from.", metavar="MODEL"
+            "--against", help="Model directory or Hub id of the starting model.", metavar="MODEL"
         ),
     ],
     prompts: Annotated[
         str | None,
         typer.Option("--prompts", help="Held-out prompts: a file, a directory or a Hub id."),
     ] = None,
-    judge: JudgeName = None,
-    judge_endpoint: JudgeEndpoint = None,
-    limit: Limit = None,
-    engine: EngineName = None,
-    principles: PrinciplesDir = None,
-    templates: TemplatesDir = None,
-    seed: Seed = None,
-    split: Split = None,
-    column: Column = None,
-    skip_bad_rows: SkipBadRows = False,
+    judge: opt.JudgeName = None,
+    judge_endpoint: opt.JudgeEndpoint = None,
+    limit: opt.Limit = None,
+    engine: opt.EngineName = None,
+    principles: opt.PrinciplesDir = None,
+    templates: opt.TemplatesDir = None,
+    seed: opt.Seed = None,
+    split: opt.Split = None,
+    column: opt.Column = None,
+    skip_bad_rows: opt.SkipBadRows = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the evaluation in --out and start over.")
+        bool, opt.overwrite_option("Delete the evaluation in --out and start over.")
     ] = False,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="YAML file; see docs/evaluation.md.")
-    ] = None,
+    config: Annotated[Path | None, opt.config_option("docs/evaluation.md")] = None,
     settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            "-s",
-            help="One config key, e.g. generate.sampling.temperature=0.6; repeat for more.",
-        ),
+        list[str] | None, opt.set_option("generate.sampling.temperature=0.6")
     ] = None,
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
-    """Win rate against the starting model with a judge, steering, and files for benchmarks.
+    """Measure the win rate against the starting model and the steering; write benchmark files.
 
     Run the same command again to continue after an interruption, or with another --judge to have
-    the same answers judged once more.
+    the same answers judged again.
     """
-    from sso_data.cli.progress import showing_progress
-    from sso_data.config.evaluation import load_eval_config
+    from sso_data.config.evaluation import EvalConfig, judge_tree
+    from sso_data.config.loading import load
     from sso_data.evaluation.run import evaluate as run_evaluation
 
-    resolved = load_eval_config(
+    resolved = load(
+        EvalConfig,
         config,
         settings,
         prompts=prompts,
         seed=seed,
-        source__limit=limit,
-        source__split=split,
-        source__column=column,
-        source__skip_bad_rows=skip_bad_rows or None,
+        **opt.source_keys(split, column, limit, skip_bad_rows=skip_bad_rows),
         generate__engine__name=engine,
         generate__principles=principles,
         generate__templates=templates,
-        **judge_overrides(judge, judge_endpoint),
+        **{f"judge__{key}": value for key, value in judge_tree(judge, judge_endpoint).items()},
     )
     hint = f"every answer and verdict is safe in {out}; run the same command again to continue"
-    with hint_to_continue(hint), showing_progress() as progress:
+    with showing_progress(hint) as progress:
         done = run_evaluation(model, against, resolved, out, progress, overwrite=overwrite)
     _show(done, out, as_json=as_json)
-
-
-def judge_overrides(
-    judge: str | None, endpoint: str | None, prefix: str = "judge"
-) -> dict[str, Any]:
-    """The configuration keys that `--judge` and `--judge-endpoint` set, with `__` for dots.
-
-    Raises ConfigError for a judge that is none, or an endpoint without one.
-    """
-    from sso_data.config.judging import judge_tree
-
-    if judge is None:
-        if endpoint is not None:
-            raise ConfigError("--judge-endpoint: name the model there with --judge llm:MODEL")
-        return {}
-    return {f"{prefix}__{key}": value for key, value in judge_tree(judge, endpoint).items()}
 
 
 def _show(done: "Evaluation", out: Path, *, as_json: bool) -> None:
@@ -127,15 +85,13 @@ def _show(done: "Evaluation", out: Path, *, as_json: bool) -> None:
     for note in done.notes:
         say(note)
     if done.judge and not done.judged:
-        say("warning: the judge has judged no pair; nothing can be said of win rates")
+        say("warning: the judge has judged no pair, so there is no win rate")
     if done.failed or done.signal_failed:
         raise typer.Exit(SOME_FAILED)
 
 
 def _lines(done: "Evaluation", out: Path) -> list[str]:
-    """The evaluation for a person."""
-    from sso_data.cli.progress import duration
-
+    """Return the evaluation as text."""
     wins, steering = done.wins, done.steering
     lines = [done.account]
     if wins is not None:
@@ -148,9 +104,9 @@ def _lines(done: "Evaluation", out: Path) -> list[str]:
             lines.append(f"both orders agree on {wins.agreement:.1%} of the pairs")
     lines += [_side_line(done.model), _side_line(done.against)]
     lines.append(
-        f"steering over {steering.rows} rows: the good view raises y+ in {_share(steering.good)}, "
-        f"the bad view y- in {_share(steering.bad)}, both in {_share(steering.both)}; gaps "
-        f"{_number(steering.gap_good)} and {_number(steering.gap_bad)} nats/token"
+        f"steering over {steering.rows} rows: the good view raises y+ in {share(steering.good)}, "
+        f"the bad view y- in {share(steering.bad)}, both in {share(steering.both)}; gaps "
+        f"{number(steering.gap_good)} and {number(steering.gap_bad)} nats/token"
     )
     if done.signal is not None:
         lines.append(f"signal accuracy (y+ better than y-): {done.signal}")
@@ -164,14 +120,6 @@ def _lines(done: "Evaluation", out: Path) -> list[str]:
 def _side_line(side: "Side") -> str:
     score = f", score {side.score:.4g}" if side.score is not None else ""
     return (
-        f"{side.name}: {_number(side.mean_tokens, 1)} tokens, {_number(side.mean_chars, 0)} "
-        f"characters an answer, {_share(side.truncated)} cut off{score}"
+        f"{side.name}: {number(side.mean_tokens, 1)} tokens, {number(side.mean_chars, 0)} "
+        f"characters an answer, {share(side.truncated)} cut off{score}"
     )
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"

@@ -1,9 +1,32 @@
-"""Options that several commands share, declared once so that they mean the same everywhere."""
+"""Options that several commands share, each declared once so that it means the same everywhere."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from sso_data.core.errors import ConfigError
+
+
+def out_option(text: str) -> Any:
+    """Return `--out` with its help text."""
+    return typer.Option("--out", "-o", help=text)
+
+
+def overwrite_option(text: str) -> Any:
+    """Return `--overwrite` with its help text."""
+    return typer.Option("--overwrite", help=text)
+
+
+def config_option(page: str) -> Any:
+    """Return `--config`; `page` documents the keys of the file."""
+    return typer.Option("--config", "-c", help=f"YAML file; see {page}.")
+
+
+def set_option(example: str) -> Any:
+    """Return `--set`; `example` is one setting."""
+    return typer.Option("--set", "-s", help=f"One config key, e.g. {example}; repeat for more.")
+
 
 Prompts = Annotated[
     str,
@@ -12,9 +35,6 @@ Prompts = Annotated[
     ),
 ]
 RunPath = Annotated[Path, typer.Argument(help="Run directory, made by `sso-data generate`.")]
-RunOrHubId = Annotated[
-    Path, typer.Argument(help="Run directory, or the Hub id of a pushed run (with --out).")
-]
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="Model directory or Hub id of the policy.")
 ]
@@ -29,39 +49,24 @@ PrinciplesDir = Annotated[
 TemplatesDir = Annotated[
     Path | None,
     typer.Option(
-        "--templates", help="Directory of templates in the place of shipped ones of their names."
+        "--templates", help="Directory of templates that replace the shipped ones of the same name."
     ),
 ]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help="YAML file; see docs/configuration.md.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", "-s", help="One config key, e.g. sampling.temperature=0.6; repeat for more."
-    ),
-]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the run.")]
+OverwriteRun = Annotated[bool, overwrite_option("Delete the run in --out and start over.")]
+ConfigFile = Annotated[Path | None, config_option("docs/configuration.md")]
+Settings = Annotated[list[str] | None, set_option("sampling.temperature=0.6")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Random seed.")]
 Split = Annotated[str | None, typer.Option("--split", help="Split of a dataset.")]
 Column = Annotated[str | None, typer.Option("--column", help="Column that holds the prompt.")]
-Json = Annotated[bool, typer.Option("--json", help="Print a JSON summary on stdout.")]
-PrincipleModel = Annotated[
-    str | None,
-    typer.Option("--principle-model", help="A model that writes principles for each prompt."),
-]
-Shard = Annotated[
-    str | None,
-    typer.Option("--shard", help="Only share I of N, for several machines.", metavar="I/N"),
-]
 SkipBadRows = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Malformed rows go to failed.jsonl.")
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON summary on stdout.")]
 JudgeName = Annotated[
     str | None,
     typer.Option(
         "--judge",
-        help="Who judges: oracle (tiny world), reward:MODEL, llm:MODEL, python:MODULE:FUNCTION or "
-        "none.",
+        help="Judge: oracle (tiny world), reward:MODEL, llm:MODEL, python:MODULE:FUNCTION or none.",
         metavar="JUDGE",
     ),
 ]
@@ -71,3 +76,38 @@ JudgeEndpoint = Annotated[
         "--judge-endpoint", help="OpenAI-compatible server of an llm judge.", metavar="URL"
     ),
 ]
+Public = Annotated[
+    bool,
+    typer.Option("--public", help="Everybody may see the repository; a new one is private."),
+]
+Private = Annotated[
+    bool, typer.Option("--private", help="Make the repository private first, if it is public.")
+]
+
+
+def source_keys(
+    split: str | None,
+    column: str | None,
+    limit: int | None = None,
+    shard: str | None = None,
+    *,
+    skip_bad_rows: bool = False,
+) -> dict[str, Any]:
+    """Return the configuration keys of the options about reading prompts, with `__` for dots."""
+    return {
+        "source__split": split,
+        "source__column": column,
+        "source__limit": limit,
+        "source__shard": shard,
+        "source__skip_bad_rows": skip_bad_rows or None,
+    }
+
+
+def private_of(*, public: bool, private: bool) -> bool | None:
+    """Return the visibility asked for: private, public, or None when neither option is given.
+
+    Raises ConfigError for both options together.
+    """
+    if public and private:
+        raise ConfigError("--public and --private: give one of them")
+    return private if public or private else None

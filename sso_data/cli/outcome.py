@@ -1,4 +1,4 @@
-"""How a command ends: one line for a user's mistake, the right exit code, a hint to continue."""
+"""Ends of commands: exit codes, signals, and one line for a user's mistake."""
 
 import functools
 import io
@@ -24,7 +24,7 @@ _R = TypeVar("_R")
 
 
 class Terminated(BaseException):
-    """The process was asked to end by the signal `number`: SIGTERM, or SIGHUP of a terminal."""
+    """Raised for the signal `number`: SIGTERM, or SIGHUP of a closed terminal."""
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
         super().__init__(number)
@@ -32,26 +32,27 @@ class Terminated(BaseException):
 
 
 def say(text: str) -> None:
-    """A line or more for a person, on stderr; what steers terminals is taken out of it."""
+    """Print text on stderr, without control characters that could steer the terminal."""
     lines = [shown(line) for line in text.split("\n")]
     print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def print_json(content: object) -> None:
-    """A summary for scripts, on stdout."""
+    """Print a value as JSON on stdout."""
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A command whose user mistakes end in one line and exit code 1, signals in 128 + number.
+    """Wrap a command: user mistakes end in one line and exit code 1, signals in 128 + number.
 
-    Ctrl-C (130), SIGTERM (143) and a lost terminal (129) end the work in order; a second one ends
+    Ctrl-C (130), SIGTERM (143) and a lost terminal (129) end the command cleanly; a second one ends
     the process at once.
     """
 
     @functools.wraps(command)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        _print_anything()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a path may not be UTF-8
+            sys.stdout.reconfigure(errors="backslashreplace")
         logging.setLogRecordFactory(_CleanRecord)
         try:
             with _signals_as_exceptions(), stdout_that_may_fail():
@@ -71,7 +72,7 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
 
 @contextmanager
 def stdout_that_may_fail() -> Iterator[None]:
-    """End in order where nobody reads stdout any more (0), or it cannot be written (1)."""
+    """Exit with code 0 if stdout is closed by its reader, 1 if it cannot be written."""
     try:
         yield
         sys.stdout.flush()
@@ -81,36 +82,20 @@ def stdout_that_may_fail() -> Iterator[None]:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
         if isinstance(error, BrokenPipeError):
             raise typer.Exit(0) from None
-        say(f"error: stdout cannot be written: {error.strerror}; what was made is in its place")
+        say(f"error: stdout cannot be written: {error.strerror}; files written so far are kept")
         raise typer.Exit(1) from None
 
 
 class _CleanRecord(logging.LogRecord):
-    """What a library logs, without secrets: an address that is tried again holds its password."""
+    """A log record without secrets; libraries log addresses that hold a password."""
 
     def getMessage(self) -> str:  # noqa: N802 - logging's name
         return without_secrets(super().getMessage())
 
 
-def _print_anything() -> None:
-    """Let stdout escape what it cannot encode, a path that is not UTF-8 for instance."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-@contextmanager
-def hint_to_continue(hint: str) -> Iterator[None]:
-    """Say `hint` when the work inside is interrupted."""
-    try:
-        yield
-    except (KeyboardInterrupt, Terminated):
-        say(hint)
-        raise
-
-
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """KeyboardInterrupt or Terminated at the first signal; no process at the second."""
+    """Raise KeyboardInterrupt or Terminated at the first signal; end the process at the second."""
     asked = False
 
     def on_signal(number: int, _frame: object) -> None:

@@ -6,27 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sso_data.cli.options import (
-    Column,
-    ConfigFile,
-    EngineName,
-    Json,
-    PrinciplesDir,
-    Prompts,
-    RunPath,
-    Seed,
-    Settings,
-    Split,
-    TemplatesDir,
-)
-from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
+from sso_data.cli import options as opt
+from sso_data.cli import output
+from sso_data.cli.outcome import print_json, say
+from sso_data.cli.progress import showing_progress
+from sso_data.core.errors import InputError
 
 if TYPE_CHECKING:
     from sso_data.config.run import RunConfig
-
-principles_app = typer.Typer(
-    no_args_is_help=True, help="List, show, check and make principle files; see which work."
-)
 
 Asked = Annotated[
     str | None,
@@ -42,9 +29,7 @@ EndpointUrl = Annotated[
 ]
 
 
-@principles_app.command("list", epilog="Example: sso-data principles list")
-@ends_well
-def principles_list(principles: PrinciplesDir = None, as_json: Json = False) -> None:
+def list_(principles: opt.PrinciplesDir = None, as_json: opt.Json = False) -> None:
     """List the features of a catalogue."""
     from sso_data.steering.principles import load_catalogue
 
@@ -52,19 +37,14 @@ def principles_list(principles: PrinciplesDir = None, as_json: Json = False) -> 
     if as_json:
         print_json([principle.model_dump() for principle in found.principles.values()])
         return
-    from sso_data.cli import tables
-
-    tables.console().print(tables.catalogue(found))
+    output.console().print(output.catalogue(found))
 
 
-@principles_app.command("show", epilog="Example: sso-data principles show Helpfulness")
-@ends_well
-def principles_show(
+def show(
     feature: Annotated[str, typer.Argument(help="Name of the feature.")],
-    principles: PrinciplesDir = None,
+    principles: opt.PrinciplesDir = None,
 ) -> None:
     """Show one principle in full: the texts of its good and its bad side."""
-    from sso_data.core.errors import InputError
     from sso_data.steering.principles import load_catalogue
 
     found = load_catalogue(principles)
@@ -75,20 +55,16 @@ def principles_show(
             f"no principle {feature!r} in {found.directory}; there are {known}; --principles names "
             "another directory"
         )
-    from sso_data.cli import tables
-
-    typer.echo(tables.principle_text(by_name[feature.lower()]))
+    typer.echo(output.principle_text(by_name[feature.lower()]))
 
 
-@principles_app.command("check", epilog="Example: sso-data principles check my-principles/")
-@ends_well
-def principles_check(
+def check(
     directory: Annotated[Path, typer.Argument(help="Directory of principle files.")],
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
-    """Check principle files: both sides, their lengths, leaks, wordings that are too alike.
+    """Check principle files: both sides, their lengths, leaks, wordings that are too similar.
 
-    Exit code 1 where one has an error; warnings are for you to judge.
+    Exit code 1 if one has an error; warnings do not change the exit code.
     """
     from dataclasses import asdict
 
@@ -112,55 +88,42 @@ def principles_check(
         raise typer.Exit(1)
 
 
-@principles_app.command(
-    "new",
-    epilog='Example: sso-data principles new "legal assistant: careful, cites sources" '
-    "-m Qwen/Qwen3-8B --out legal",
-)
-@ends_well
-def principles_new(
+def new(
     description: Annotated[str, typer.Argument(help="What the model will do, in plain words.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to make.")],
+    out: Annotated[Path, opt.out_option("Directory to make.")],
     number: Annotated[int, typer.Option("-n", min=1, max=50, help="How many principles.")] = 6,
     model: Asked = None,
     endpoint: EndpointUrl = None,
-    engine: EngineName = None,
-    seed: Seed = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
+    engine: opt.EngineName = None,
+    seed: opt.Seed = None,
+    config: opt.ConfigFile = None,
+    settings: opt.Settings = None,
 ) -> None:
     """Make a catalogue from a plain description with a model; read it before you use it."""
-    from sso_data.cli import tables
-    from sso_data.cli.progress import showing_progress
     from sso_data.steering.new_principles import new_catalogue
 
     resolved = _asking(config, settings, model, endpoint, seed=seed, engine__name=engine)
     with showing_progress() as progress:
         made = new_catalogue(description, number, out, resolved, progress)
-    tables.console().print(tables.catalogue(made))
+    output.console().print(output.catalogue(made))
     typer.echo(f"{out} ({len(made.principles)} principles); next: sso-data principles check {out}")
 
 
-@principles_app.command(
-    "write", epilog="Example: sso-data principles write prompts.jsonl -m Qwen/Qwen3-8B -n 10"
-)
-@ends_well
-def principles_write(
-    prompts: Prompts,
+def write(
+    prompts: opt.Prompts,
     model: Asked = None,
     endpoint: EndpointUrl = None,
     number: Annotated[int | None, typer.Option("-n", min=1, help="Only the first N.")] = None,
-    engine: EngineName = None,
-    principles: PrinciplesDir = None,
-    templates: TemplatesDir = None,
-    seed: Seed = None,
-    split: Split = None,
-    column: Column = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
+    engine: opt.EngineName = None,
+    principles: opt.PrinciplesDir = None,
+    templates: opt.TemplatesDir = None,
+    seed: opt.Seed = None,
+    split: opt.Split = None,
+    column: opt.Column = None,
+    config: opt.ConfigFile = None,
+    settings: opt.Settings = None,
 ) -> None:
-    """Show the principles that a model writes for each query, as JSON lines; keep nothing."""
-    from sso_data.cli.progress import showing_progress
+    """Show the principles that a model writes for each query, as JSON lines; save nothing."""
     from sso_data.steering.counts import SteeringCounts
     from sso_data.steering.dry_run import write_principles
 
@@ -173,12 +136,10 @@ def principles_write(
         principles=principles,
         templates=templates,
         engine__name=engine,
-        source__limit=number,
-        source__split=split,
-        source__column=column,
+        **opt.source_keys(split, column, number),
     )
     counts = SteeringCounts()
-    with hint_to_continue("nothing is kept of it"), showing_progress() as progress:
+    with showing_progress("nothing was saved") as progress:
         for line in write_principles(prompts, resolved, counts, progress):
             typer.echo(json.dumps(line, ensure_ascii=False))
     warnings = counts.warnings(resolved.steering.max_fallback_share)
@@ -186,14 +147,12 @@ def principles_write(
         say(text)
 
 
-@principles_app.command("stats", epilog="Example: sso-data principles stats runs/first")
-@ends_well
-def principles_stats(
-    run: RunPath,
+def stats(
+    run: opt.RunPath,
     wordings: Annotated[
         bool, typer.Option("--wordings", help="Also each wording of a principle.")
     ] = False,
-    as_json: Json = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Show which principles of a run give pairs: kept share, gap and closeness of each."""
     from dataclasses import asdict
@@ -204,9 +163,7 @@ def principles_stats(
     if as_json:
         print_json([asdict(one) | {"kept_share": one.kept_share} for one in found])
         return
-    from sso_data.cli import tables
-
-    tables.console().print(tables.principle_stats(found))
+    output.console().print(output.principle_stats(found))
 
 
 def _asking(
@@ -224,4 +181,4 @@ def _asking(
         overrides |= {"steering__endpoint": endpoint, "steering__principle_model": model}
     else:
         overrides["model"] = model
-    return load_config(config, settings, base=None, **overrides)
+    return load_config(config, settings, **overrides)

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from sso_data.cli.outcome import say
+from sso_data.cli.outcome import Terminated, say
 
 _LINE_SECONDS = 10.0
 _DRAW_SECONDS = 0.2
@@ -27,14 +27,14 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def duration(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
+    """Format seconds as h:mm:ss."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}"
 
 
 def size(count: float) -> str:
-    """Bytes in a unit that fits: powers of 1000."""
+    """Format bytes in a fitting unit, powers of 1000."""
     for unit in _UNITS:
         if count < 1000 or unit == _UNITS[-1]:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
@@ -122,7 +122,7 @@ class TerminalProgress:
             self._bar.start()
 
     def _begin(self, done: int, total: int | None, unit: str) -> None:
-        """A new unit: what was done before is not this process's work."""
+        """Start counting a unit; work done earlier does not count for the speed."""
         self._unit = unit
         self._bar.reset(
             self._task, description=unit, total=total, completed=done, state="", unit=unit
@@ -138,10 +138,10 @@ class _CountColumn(ProgressColumn):
 
 
 @contextmanager
-def showing_progress() -> Iterator[TerminalProgress]:
-    """A progress that fits stderr."""
+def showing_progress(hint: str | None = None) -> Iterator[TerminalProgress]:
+    """Yield a progress display on stderr; say `hint` if the work inside is interrupted."""
     console = Console(stderr=True)
-    with Bar(
+    columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -150,9 +150,17 @@ def showing_progress() -> Iterator[TerminalProgress]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        speed_estimate_period=_SPEED_SECONDS,
-        disable=not console.is_terminal,
-    ) as bar:
-        yield TerminalProgress(bar)
+    )
+    try:
+        with Bar(
+            *columns,
+            console=console,
+            transient=True,
+            speed_estimate_period=_SPEED_SECONDS,
+            disable=not console.is_terminal,
+        ) as bar:
+            yield TerminalProgress(bar)
+    except (KeyboardInterrupt, Terminated):
+        if hint:
+            say(hint)
+        raise

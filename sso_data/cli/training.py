@@ -1,25 +1,20 @@
 """`train`: preference data and a model in, a trained model out."""
 
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sso_data.cli.options import Json, Model, Seed, Split
-from sso_data.cli.outcome import ends_well, hint_to_continue, print_json, say
-from sso_data.cli.push import Private, Public, private_of, show_published
+from sso_data.cli import options as opt
+from sso_data.cli.outcome import print_json, say
+from sso_data.cli.progress import duration, showing_progress
+from sso_data.cli.publishing import show_published
 from sso_data.core.errors import ConfigError, SsoDataError, TrainError
 
 if TYPE_CHECKING:
     from sso_data.publishing.upload import Published
     from sso_data.training.run import TrainSummary
-
-TRAIN_EXAMPLE = (
-    "Example: sso-data train runs/first -m Qwen/Qwen3-8B --out models/second --loss-type dpo"
-)
-
 
 Data = Annotated[
     str,
@@ -27,9 +22,6 @@ Data = Annotated[
         help="Run directory, exported .jsonl or .parquet, directory or Hub id with chosen and "
         "rejected."
     ),
-]
-Out = Annotated[
-    Path, typer.Option("--out", "-o", help="Directory of the trained model; continued if there.")
 ]
 Objective = Annotated[
     str | None,
@@ -50,33 +42,23 @@ LossType = Annotated[
 Base = Annotated[str | None, typer.Option("--base", hidden=True)]
 NoW = Annotated[bool, typer.Option("--no-w", help="Ablation: without the weight W.")]
 NoG = Annotated[bool, typer.Option("--no-g", help="Ablation: without the steered terms.")]
-Lora = Annotated[bool, typer.Option("--lora", help="Train a LoRA adapter.")]
 References = Annotated[
     str | None,
     typer.Option("--ref", help="auto, strict or rescore (default: auto).", metavar="NAME"),
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option(
-        "--overwrite",
-        help="Delete the training in --out and start over; with --push, replace what is there.",
+    opt.overwrite_option(
+        "Delete the training in --out and start over; with --push, replace what the repository "
+        "holds."
     ),
 ]
 Push = Annotated[
     str | None,
     typer.Option(
-        "--push", help="Publish the model in this repository, too.", metavar="NAMESPACE/NAME"
+        "--push", help="Also publish the model in this repository.", metavar="NAMESPACE/NAME"
     ),
 ]
-TrainFile = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="YAML file; see docs/train_configuration.md."),
-]
-TrainSettings = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", help="One config key, e.g. optim.lr=5e-7; repeat for more."),
-]
-
 
 _OBJECTIVES = ("sso", "sso-generator", "pairs", "pbaa", "reward")
 _SHOWN = (
@@ -85,27 +67,28 @@ _SHOWN = (
 )
 
 
-@ends_well
 def train(
     data: Data,
-    out: Out,
-    model: Model = None,
+    out: Annotated[
+        Path, opt.out_option("Directory of the trained model; an existing one is continued.")
+    ],
+    model: opt.Model = None,
     objective: Objective = None,
     loss_type: LossType = None,
     base: Base = None,
     no_w: NoW = False,
     no_g: NoG = False,
-    lora: Lora = False,
+    lora: Annotated[bool, typer.Option("--lora", help="Train a LoRA adapter.")] = False,
     ref: References = None,
-    split: Split = None,
-    seed: Seed = None,
+    split: opt.Split = None,
+    seed: opt.Seed = None,
     overwrite: Overwrite = False,
     push: Push = None,
-    public: Public = False,
-    private: Private = False,
-    config: TrainFile = None,
-    settings: TrainSettings = None,
-    as_json: Json = False,
+    public: opt.Public = False,
+    private: opt.Private = False,
+    config: Annotated[Path | None, opt.config_option("docs/train_configuration.md")] = None,
+    settings: Annotated[list[str] | None, opt.set_option("optim.lr=5e-7")] = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Train a policy on preference pairs with the SSO loss; no reference model is needed.
 
@@ -113,12 +96,12 @@ def train(
     launch --config_file examples/accelerate/ddp.yaml -m sso_data train ...
     """
     rank = int(os.environ.get("RANK", "0"))
-    kind = None if objective is None else "reward" if objective == "reward" else "policy"
+    is_reward = objective == "reward"
     wanted = {
         "model": model,
         "seed": seed,
-        "kind": kind,
-        "loss__objective": None if objective == "reward" else objective,
+        "kind": "reward" if is_reward else "policy" if objective else None,
+        "loss__objective": None if is_reward else objective,
         "loss__type": loss_type,
         "loss__use_w": False if no_w else None,
         "loss__use_g": False if no_g else None,
@@ -126,29 +109,30 @@ def train(
         "reference__mode": ref,
         "data__split": split,
     }
-    hint = f"what {out / 'checkpoints'} holds is safe; run the same command again to continue"
     try:
         if base is not None:
             raise ConfigError(f"--base was renamed: write --loss-type {base}")
         if objective not in (None, *_OBJECTIVES):
             raise ConfigError(
-                f"--objective {objective}: none of sso, sso-generator, pairs (pbaa), reward"
+                f"--objective {objective}: must be one of sso, sso-generator, pairs (pbaa), reward"
             )
-        with hint_to_continue(hint) if rank == 0 else nullcontext():
-            seen = private_of(public=public, private=private)
-            if rank == 0:
-                _check_target(push, seen)
-            summary = _run(data, out, config, settings, wanted, overwrite=overwrite)
-            published = None
-            if rank == 0 and push is not None:
-                published = _pushed(out, push, seen, overwrite=overwrite)
+        seen = opt.private_of(public=public, private=private)
+        if seen is not None and push is None:
+            raise ConfigError("--public and --private need --push, which names the repository")
+        target = push if rank == 0 else None
+        summary, published = _run(
+            data, out, config, settings, wanted, target, seen, overwrite=overwrite
+        )
     except SsoDataError as error:
         if rank == 0:
             raise
-        _say_alone(error, rank)
+        if isinstance(error, TrainError):  # the first process reports all others
+            say(f"error: process {rank}: {error}")
         raise typer.Exit(1) from error
-    if rank == 0:
-        _show(summary, published, as_json=as_json)
+    if rank == 0 and as_json:
+        print_json(summary.to_json() | ({"push": published.to_json()} if published else {}))
+    elif rank == 0:
+        _show(summary, published)
 
 
 def _run(
@@ -157,56 +141,37 @@ def _run(
     config: Path | None,
     settings: list[str] | None,
     wanted: dict[str, Any],
+    push: str | None,
+    private: bool | None,
     *,
     overwrite: bool,
-) -> "TrainSummary":
-    from sso_data.cli.progress import showing_progress
+) -> "tuple[TrainSummary, Published | None]":
+    """Check the target of --push before hours of training, train, and publish."""
     from sso_data.config.run import EngineConfig
     from sso_data.engines.environment import prepare_environment
 
     prepare_environment(EngineConfig())  # before torch and transformers are imported
-    from sso_data.config.training import load_train_config
+    from sso_data.config.loading import load
+    from sso_data.config.training import TrainConfig
+    from sso_data.publishing.model import check_model_target, push_model
     from sso_data.training.processes import leaving_the_group
     from sso_data.training.run import train as run_training
 
-    resolved = load_train_config(config, settings, **wanted)
-    with leaving_the_group(), showing_progress() as progress:
-        return run_training(data, out, resolved, progress, overwrite=overwrite)
+    hint = f"what {out / 'checkpoints'} holds is safe; run the same command again to continue"
+    with showing_progress(hint if not int(os.environ.get("RANK", "0")) else None) as progress:
+        if push is not None:
+            check_model_target(push, private=private, progress=progress)
+        resolved = load(TrainConfig, config, settings, **wanted)
+        with leaving_the_group():
+            summary = run_training(data, out, resolved, progress, overwrite=overwrite)
+        if push is None:
+            return summary, None
+        published = push_model(out, push, private=private, overwrite=overwrite, progress=progress)
+        return summary, published
 
 
-def _check_target(repo: str | None, private: bool | None) -> None:
-    """Find what is wrong with the target of --push before hours of training."""
-    if repo is not None:
-        from sso_data.cli.progress import showing_progress
-        from sso_data.publishing.model import check_model_target
-
-        with showing_progress() as progress:
-            check_model_target(repo, private=private, progress=progress)
-    elif private is not None:
-        raise ConfigError("--public and --private are about --push, which names the repository")
-
-
-def _pushed(out: Path, repo: str, private: bool | None, *, overwrite: bool) -> "Published":
-    from sso_data.cli.progress import showing_progress
-    from sso_data.publishing.model import push_model
-
-    with showing_progress() as progress:
-        return push_model(out, repo, private=private, overwrite=overwrite, progress=progress)
-
-
-def _say_alone(error: SsoDataError, rank: int) -> None:
-    """Print a failure that only this process has seen; others are reported by the first process."""
-    if isinstance(error, TrainError):
-        say(f"error: process {rank}: {error}")
-
-
-def _show(summary: "TrainSummary", published: "Published | None", *, as_json: bool) -> None:
-    if as_json:
-        pushed = {"push": published.to_json()} if published else {}
-        print_json(summary.to_json() | pushed)
-        return
-    from sso_data.cli.progress import duration
-
+def _show(summary: "TrainSummary", published: "Published | None") -> None:
+    """Print the steps, the metrics of the first and last step, and where the model is."""
     manifest = summary.manifest
     first, last = manifest["first"], manifest["last"]
     typer.echo(
@@ -218,4 +183,4 @@ def _show(summary: "TrainSummary", published: "Published | None", *, as_json: bo
             typer.echo(f"{name}: {first[name]:.4g} at the first step, {last[name]:.4g} at the last")
     typer.echo(f"{summary.out} ({duration(summary.seconds)})")
     if published:
-        show_published(published, as_json=False)
+        show_published(published)

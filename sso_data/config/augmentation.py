@@ -1,43 +1,31 @@
-"""The configuration of an augmentation: declared once, frozen, unknown keys refused.
+"""Configuration of an augmentation; unknown keys are refused.
 
 The docstring under each field is its documentation (a part of `docs/augment.md` is made from them).
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
-from sso_data.config.run import (
-    EngineConfig,
-    SourceConfig,
-    ViewsConfig,
-    config_tree,
-    validated_as,
-)
-from sso_data.config.section import Count, EndpointSection, Section
+from sso_data.config.run import EngineConfig, SourceConfig, ViewsConfig
+from sso_data.config.section import Count, EndpointSection, NotNegative, Positive, Section
 
 Operation = Literal["evolve", "rephrase", "topic", "harder", "easier"]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PAGE = "docs/augment.md"
 
 
 class OperationsConfig(Section):
     """Relative weight of each operation; 0 disables it."""
 
-    evolve: Weight = 2.0
+    evolve: NotNegative = 2.0
     """Make the seed deeper: also ask for a condition, a reason or a second step."""
-    rephrase: Weight = 1.0
+    rephrase: NotNegative = 1.0
     """Ask for the same in other words."""
-    topic: Weight = 2.0
+    topic: NotNegative = 2.0
     """Write a query of the same sort on another topic."""
-    harder: Weight = 1.0
+    harder: NotNegative = 1.0
     """Write a query on the same subject that is harder to answer."""
-    easier: Weight = 1.0
+    easier: NotNegative = 1.0
     """Write a query on the same subject that is easier to answer."""
 
     @model_validator(mode="after")
@@ -48,7 +36,7 @@ class OperationsConfig(Section):
 
 
 class AnswersConfig(Section):
-    """The form of the requests and the sampling of their answers."""
+    """Form of the requests and sampling of their answers."""
 
     form: Literal["json", "text"] = "json"
     """`json`: the template asks for an object with the key `query`; `text`: for the new query and
@@ -72,9 +60,9 @@ class ChecksConfig(Section):
     """Fewest characters."""
     max_chars: Count = 8000
     """Most characters."""
-    min_ratio: Ratio = 0.1
+    min_ratio: Positive = 0.1
     """Least length, as a share of the mean length of the seeds shown."""
-    max_ratio: Ratio = 6.0
+    max_ratio: Positive = 6.0
     """Most length, as a multiple of that mean; shorter seeds count as 40 characters."""
     language: bool = True
     """Reject a query in another language than its seed, if both are identified with confidence."""
@@ -103,7 +91,7 @@ class DecontaminateConfig(Section):
 
 
 class LimitsConfig(Section):
-    """When to stop with fewer queries than were asked for."""
+    """Limits at which it stops with fewer queries than were asked for."""
 
     attempts_per_query: Annotated[float, Field(ge=1, le=1000)] = 5.0
     """Most requests, as a multiple of the queries asked for."""
@@ -113,6 +101,8 @@ class LimitsConfig(Section):
 
 class AugmentConfig(EndpointSection):
     """A whole augmentation; any key can be set in the file of `--config` or after `--set`."""
+
+    page: ClassVar[str] = "docs/augment.md"
 
     model: str = ""
     """Model directory or Hub id of the policy, or the model's name at `endpoint`."""
@@ -129,16 +119,3 @@ class AugmentConfig(EndpointSection):
     source: SourceConfig = SourceConfig()
     views: ViewsConfig = ViewsConfig()
     engine: EngineConfig = EngineConfig()
-
-
-def load_augment_config(
-    file: Path | None = None, settings: list[str] | None = None, **overrides: object
-) -> AugmentConfig:
-    """The configuration: defaults, then `file`, then `overrides`, then `--set` settings.
-
-    `overrides` names keys with `__` for the dot and skips None. Raises ConfigError naming the key.
-    """
-    tree: dict[str, Any] = config_tree(file, settings, base=None, **overrides)
-    return validated_as(
-        AugmentConfig, tree, origin=str(file) if file else "configuration", page=PAGE
-    )

@@ -1,22 +1,20 @@
-"""The configuration of an iteration: what every round generates, trains and measures.
+"""Configuration of an iteration: generating, training and measuring in every round.
 
 The docstring under each field is its documentation (`docs/iterate.md` is made from them).
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sso_data.config.judging import JudgeConfig
-from sso_data.config.run import RunConfig, validated_as
-from sso_data.config.section import Count, Positive, Section, Share
+from sso_data.config.evaluation import JudgeConfig
+from sso_data.config.run import RunConfig
+from sso_data.config.section import Count, NotNegative, Positive, Section, Share
 from sso_data.config.training import TrainConfig
-
-PAGE = "docs/iterate.md"
 
 
 class SliceConfig(Section):
-    """Which prompts a round takes."""
+    """Prompts of a round."""
 
     order: Literal["fresh", "same"] = "fresh"
     """`fresh`: every round the next prompts of the file; `same`: every round the first ones."""
@@ -31,11 +29,11 @@ class LabelledConfig(Section):
     data: Annotated[str, Field(min_length=1)]
     """A file, a directory or a Hub dataset with `prompt`, `chosen` and `rejected`."""
     split: str = "train"
-    """Its split."""
+    """Split of a Hub or `datasets` dataset."""
 
 
 class GeneratorConfig(Section):
-    """The second version of the paper: a generator is trained first, the policy on its pairs.
+    """Second version of the paper: a generator is trained first, and the policy on its pairs.
 
     A round generates with the policy, trains the policy by `train` (sso-generator) into a
     generator, lets that generate again, and trains the *policy* on those pairs by the iteration's
@@ -43,42 +41,42 @@ class GeneratorConfig(Section):
     """
 
     train: TrainConfig
-    """How the generator is trained; its objective is sso-generator."""
+    """Training of the generator; its objective is sso-generator."""
 
     @model_validator(mode="before")
     @classmethod
-    def _model_stands_once(cls, values: Any) -> Any:
+    def _refuse_model_and_seed(cls, values: Any) -> Any:
         return _without_model(values, ("train",), "generator.")
 
 
 class HeldOutConfig(Section):
-    """What the policies are judged on, and by whom."""
+    """Judge and held-out prompts that measure the policies."""
 
     judge: JudgeConfig = JudgeConfig()
-    """Who judges; `none`: only what log-probs and lengths tell."""
+    """Judge of the rows; `none`: only measures from log-probs and lengths."""
     judged_rows: Count | None = 1000
     """Most rows of a round that the judge sees, chosen by their ids; none: all of them."""
     prompts: str | None = None
     """Held-out prompts for the last policy's win rate against the first one's; none: no such
     evaluation."""
     split: str = "train"
-    """Their split, of a Hub or `datasets` dataset."""
+    """Split of the held-out prompts, of a Hub or `datasets` dataset."""
     column: str = "prompt"
-    """Their column that holds the prompt."""
+    """Column of the held-out prompts that holds the prompt."""
     limit: Count | None = None
-    """Only so many of them."""
+    """Use only this many held-out prompts."""
     every_round: bool = False
-    """After every round, in place of the last one only."""
+    """Evaluate after every round instead of after the last one only."""
 
 
 class StopRules(Section):
-    """When the signal is gone and no further round is made."""
+    """Limits at which the signal is too weak for a further round."""
 
     signal_accuracy: Share = 0.6
     """Stop when the judge agrees less often than this that chosen is better than rejected."""
     steered: Share = 0.2
     """Stop when fewer rows than this pass the filter's steering test."""
-    gap: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    gap: NotNegative = 0.01
     """Stop when the mean gap between the two steered views is smaller, nats/token; the smaller one
     of good and bad counts."""
     length_growth: Positive = 3.0
@@ -87,40 +85,42 @@ class StopRules(Section):
 
 
 class IterateConfig(Section):
-    """A whole iteration; every key may stand in a recipe, in `--config` or after `--set`."""
+    """A whole iteration; any key can be set in a recipe, in `--config` or after `--set`."""
+
+    page: ClassVar[str] = "docs/iterate.md"
 
     title: str = ""
-    """What this is, in one line."""
+    """Title of the iteration, one line."""
     reproduces: tuple[str, ...] = ()
-    """The tables and figures of the paper that it stands for."""
+    """Tables and figures of the paper that it reproduces."""
     model: str = ""
     """Model directory or Hub id of the first policy."""
     prompts: str = ""
     """File of prompts or Hub dataset id."""
     rounds: Count = 3
-    """How many rounds."""
+    """Number of rounds."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Decides the seeds of all rounds."""
+    """Seed from which the seeds of all rounds are derived."""
     slices: SliceConfig = SliceConfig()
     generate: RunConfig = RunConfig()
-    """How a round generates and filters (docs/configuration.md); model and seed are the round's."""
+    """Generating and filtering (docs/configuration.md); model and seed are the round's."""
     labelled: LabelledConfig | None = None
     """Labelled pairs in place of generating: `labelled.data`, `labelled.split`."""
     generator: GeneratorConfig | None = None
     """Train a generator first (second version of the paper): `generator.train`, with the keys of a
     training."""
     train: TrainConfig = TrainConfig()
-    """How a round trains (docs/train_configuration.md); model and seed are the round's. Of kind
+    """Training of a round (docs/train_configuration.md); model and seed are the round's. Of kind
     `reward`, it trains a reward model on the pairs, in one round."""
     launcher: tuple[str, ...] = ()
-    """Words before `-m sso_data train` in place of this Python, for example `[accelerate, launch,
+    """Command before `-m sso_data train` instead of this Python, for example `[accelerate, launch,
     --config_file, examples/accelerate/ddp.yaml]`."""
     held_out: HeldOutConfig = HeldOutConfig()
     stop: StopRules = StopRules()
 
     @model_validator(mode="before")
     @classmethod
-    def _model_stands_once(cls, values: Any) -> Any:
+    def _refuse_model_and_seed(cls, values: Any) -> Any:
         return _without_model(values, ("generate", "train"), "")
 
     @model_validator(mode="after")
@@ -155,15 +155,10 @@ class IterateConfig(Section):
 
 
 def _without_model(values: Any, sections: tuple[str, ...], prefix: str) -> Any:
-    """The values; ValueError where a section names a model or a seed, which are the round's."""
+    """Return the values. Raises ValueError if a section sets the model or seed of the round."""
     for section in sections:
         given = values.get(section) if isinstance(values, dict) else None
         if isinstance(given, dict) and ("model" in given or "seed" in given):
             name = f"{prefix}{section}"
             raise ValueError(f"{name}.model and {name}.seed are set by the iteration")
     return values
-
-
-def iterate_config(tree: dict[str, Any], *, origin: str = "configuration") -> IterateConfig:
-    """The configuration of a nested dict; ConfigError names the first wrong key."""
-    return validated_as(IterateConfig, tree, origin=origin, page=PAGE)

@@ -1,4 +1,4 @@
-"""What changed in stored directories: one table through which every earlier manifest passes.
+"""Changed configuration keys: one table by which manifests of earlier versions are upgraded.
 
 A manifest (run.json, train.json, iterate.json, setup.json, an augmentation's report) holds the
 resolved configuration and the identity of the work. When a key is renamed, a key is added, or a
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from sso_data.core.yaml_files import deep_merge
 
 FORMAT = 2
-"""The format of manifests that this version writes, their `schema_version`."""
+"""`schema_version` of the manifests that this version writes."""
 
 Kind = Literal["run", "training", "iteration", "evaluation", "augmentation"]
 Tree = dict[str, Any]
@@ -36,10 +36,10 @@ PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
     "evaluation": {"run": ("generate.",), "judge": ("judge.",)},
     "augmentation": {"run": ("",)},
 }
-"""Where each kind of directory keeps the configuration of a run, of a training and of a judge."""
+"""Key prefixes of run, training and judge configurations in each kind of manifest."""
 
 IDENTITY_PLACES = {**PLACES, "evaluation": {"run": ("",)}}
-"""The same of the keys of its identity: an evaluation's is that of its run."""
+"""The same for the keys of the identity; that of an evaluation is that of its run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ CHANGES: tuple[Change, ...] = (
 
 
 def upgraded(manifest: Mapping[str, Any], kind: Kind) -> Tree:
-    """The manifest of a directory as this version would have written it; an own one as it is."""
+    """Return a manifest in this version's format; unchanged if it is in it already."""
     written = manifest.get("schema_version", 1)
     if written >= FORMAT:
         return dict(manifest)
@@ -103,7 +103,7 @@ def upgraded(manifest: Mapping[str, Any], kind: Kind) -> Tree:
 
 
 def kept_defaults(manifest: Mapping[str, Any], kind: Kind) -> Tree:
-    """The defaults that a directory keeps, as a nested tree: those of its first start.
+    """Return the defaults of a directory's first start, nested.
 
     Directories of format 1 recorded none: they keep the defaults that changed since, as CHANGES
     names them.
@@ -113,15 +113,15 @@ def kept_defaults(manifest: Mapping[str, Any], kind: Kind) -> Tree:
 
 
 def defaults_of(config: BaseModel) -> Tree:
-    """The values of the keys that nobody gave, nested: what a directory keeps of `config`."""
+    """Return the values of the keys that the user did not give, nested."""
     return _without(config.model_dump(mode="json"), config.model_dump(exclude_unset=True))
 
 
 def with_defaults(config: C, defaults: Mapping[str, Any]) -> C:
-    """`config` with a directory's own `defaults` below the keys that the user gave.
+    """Return `config` with a directory's stored `defaults` for the keys that the user did not give.
 
     Keys whose default has not changed since stay unset. Raises pydantic's ValidationError where
-    the two do not fit together.
+    the two contradict each other.
     """
     changed = _differing(defaults, config.model_dump(mode="json"))
     if not changed:
@@ -131,7 +131,7 @@ def with_defaults(config: C, defaults: Mapping[str, Any]) -> C:
 
 
 def renamed(key: str) -> str | None:
-    """The name of a dotted key that an earlier version named otherwise; None for other keys.
+    """Return the new name of a dotted key that was renamed; None for other keys.
 
     A user's own file or option with an old name is refused with this name.
     """
@@ -142,7 +142,7 @@ def renamed(key: str) -> str | None:
 
 
 def _changes(places: Mapping[str, tuple[str, ...]], *, after: int) -> Iterator[tuple[Change, str]]:
-    """The changes since format `after`, each with every prefix that it applies to."""
+    """Yield the changes since format `after` with every prefix that they apply to."""
     for change in CHANGES:
         if change.format > after:
             for of in change.of:
@@ -173,7 +173,7 @@ def _rename_nested(config: Tree, change: Change, prefix: str) -> None:
 
 
 def _section(tree: Tree, key: str) -> Tree | None:
-    """The mapping that holds the leaf of a dotted key; None where there is none."""
+    """Return the mapping that holds the leaf of a dotted key, or None."""
     found: Any = tree
     for part in key.split(".")[:-1]:
         found = found.get(part) if isinstance(found, dict) else None
@@ -188,7 +188,7 @@ def _put(tree: Tree, key: str, value: Any) -> None:
 
 
 def _differing(tree: Mapping[str, Any], other: Mapping[str, Any]) -> Tree:
-    """The leaves of `tree` that are not in `other`, or are other values there."""
+    """Return the leaves of `tree` that are missing in `other` or differ there."""
     found: Tree = {}
     for key, value in tree.items():
         there = other.get(key, {}) if isinstance(value, dict) else other.get(key)
@@ -201,7 +201,7 @@ def _differing(tree: Mapping[str, Any], other: Mapping[str, Any]) -> Tree:
 
 
 def _without(whole: Tree, given: Mapping[str, Any]) -> Tree:
-    """`whole` without the leaves that `given` names."""
+    """Return `whole` without the leaves that `given` has."""
     left: Tree = {}
     for key, value in whole.items():
         if key not in given:

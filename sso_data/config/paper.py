@@ -1,11 +1,13 @@
-"""The paper's values: what `recipe: paper` lays under the settings that are given.
+"""The paper's values: the defaults of `recipe: paper`.
 
-They stay what they are when defaults of ours change. What the paper and its published code do not
-tell (learning rate and rows of a step of the first version) is not here and stays our default.
+They do not change with our own defaults. Values that neither the paper nor its published code
+states (learning rate and batch size of the first version) are missing here: our default holds.
 """
 
 from collections.abc import Mapping
 from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from sso_data.core.yaml_files import Tree, deep_merge
 
@@ -22,7 +24,7 @@ RUN: Mapping[str, Any] = {
     "sampling": {"temperature": 0.7, "top_p": 0.8, "max_tokens": 2048},
     "filter": {"preset": "reference", "strict_paper": True},
 }
-"""How rows are made and chosen."""
+"""Sampling, steering and filter of a run."""
 
 TRAINING: Mapping[str, Any] = {
     "sequence": {"max_length": 2048},
@@ -35,7 +37,7 @@ TRAINING: Mapping[str, Any] = {
         "warmup_steps": 0.1,
     },
 }
-"""How anything is trained, reward models included."""
+"""Training of policies and reward models."""
 
 _PAIRS = {"type": "ipo", "beta": 0.2}
 _SSO = {
@@ -54,14 +56,25 @@ LOSSES: Mapping[str, Tree] = {
     "pairs": {"loss": _PAIRS},
     "sso-generator": {"loss": _GENERATOR, "optim": {"lr": 5e-7, "warmup_steps": 0.04}},
 }
-"""What an objective adds; the generator's values are those of the second version of the paper."""
+"""Values by objective; the generator's are those of the second version of the paper."""
 
 
 def training_of(given: Mapping[str, Any]) -> Tree:
-    """The values that fit a training: those of its objective, no loss at all for a reward model."""
+    """Return the paper's values for a training; for a reward model without a loss."""
     if given.get("kind") == "reward":
         return deep_merge(TRAINING, {})
     loss = given.get("loss")
     objective = loss.get("objective", "sso") if isinstance(loss, Mapping) else "sso"
     name = objective if isinstance(objective, str) else "sso"
     return deep_merge(TRAINING, LOSSES.get(name, LOSSES["pairs"]))
+
+
+def over_paper(values: Any, paper: Mapping[str, Any]) -> Any:
+    """Return the given values, merged over `paper` if they hold `recipe: paper`."""
+    if not isinstance(values, dict) or values.get("recipe") != "paper":
+        return values
+    given = {
+        name: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+        for name, value in values.items()
+    }
+    return deep_merge(paper, given)

@@ -1,7 +1,7 @@
-"""Recipes: iterations written down, found by name or file, built on one another.
+"""Recipes: YAML files of iterations, found by name or path, that may extend one another.
 
-A recipe holds keys of an iteration's configuration, and two of its own. `extends` names the recipe
-that it is laid over, or several, the first one lowest. `tiny` is laid over everything by `--tiny`.
+A recipe holds keys of an iteration's configuration, and two of its own. `extends` names one or more
+recipes whose keys it overrides; later ones override earlier ones. `tiny` overrides all by `--tiny`.
 """
 
 import difflib
@@ -10,35 +10,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sso_data.config.loading import read_mapping
 from sso_data.core.errors import ConfigError, one_line
 from sso_data.core.paths import examples_dir, world_dir
-from sso_data.core.yaml_files import Tree, deep_merge, read_yaml
+from sso_data.core.yaml_files import Tree, deep_merge
 
 _FOLDERS = {"examples": examples_dir, "world": world_dir}
-"""What stands in braces at the start of a value, for a shipped folder: `{world}/policy`."""
+"""Placeholders of shipped folders at the start of a value: `{world}/policy`."""
 _PLACE = re.compile(rf"\{{({'|'.join(_FOLDERS)})\}}(?=/|$)")
 _SUFFIXES = (".yaml", ".yml")
 
 
 def recipes_dir() -> Path:
-    """The folder of the shipped recipes."""
+    """Return the folder of the shipped recipes."""
     return examples_dir() / "recipes"
 
 
 def recipe_names() -> list[str]:
-    """The names of the shipped recipes, in order; parts that others extend are left out."""
+    """Return the sorted names of the shipped recipes, without parts that others extend."""
     files = recipes_dir().glob("*.yaml")
     return sorted(file.stem for file in files if not file.name.startswith("_"))
 
 
 def load_recipe(name: str | Path, *, tiny: bool = False) -> Tree:
-    """The keys of the shipped recipe `name`, or of the file that it names by its suffix .yaml.
+    """Return the keys of the shipped recipe `name`, or of the file if it ends in .yaml or .yml.
 
-    With `tiny` the recipe's override for this machine is laid over it. Unknown keys are left for
-    the configuration to refuse. Raises ConfigError, of one line.
+    With `tiny`, its override for a small machine is applied. Unknown keys are kept, for the
+    configuration to refuse. Raises ConfigError, of one line.
     """
     first = _found(str(name))
-    trees = list(dict(_chain(first, ())).values())  # a part that two others extend counts once
+    trees = list(dict(_chain(first, ())).values())  # a recipe that two others extend counts once
     overrides = [tree.pop("tiny") for tree in trees if "tiny" in tree]
     if tiny and not overrides:
         raise ConfigError(f"{first}: has no `tiny` override; let it extend a shipped recipe")
@@ -52,7 +53,7 @@ def load_recipe(name: str | Path, *, tiny: bool = False) -> Tree:
 
 
 def _found(name: str) -> Path:
-    """The file of a recipe given by name or path."""
+    """Return the file of a recipe. Raises ConfigError for an unknown name."""
     if name.endswith(_SUFFIXES):
         return Path(name)
     names = recipe_names()
@@ -67,18 +68,24 @@ def _found(name: str) -> Path:
 
 
 def _chain(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, Tree]]:
-    """What a recipe extends, lowest first, and itself last; `above` are those that lead to it."""
+    """Yield the recipes that `file` extends, lowest first, then itself; `above` extend it."""
     place = file.resolve()
     if place in above:
         names = " -> ".join(part.name for part in (*above[above.index(place) :], place))
         raise ConfigError(f"{file}: extends itself ({names})")
-    tree = _read(file)
+    example = "a mapping of keys such as model and train"
+    tree = read_mapping(file, example, "recipe file")
+    tiny = tree.get("tiny", {})
+    if not isinstance(tiny, dict) or not all(isinstance(key, str) for key in tiny):
+        raise ConfigError(f"{file}: tiny must be {example}")
+    if not tree:
+        raise ConfigError(f"{file}: must be {example}; it is empty")
     for name in _extended(file, tree.pop("extends", [])):
-        beside = file.parent / name
-        parent = beside if beside.is_file() else recipes_dir() / name
+        sibling = file.parent / name
+        parent = sibling if sibling.is_file() else recipes_dir() / name
         if not parent.is_file():
             raise ConfigError(
-                f"{file}: extends {name}, which is neither beside it nor a shipped recipe"
+                f"{file}: extends {name}, which is neither in its folder nor a shipped recipe"
             )
         yield from _chain(parent, (*above, place))
     yield place, tree
@@ -91,27 +98,8 @@ def _extended(file: Path, value: object) -> list[str]:
     return [name if name.endswith(_SUFFIXES) else f"{name}.yaml" for name in names]
 
 
-def _read(file: Path) -> Tree:
-    """The mapping that a recipe file holds, its `tiny` being one too."""
-    try:
-        content = read_yaml(file)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{file}: no such recipe file") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: not readable as YAML: {one_line(error)}") from error
-    if not _is_tree(content):
-        raise ConfigError(f"{file}: must be a mapping of keys such as model and train")
-    if not _is_tree(content.get("tiny", {})):
-        raise ConfigError(f"{file}: tiny must be a mapping of keys such as model and train")
-    return dict(content)
-
-
-def _is_tree(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
-
-
 def _filled(value: Any) -> Any:
-    """A value with the shipped folders put in where they are named."""
+    """Return a value with the placeholders of shipped folders replaced."""
     if isinstance(value, dict):
         return {key: _filled(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,6 +1,6 @@
-"""The base of every configuration section, shared field types, and the endpoint of a chat model."""
+"""Base of all configuration sections, shared field types, and the endpoint of a chat model."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -33,10 +33,11 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, coerce_numbers_to_str=True
     )
+    page: ClassVar[str] = "docs/configuration.md"
 
 
 class EndpointSection(Section):
-    """A section whose model may be at an endpoint; `chat.endpoint.Endpoint.of` reads it."""
+    """A section whose model may be at an endpoint; `chat.endpoint` reads it."""
 
     endpoint: Annotated[str, AfterValidator(plain_url)] | None = None
     """Base URL of an OpenAI-compatible server that has the model, e.g. http://host:8000/v1."""
@@ -45,6 +46,6 @@ class EndpointSection(Section):
     )
     """Environment variable that holds the endpoint's key; the key itself is never written."""
     endpoint_in_flight: Count = 32
-    """Requests that the endpoint works on at once."""
+    """Requests sent to the endpoint at once."""
     endpoint_timeout: Seconds = 300.0
-    """Seconds after which a request to the endpoint is given up and made again."""
+    """Seconds after which a request to the endpoint is cancelled and repeated."""

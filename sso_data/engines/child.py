@@ -1,4 +1,4 @@
-"""An engine in a spawned process of ours, which can die or hang without taking the run with it."""
+"""An engine in a spawned process, which can die or hang without ending the run."""
 
 import atexit
 import multiprocessing
@@ -68,7 +68,6 @@ class ChildEngine:
             self._info = self._await_ready(start_timeout)
         except BaseException:
             self._end(grace=0.0)
-            self._forget_stderr()
             raise
 
     @property
@@ -89,7 +88,7 @@ class ChildEngine:
                 raise self._died() from None
 
     def step(self) -> list[Result]:
-        """What finished by now; waits up to 0.2 s for it while anything is unanswered."""
+        """Return what finished; waits up to 0.2 s for it while anything is unanswered."""
         results: list[Result] = []
         for message in self._receive(POLL_SECONDS if self._open else 0.0):
             if message[0] == "results":
@@ -98,7 +97,12 @@ class ChildEngine:
                 raise self._failed(message, EngineDeadError)
         self._open.difference_update(result.key for result in results)
         if not results and self._open and self._silence > self._heartbeat_timeout:
-            raise self._hung()
+            last_words = self._last_words()
+            self._end(grace=0.0)
+            raise EngineDeadError(
+                f"the engine's process gave no sign of life for {self._silence:.0f} s and was "
+                f"ended, with {len(self._open)} requests under way{last_words}"
+            )
         return results
 
     def close(self) -> None:
@@ -106,7 +110,6 @@ class ChildEngine:
         with suppress(OSError, ValueError):
             self._connection.send(("close",))
         self._end(grace=GRACE_SECONDS)
-        self._forget_stderr()
 
     def _receive(self, timeout: float) -> list[tuple[Any, ...]]:
         """All messages that are there, after waiting up to `timeout` for the first.
@@ -163,13 +166,6 @@ class ChildEngine:
             f"{self._last_words()}"
         )
 
-    def _hung(self) -> EngineDeadError:
-        self._end(grace=0.0)
-        return EngineDeadError(
-            f"the engine's process gave no sign of life for {self._silence:.0f} s and was ended, "
-            f"with {len(self._open)} requests under way{self._last_words()}"
-        )
-
     def _last_words(self) -> str:
         """The last line of the child's stderr, as the end of an error message."""
         if self._stderr is None:
@@ -191,8 +187,6 @@ class ChildEngine:
                 self._process.kill()  # SIGKILL: also ends a stopped process
                 self._process.join(GRACE_SECONDS)
         self._connection.close()
-
-    def _forget_stderr(self) -> None:
         if self._stderr is not None:
             self._stderr.close()
             Path(self._stderr.name).unlink(missing_ok=True)

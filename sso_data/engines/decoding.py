@@ -26,7 +26,7 @@ class _Row:
 
     @property
     def columns(self) -> int:
-        """How many of the row's ids are in the cache: all but the one drawn last."""
+        """The number of the row's ids in the cache: all but the one drawn last."""
         return len(self.request.prompt_ids) + len(self.token_ids) - 1
 
 
@@ -80,6 +80,7 @@ class DecodeBatch:
         return (column >= start[:, None]).long()
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> list[Result]:
+        """Draw a token of each row; rows that ended leave the batch and are returned."""
         logits = self._model.last_logits(ids, mask, positions, self._cache)
         requests = self.requests
         drawn, nats = draw_tokens(
@@ -91,14 +92,10 @@ class DecodeBatch:
         for row, token, value in zip(self._rows, drawn.tolist(), nats.tolist(), strict=True):
             row.token_ids.append(token)
             row.nats.append(value)
-        return self._let_go()
-
-    def _let_go(self) -> list[Result]:
-        """Take the ended rows out of the batch; the last rows fill their places."""
         ended = [row for row in self._rows if self._has_ended(row)]
         if not ended:
             return []
-        kept = list(range(len(self._rows)))
+        kept = list(range(len(self._rows)))  # the last rows fill the places of the ended ones
         for place in reversed(range(len(self._rows))):
             if self._has_ended(self._rows[place]):
                 kept[place] = kept[-1]

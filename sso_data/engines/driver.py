@@ -15,7 +15,7 @@ ResOut = TypeVar("ResOut", covariant=True)
 
 
 class Backend(Protocol[ReqIn, ResOut]):
-    """What takes requests and returns results as they finish: an engine or a chat model."""
+    """An engine or a chat model: takes requests and returns results as they finish."""
 
     def submit(self, requests: Sequence[ReqIn], /) -> None:
         """Queue requests."""
@@ -43,7 +43,7 @@ class Window(Generic[Req, Res]):
 
     @cached_property
     def size(self) -> int:
-        """How many requests to keep in flight."""
+        """The number of requests to keep in flight."""
         return _WINDOW * self._capacity()
 
     @property

@@ -23,7 +23,7 @@ COMPILE_FROM_VOCAB = 16384
 
 
 def prepare_environment(config: EngineConfig) -> None:
-    """Set what must stand before torch or vLLM are imported; the user's own values stay."""
+    """Set what torch and vLLM read when they are imported; the user's own values stay."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if config.threads is None:
@@ -34,7 +34,7 @@ def prepare_environment(config: EngineConfig) -> None:
 
 
 def prepare_vllm(model_path: Path, config: EngineConfig) -> None:
-    """Also keep vLLM's engine in this process, and off the compiler where that is no use."""
+    """Also keep vLLM's engine in this process, and without the compiler where it does not pay."""
     prepare_environment(config)
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     import torch
@@ -42,11 +42,8 @@ def prepare_vllm(model_path: Path, config: EngineConfig) -> None:
     if torch.cuda.is_available():
         return
     compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
-    if not compiler or _vocab_size(model_path) < COMPILE_FROM_VOCAB:
-        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
-
-
-def _vocab_size(model_path: Path) -> int:
     content = json.loads((model_path / "config.json").read_text(encoding="utf-8"))
     nested = content.get("text_config") or {}
-    return int(content.get("vocab_size") or nested.get("vocab_size") or 0)
+    vocab_size = int(content.get("vocab_size") or nested.get("vocab_size") or 0)
+    if not compiler or vocab_size < COMPILE_FROM_VOCAB:
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")

@@ -1,4 +1,4 @@
-"""What an engine must answer: how token ids continue, and how likely ids are after other ids.
+"""The interface of engines: continue token ids, and score ids that follow other ids.
 
 An engine takes any number of requests and gives results back as they finish, in any order.
 Every log-prob is the raw model's (temperature 1, nothing truncated), natural log, in nats.
@@ -74,7 +74,7 @@ class Refused:
 
 
 def row_of(key: str) -> str:
-    """What a request belongs to: the part of its key before the first slash."""
+    """The row of a request: the part of its key before the first slash."""
     return key.partition("/")[0]
 
 
@@ -84,10 +84,10 @@ Result = Sampled | Scored | Refused
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What a started engine says of itself.
+    """The properties of a started engine.
 
     `context_tokens`: the most ids that prompt and completion may have together.
-    `max_in_flight`: how many requests it works on at once; callers keep about twice that submitted.
+    `max_in_flight`: requests that it works on at once; callers keep about twice that submitted.
     """
 
     name: str

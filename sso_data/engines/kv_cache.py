@@ -61,7 +61,7 @@ def make_cache(model_config: Any) -> Cache:
 
 
 def joinable(cache: Cache) -> bool:
-    """Whether rows of another batch can be taken in (not with sliding windows or other states)."""
+    """Return True if rows of another batch can be taken in (no sliding windows, other states)."""
     return all(isinstance(layer, GrowingLayer) for layer in cache.layers)
 
 

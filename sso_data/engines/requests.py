@@ -1,18 +1,29 @@
-"""What every engine asks of a request before taking it, and of a log-prob before giving it out."""
+"""Checks that engines share: of requests as they come in, and of log-probs as they go out."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from sso_data.config.run import EngineConfig
-from sso_data.engines.interface import Refused, Request, Result, Sampled, SampleRequest, Scored
+from sso_data.engines.interface import (
+    Refused,
+    Request,
+    Result,
+    Sampled,
+    SampleRequest,
+    Scored,
+    ScoreRequest,
+)
 
 ROUNDING_NATS = 1e-6
 """A total this little above 0 is rounding and becomes 0; anything above it is an error."""
 
 
 def take_keys(open_keys: set[str], requests: Sequence[Request]) -> None:
-    """Add the requests' keys to the open ones; ValueError (a caller's mistake) if one is there."""
+    """Add the requests' keys to the open ones.
+
+    Raises ValueError (a caller's mistake) for a key that is open already.
+    """
     keys = [request.key for request in requests]
     fresh = set(keys)
     if len(fresh) < len(keys) or not fresh.isdisjoint(open_keys):
@@ -27,17 +38,25 @@ def total_ids(request: Request) -> int:
     return len(request.prompt_ids) + len(request.completion_ids)
 
 
-def checked(
+def sort_requests(
     open_keys: set[str], requests: Sequence[Request], *, context_tokens: int, vocab_size: int
-) -> Iterator[Request | Refused]:
-    """Take the requests' keys, and return each request, or why the engine cannot do it.
+) -> tuple[list[SampleRequest], list[ScoreRequest], list[Refused]]:
+    """Take the requests' keys; return the samples, the scores, and refusals of impossible requests.
 
     Raises ValueError (a caller's mistake) for a key that is open already.
     """
     take_keys(open_keys, requests)
+    samples: list[SampleRequest] = []
+    scores: list[ScoreRequest] = []
+    refused: list[Refused] = []
     for request in requests:
-        detail = _refusal(request, context_tokens, vocab_size)
-        yield Refused(key=request.key, detail=detail) if detail else request
+        if detail := _refusal(request, context_tokens, vocab_size):
+            refused.append(Refused(key=request.key, detail=detail))
+        elif isinstance(request, SampleRequest):
+            samples.append(request)
+        else:
+            scores.append(request)
+    return samples, scores, refused
 
 
 def _refusal(request: Request, context_tokens: int, vocab_size: int) -> str | None:
@@ -100,5 +119,5 @@ def sampled(
 
 
 def score_slots(config: EngineConfig) -> int:
-    """How many scores vLLM works on at once; by default a quarter of the sequences."""
+    """The number of scores vLLM works on at once; by default a quarter of the sequences."""
     return config.score_slots or max(8, config.max_num_seqs // 4)

@@ -96,14 +96,25 @@ class RestartingEngine:
             self._replace(error)
 
     def _replace(self, error: EngineDeadError) -> None:
-        """Start another engine; refuse the row that has been found to kill them."""
+        """Start another engine; refuse the requests of a row that has been found to kill them.
+
+        Raises EngineError where refusing a row did not help, or after five failed starts.
+        """
         with suppress(EngineError):
             self._engine.close()
         under_way = [key for key in self._open if key not in self._waiting]
         culprit = self._bisector.on_crash(map(row_of, under_way))
         self._unanswered_deaths += 1
         if culprit is not None:
-            self._refuse(culprit, error)
+            if self._refused_in_vain:
+                raise EngineError(f"the engine dies whatever it is given: {error}")
+            self._refused_in_vain = True
+            detail = f"the engine died twice with nothing else under way: {error}"
+            self._results += [
+                Refused(key=key, detail=detail, reason="engine_died")
+                for key in self._open
+                if row_of(key) == culprit
+            ]
         if isinstance(error, EngineMemoryError):
             slots = max(1, score_slots(self._config) // 2)
             self._config = self._config.model_copy(update={"score_slots": slots})
@@ -113,20 +124,8 @@ class RestartingEngine:
         self._bisector.forget_answered({row_of(key) for key in self._waiting})
         self._send()
 
-    def _refuse(self, row: str, error: EngineDeadError) -> None:
-        """Answer a culprit row's requests; EngineError if none was answered since the last one."""
-        if self._refused_in_vain:
-            raise EngineError(f"the engine dies whatever it is given: {error}")
-        self._refused_in_vain = True
-        detail = f"the engine died twice with nothing else under way: {error}"
-        self._results += [
-            Refused(key=key, detail=detail, reason="engine_died")
-            for key in self._open
-            if row_of(key) == row
-        ]
-
     def _start_again(self, error: EngineError) -> None:
-        """Wait, longer each time, and start the engine; EngineError after five failures."""
+        """Wait, longer each time, and start the engine."""
         failure: SsoDataError = error
         for attempt in range(STARTS):
             doublings = min(self._unanswered_deaths + attempt - 1, 10)
@@ -134,13 +133,12 @@ class RestartingEngine:
             self._tell(f"{failure}; restarting in {seconds:.0f} s")
             self._wait(seconds)
             try:
-                engine = self._start(self._config)
+                self._engine = self._start(self._config)
             except SsoDataError as raised:
                 failure = raised
                 continue
-            self._engine = engine
             for key in ("name", "device", "dtype", "context_tokens"):
-                old, new = getattr(self._info, key), getattr(engine.info, key)
+                old, new = getattr(self._info, key), getattr(self._engine.info, key)
                 if old != new:  # its rows would differ from those of the one before
                     raise EngineError(f"the engine restarted with {key} {new} instead of {old}")
             return
@@ -186,20 +184,17 @@ class CrashBisector:
             return None
         group = self._groups.pop() if self._groups else None
         if len(under_way) == 1:
-            return self._died_alone(under_way[0])
-        if group is None:
+            row = under_way[0]
+            self._deaths_alone[row] += 1
+            if self._deaths_alone[row] > 1:
+                return row
+            self._groups.append([row])
+        elif group is None:
             again = [row for row in under_way if row in self._before]
             self._before = frozenset(under_way)
             self._groups += _halves(again)
         else:
             self._groups += _halves(under_way)
-        return None
-
-    def _died_alone(self, row: str) -> str | None:
-        self._deaths_alone[row] += 1
-        if self._deaths_alone[row] > 1:
-            return row
-        self._groups.append([row])
         return None
 
 

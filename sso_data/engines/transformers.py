@@ -19,7 +19,7 @@ from sso_data.engines.interface import (
     SampleRequest,
     ScoreRequest,
 )
-from sso_data.engines.requests import checked, scored, total_ids
+from sso_data.engines.requests import scored, sort_requests, total_ids
 from sso_data.models.facts import read_model_facts
 from sso_data.models.inference import LoadedModel
 from sso_data.models.memory import is_out_of_memory, release_device_memory
@@ -64,19 +64,30 @@ class TransformersEngine:
 
     def submit(self, requests: Sequence[Request]) -> None:
         context, vocabulary = self._facts.context, self._facts.vocab_size
-        for request in checked(self._open, requests, context_tokens=context, vocab_size=vocabulary):
-            if isinstance(request, Refused):
-                self._refused.append(request)
-            elif isinstance(request, SampleRequest):
-                self._samples.append(request)
-            else:
-                self._scores.append(request)
+        samples, scores, refused = sort_requests(
+            self._open, requests, context_tokens=context, vocab_size=vocabulary
+        )
+        self._samples += samples
+        self._scores += scores
+        self._refused += refused
 
     def step(self) -> list[Result]:
         """One scoring micro-batch, one prefill or one token of every active row."""
         results, self._refused = self._refused, []
         if not results and (work := self._next_work()) is not None:
-            results = self._attempt(work)
+            out_of_memory = False
+            try:
+                with torch.inference_mode():
+                    results = work()
+                self._working = []
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise EngineDeadError(
+                        f"the transformers engine failed: {described(error)}"
+                    ) from error
+                out_of_memory = True
+            if out_of_memory:  # the exception is gone by now, and with it the tensors that it holds
+                results = self._back_off()
         self._open.difference_update(result.key for result in results)
         return results
 
@@ -86,34 +97,24 @@ class TransformersEngine:
         release_device_memory()
 
     def _next_work(self) -> Callable[[], list[Result]] | None:
-        if self._should_score():
+        batch = self._batch
+        if self._scores and (
+            not (self._samples or batch)
+            or self._steps_since_score >= SCORE_AT_LEAST_EVERY
+            or sum(map(total_ids, self._scores)) >= self._batch_tokens
+        ):
             return self._score
-        if self._should_prefill():
-            return self._prefill
-        return self._decode if self._batch else None
-
-    def _should_score(self) -> bool:
-        if not self._scores:
-            return False
-        if not self._samples and not self._batch:
-            return True
-        if self._steps_since_score >= SCORE_AT_LEAST_EVERY:
-            return True
-        return sum(map(total_ids, self._scores)) >= self._batch_tokens
-
-    def _should_prefill(self) -> bool:
-        if not self._samples:
-            return False
-        if self._batch is None:
-            self._filling = True
-            return True
-        if len(self._batch) <= self._max_rows // 2:
-            self._filling = True
-        self._filling = self._filling and self._batch.joinable and self._room() > 0
-        return self._filling
+        if self._samples:
+            if batch is None or len(batch) <= self._max_rows // 2:
+                self._filling = True
+            if batch is not None:
+                self._filling = self._filling and batch.joinable and self._room() > 0
+            if self._filling:
+                return self._prefill
+        return self._decode if batch else None
 
     def _room(self) -> int:
-        """How many of the oldest waiting requests fit beside the active rows at full length."""
+        """The number of oldest waiting requests that fit with the active rows at full length."""
         active = self._batch.requests if self._batch else []
         longest = max(map(total_ids, active), default=0)
         count = len(active)
@@ -125,7 +126,12 @@ class TransformersEngine:
         return count - len(active)
 
     def _prefill(self) -> list[Result]:
-        group = self._take_group(self._room())
+        """Run the prompts of waiting requests: the longest that fit one forward pass together."""
+        oldest = [self._samples.popleft() for _ in range(self._room())]
+        by_length = sorted(oldest, key=lambda request: -len(request.prompt_ids))
+        group = by_length[: max(1, self._batch_tokens // len(by_length[0].prompt_ids))]
+        taken = {request.key for request in group}
+        self._samples.extendleft(r for r in reversed(oldest) if r.key not in taken)
         self._working = list(group)
         fresh = DecodeBatch(self._model, group)
         results = fresh.prefill()
@@ -134,16 +140,6 @@ class TransformersEngine:
         elif fresh:
             self._batch = fresh
         return results
-
-    def _take_group(self, room: int) -> list[SampleRequest]:
-        """Of the `room` oldest requests the longest ones that fit one forward pass together."""
-        oldest = [self._samples.popleft() for _ in range(room)]
-        by_length = sorted(oldest, key=lambda request: -len(request.prompt_ids))
-        count = max(1, self._batch_tokens // len(by_length[0].prompt_ids))
-        group = by_length[:count]
-        taken = {request.key for request in group}
-        self._samples.extendleft(r for r in reversed(oldest) if r.key not in taken)
-        return group
 
     def _decode(self) -> list[Result]:
         assert self._batch is not None
@@ -165,21 +161,6 @@ class TransformersEngine:
             [list(request.completion_ids) for request in group],
         )
         return [scored(request, row) for request, row in zip(group, nats, strict=True)]
-
-    def _attempt(self, work: Callable[[], list[Result]]) -> list[Result]:
-        """Do the work; if memory runs out, put its requests back and halve the limits."""
-        try:
-            with torch.inference_mode():
-                results = work()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise EngineDeadError(
-                    f"the transformers engine failed: {described(error)}"
-                ) from error
-        else:
-            self._working = []
-            return results
-        return self._back_off()
 
     def _back_off(self) -> list[Result]:
         """After running out of memory: a request that was alone is refused, others start again."""

@@ -26,9 +26,8 @@ from sso_data.engines.interface import (
     Request,
     Result,
     SampleRequest,
-    ScoreRequest,
 )
-from sso_data.engines.requests import checked, sampled, score_slots, scored
+from sso_data.engines.requests import sampled, score_slots, scored, sort_requests
 from sso_data.models.facts import ModelFacts, read_model_facts
 from sso_data.models.memory import free_memory, is_out_of_memory
 
@@ -51,7 +50,7 @@ class _Flying:
 
 
 class VllmEngine:
-    """Samples at most `max_num_seqs` requests at once; scores get slots of their own beside them.
+    """Samples at most `max_num_seqs` requests at once; scores have slots of their own.
 
     So a score never waits behind all the samples, and its prompt is likely still in the cache.
     """
@@ -67,7 +66,18 @@ class VllmEngine:
             raise
         except Exception as error:  # vLLM raises anything; a user sees one line
             raise EngineError(f"vLLM could not start: {described(error)}") from error
-        self._info = _describe(self._engine, config)
+        import vllm
+        from vllm.platforms import current_platform
+
+        model_config = self._engine.vllm_config.model_config
+        self._info = EngineInfo(
+            name="vllm",
+            version=vllm.__version__,
+            device=str(current_platform.device_type),
+            dtype=str(model_config.dtype).removeprefix("torch."),
+            context_tokens=model_config.max_model_len - 1,  # a score must sample one token more
+            max_in_flight=config.max_num_seqs,
+        )
         self._max_samples = config.max_num_seqs
         self._max_scores = score_slots(config)
         self._open: set[str] = set()
@@ -85,13 +95,12 @@ class VllmEngine:
 
     def submit(self, requests: Sequence[Request]) -> None:
         context, vocabulary = self._info.context_tokens, self._facts.vocab_size
-        for request in checked(self._open, requests, context_tokens=context, vocab_size=vocabulary):
-            if isinstance(request, Refused):
-                self._ready.append(request)
-            elif isinstance(request, SampleRequest):
-                self._samples.append(request)
-            else:
-                self._scores.append(_Flying(request, cache_unread=request.was_sampled))
+        samples, scores, refused = sort_requests(
+            self._open, requests, context_tokens=context, vocab_size=vocabulary
+        )
+        self._samples += samples
+        self._scores += (_Flying(score, cache_unread=score.was_sampled) for score in scores)
+        self._ready += refused
 
     def step(self) -> list[Result]:
         """One vLLM step: at most one token of every active request."""
@@ -154,15 +163,30 @@ class VllmEngine:
         self._flying_samples += isinstance(request, SampleRequest)
 
     def _land(self, output: Any) -> None:
+        """Take a finished request's result, or score it once more without cached prefixes."""
         flying = self._flying.pop(output.request_id)
         request = flying.request
         if isinstance(request, SampleRequest):
             self._flying_samples -= 1
-            self._ready.append(_sampled(request, output))
-        elif not flying.cache_unread and _misses_rows(request, output):
+            drawn = output.outputs[0]
+            reason = drawn.finish_reason
+            if reason in ("stop", "length") and drawn.token_ids:
+                result = sampled(request, drawn.token_ids, drawn.logprobs.logprobs, reason)
+            else:
+                result = Refused(key=request.key, detail=f"vLLM ended the request: {reason}")
+            self._ready.append(result)
+            return
+        is_short = (output.num_cached_tokens or 0) > len(request.prompt_ids) - 1
+        if is_short and not flying.cache_unread:  # rows from the cache have no log-probs
             self._scores.appendleft(_Flying(request, cache_unread=True))
+            return
+        # the completion's rows are counted from the end: a cached prefix has none, or wrong ones
+        count, found = len(request.completion_ids), output.prompt_logprobs
+        if found is None or list(found.token_ids[-count:]) != list(request.completion_ids):
+            detail = "vLLM gave no log-probs for the completion"
+            self._ready.append(Refused(key=request.key, detail=detail))
         else:
-            self._ready.append(_scored(request, output))
+            self._ready.append(scored(request, found.logprobs[-count:]))
 
 
 def _start(model_path: Path, config: EngineConfig, facts: ModelFacts) -> tuple[Any, Any]:
@@ -186,29 +210,24 @@ def _start(model_path: Path, config: EngineConfig, facts: ModelFacts) -> tuple[A
         "enable_prefix_caching": True,
         "disable_log_stats": True,
     }
-    if on_cpu:
-        arguments |= _cpu_arguments(config, facts)
+    if on_cpu:  # a seeded prompt split over two steps kills vLLM here, so prompts go in whole
+        bytes_each = 2 if config.dtype in ("bfloat16", "float16") else 4
+        arguments |= {
+            "max_model_len": facts.context,
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(facts.context, CPU_STEP_TOKENS),
+            "block_size": CPU_BLOCK,
+            "kv_cache_memory_bytes": cpu_cache_bytes(
+                facts, bytes_each, max_num_seqs=config.max_num_seqs, free=free_memory()
+            ),
+            "enforce_eager": True,
+        }
     lora = None
     if config.adapter is not None:
         arguments |= _lora_arguments(config.adapter)
         lora = LoRARequest("policy", 1, str(config.adapter))
     engine = LLMEngine.from_engine_args(EngineArgs(**(arguments | config.vllm)))
     return engine, lora
-
-
-def _cpu_arguments(config: EngineConfig, facts: ModelFacts) -> dict[str, Any]:
-    """On CPU a seeded prompt that is split over two steps kills vLLM, so prompts go in whole."""
-    bytes_each = 2 if config.dtype in ("bfloat16", "float16") else 4
-    return {
-        "max_model_len": facts.context,
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(facts.context, CPU_STEP_TOKENS),
-        "block_size": CPU_BLOCK,
-        "kv_cache_memory_bytes": cpu_cache_bytes(
-            facts, bytes_each, max_num_seqs=config.max_num_seqs, free=free_memory()
-        ),
-        "enforce_eager": True,
-    }
 
 
 def cpu_cache_bytes(facts: ModelFacts, bytes_each: int, *, max_num_seqs: int, free: int) -> int:
@@ -251,28 +270,12 @@ def _lora_arguments(adapter: Path) -> dict[str, Any]:
     }
 
 
-def _describe(engine: Any, config: EngineConfig) -> EngineInfo:
-    import vllm
-    from vllm.platforms import current_platform
-
-    model_config = engine.vllm_config.model_config
-    return EngineInfo(
-        name="vllm",
-        version=vllm.__version__,
-        device=str(current_platform.device_type),
-        dtype=str(model_config.dtype).removeprefix("torch."),
-        context_tokens=model_config.max_model_len - 1,  # a score must sample one token more
-        max_in_flight=config.max_num_seqs,
-    )
-
-
 def _sampling_params(request: SampleRequest, eos_ids: tuple[int, ...]) -> Any:
     """Plain temperature and top-p sampling; all else neutral, whatever the model's own config."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+    from vllm.sampling_params import StructuredOutputsParams
 
     grammar = None if request.schema is None else _grammar(request.schema)
-    return SamplingParams(
+    return _params(
         structured_outputs=StructuredOutputsParams(grammar=grammar) if grammar else None,
         max_tokens=request.max_tokens,
         temperature=request.temperature,
@@ -285,14 +288,11 @@ def _sampling_params(request: SampleRequest, eos_ids: tuple[int, ...]) -> Any:
         presence_penalty=0.0,
         frequency_penalty=0.0,
         logprobs=0,
-        flat_logprobs=True,
-        detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
 _WHEN_AND_WHERE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
-"""What xgrammar puts before its words: the time, and a place in its own source."""
+"""The prefix of xgrammar's messages: the time, and a place in its own source."""
 
 
 @cache
@@ -315,37 +315,19 @@ def _grammar(schema: str) -> str:
 @cache
 def _scoring_params(*, cache_unread: bool) -> Any:
     """The same object for all scores: vLLM copies what it takes in."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
+    return _params(
         max_tokens=1,
         temperature=0.0,
         prompt_logprobs=0,
-        flat_logprobs=True,
-        detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
         skip_reading_prefix_cache=cache_unread,
     )
 
 
-def _sampled(request: SampleRequest, output: Any) -> Result:
-    completion = output.outputs[0]
-    reason = completion.finish_reason
-    if reason not in ("stop", "length") or not completion.token_ids:
-        return Refused(key=request.key, detail=f"vLLM ended the request: {reason}")
-    return sampled(request, completion.token_ids, completion.logprobs.logprobs, reason)
+def _params(**own: Any) -> Any:
+    """vLLM's parameters of a request, with what all requests share."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
 
-
-def _misses_rows(request: ScoreRequest, output: Any) -> bool:
-    """Return True if rows that predict completion ids came from the cache, without log-probs."""
-    return (output.num_cached_tokens or 0) > len(request.prompt_ids) - 1
-
-
-def _scored(request: ScoreRequest, output: Any) -> Result:
-    """The completion's rows, counted from the end: a cached prefix has no rows, or wrong ones."""
-    count = len(request.completion_ids)
-    found = output.prompt_logprobs
-    if found is None or list(found.token_ids[-count:]) != list(request.completion_ids):
-        return Refused(key=request.key, detail="vLLM gave no log-probs for the completion")
-    return scored(request, found.logprobs[-count:])
+    return SamplingParams(
+        flat_logprobs=True, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **own
+    )

@@ -34,16 +34,36 @@ def serve(
     parent_pid: int,
     stderr_file: str | None,
 ) -> None:
-    """The child process from its start to its end."""
+    """Run the child process: start the engine, answer requests until the parent closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     at_parents_death(signal.SIGKILL)
     if sys.platform == "linux" and os.getppid() != parent_pid:
         _leave(1)
-    _redirect(stderr_file)
+    if stderr_file is not None:
+        descriptor = os.open(stderr_file, os.O_WRONLY | os.O_APPEND)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+        with suppress(OSError):
+            Path(stderr_file).unlink()  # the parent holds it open
+    os.dup2(2, 1)  # stdout to stderr
     prepare_environment(config)
     link = _Link(connection, config.step_timeout)
     try:
-        _work(link, start(model_path, config))
+        engine = start(model_path, config)
+        link.send("ready", engine.info)
+        unanswered = 0
+        while (taken := _take(link, wait=unanswered == 0)) is not None:
+            engine.submit(taken)
+            unanswered += len(taken)
+            link.step_began = time.monotonic()
+            try:
+                results = engine.step()
+            finally:
+                link.step_began = None
+            if results:
+                link.send("results", results)
+                unanswered -= len(results)
+        engine.close()
     except SsoDataError as error:
         link.send("failed", type(error).__name__, str(error))
     except Exception as error:  # noqa: BLE001 - the process border: the parent gets one line
@@ -58,7 +78,7 @@ def serve(
 
 
 class _Link:
-    """The connection, with a thread that reads it and one that says every second: still here.
+    """The connection, with a thread that reads it and one that sends a heartbeat every second.
 
     The reader keeps the parent's writes from ever blocking, and ends this process when the parent
     is gone. The heartbeat falls silent when one step takes longer than `step_timeout` seconds.
@@ -96,27 +116,6 @@ class _Link:
             time.sleep(1.0)
 
 
-def _work(link: _Link, engine: Engine) -> None:
-    """Answer requests until the parent closes."""
-    link.send("ready", engine.info)
-    unanswered = 0
-    while True:
-        taken = _take(link, wait=unanswered == 0)
-        if taken is None:
-            engine.close()
-            return
-        engine.submit(taken)
-        unanswered += len(taken)
-        link.step_began = time.monotonic()
-        try:
-            results = engine.step()
-        finally:
-            link.step_began = None
-        if results:
-            link.send("results", results)
-            unanswered -= len(results)
-
-
 def _take(link: _Link, *, wait: bool) -> list[Request] | None:
     """All requests that have come in (waiting for one if `wait`), or None when asked to close."""
     taken: list[Request] = []
@@ -128,17 +127,6 @@ def _take(link: _Link, *, wait: bool) -> list[Request] | None:
         if message is None:
             return None
         taken += message
-
-
-def _redirect(stderr_file: str | None) -> None:
-    """Send stderr to the file (and unlink it: the parent holds it open), and stdout to stderr."""
-    if stderr_file is not None:
-        descriptor = os.open(stderr_file, os.O_WRONLY | os.O_APPEND)
-        os.dup2(descriptor, 2)
-        os.close(descriptor)
-        with suppress(OSError):
-            Path(stderr_file).unlink()
-    os.dup2(2, 1)
 
 
 def _leave(code: int) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import Literal
 from sso_data.chat import open_chat
 from sso_data.chat.interface import Completion, CompletionRequest, Completions
 from sso_data.chat.json_answers import json_values
-from sso_data.config.judging import JudgeConfig
+from sso_data.config.evaluation import JudgeConfig
 from sso_data.core.errors import one_line
 from sso_data.core.jinja import SHIPPED, Templates
 from sso_data.core.paths import public_name

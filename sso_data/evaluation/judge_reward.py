@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from sso_data.config.judging import JudgeConfig
+from sso_data.config.evaluation import JudgeConfig
 from sso_data.core.paths import public_name
 from sso_data.core.records import Message
 from sso_data.engines.environment import prepare_environment

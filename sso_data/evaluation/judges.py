@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sso_data.config.judging import FORMS, JudgeConfig
+from sso_data.config.evaluation import FORMS, JudgeConfig
 from sso_data.core.errors import ConfigError, SsoDataError
 from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name

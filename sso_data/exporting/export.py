@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from sso_data.config.run import validated
+from sso_data.config.loading import validated
+from sso_data.config.run import RunConfig
 from sso_data.core.errors import ConfigError, InputError, RunError, one_line
 from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
@@ -253,7 +254,7 @@ def _job_of(
             f"--name {one_line(name, 100)}: it becomes a file's name: letters, digits, '.', '-' "
             f"and '_', at most {_LONGEST_NAME} characters"
         )
-    config = validated(manifest["config"], origin=str(run / "run.json"))
+    config = validated(RunConfig, manifest["config"], origin=str(run / "run.json"))
     template = section(manifest, "template")
     try:
         made = datetime.fromisoformat(manifest["created"]).timestamp()

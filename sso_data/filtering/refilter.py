@@ -4,7 +4,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sso_data.config.run import FilterConfig, RunConfig, load_config, validated_as
+from sso_data.config.loading import validated
+from sso_data.config.run import FilterConfig, RunConfig, load_config
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.filtering.filters import Decision, decide
@@ -68,7 +69,7 @@ def last_decision(run: Path) -> LastDecision | None:
     try:
         decided = read_decided(run)
         found = dict(section(decided, "config"))
-        config = validated_as(FilterConfig, found, origin=str(run), page="docs/configuration.md")
+        config = validated(FilterConfig, found, origin=str(run))
     except (RunError, ConfigError):
         return None
     return LastDecision(config=config, by_filter=decided.get("decided_by") == _BY_FILTER)

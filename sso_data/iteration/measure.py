@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sso_data.config.judging import JudgeConfig
+from sso_data.config.evaluation import JudgeConfig
 from sso_data.config.run import FilterConfig
 from sso_data.core.progress import Progress
 from sso_data.core.records import SIDE_OF, JsonRow, Row

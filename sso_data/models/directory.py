@@ -1,4 +1,4 @@
-"""Models: where one given by path or Hub id lies on this machine, and who it is."""
+"""Models on this machine: the directory of a path or Hub id, and fingerprints of its files."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ TOKENIZER_FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
     *("chat_template*", "generation_config.json", "*.model"),
 )
-"""What comes with weights so that they can be used: tokenizer, chat template, stop ids."""
+"""Files that weights need to be used: tokenizer, chat template, stop ids."""
 SAVED_FILES = (
     *("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json"),
     *TOKENIZER_FILES,
@@ -105,7 +105,11 @@ def model_fingerprint(directory: Path) -> str:
                 f"{directory}: no *.safetensors here; only safetensors weights are loaded"
             )
         digest = hashlib.sha256((directory / "config.json").read_bytes())
-        digest.update(_stop_ids(directory))
+        try:  # the end-of-sequence ids decide where responses end
+            content = json.loads((directory / "generation_config.json").read_bytes())
+            digest.update(json.dumps(content.get("eos_token_id")).encode())
+        except (OSError, ValueError, AttributeError):
+            pass
         _add_weights(digest, weights)
     return digest.hexdigest()[:16]
 
@@ -125,18 +129,18 @@ def adapter_fingerprint(directory: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _stop_ids(directory: Path) -> bytes:
-    """The end-of-sequence ids of generation_config.json, which decide where responses end."""
-    try:
-        content = json.loads((directory / "generation_config.json").read_bytes())
-        return json.dumps(content.get("eos_token_id")).encode()
-    except (OSError, ValueError, AttributeError):
-        return b""
-
-
 def _add_weights(digest: "hashlib._Hash", weights: list[Path]) -> None:
+    """Hash files of weights; ModelError for one that is cut or not safetensors."""
+    from safetensors import SafetensorError, safe_open
+
     for file in weights:
-        _check_whole(file)
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{file}: not a whole safetensors file ({error}); download the model again"
+            ) from error
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}".encode())
         with file.open("rb") as stream:
@@ -144,19 +148,6 @@ def _add_weights(digest: "hashlib._Hash", weights: list[Path]) -> None:
             for index in range(_SAMPLED_BLOCKS):
                 stream.seek(size * index // _SAMPLED_BLOCKS)
                 digest.update(stream.read(_BLOCK_BYTES))
-
-
-def _check_whole(file: Path) -> None:
-    """Raise ModelError when a safetensors file is cut or is something else."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{file}: not a whole safetensors file ({error}); download the model again"
-        ) from error
 
 
 def tokenizer_fingerprint(directory: Path) -> str:

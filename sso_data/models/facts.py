@@ -1,4 +1,4 @@
-"""What a model directory says of itself: context, vocabulary, end-of-sequence ids, cache size."""
+"""Facts of a model directory: context, vocabulary, end-of-sequence ids, cache size."""
 
 import json
 from dataclasses import dataclass
@@ -41,8 +41,16 @@ def read_model_facts(model_path: Path, config: EngineConfig) -> ModelFacts:
         heads = text_config.num_attention_heads
         kv_heads = getattr(text_config, "num_key_value_heads", None) or heads
         head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
+        own = getattr(text_config, "max_position_embeddings", None)
+        wanted = config.max_model_len
+        if own is None and wanted is None:
+            raise ModelError(f"{model_path}: states no context length; set engine.max_model_len")
+        if own is not None and wanted is not None and wanted > own:
+            raise EngineError(
+                f"engine.max_model_len: {wanted} is more than the model's own context of {own}"
+            )
         facts = ModelFacts(
-            context=_context(model_path, text_config, config.max_model_len),
+            context=int(wanted or own or 0),
             vocab_size=int(text_config.vocab_size),
             eos_ids=_eos_ids(model_path, text_config, tokenizer),
             kv_numbers=int(2 * text_config.num_hidden_layers * kv_heads * head_dim),
@@ -54,17 +62,6 @@ def read_model_facts(model_path: Path, config: EngineConfig) -> ModelFacts:
     if min(facts.context, facts.vocab_size, facts.kv_numbers) < 1:
         raise ModelError(f"{model_path}: config.json states a size below 1; download it again")
     return facts
-
-
-def _context(model_path: Path, text_config: Any, wanted: int | None) -> int:
-    own = getattr(text_config, "max_position_embeddings", None)
-    if own is None and wanted is None:
-        raise ModelError(f"{model_path}: states no context length; set engine.max_model_len")
-    if own is not None and wanted is not None and wanted > own:
-        raise EngineError(
-            f"engine.max_model_len: {wanted} is more than the model's own context of {own}"
-        )
-    return int(wanted or own or 0)
 
 
 def _eos_ids(model_path: Path, text_config: Any, tokenizer: Any) -> tuple[int, ...]:

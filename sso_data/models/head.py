@@ -36,7 +36,7 @@ class CompletionScorer:
     ) -> Tensor:
         """Nats [N] over the labelled tokens of N right-padded sequences [N, T].
 
-        `model` is the model or its wrapper; labels stand at their own positions, IGNORED elsewhere.
+        `model` is the model or its wrapper; labels are at their own positions, IGNORED elsewhere.
         """
         targets = torch.full_like(labels, IGNORED)
         targets[:, :-1] = labels[:, 1:]

@@ -26,7 +26,7 @@ def target_logprobs(
     `targets` [N] token ids. Logits are made in the dtype of the weights, as the model makes them,
     and normalised in fp32; at most `chunk_rows` rows of [V] exist at once (by default as many as
     CHUNK_ELEMENTS holds), in the backward pass, too, which makes them again. A row's value does not
-    depend on the rows beside it but for rounding.
+    depend on other rows, except for rounding.
     """
     rows = chunk_rows or max(1, CHUNK_ELEMENTS // weight.shape[0])
     inputs = [hidden, weight] if bias is None else [hidden, weight, bias]

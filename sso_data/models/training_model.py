@@ -133,10 +133,18 @@ def save_model(
     unless another `tokenizer` is given.
     """
     is_adapter = hasattr(model, "peft_config")
+    made: dict[tuple[int, torch.Size], torch.Tensor] = {}  # tied weights stay one tensor
+    converted = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in made:
+            dtype = policy.dtype if tensor.is_floating_point() else tensor.dtype
+            made[key] = tensor.detach().to("cpu", dtype)
+        converted[name] = made[key]
     make_dir(out)
     model.save_pretrained(
         str(out),
-        state_dict=_converted(state, policy.dtype),
+        state_dict=converted,
         safe_serialization=True,
         **({"save_embedding_layers": False} if is_adapter else {}),
     )
@@ -155,16 +163,3 @@ def save_model(
         content["dtype"] = str(policy.dtype).removeprefix("torch.")
         content["use_cache"] = original.get("use_cache", True)
     write_atomic(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def _converted(state: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """The state in another number format; tensors that were one stay one (tied weights)."""
-    made: dict[tuple[int, torch.Size], torch.Tensor] = {}
-    found = {}
-    for name, tensor in state.items():
-        key = (tensor.data_ptr(), tensor.shape)
-        if key not in made:
-            wide = tensor.is_floating_point()
-            made[key] = tensor.detach().to("cpu", dtype if wide else tensor.dtype)
-        found[name] = made[key]
-    return found

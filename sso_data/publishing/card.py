@@ -1,15 +1,19 @@
-"""The dataset card: what a run's pairs are and how they were made."""
+"""The dataset card: a run's pairs, how they were made, and the commands that make them again."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sso_data.config.run import RunConfig, validated
+import yaml
+
+from sso_data.config.loading import validated
+from sso_data.config.run import RunConfig
+from sso_data.core.errors import one_line, without_secrets
 from sso_data.core.jinja import render
-from sso_data.core.paths import is_local, public_name
+from sso_data.core.paths import is_local, public_name, shown_command
 from sso_data.core.records import SIDE_OF
-from sso_data.publishing.commands import making_commands
 from sso_data.publishing.numbers import PairNumbers, count_pairs, draw_plots
 from sso_data.publishing.public import clean_name, public_setting
 from sso_data.publishing.readme import (
@@ -24,7 +28,15 @@ from sso_data.publishing.readme import (
 )
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.pairs import read_decided
-from sso_data.runs.run import Account, require_run, run_account, unfinished
+from sso_data.runs.run import (
+    Account,
+    Given,
+    Origin,
+    origin_of,
+    require_run,
+    run_account,
+    unfinished,
+)
 from sso_data.runs.workdir import Manifest, section
 
 _TAGS = ("preference", "dpo", "on-policy", "synthetic", "self-steering-optimization", "sso-data")
@@ -41,19 +53,30 @@ _FUNNEL_HEAD = (
     "tokens: chosen / rejected",
     "gap: good / bad",
 )
+_FUNNEL_MEANS = (
+    ("mean_logp_plain_chosen", "mean_logp_plain_rejected", 3),
+    ("mean_tokens_chosen", "mean_tokens_rejected", 1),
+    ("mean_gap_good", "mean_gap_bad", 3),
+)
 _NUMBERS_HEAD = ("", "mean", "5 %", "median", "95 %")
 _QUANTILES = (0.05, 0.5, 0.95)
+_OPTIONS = ("model", "seed", "principles")
+_NO_RECIPE = ("filter", "output", "source")
+_RUN = "RUN"
+"""The run's directory in the commands of the card."""
+
+_MOST_COMMAND = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """One entry of the card's `configs`: a name, and its files (paths or globs) in the repository.
+    """One entry of the card's `configs`: a name, and its file (or a glob) in the repository.
 
-    `rows` is how many rows the files hold together, `features` are their columns.
+    `rows` is the number of rows in it, `features` are their columns.
     """
 
     name: str
-    files: tuple[str, ...]
+    path: str
     rows: int
     default: bool = False
     features: Sequence[Mapping[str, Any]] = ()
@@ -75,7 +98,7 @@ class RunFacts:
 
     @property
     def unfinished(self) -> str | None:
-        """How many prompts are done, where the run is unfinished."""
+        """The number of prompts done, for an unfinished run; else None."""
         return unfinished(self.manifest, self.account)
 
 
@@ -86,7 +109,7 @@ def read_facts(run: Path) -> RunFacts:
     return RunFacts(
         run=run,
         manifest=manifest,
-        config=validated(manifest["config"], origin=str(run / "run.json")),
+        config=validated(RunConfig, manifest["config"], origin=str(run / "run.json")),
         decided=read_decided(run),
         scores=scores,
         account=run_account(run, scores),
@@ -118,12 +141,7 @@ def dataset_card(
         "configs": [
             {
                 "config_name": one.name,
-                "data_files": [
-                    {
-                        "split": "train",
-                        "path": one.files[0] if len(one.files) == 1 else list(one.files),
-                    }
-                ],
+                "data_files": [{"split": "train", "path": one.path}],
                 **({"default": True} if one.default else {}),
             }
             for one in configs
@@ -134,40 +152,35 @@ def dataset_card(
     metadata["dataset_info"] = [
         {"config_name": one.name, "features": list(one.features)} for one in configs if one.features
     ]
+    chosen = next((one for one in configs if one.default), configs[0])
     variables = {
         **_sections(facts, numbers),
+        "repo": repo,
+        "title": inline(repo.rpartition("/")[2]),
+        "config": chosen.name,
         "failures": code(failures) if failures else "",
         "plots": sorted(plots),
         "commands": making_commands(facts.manifest, facts.config, facts.decided, command),
     }
-    page, shared_page = (
-        render("dataset_card.j2", **_data(repo, configs, others=others), **variables)
-        for others in (False, True)
-    )
-    card = Card(metadata=metadata, page=page, shared_page=shared_page, config_names=_CONFIG_NAMES)
+    pages = []
+    for shared in (False, True):  # shared: others have configurations in the repository too
+        rows = [
+            (
+                code(one.name) + (" (default)" if one.default and not shared else ""),
+                f"{one.rows:,}",
+                _PURPOSE.get(one.name, ""),
+                code(one.path),
+            )
+            for one in configs
+        ]
+        variables |= {
+            "source": f"{repo}:{chosen.name}" if shared else repo,
+            "files": table(("configuration", "rows", "what", "files"), rows, "lrll"),
+        }
+        pages.append(render("dataset_card.j2", **variables))
+    card = Card(metadata=metadata, page=pages[0], shared_page=pages[1], config_names=_CONFIG_NAMES)
     merge_card(card)  # checks the metadata
     return card, plots
-
-
-def _data(repo: str, configs: Sequence[DataConfig], *, others: bool) -> dict[str, Any]:
-    """The page's variables for the repository; `others`: it has more configurations than ours."""
-    chosen = next((one for one in configs if one.default), configs[0])
-    rows = [
-        (
-            code(one.name) + (" (default)" if one.default and not others else ""),
-            f"{one.rows:,}",
-            _PURPOSE.get(one.name, ""),
-            ", ".join(code(file) for file in one.files),
-        )
-        for one in configs
-    ]
-    return {
-        "repo": repo,
-        "source": f"{repo}:{chosen.name}" if others else repo,
-        "title": inline(repo.rpartition("/")[2]),
-        "config": chosen.name,
-        "files": table(("configuration", "rows", "what", "files"), rows, "lrll"),
-    }
 
 
 def _sections(facts: RunFacts, numbers: PairNumbers) -> dict[str, Any]:
@@ -177,10 +190,32 @@ def _sections(facts: RunFacts, numbers: PairNumbers) -> dict[str, Any]:
         (inline(name), f"{count:,}", f"{count / numbers.rows:.1%}")
         for name, count in sorted(numbers.features.items(), key=lambda item: (-item[1], item[0]))
     ]
-    statistics = list(_statistics(numbers))
-    cut_off = [
-        f"{side} {count:,}" for view, side in SIDE_OF.items() if (count := numbers.cut_off[view])
-    ]
+    funnel = []
+    for place, stage in enumerate(decided["funnel"]):
+        reason = stage["reason"]
+        if place and not stage["dropped"] and reason not in ("not_steered", "off_policy", "gap"):
+            continue
+        means = [
+            f"{_number(stage.get(one), digits)} / {_number(stage.get(other), digits)}"
+            for one, other, digits in _FUNNEL_MEANS
+        ]
+        dropped = "" if reason == "rows" else f"{stage['dropped']:,}"
+        funnel.append((code(reason), dropped, f"{stage['left']:,}", *means))
+    sides = SIDE_OF.items()
+    statistics = []
+    for what, values, digits in (
+        *((f"length of {side} (tokens)", numbers.tokens[view], 0) for view, side in sides),
+        *(
+            (f"log-prob of {side}, plain view (nats/token)", numbers.logp[view], 3)
+            for view, side in sides
+        ),
+        ("gap of chosen, good - bad view (nats/token)", numbers.gap["good"], 3),
+        ("gap of rejected, bad - good view (nats/token)", numbers.gap["bad"], 3),
+    ):
+        if values.count:
+            quantiles = (_number(values.quantile(share), digits) for share in _QUANTILES)
+            statistics.append((what, _number(values.mean, max(digits, 1)), *quantiles))
+    cut_off = [f"{side} {count:,}" for view, side in sides if (count := numbers.cut_off[view])]
     resolved = decided["thresholds"]["resolved"]
     limits = [code(f"{k} = {'-' if v is None else f'{v:.4g}'}") for k, v in resolved.items()]
     return {
@@ -192,7 +227,7 @@ def _sections(facts: RunFacts, numbers: PairNumbers) -> dict[str, Any]:
         "kept": f"{decided['kept']:,}",
         "rows": f"{decided['rows']:,}",
         "thresholds": ", ".join(limits),
-        "funnel": table(_FUNNEL_HEAD, list(_funnel(decided)), "lrrrrr"),
+        "funnel": table(_FUNNEL_HEAD, funnel, "lrrrrr"),
         "statistics": table(_NUMBERS_HEAD, statistics, "lrrrr") if statistics else "",
         "cut_off": ", ".join(cut_off),
     }
@@ -212,7 +247,13 @@ def _made(facts: RunFacts, numbers: PairNumbers) -> Iterator[Cells]:
     yield "fingerprint of the weights", code(identity.get("model", "-"))
     listed = manifest.get("sources")
     sources = [clean_name(str(one)) for one in listed] if isinstance(listed, list) else []
-    yield "prompts from", ", ".join(map(_source_link, sources)) or "not recorded"
+    links = []
+    for source in sources:
+        name = source.partition(":")[0]
+        is_file = is_local(source) or "/" not in name
+        link = f"[{inline(source)}](https://huggingface.co/datasets/{name})"
+        links.append(code(source) if is_file else link)
+    yield "prompts from", ", ".join(links) or "not recorded"
     account = facts.account
     parts = [f"{account.prompts:,} = rows {account.rows:,} + failed {account.failed:,}"]
     if numbers.several_turns:
@@ -240,49 +281,66 @@ def _made(facts: RunFacts, numbers: PairNumbers) -> Iterator[Cells]:
     yield "made by", f"sso-data {inline(manifest.get('sso_data', '-'))}, {inline(manifest['date'])}"
 
 
-def _source_link(source: str) -> str:
-    name = source.partition(":")[0]
-    if is_local(source) or "/" not in name:
-        return code(source)
-    return f"[{inline(source)}](https://huggingface.co/datasets/{name})"
-
-
-def _funnel(decided: Mapping[str, Any]) -> Iterator[Cells]:
-    """The filter's stages: (stage, dropped, left, log-probs, lengths, gaps), as `filter` shows."""
-
-    def means(one: str, other: str, digits: int) -> str:
-        return f"{_number(stage.get(one), digits)} / {_number(stage.get(other), digits)}"
-
-    for place, stage in enumerate(decided["funnel"]):
-        reason = stage["reason"]
-        if place and not stage["dropped"] and reason not in ("not_steered", "off_policy", "gap"):
-            continue
-        yield (
-            code(reason),
-            "" if reason == "rows" else f"{stage['dropped']:,}",
-            f"{stage['left']:,}",
-            means("mean_logp_plain_chosen", "mean_logp_plain_rejected", 3),
-            means("mean_tokens_chosen", "mean_tokens_rejected", 1),
-            means("mean_gap_good", "mean_gap_bad", 3),
-        )
-
-
-def _statistics(numbers: PairNumbers) -> Iterator[Cells]:
-    """(quantity, mean, 5 %, median, 95 %) of lengths, plain-view log-probs and gaps."""
-    sides = SIDE_OF.items()
-    for what, values, digits in (
-        *((f"length of {side} (tokens)", numbers.tokens[view], 0) for view, side in sides),
-        *(
-            (f"log-prob of {side}, plain view (nats/token)", numbers.logp[view], 3)
-            for view, side in sides
-        ),
-        ("gap of chosen, good - bad view (nats/token)", numbers.gap["good"], 3),
-        ("gap of rejected, bad - good view (nats/token)", numbers.gap["bad"], 3),
-    ):
-        if values.count:
-            quantiles = (_number(values.quantile(share), digits) for share in _QUANTILES)
-            yield what, _number(values.mean, max(digits, 1)), *quantiles
-
-
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def making_commands(
+    manifest: Manifest, config: RunConfig, decided: Mapping[str, Any], command: str | None = None
+) -> list[str]:
+    """The `generate`, `merge` and `filter` commands that make this run, then `command`.
+
+    One `generate` for each source and way of reading it, with every setting that differs from its
+    default, except the filter's.
+    """
+    made = [*_commands(config, origin_of(manifest, _RUN), _RUN, {_RUN})]
+    defaults = RunConfig().filter.model_dump(mode="json")
+    changed = _set_words("filter.", section(decided, "config"), defaults)
+    made.append(shlex.join(["sso-data", "filter", _RUN, *changed]))
+    made += [shown_command(command)] if command else []
+    return [one_line(one, _MOST_COMMAND) for one in made]
+
+
+def _commands(run: RunConfig, origin: Origin, out: str, taken: set[str]) -> Iterator[str]:
+    """The commands that make the directory `out`; `taken` are the names of directories so far."""
+    names = []
+    for part in origin.merged:
+        name = wanted = clean_name(part.run)
+        number = 2
+        while name in taken:
+            name, number = f"{wanted}-{number}", number + 1
+        taken.add(name)
+        names.append(name)
+        yield from _commands(run, part, name, taken)
+    if names:
+        yield shlex.join(["sso-data", "merge", *names, "--out", out])
+    config, defaults = run.model_dump(mode="json"), RunConfig().model_dump(mode="json")
+    options = []
+    for key in _OPTIONS:
+        if config[key] != defaults[key]:
+            options += [f"--{key}", clean_name(str(config[key]))]
+    own = {key: value for key, value in config.items() if key not in (*_OPTIONS, *_NO_RECIPE)}
+    sections = {key: value for key, value in own.items() if isinstance(value, dict)}
+    options += _set_words("", {k: v for k, v in own.items() if k not in sections}, defaults)
+    for key, value in sections.items():
+        options += _set_words(f"{key}.", value, defaults[key])
+    for one in origin.given or (() if names else (Given(source="PROMPTS", settings={}),)):
+        read = _set_words("source.", one.settings, defaults["source"])
+        words = ["sso-data", "generate", clean_name(one.source), *options, *read, "--out", out]
+        yield without_secrets(shlex.join(words))
+
+
+def _set_words(prefix: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """`--set prefix-key=value` for every value that is not the default; a value is YAML."""
+    words = []
+    for key, value in values.items():
+        if key not in defaults or value != defaults[key]:
+            text: str = yaml.safe_dump(
+                public_setting(value),
+                default_flow_style=True,
+                width=float("inf"),
+                allow_unicode=True,
+            )
+            text = text.removesuffix("...\n").strip()
+            words += ["--set", f"{prefix}{key}={text}"]
+    return words

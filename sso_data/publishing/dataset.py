@@ -16,10 +16,10 @@ from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.exporting.formats import llama_factory_entry
 from sso_data.publishing.card import DataConfig, RunFacts, dataset_card, read_facts
-from sso_data.publishing.hub import Hub, check_repo_id
+from sso_data.publishing.hub import MAIN, HubRepo, check_repo_id
 from sso_data.publishing.public import public_json, public_text
 from sso_data.publishing.readme import README, merge_card
-from sso_data.publishing.upload import MAIN, Parcel, Published, Target, publish, stage
+from sso_data.publishing.upload import Parcel, Published, Target, publish, stage
 from sso_data.runs.columns import row_key
 from sso_data.runs.files import NewFile, make_dir, write_new
 from sso_data.runs.journal import parts
@@ -62,8 +62,8 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
         raise ConfigError(f"--what {what}: neither pairs nor all")
     check_repo_id(repo)
     require_run(run)
-    hub = Hub("dataset", endpoint=endpoint)
-    target = Target(repo=repo, revision=revision, private=private, overwrite=overwrite)
+    hub = HubRepo("dataset", repo, endpoint=endpoint)
+    target = Target(hub=hub, revision=revision, private=private, overwrite=overwrite)
     with locked(run, "rows"), locked(run, "pairs"), stage(run) as folder:
         facts = read_facts(run)
         if facts.unfinished and private is False:
@@ -80,7 +80,7 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
                 f"`sso-data filter {run}` decides again"
             )
         parcel = pack(facts, repo, folder, what=what, language=language, license=license)
-        return publish(hub, parcel, target, progress)
+        return publish(parcel, target, progress)
 
 
 def pack(
@@ -105,13 +105,11 @@ def pack(
         )
     files = {PAIRS: run / "pairs" / PAIRS, "filter.json": run / "pairs" / "filter.json"}
     features = card_features(files[PAIRS], journal=False)
-    configs = [DataConfig(name="pairs", files=(PAIRS,), rows=kept, default=True, features=features)]
+    configs = [DataConfig(name="pairs", path=PAIRS, rows=kept, default=True, features=features)]
     if what == "all":
         journal = dict(_journal(run, folder))
         features = card_features(*journal.values(), journal=True)
-        configs.append(
-            DataConfig(name="rows", files=("rows/*.jsonl",), rows=rows, features=features)
-        )
+        configs.append(DataConfig(name="rows", path="rows/*.jsonl", rows=rows, features=features))
         files |= journal | _failed(facts, folder)
     card, plots = dataset_card(
         facts,

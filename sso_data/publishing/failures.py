@@ -40,7 +40,32 @@ def asking(what: str, endpoint: str) -> Iterator[None]:
     except HubError:
         raise
     except Exception as error:
-        raise _explained(error, what, endpoint) from error
+        cause = _cause(error)
+        status, kind = _status(cause), type(cause).__name__
+        said = one_line(getattr(cause, "server_message", None) or str(cause), 200).rstrip(".")
+        found: type[HubError] = HubError
+        if status in _PASSING:
+            text = f"the Hub answers {status} ({said})"
+            raise HubTroubleError(f"{what}: {text}", wait=_retry_after(cause)) from error
+        if status == 401:
+            text = (
+                "the token was refused (expired, revoked, or not for this); make a new one at "
+                f"{endpoint}/settings/tokens, then `hf auth login`"
+            )
+        elif kind == "GatedRepoError":
+            text = "gated; ask for access on its page, then run it again"
+        elif status == 403:
+            text = f"no right to do that ({said}); use a token that may write there"
+        elif status is not None:
+            text = f"the Hub answers {status} ({said})"
+        elif kind == "OfflineModeIsEnabled":
+            text = "offline mode is on; unset HF_HUB_OFFLINE and run it again"
+        elif not _is_network(cause):
+            text = described(cause)
+        else:
+            found, reason = HubTroubleError, one_line(cause, 160) or kind
+            text = f"cannot reach {endpoint} ({reason}); check the network, proxies and HF_ENDPOINT"
+        raise found(f"{what}: {text}") from error
 
 
 def patiently(attempt: Callable[[], _T], progress: Progress) -> _T:
@@ -58,34 +83,6 @@ def patiently(attempt: Callable[[], _T], progress: Progress) -> _T:
             progress.warn(f"{error}; trying again in {seconds:.0f} s")
             time.sleep(seconds)
     return attempt()
-
-
-def _explained(error: Exception, what: str, endpoint: str) -> HubError:
-    cause = _cause(error)
-    status, kind = _status(cause), type(cause).__name__
-    said = one_line(getattr(cause, "server_message", None) or str(cause), 200).rstrip(".")
-    if status in _PASSING:
-        text = f"{what}: the Hub answers {status} ({said})"
-        return HubTroubleError(text, wait=_retry_after(cause))
-    if status == 401:
-        return HubError(
-            f"{what}: the token was refused (expired, revoked, or not for this); make a new one at "
-            f"{endpoint}/settings/tokens, then `hf auth login`"
-        )
-    if kind == "GatedRepoError":
-        return HubError(f"{what}: gated; ask for access on its page, then run it again")
-    if status == 403:
-        return HubError(f"{what}: no right to do that ({said}); use a token that may write there")
-    if status is not None:
-        return HubError(f"{what}: the Hub answers {status} ({said})")
-    if kind == "OfflineModeIsEnabled":
-        return HubError(f"{what}: offline mode is on; unset HF_HUB_OFFLINE and run it again")
-    if not _is_network(cause):
-        return HubError(f"{what}: {described(cause)}")
-    reason = one_line(cause, 160) or kind
-    return HubTroubleError(
-        f"{what}: cannot reach {endpoint} ({reason}); check the network, proxies and HF_ENDPOINT"
-    )
 
 
 def status_of(error: BaseException) -> int | None:

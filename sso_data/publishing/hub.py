@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
 
 Kind = Literal["dataset", "model"]
+MAIN = "main"
 
 _TIMEOUT_SECONDS = 300.0
 """The longest silence of a server; the client's own default is to wait without end."""
@@ -48,11 +49,11 @@ class State:
     files: Mapping[str, Stored]
 
 
-class Hub:
-    """The Hub at `endpoint`, with the rights of the token's owner."""
+class HubRepo:
+    """The repository `repo` of the Hub at `endpoint`, with the rights of the token's owner."""
 
     def __init__(
-        self, kind: Kind, *, endpoint: str | None = None, needs_token: bool = True
+        self, kind: Kind, repo: str, *, endpoint: str | None = None, needs_token: bool = True
     ) -> None:
         """Make the client; sends no request.
 
@@ -61,10 +62,20 @@ class Hub:
         _prepare()
         from huggingface_hub import HfApi, get_token
 
-        self.kind: Kind = kind
+        self.kind, self.repo = kind, repo
+        self._id: dict[str, Any] = {"repo_id": repo, "repo_type": kind}
         self._api: HfApi = HfApi(endpoint=endpoint)
         self.endpoint = self._api.endpoint
-        _check_address(self.endpoint)
+        try:
+            parts = urlsplit(self.endpoint)
+            is_web = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            is_web = False
+        if not is_web:
+            raise HubError(
+                f"{self.endpoint}: not the address of a Hub; write --endpoint, or HF_ENDPOINT, as "
+                "https://HOST"
+            )
         self._settings = f"{self.endpoint}/settings/tokens"
         self._token = self._api.token = get_token()
         if needs_token and not self._token:
@@ -73,13 +84,14 @@ class Hub:
                 "then `hf auth login`, or set HF_TOKEN"
             )
 
-    def url(self, repo: str) -> str:
+    @property
+    def url(self) -> str:
         """The address of the repository's page."""
-        return f"{self.endpoint}/{'' if self.kind == 'model' else 'datasets/'}{repo}"
+        return f"{self.endpoint}/{'' if self.kind == 'model' else 'datasets/'}{self.repo}"
 
-    def check_write(self, repo: str) -> str:
-        """Return the name of the token's user; HubError where the token cannot write to `repo`."""
-        with self._asking(f"{self.endpoint}: whoami"):
+    def check_write(self) -> str:
+        """Return the name of the token's user; HubError where the token cannot write here."""
+        with asking(f"{self.endpoint}: whoami", self.endpoint):
             try:
                 whoami: dict[str, Any] = dict(self._api.whoami())
             except Exception as error:
@@ -90,14 +102,46 @@ class Hub:
                     f"the token from {origin} was refused by {self.endpoint} (expired or "
                     f"revoked); make a new one at {self._settings}, then `hf auth login`"
                 ) from error
-        check_write(whoami, repo, self._settings)
-        return str(whoami["name"])
+        repo, name = self.repo, str(whoami["name"])
+        namespace = repo.partition("/")[0]
+        token = (whoami.get("auth") or {}).get("accessToken") or {}
+        remedy = f"make one with write access at {self._settings}, then `hf auth login`"
+        if token.get("role") == "read":
+            raise HubError(f"{repo}: the token of {name} may only read; {remedy}")
+        if token.get("role") == "fineGrained":
+            found = token.get("fineGrained")
+            if not isinstance(found, Mapping):
+                return name  # an unknown format; the Hub decides
+            granted = set(found.get("global") or [])
+            for scope in found.get("scoped") or []:
+                if scope.get("entity", {}).get("name") in (repo, namespace):
+                    granted |= set(scope.get("permissions") or [])
+            if not granted & _WRITING:
+                raise HubError(
+                    f"{repo}: the fine-grained token of {name} has no write right for {namespace}; "
+                    f"{remedy}"
+                )
+        elif namespace != name:
+            roles = {o["name"]: o.get("roleInOrg") or "write" for o in whoami.get("orgs") or []}
+            if namespace not in roles:
+                raise HubError(
+                    f"{repo}: {name} is no member of {namespace}; the token may write to "
+                    f"{', '.join([name, *roles])}"
+                )
+            if roles[namespace] not in _WRITING_ROLES:
+                raise HubError(
+                    f"{repo}: {name} has the role {roles[namespace]} in {namespace}, which may not "
+                    "write; ask its administrators"
+                )
+        return name
 
-    def look(self, repo: str, revision: str | None) -> State | None:
+    def look(self, revision: str = MAIN) -> State | None:
         """The repository's state, or None where there is none; HubError for a missing revision."""
-        with self._asking(repo):
+        repo = self.repo
+        with self._asking():
             try:
-                info = self._api.repo_info(repo, repo_type=self.kind, revision=revision)
+                wanted = None if revision == MAIN else revision
+                info = self._api.repo_info(**self._id, revision=wanted)
             except Exception as error:
                 if type(error).__name__ == "RevisionNotFoundError":
                     raise HubError(
@@ -108,17 +152,15 @@ class Hub:
                 if is_hidden or type(error).__name__ == "RepositoryNotFoundError":
                     return None
                 raise
-        files = self.tree(repo, info.sha) if info.sha else {}
+        files = self.tree(info.sha) if info.sha else {}
         return State(private=bool(info.private), commit=info.sha, files=files)
 
-    def tree(self, repo: str, commit: str) -> dict[str, Stored]:
+    def tree(self, commit: str) -> dict[str, Stored]:
         """The files at a commit or a branch."""
         from huggingface_hub.hf_api import RepoFile
 
-        with self._asking(repo):
-            entries = self._api.list_repo_tree(
-                repo, repo_type=self.kind, revision=commit, recursive=True
-            )
+        with self._asking():
+            entries = self._api.list_repo_tree(**self._id, revision=commit, recursive=True)
             return {
                 entry.path: Stored(
                     size=entry.size,
@@ -129,34 +171,32 @@ class Hub:
                 if isinstance(entry, RepoFile)
             }
 
-    def read(self, repo: str, path: str, commit: str) -> bytes:
+    def read(self, path: str, commit: str) -> bytes:
         """The content of a small file at a commit."""
         from huggingface_hub import get_session, hf_hub_url
 
         utils = client_utils()
-        url = hf_hub_url(repo, path, repo_type=self.kind, revision=commit, endpoint=self.endpoint)
-        with self._asking(f"{repo}: {path}"):
+        url = hf_hub_url(**self._id, filename=path, revision=commit, endpoint=self.endpoint)
+        with self._asking(path):
             response = get_session().get(url, headers=utils.build_hf_headers(token=self._token))
             utils.hf_raise_for_status(response)
             return bytes(response.content)
 
-    def download(
-        self, repo: str, state: State, patterns: Sequence[str], folder: Path | None
-    ) -> Path:
+    def download(self, state: State, patterns: Sequence[str], folder: Path | None) -> Path:
         """Download the matching files to `folder`, or to the client's cache; returns the folder."""
-        with self._asking(f"{repo}: downloading"):
+        with self._asking("downloading"):
             found = self._api.snapshot_download(
-                repo,
-                repo_type=self.kind,
+                **self._id,
                 revision=state.commit,
                 allow_patterns=list(patterns),
                 local_dir=folder,
             )
         return Path(str(found))
 
-    def check_type(self, repo: str) -> None:
+    def check_type(self) -> None:
         """HubError where a repository of this name exists under another type."""
-        with self._asking(repo):
+        repo = self.repo
+        with self._asking():
             for kind in ("model", "dataset", "space"):
                 if kind != self.kind and self._api.repo_exists(repo, repo_type=kind):
                     raise HubError(
@@ -164,22 +204,22 @@ class Hub:
                         f"both, first `hf repos create {repo} --type {self.kind} --private`)"
                     )
 
-    def create(self, repo: str) -> None:
+    def create(self) -> None:
         """Create the repository, private."""
-        with self._asking(f"{repo}: creating it"):
-            self._api.create_repo(repo, repo_type=self.kind, private=True)
+        with self._asking("creating it"):
+            self._api.create_repo(**self._id, private=True)
 
-    def set_private(self, repo: str, private: bool) -> None:
+    def set_private(self, private: bool) -> None:
         """Make the repository private or public."""
-        with self._asking(f"{repo}: making it {'private' if private else 'public'}"):
-            self._api.update_repo_settings(repo, repo_type=self.kind, private=private)
+        with self._asking(f"making it {'private' if private else 'public'}"):
+            self._api.update_repo_settings(**self._id, private=private)
 
-    def check_card(self, repo: str, text: str) -> None:
+    def check_card(self, text: str) -> None:
         """HubError naming the field of the card's metadata that the Hub does not accept."""
         from huggingface_hub import get_session
 
         utils = client_utils()
-        with self._asking(f"{repo}: README.md"):
+        with self._asking("README.md"):
             response = get_session().post(
                 f"{self.endpoint}/api/validate-yaml",
                 json={"content": text, "repoType": self.kind},
@@ -192,11 +232,11 @@ class Hub:
                     errors = []
                 found = [one_line(error.get("message", ""), 200) for error in errors]
                 said = "; ".join(filter(None, found)) or one_line(response.text, 200)
-                raise HubError(f"{repo}: README.md: {said}; correct it in the card")
+                raise HubError(f"{self.repo}: README.md: {said}; correct it in the card")
             utils.hf_raise_for_status(response)
 
     def upload(
-        self, repo: str, revision: str, files: Mapping[str, Path | bytes]
+        self, revision: str, files: Mapping[str, Path | bytes]
     ) -> "list[CommitOperationAdd]":
         """Send the large files among `files`; returns all as operations of a commit.
 
@@ -205,26 +245,21 @@ class Hub:
         """
         from huggingface_hub import CommitOperationAdd
 
-        with self._asking(f"{repo}: uploading"):
+        with self._asking("uploading"):
             operations = [CommitOperationAdd(path, source) for path, source in files.items()]
             self._api.preupload_lfs_files(
-                repo,
-                additions=operations,
-                repo_type=self.kind,
-                revision=revision,
-                free_memory=False,
+                **self._id, additions=operations, revision=revision, free_memory=False
             )
             for one in operations:
                 if getattr(one, "_should_ignore", False):
                     raise HubError(
-                        f"{repo}: its .gitignore keeps {one.path_in_repo} out; remove that line "
-                        "from it, then run the same command again"
+                        f"{self.repo}: its .gitignore keeps {one.path_in_repo} out; remove that "
+                        "line from it, then run the same command again"
                     )
         return operations
 
     def commit(
         self,
-        repo: str,
         revision: str,
         operations: "Sequence[CommitOperationAdd]",
         gone: Sequence[str],
@@ -235,90 +270,52 @@ class Hub:
         """Make one commit of uploaded files and removals on top of `parent`; returns its id."""
         from huggingface_hub import CommitOperationDelete
 
-        with self._asking(f"{repo}: committing"), warnings.catch_warnings():
+        with self._asking("committing"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the card was checked before
             done = self._api.create_commit(
-                repo,
+                **self._id,
                 operations=[*operations, *map(CommitOperationDelete, gone)],
                 commit_message=title,
-                repo_type=self.kind,
                 revision=revision,
                 parent_commit=parent,
             )
-        return done.oid
+        return str(done.oid)
 
-    def pull_request(self, repo: str, author: str, title: str) -> int:
+    def pull_request(self, author: str, title: str) -> int:
         """The number of the author's open pull request of this title, opened where there is none.
 
         Raises HubTroubleError, after closing it, where main has changed in what it changes.
         """
-        with self._asking(f"{repo}: pull requests"):
+        with self._asking("pull requests"):
             found = self._api.get_repo_discussions(
-                repo, repo_type=self.kind, author=author, discussion_type="pull_request"
+                **self._id, author=author, discussion_type="pull_request"
             )
             numbers = [
                 one.num for one in found if one.title == title and one.status in ("open", "draft")
             ]
             if not numbers:
-                return self._api.create_pull_request(repo, title, repo_type=self.kind).num
+                return self._api.create_pull_request(**self._id, title=title).num
             number = max(numbers)
-            details = self._api.get_discussion_details(repo, number, repo_type=self.kind)
+            of = self._id | {"discussion_num": number}
+            details = self._api.get_discussion_details(**of)
             if details.conflicting_files:
-                self._api.change_discussion_status(repo, number, "closed", repo_type=self.kind)
+                self._api.change_discussion_status(**of, new_status="closed")
                 raise HubTroubleError(
-                    f"{repo}: main has changed under pull request {number}, now closed"
+                    f"{self.repo}: main has changed under pull request {number}, now closed"
                 )
             return number
 
-    def merge_request(self, repo: str, number: int) -> None:
+    def merge_request(self, number: int) -> None:
         """Merge a pull request into main."""
-        with self._asking(f"{repo}: merging pull request {number}"):
-            details = self._api.get_discussion_details(repo, number, repo_type=self.kind)
+        of = self._id | {"discussion_num": number}
+        with self._asking(f"merging pull request {number}"):
+            details = self._api.get_discussion_details(**of)
             if details.status == "draft":
-                self._api.change_discussion_status(repo, number, "open", repo_type=self.kind)
-            self._api.merge_pull_request(repo, number, repo_type=self.kind)
+                self._api.change_discussion_status(**of, new_status="open")
+            self._api.merge_pull_request(**of)
 
-    def _asking(self, what: str) -> AbstractContextManager[None]:
-        return asking(what, self.endpoint)
-
-
-def check_write(whoami: Mapping[str, Any], repo: str, settings: str) -> None:
-    """HubError where the token of a `whoami` answer cannot write to `repo`.
-
-    `settings` is the address of the page of tokens.
-    """
-    name, namespace = whoami["name"], repo.partition("/")[0]
-    token = (whoami.get("auth") or {}).get("accessToken") or {}
-    remedy = f"make one with write access at {settings}, then `hf auth login`"
-    if token.get("role") == "read":
-        raise HubError(f"{repo}: the token of {name} may only read; {remedy}")
-    if token.get("role") == "fineGrained":
-        found = token.get("fineGrained")
-        if not isinstance(found, Mapping):
-            return  # unknown to us; the Hub decides
-        granted = set(found.get("global") or [])
-        for scope in found.get("scoped") or []:
-            if scope.get("entity", {}).get("name") in (repo, namespace):
-                granted |= set(scope.get("permissions") or [])
-        if not granted & _WRITING:
-            raise HubError(
-                f"{repo}: the fine-grained token of {name} has no write right for {namespace}; "
-                f"{remedy}"
-            )
-        return
-    roles = {org["name"]: org.get("roleInOrg") or "write" for org in whoami.get("orgs") or []}
-    if namespace == name:
-        return
-    if namespace not in roles:
-        known = ", ".join([name, *roles])
-        raise HubError(
-            f"{repo}: {name} is no member of {namespace}; the token may write to {known}"
-        )
-    if roles[namespace] not in _WRITING_ROLES:
-        raise HubError(
-            f"{repo}: {name} has the role {roles[namespace]} in {namespace}, which may not write; "
-            "ask its administrators"
-        )
+    def _asking(self, what: str = "") -> AbstractContextManager[None]:
+        return asking(f"{self.repo}: {what}" if what else self.repo, self.endpoint)
 
 
 def check_repo_id(repo: str) -> None:
@@ -339,20 +336,6 @@ def client_utils() -> Any:
     from huggingface_hub import utils
 
     return utils
-
-
-def _check_address(endpoint: str) -> None:
-    """HubError unless this is http(s)://HOST, perhaps with more behind it."""
-    try:
-        parts = urlsplit(endpoint)
-        is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_web = False
-    if not is_web:
-        raise HubError(
-            f"{endpoint}: not the address of a Hub; write --endpoint, or HF_ENDPOINT, as "
-            "https://HOST"
-        )
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from pathlib import Path
 from sso_data.core.errors import RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.models.directory import SAVED_FILES
-from sso_data.publishing.hub import Hub, check_repo_id
+from sso_data.publishing.hub import HubRepo, check_repo_id
 from sso_data.publishing.public import public_json
 from sso_data.publishing.readme import README, Card, read_metadata, split_page
 from sso_data.publishing.upload import Parcel, Published, Target, check_target, publish, stage
@@ -30,8 +30,8 @@ def check_model_target(
     Raises HubError.
     """
     check_repo_id(repo)
-    target = Target(repo=repo, private=private)
-    check_target(Hub("model"), target, progress or NullProgress())
+    target = Target(hub=HubRepo("model", repo), private=private)
+    check_target(target, progress or NullProgress())
 
 
 def push_model(
@@ -51,7 +51,7 @@ def push_model(
     manifest = read_training(out)
     if manifest is None or "finished" not in manifest:
         raise RunError(f"{out}: no finished training in it; train it to the end first")
-    hub = Hub("model")
+    target = Target(hub=HubRepo("model", repo), private=private, overwrite=overwrite)
     with locked(out, "model"), stage(out) as folder:
         files = {file.name: file for pattern in _MODEL for file in out.glob(pattern)}
         for name in _NAMING:
@@ -69,5 +69,4 @@ def push_model(
             ours=_OURS,
             title=f"Trained by sso-data, {manifest['steps']} steps",
         )
-        target = Target(repo=repo, private=private, overwrite=overwrite)
-        return publish(hub, parcel, target, progress)
+        return publish(parcel, target, progress)

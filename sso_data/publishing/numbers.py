@@ -102,7 +102,7 @@ class PairNumbers:
 
 
 def count_pairs(run: Path) -> PairNumbers:
-    """The numbers of a run's pairs; RunError names a line that is no row of ours."""
+    """The numbers of a run's pairs; RunError names a line that is not such a row."""
     numbers = PairNumbers()
     for where, row in read_pairs(run):
         try:

@@ -8,7 +8,7 @@ from sso_data.core.errors import ConfigError, HubError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.prompts.tables import is_hub_id
 from sso_data.publishing.failures import HubTroubleError, patiently
-from sso_data.publishing.hub import Hub, State
+from sso_data.publishing.hub import HubRepo, State
 from sso_data.publishing.upload import LocalFile
 from sso_data.runs.files import make_dir, remove_tree, swap_dir
 from sso_data.runs.run import read_run, require_run
@@ -36,36 +36,30 @@ def run_directory(
             f"{source}: no such directory; make a run with `sso-data generate PROMPTS --out "
             f"{source}`, or, for a run on the Hub, name a directory for it with --out"
         )
-    hub = Hub("dataset", needs_token=False)
-    progress.phase(f"reading {hub.url(source)}")
-    state = patiently(lambda: _pushed_run(hub, source), progress)
-    if dry_run or out is None:
-        return patiently(lambda: _downloaded(hub, source, state, None), progress)
-    if not _is_there(hub, source, state, out):
-        _make(hub, source, state, out, progress)
-    return out
-
-
-def _pushed_run(hub: Hub, repo: str) -> State:
-    """The repository; HubError where there is none, or no run in it."""
-    state = hub.look(repo, None)
+    hub = HubRepo("dataset", source, needs_token=False)
+    progress.phase(f"reading {hub.url}")
+    state = patiently(hub.look, progress)
     if state is None:
         raise HubError(
-            f"{repo}: no such directory here and no such dataset on the Hub (private? `hf auth "
+            f"{source}: no such directory here and no such dataset on the Hub (private? `hf auth "
             "login`)"
         )
     if state.commit is None or "run.json" not in state.files:
         raise HubError(
-            f"{repo}: holds no run.json; only what `sso-data push` wrote can be filtered"
+            f"{source}: holds no run.json; only what `sso-data push` wrote can be filtered"
         )
     if not any(path.startswith("rows/") for path in state.files):
         raise HubError(
-            f"{repo}: holds pairs alone; to filter it again, its owner pushes it with --what all"
+            f"{source}: holds pairs alone; to filter it again, its owner pushes it with --what all"
         )
-    return state
+    if dry_run or out is None:
+        return patiently(lambda: _downloaded(hub, state, None), progress)
+    if not _is_there(hub, state, out):
+        _make(hub, state, out, progress)
+    return out
 
 
-def _is_there(hub: Hub, repo: str, state: State, out: Path) -> bool:
+def _is_there(hub: HubRepo, state: State, out: Path) -> bool:
     """Check for this run in `out`; RunError where it holds something else."""
     manifest = read_run(out)
     if manifest is None:
@@ -73,41 +67,41 @@ def _is_there(hub: Hub, repo: str, state: State, out: Path) -> bool:
             raise RunError(f"{out}: not empty and not a run; use another --out")
         return False
     assert state.commit is not None
-    there = hub.read(repo, "run.json", state.commit)
+    there = hub.read("run.json", state.commit)
     if found := difference(there, manifest, "created"):
         raise RunError(f"{out}: holds another run: {found}; use another --out")
     here = {f"rows/{file.name}": file for file in (out / "rows").glob("*.jsonl")}
     rows = {path for path in state.files if path.startswith("rows/")}
     if here.keys() != rows or not all(
-        LocalFile.of(file).is_stored_as(state.files[path]) for path, file in here.items()
+        LocalFile(file).is_stored_as(state.files[path]) for path, file in here.items()
     ):
         raise RunError(f"{out}: holds this run with other rows; use another --out")
     return True
 
 
-def _downloaded(hub: Hub, repo: str, state: State, folder: Path | None) -> Path:
+def _downloaded(hub: HubRepo, state: State, folder: Path | None) -> Path:
     """The run's files, each compared with what the Hub says it is.
 
     Where the Hub fails in between, the client may return a folder that is not whole.
     """
-    found = hub.download(repo, state, _FILES, folder)
+    found = hub.download(state, _FILES, folder)
     for path, stored in state.files.items():
         wanted = any(fnmatch(path, pattern) for pattern in _FILES)
         if wanted and not (
-            (found / path).is_file() and LocalFile.of(found / path).is_stored_as(stored)
+            (found / path).is_file() and LocalFile(found / path).is_stored_as(stored)
         ):
-            raise HubTroubleError(f"{repo}: {path} did not arrive whole")
+            raise HubTroubleError(f"{hub.repo}: {path} did not arrive whole")
     return found
 
 
-def _make(hub: Hub, repo: str, state: State, out: Path, progress: Progress) -> None:
+def _make(hub: HubRepo, state: State, out: Path, progress: Progress) -> None:
     """Download next to `out`, then put the whole directory in its place; an earlier try resumes."""
     final = out.absolute()
     new = final.with_name(f".{final.name}.{str(state.commit)[:12]}.download")
     for other in set(final.parent.glob(f".{glob.escape(final.name)}.*.download")) - {new}:
         remove_tree(other)
     make_dir(new)
-    patiently(lambda: _downloaded(hub, repo, state, new), progress)
+    patiently(lambda: _downloaded(hub, state, new), progress)
     remove_tree(new / ".cache")  # the client's notes on what it downloaded
     manifest = require_run(new)
     engine = manifest["config"].get("engine")

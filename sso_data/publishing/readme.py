@@ -86,28 +86,40 @@ class Card:
 
 
 def merge_card(card: Card, existing: str = "") -> str:
-    """README.md: our card in the place of an earlier one of ours in `existing`.
+    """README.md: our card in the place of an earlier one in `existing`.
 
-    The words of others around it and their metadata stay. Raises InputError for an `existing` card
+    Text around it and metadata that are not ours are kept. Raises InputError for an `existing` card
     that is malformed, and naming a field that the Hub, or `datasets`, would not accept.
     """
     front, rest = split_page(existing)
     there = read_metadata(front)
     changes = dict(card.metadata)
     for key in changes.keys() & {"tags", "task_categories"}:
-        changes[key] = _union(key, there.get(key), changes[key])
+        texts = there.get(key)
+        texts = texts if isinstance(texts, list) else [] if texts is None else [texts]
+        if not all(isinstance(text, str) for text in texts):
+            raise _wrong(key, "must be a list of texts")
+        changes[key] = list(dict.fromkeys([*texts, *changes[key]]))
     page = card.page
     if "configs" in changes:
         if _merge_configs(there, changes, card.config_names) and card.shared_page is not None:
             page = card.shared_page
         _check({key: value for key, value in (there | changes).items() if value is not None})
-    if outside_marks(rest).strip():
-        page = f"#{page}"  # the title under theirs
-    return f"---\n{with_changes(front, changes)}---\n\n{_put_between_marks(rest, page).lstrip()}"
+    place = _marked(rest)
+    before, after = (rest.rstrip(), "") if place is None else (rest[: place[0]], rest[place[1] :])
+    if f"{before}{after}".strip():
+        page = f"#{page}"  # the title one level lower
+    block = f"{START}\n{page.strip()}\n{END}"
+    if place is None:
+        before, after = f"{before}\n\n" if before else "", "\n"
+    return f"---\n{with_changes(front, changes)}---\n\n{f'{before}{block}{after}'.lstrip()}"
 
 
 def _merge_configs(there: Metadata, changes: Metadata, names: frozenset[str]) -> bool:
-    """Add what others have to our `configs` and `dataset_info`; False where they have no config."""
+    """Add the `configs` and `dataset_info` of others to ours; return False where there are none.
+
+    `names` are further configurations of ours, besides those of `changes`.
+    """
     ours = changes["configs"]
     names |= {config["config_name"] for config in ours}
     others = [one for one in _configs(there) if one.get("config_name") not in names]
@@ -119,12 +131,13 @@ def _merge_configs(there: Metadata, changes: Metadata, names: frozenset[str]) ->
         if there.get("size_categories"):
             del changes["size_categories"]
     infos = there.get("dataset_info") or []
-    if not isinstance(infos, dict | list):
+    infos = [infos] if isinstance(infos, dict) else infos
+    if not isinstance(infos, list):
         changes["dataset_info"] = infos  # refused by the check
         return bool(others)
     kept = [
         info
-        for info in (infos if isinstance(infos, list) else [infos])
+        for info in infos
         if not isinstance(info, dict) or info.get("config_name", "default") not in names
     ]
     changes["dataset_info"] = [*kept, *(changes.get("dataset_info") or [])]
@@ -132,7 +145,7 @@ def _merge_configs(there: Metadata, changes: Metadata, names: frozenset[str]) ->
 
 
 def inline(text: object) -> str:
-    """`text` as words of a line or a table cell: nothing in it is markup, no line breaks."""
+    """`text` as plain text for a line or a table cell: without markup and line breaks."""
     line = one_line(text, _MOST)
     line = "".join(_ENTITIES.get(char, char) for char in line)
     return _PUNCTUATION.sub(lambda found: "\\" + found[0], line)
@@ -153,22 +166,6 @@ def table(head: Sequence[str], rows: Sequence[Cells], align: str) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (tuple(head), rules, *rows))
 
 
-def outside_marks(page: str) -> str:
-    """The words of others: the page without our part."""
-    place = _marked(page)
-    return page if place is None else page[: place[0]] + page[place[1] :]
-
-
-def _put_between_marks(page: str, ours: str) -> str:
-    """The page with `ours` in the place of our part, or after the rest where there is none yet."""
-    block = f"{START}\n{ours.strip()}\n{END}"
-    place = _marked(page)
-    if place is not None:
-        return page[: place[0]] + block + page[place[1] :]
-    rest = page.rstrip()
-    return f"{rest}\n\n{block}\n" if rest else f"{block}\n"
-
-
 def _marked(page: str) -> tuple[int, int] | None:
     """Where our part starts and ends, marks included; InputError where one mark is missing."""
     starts, ends = list(_START.finditer(page)), list(_END.finditer(page))
@@ -177,7 +174,7 @@ def _marked(page: str) -> tuple[int, int] | None:
     if len(starts) != 1 or len(ends) != 1 or starts[0].start() > ends[0].start():
         raise InputError(
             f"README.md: needs the line {START!r} once and {END!r} once after it; put the marks "
-            "back, or remove both and what stands between them"
+            "back, or remove both and what is between them"
         )
     return starts[0].start(), ends[0].end()
 
@@ -244,10 +241,24 @@ def check_options(**said: Any) -> None:
 
 def _check(metadata: Mapping[str, Any]) -> None:
     """InputError naming the first field that the Hub, or `datasets`, would not accept."""
-    for name, (pattern, what) in _FIELDS.items():
-        for wrong in _mismatches(metadata.get(name), pattern):
-            raise _wrong(name, f"{one_line(repr(wrong), 80)} is not {what}")
-    _check_configs(_configs(metadata))
+    for field, (pattern, what) in _FIELDS.items():
+        for wrong in _mismatches(metadata.get(field), pattern):
+            raise _wrong(field, f"{one_line(repr(wrong), 80)} is not {what}")
+    seen = set[str]()
+    default: str | None = None
+    for config in _configs(metadata):
+        name = config.get("config_name")
+        if not isinstance(name, str) or not _CONFIG_NAME.fullmatch(name):
+            raise _wrong("configs", f"config_name {one_line(repr(name), 80)} is not a name")
+        if name in seen:
+            raise _wrong("configs", f"duplicate config_name {name!r}")
+        seen.add(name)
+        if not _is_data_files(config.get("data_files", [])):
+            raise _wrong("configs", f"data_files of {name!r} must name split and path")
+        if config.get("default") or name == "default":
+            if default is not None:
+                raise _wrong("configs", f"{default!r} and {name!r} are both the default")
+            default = name
     infos = metadata.get("dataset_info", [])
     if not _all_mappings([infos] if isinstance(infos, dict) else infos):
         raise _wrong("dataset_info", "must be a mapping, or a list of mappings")
@@ -266,23 +277,6 @@ def _mismatches(value: Any, pattern: str) -> list[Any]:
     """Those of one or several values that are no texts of this pattern."""
     values = value if isinstance(value, list) else [] if value is None else [value]
     return [one for one in values if not isinstance(one, str) or not re.fullmatch(pattern, one)]
-
-
-def _check_configs(configs: Sequence[Metadata]) -> None:
-    seen = set[str]()
-    defaults = []
-    for config in configs:
-        name = config.get("config_name")
-        if not isinstance(name, str) or not _CONFIG_NAME.fullmatch(name):
-            raise _wrong("configs", f"config_name {one_line(repr(name), 80)} is not a name")
-        if name in seen:
-            raise _wrong("configs", f"duplicate config_name {name!r}")
-        seen.add(name)
-        defaults += [name] if config.get("default") or name == "default" else []
-        if not _is_data_files(config.get("data_files", [])):
-            raise _wrong("configs", f"data_files of {name!r} must name split and path")
-    if len(defaults) > 1:
-        raise _wrong("configs", f"{defaults[0]!r} and {defaults[1]!r} are both the default")
 
 
 def _is_data_files(files: Any) -> bool:
@@ -306,14 +300,6 @@ def _configs(metadata: Mapping[str, Any]) -> list[Metadata]:
     if not _all_mappings(configs):
         raise _wrong("configs", "must be a list of mappings, each with a config_name")
     return list(configs)
-
-
-def _union(name: str, there: Any, ours: Sequence[str]) -> list[str]:
-    """The texts of both without duplicates, those that were there first."""
-    first = there if isinstance(there, list) else [] if there is None else [there]
-    if not all(isinstance(text, str) for text in first):
-        raise _wrong(name, "must be a list of texts")
-    return list(dict.fromkeys([*first, *ours]))
 
 
 def _filled(metadata: Metadata) -> Metadata:

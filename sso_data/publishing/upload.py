@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from sso_data.config.migration import Kind
 from sso_data.core.errors import HubError
 from sso_data.core.progress import Progress
 from sso_data.publishing.failures import HubTroubleError, patiently
-from sso_data.publishing.hub import Hub, State, Stored
+from sso_data.publishing.hub import MAIN, HubRepo, State, Stored
 from sso_data.publishing.readme import README, Card, merge_card
 from sso_data.runs.files import make_dir, remove_tree
 from sso_data.runs.workdir import difference
@@ -27,7 +27,6 @@ from sso_data.runs.workdir import difference
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
 
-MAIN = "main"
 FILES_A_COMMIT = 100
 """More changed files than this go to a pull request, which is merged last."""
 
@@ -35,7 +34,7 @@ GROUP_BYTES = 64 << 20
 """Files are uploaded in groups of about this size; progress is counted after each."""
 
 _USUAL = {README, ".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "LICENSE.txt"}
-"""What a repository may hold before anything is pushed to it."""
+"""Files that a repository may hold before anything is pushed to it."""
 
 _BLOCK_BYTES = 1 << 20
 
@@ -65,11 +64,10 @@ class Parcel:
 class Target:
     """Where a parcel goes; `private` None: as the repository is, and private where it is new."""
 
-    repo: str
+    hub: HubRepo
     revision: str = MAIN
     private: bool | None = None
     overwrite: bool = False
-    files_a_commit: int = FILES_A_COMMIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,19 +88,13 @@ class Published:
         return asdict(self)
 
 
-@dataclass(slots=True, kw_only=True)
 class LocalFile:
-    """A file on this machine, compared with what a repository holds."""
+    """A file on this machine, compared with what a repository holds: a path or the bytes of one."""
 
-    source: Path | bytes
-    size: int
-    _digests: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, source: Path | bytes) -> "LocalFile":
-        """The file at a path, or one of these bytes."""
-        size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        return cls(source=source, size=size)
+    def __init__(self, source: Path | bytes) -> None:
+        self.source = source
+        self.size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        self._digests: dict[str, str] = {}
 
     def is_stored_as(self, stored: Stored | None) -> bool:
         """Compare the content with a repository's file; it is read only where the sizes agree."""
@@ -127,7 +119,7 @@ class LocalFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """What turns a repository into the parcel: files to send, paths to remove."""
+    """The changes that turn a repository into the parcel: files to send, paths to remove."""
 
     new: Mapping[str, LocalFile]
     gone: tuple[str, ...]
@@ -156,28 +148,29 @@ class _Plan:
             yield group
 
 
-def check_target(hub: Hub, target: Target, progress: Progress) -> None:
+def check_target(target: Target, progress: Progress) -> None:
     """Find what is wrong with a target before there is anything to publish; changes nothing.
 
     Raises HubError.
     """
+    hub = target.hub
 
     def check() -> None:
-        hub.check_write(target.repo)
-        state = hub.look(target.repo, None)
+        hub.check_write()
+        state = hub.look()
         if state is None:
-            hub.check_type(target.repo)
+            hub.check_type()
         else:
             _check_visibility(state, target)
 
     patiently(check, progress)
 
 
-def publish(hub: Hub, parcel: Parcel, target: Target, progress: Progress) -> Published:
+def publish(parcel: Parcel, target: Target, progress: Progress) -> Published:
     """Make the repository hold the parcel. Raises HubError; nothing incomplete is public then."""
-    progress.phase(f"looking at {hub.url(target.repo)}")
+    progress.phase(f"looking at {target.hub.url}")
     try:
-        return patiently(_Push(hub, parcel, target, progress).attempt, progress)
+        return patiently(_Push(parcel, target, progress).attempt, progress)
     except HubTroubleError as error:
         raise HubError(
             f"{error}; everything is complete in {parcel.folder}: run the same command again to "
@@ -201,12 +194,10 @@ def stage(folder: Path) -> Iterator[Path]:
 class _Push:
     """One push; `attempt` may be called again after any failure."""
 
-    def __init__(self, hub: Hub, parcel: Parcel, target: Target, progress: Progress) -> None:
-        self._hub = hub
-        self._parcel = parcel
-        self._target = target
-        self._progress = progress
-        self._files = {path: LocalFile.of(source) for path, source in parcel.files.items()}
+    def __init__(self, parcel: Parcel, target: Target, progress: Progress) -> None:
+        self._parcel, self._target, self._progress = parcel, target, progress
+        self._hub = target.hub
+        self._files = {path: LocalFile(source) for path, source in parcel.files.items()}
         self._checked_cards: set[str] = set()
         self._author = ""
         self._is_new = False
@@ -214,28 +205,32 @@ class _Push:
 
     def attempt(self) -> Published:
         """Look, plan, upload, commit, verify, and open what is to be public."""
-        hub, repo, private = self._hub, self._target.repo, self._target.private
-        self._author = self._author or hub.check_write(repo)
-        state = self._look() or self._create()
-        self._refuse_strangers(state)
-        card = self._card(state)
-        files = self._files | {README: LocalFile.of(card.encode())}
+        hub, revision, private = self._hub, self._target.revision, self._target.private
+        self._author = self._author or hub.check_write()
+        state = hub.look(revision) or self._create()
+        if state.commit is not None and not self._target.overwrite:
+            self._refuse_others(state, state.commit)
+        there = b""
+        if state.commit is not None and README in state.files:
+            there = hub.read(README, state.commit)
+        card = merge_card(self._parcel.card, there.decode("utf-8", "replace"))
+        files = self._files | {README: LocalFile(card.encode())}
         plan = self._plan(state, files)
         if plan:
             _check_visibility(state, self._target)
             if README in plan.new:
                 self._check_card(card)
             if private and not state.private:
-                hub.set_private(repo, True)
+                hub.set_private(True)
                 state = replace(state, private=True)
             self._sent = (len(plan.new), plan.total_bytes)
             state = self._send(state, plan, files)
         if private is not None and private != state.private:
-            hub.set_private(repo, private)
+            hub.set_private(private)
         return Published(
-            repo=repo,
-            url=hub.url(repo),
-            revision=self._target.revision,
+            repo=hub.repo,
+            url=hub.url,
+            revision=revision,
             commit=state.commit or "",
             private=state.private if private is None else private,
             new_files=self._sent[0],
@@ -243,54 +238,40 @@ class _Push:
             is_new=self._is_new,
         )
 
-    def _look(self) -> State | None:
-        revision = self._target.revision
-        return self._hub.look(self._target.repo, None if revision == MAIN else revision)
-
     def _create(self) -> State:
         """Create the repository, private, after everything that could be wrong was checked."""
-        hub, repo, revision = self._hub, self._target.repo, self._target.revision
-        if revision != MAIN:
+        hub, repo = self._hub, self._hub.repo
+        if self._target.revision != MAIN:
             raise HubError(
-                f"{repo}: no such {hub.kind}, so it has no branch {revision}; push to it without "
-                "--revision first"
+                f"{repo}: no such {hub.kind}, so it has no branch {self._target.revision}; push to "
+                "it without --revision first"
             )
-        hub.check_type(repo)
+        hub.check_type()
         self._check_card(merge_card(self._parcel.card))
         self._progress.phase(f"creating {repo} (private)")
-        hub.create(repo)
+        hub.create()
         self._is_new = True
-        state = self._look()
+        state = hub.look()
         if state is None:
             raise HubTroubleError(f"{repo}: was created, but is not there yet")
         return state
 
-    def _refuse_strangers(self, state: State) -> None:
-        """HubError where the repository holds what is not ours, unless it may be overwritten."""
-        if self._target.overwrite or state.commit is None:
-            return
-        parcel, repo = self._parcel, self._target.repo
+    def _refuse_others(self, state: State, commit: str) -> None:
+        """Raise HubError where the repository holds the content of others."""
+        parcel, repo = self._parcel, self._hub.repo
         remedy = "use another name, or --overwrite to replace it"
         if parcel.identity_file in state.files:
-            there = self._hub.read(repo, parcel.identity_file, state.commit)
+            there = self._hub.read(parcel.identity_file, commit)
             if found := difference(there, parcel.manifest, *parcel.identity_keys, kind=parcel.what):
                 raise HubError(f"{repo}: holds another {parcel.what}: {found}; {remedy}")
-        elif strangers := sorted(state.files.keys() - _USUAL):
+        elif others := sorted(state.files.keys() - _USUAL):
             raise HubError(
-                f"{repo}: holds files and no {parcel.identity_file} ({strangers[0]}); {remedy}"
+                f"{repo}: holds files and no {parcel.identity_file} ({others[0]}); {remedy}"
             )
-
-    def _card(self, state: State) -> str:
-        """README.md, merged into the one of the repository."""
-        there = ""
-        if state.commit is not None and README in state.files:
-            content = self._hub.read(self._target.repo, README, state.commit)
-            there = content.decode("utf-8", "replace")
-        return merge_card(self._parcel.card, there)
 
     def _check_card(self, card: str) -> None:
         if card not in self._checked_cards:
-            self._hub.check_card(self._target.repo, card)
+            self._hub.check_card(card)
             self._checked_cards.add(card)
 
     def _plan(self, state: State, files: Mapping[str, LocalFile]) -> _Plan:
@@ -304,63 +285,61 @@ class _Push:
 
     def _send(self, state: State, plan: _Plan, files: Mapping[str, LocalFile]) -> State:
         """Upload and commit the changes; returns the repository's new state, verified."""
-        hub, repo, revision = self._hub, self._target.repo, self._target.revision
+        hub, revision = self._hub, self._target.revision
         self._progress.phase("uploading")
         self._progress.count(0, plan.total_bytes, "bytes")
-        if len(plan) <= self._target.files_a_commit:
+        if len(plan) <= FILES_A_COMMIT:
             commit = self._commit(revision, plan, state.commit, done=0, total=plan.total_bytes)
-            done: State | None = replace(state, commit=commit, files=hub.tree(repo, commit))
+            done: State | None = replace(state, commit=commit, files=hub.tree(commit))
         elif revision == MAIN:
             self._send_by_request(files, plan.total_bytes)
-            done = self._look()
+            done = hub.look()
         else:
             raise HubError(
-                f"{repo}: {len(plan.new)} files are too many for one commit (at most "
-                f"{self._target.files_a_commit}), and a pull request goes to {MAIN} alone; push "
+                f"{hub.repo}: {len(plan.new)} files are too many for one commit (at most "
+                f"{FILES_A_COMMIT}), and a pull request goes to {MAIN} alone; push "
                 "without --revision"
             )
         if done is None or self._plan(done, files):
-            raise HubTroubleError(f"{repo}: does not hold what was sent")
+            raise HubTroubleError(f"{hub.repo}: does not hold what was sent")
         return done
 
-    def _send_by_request(self, files: Mapping[str, LocalFile], total_bytes: int) -> None:
-        """Bring `files` to main through a pull request of ours, that of an earlier try if any.
+    def _send_by_request(self, files: Mapping[str, LocalFile], total: int) -> None:
+        """Bring `files` to main through a pull request, that of an earlier try if there is one.
 
         Commits follow each other there, and it is merged when all are there. Raises HubError; main
         is then as it was, or holds everything.
         """
-        hub, repo, parcel = self._hub, self._target.repo, self._parcel
+        hub, parcel = self._hub, self._parcel
         digest = hashlib.sha256(parcel.files[parcel.identity_file].read_bytes()).hexdigest()
         # the same title for every try to push the same, and for nothing else
-        number = hub.pull_request(repo, self._author, f"{parcel.title} [{digest[:8]}]")
+        number = hub.pull_request(self._author, f"{parcel.title} [{digest[:8]}]")
         branch = f"refs/pr/{number}"
         while True:
-            state = hub.look(repo, branch)
+            state = hub.look(branch)
             if state is None:
-                raise HubTroubleError(f"{repo}: {branch} is not there yet")
+                raise HubTroubleError(f"{hub.repo}: {branch} is not there yet")
             plan = self._plan(state, files)
             if not plan:
                 break
-            part = plan.first(self._target.files_a_commit)
-            done = max(total_bytes - plan.total_bytes, 0)
-            self._commit(branch, part, state.commit, done=done, total=total_bytes)
-        hub.merge_request(repo, number)
+            part = plan.first(FILES_A_COMMIT)
+            done = max(total - plan.total_bytes, 0)
+            self._commit(branch, part, state.commit, done=done, total=total)
+        hub.merge_request(number)
 
     def _commit(
         self, branch: str, plan: _Plan, parent: str | None, *, done: int, total: int
     ) -> str:
         """Upload and commit `plan` on `branch`, where `done` of `total` bytes are already."""
-        hub, repo = self._hub, self._target.repo
         operations: list[CommitOperationAdd] = []
         for group in plan.groups():
-            operations += hub.upload(
-                repo, branch, {path: one.source for path, one in group.items()}
-            )
+            sources = {path: one.source for path, one in group.items()}
+            operations += self._hub.upload(branch, sources)
             done += sum(one.size for one in group.values())
             self._progress.count(min(done, total), total, "bytes")
         self._progress.phase("committing")
-        return hub.commit(
-            repo, branch, operations, plan.gone, title=self._parcel.title, parent=parent
+        return self._hub.commit(
+            branch, operations, plan.gone, title=self._parcel.title, parent=parent
         )
 
 
@@ -368,6 +347,6 @@ def _check_visibility(state: State, target: Target) -> None:
     """HubError where everybody would see what the user did not call public."""
     if target.private is None and not state.private:
         raise HubError(
-            f"{target.repo}: is public; say --public to publish there, or --private to close it "
-            "first"
+            f"{target.hub.repo}: is public; say --public to publish there, or --private to "
+            "close it first"
         )

@@ -1,4 +1,4 @@
-"""Steering of one prompt by a model: what is asked, retried once, and replaced where it fails.
+"""Steering of one prompt by a model: asked for, retried once, and replaced where it fails.
 
 A prompt's steering is a generator: it yields requests that may be answered in any order, is sent
 all their answers by key, and returns the line that the run keeps.
@@ -13,7 +13,7 @@ from sso_data.core.errors import one_line
 from sso_data.core.records import SCHEMA_VERSION, JsonRow, Message, Prompt, derive_seed
 from sso_data.engines.interface import Refused
 from sso_data.runs.steering import content_of
-from sso_data.steering.checks import Limits, problem
+from sso_data.steering.checks import problem
 from sso_data.steering.questions import (
     PAIR_SCHEMA,
     choice_messages,
@@ -25,7 +25,7 @@ from sso_data.steering.replies import NAMES_NONE, NAMES_TOO_FEW, NO_PAIR, read_c
 from sso_data.steering.rules import FREE_FORM, Rules, Text
 
 ATTEMPTS = 2
-"""How often a model is asked before the rule's choice or the catalogue's text is taken."""
+"""Tries of a model before the rule's choice or the catalogue's text is taken."""
 
 ACCEPTED, CUT_OFF, REFUSED = "accepted", "cut_off", "refused"
 _EXCERPT_CHARS = 300
@@ -36,7 +36,7 @@ Asking = Generator[list[CompletionRequest], Answers, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What one pass over the prompts asks for.
+    """The questions of one pass over the prompts.
 
     `choose` asks for features; without it those of an earlier pass, or the rule's, are taken.
     `write` asks for texts; `writer` is the name that goes into the rows. `is_control` recognises
@@ -51,7 +51,7 @@ class Task:
 
     @property
     def kind(self) -> Literal["choice", "steering"]:
-        """What the lines of this pass are: features alone, or all that a row needs."""
+        """The kind of this pass's lines: features alone, or all that a row needs."""
         return "steering" if self.write or self.rules.config.principles == "catalogue" else "choice"
 
 
@@ -112,14 +112,14 @@ def _write_all(
     Seeds and keys are the content's, so that equal prompts share the answers.
     """
     conversation, content = conversation_of(prompt), content_of(prompt.id)
-    limits = Limits(length_ratio=task.rules.config.max_length_ratio, is_control=task.is_control)
 
     def read(text: str) -> Text | str:
-        pair = read_pair(text)
+        pair = read_pair(text, task.writer)
         if pair is None:
             return NO_PAIR
-        reason = problem(pair, conversation.request, limits)
-        return reason or Text(good=pair.good, bad=pair.bad, by=task.writer)
+        ratio = task.rules.config.max_length_ratio
+        request = conversation.request
+        return problem(pair, request, max_ratio=ratio, is_control=task.is_control) or pair
 
     texts: dict[str, Text] = {}
     written: dict[str, JsonRow] = {}
@@ -141,12 +141,19 @@ def _write_all(
                 bad=line["principles_bad"][place],
                 by=line["written_by"][place],
             )
-    answered = yield from _together(asking)
-    for feature, (text, attempts) in answered.items():
-        by = text.by if text else "catalogue"
-        written[feature] = {"by": by, "model": model(), "attempts": attempts}
-        if text:
-            texts[feature] = text
+    waiting = {feature: next(one) for feature, one in asking.items()}
+    while waiting:
+        answers = yield [request for requests in waiting.values() for request in requests]
+        for feature in list(waiting):
+            try:
+                waiting[feature] = asking[feature].send(answers)
+            except StopIteration as done:
+                del waiting[feature]
+                pair, attempts = done.value
+                by = pair.by if pair else "catalogue"
+                written[feature] = {"by": by, "model": model(), "attempts": attempts}
+                if pair:
+                    texts[feature] = pair
     return texts, {feature: written[feature] for feature in features}
 
 
@@ -193,18 +200,3 @@ def _attempts(
         if outcome == REFUSED:
             break
     return None, attempts
-
-
-def _together(asking: dict[str, Asking]) -> Asking:
-    """Return the results of several generators by name, their requests asked together."""
-    results: dict[str, Any] = {}
-    waiting = {name: next(one) for name, one in asking.items()}
-    while waiting:
-        answers = yield [request for requests in waiting.values() for request in requests]
-        for name in list(waiting):
-            try:
-                waiting[name] = asking[name].send(answers)
-            except StopIteration as done:
-                results[name] = done.value
-                del waiting[name]
-    return results

@@ -10,7 +10,7 @@ from typing import Literal
 from sso_data.core.language import is_another_language
 from sso_data.runs.columns import leaks
 from sso_data.steering.principles import Principle
-from sso_data.steering.rules import FREE_FORM
+from sso_data.steering.rules import FREE_FORM, Text
 
 QUOTED_WORDS, QUOTED_SIGNS = 6, 12
 """This many words in a row, or characters of a script without spaces, are a quotation."""
@@ -51,7 +51,7 @@ def length_ratio(one: str, other: str) -> float:
 
 
 def are_alike(one: str, other: str) -> bool:
-    """Return True for two texts of the same words in any order, fillers apart.
+    """Return True for two texts of the same words in any order, fillers ignored.
 
     Opposites may differ in a single word ("right" and "wrong", "not"), so that no measure of
     similarity tells them from duplicates; the set of words does.
@@ -90,33 +90,23 @@ def is_showable(text: str) -> bool:
     return all(unicodedata.category(char) not in ("Cc", "Cs", "Co") for char in text)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrincipleTexts:
-    """A good and a bad principle, each on one line."""
+def problem(
+    pair: Text, request: str, *, max_ratio: float, is_control: Callable[[str], bool]
+) -> str | None:
+    """Return why a written pair is unusable for a request, in one word, or None.
 
-    good: str
-    bad: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Limits of a written pair; `is_control` recognises the policy's own control tokens."""
-
-    length_ratio: float
-    is_control: Callable[[str], bool]
-
-
-def problem(pair: PrincipleTexts, request: str, limits: Limits) -> str | None:
-    """Return why a written pair is unusable for a request, in one word, or None."""
+    `max_ratio` is the longest length of one text as a multiple of the other's; `is_control`
+    recognises the policy's own control tokens.
+    """
     both = (pair.good, pair.bad)
     tests: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("too_short", lambda: any(len(words(text)) < MIN_WORDS for text in both)),
         ("too_long", lambda: any(len(text) > MAX_CHARS for text in both)),
         ("unshowable", lambda: not all(map(is_showable, both))),
-        ("control_tokens", lambda: any(holds_control(t) or limits.is_control(t) for t in both)),
+        ("control_tokens", lambda: any(holds_control(t) or is_control(t) for t in both)),
         ("leak", lambda: any(map(leaks, both))),
         ("same", lambda: are_alike(*both)),
-        ("unequal_length", lambda: length_ratio(*both) > limits.length_ratio),
+        ("unequal_length", lambda: length_ratio(*both) > max_ratio),
         ("quotes_request", lambda: any(quotes(text, request) for text in both)),
         ("language", lambda: any(is_another_language(text, request) for text in both)),
     )
@@ -174,7 +164,7 @@ def _of_one(one: Principle) -> Iterator[Finding]:
 
 
 def _of_two(one: Principle, other: Principle) -> Iterator[Finding]:
-    """Findings about a principle beside another one."""
+    """Findings about a principle next to another one."""
     if one.name.casefold() == other.name.casefold():
         yield _error(one, f"differs from {other.name} in case only")
     for side in ("good", "bad"):

@@ -1,12 +1,12 @@
 """`principles new`: a catalogue that a model makes from a plain description."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from sso_data.chat.interface import Completion, CompletionRequest, answer
+from sso_data.chat.interface import CompletionRequest, answer
 from sso_data.chat.json_answers import json_values
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import EngineError, InputError, one_line
@@ -51,11 +51,40 @@ def new_catalogue(
     refuse_existing(out)
     templates = Templates(directory=config.templates)
     templates.check()
+    made: list[Principle] = []
+    refused: list[str] = []  # why others were not taken
     progress.phase(f"asking for {count} principles")
     with open_writer(config, tell=progress.warn) as model:
-        made, refused = _ask(
-            description, count, lambda one: answer(model, one), config.seed, templates
-        )
+        for number in range(ATTEMPTS):
+            missing = count - len(made)
+            if not missing:
+                break
+            taken = [one.name for one in made]
+            request = CompletionRequest(
+                key=f"principles/{number}",
+                messages=templates.messages(
+                    TEMPLATE, description=description, count=missing, taken=taken
+                ),
+                max_tokens=TOKENS_EACH * (missing + 1),
+                seed=derive_seed(config.seed, description, f"principles/{number}"),
+                schema=_schema(missing),
+            )
+            reply = answer(model, request)
+            if isinstance(reply, Refused):
+                refused.append(one_line(reply.detail, 200))
+                continue
+            found = (list(_candidates(value)) for value in json_values(reply.text))
+            candidates = next(filter(None, found), [])
+            if not candidates:
+                refused.append("no JSON object with principles in the answer")
+            for candidate in candidates:
+                if len(made) == count:
+                    break
+                principle_or_reason = _principle(candidate, made)
+                if isinstance(principle_or_reason, Principle):
+                    made.append(principle_or_reason)
+                else:
+                    refused.append(principle_or_reason)
     if len(made) < count:
         last = f" (the last was refused: {refused[-1]})" if refused else ""
         raise EngineError(
@@ -64,47 +93,6 @@ def new_catalogue(
         )
     write_catalogue(made, out)
     return load_catalogue(out)
-
-
-def _ask(
-    description: str,
-    count: int,
-    ask: Callable[[CompletionRequest], Completion | Refused],
-    seed: int,
-    templates: Templates,
-) -> tuple[list[Principle], list[str]]:
-    """Return (principles, why others were not taken): ask until there are `count` of them."""
-    made: list[Principle] = []
-    refused: list[str] = []
-    for number in range(ATTEMPTS):
-        missing = count - len(made)
-        if not missing:
-            break
-        taken = [one.name for one in made]
-        request = CompletionRequest(
-            key=f"principles/{number}",
-            messages=templates.messages(
-                TEMPLATE, description=description, count=missing, taken=taken
-            ),
-            max_tokens=TOKENS_EACH * (missing + 1),
-            seed=derive_seed(seed, description, f"principles/{number}"),
-            schema=_schema(missing),
-        )
-        reply = ask(request)
-        if isinstance(reply, Refused):
-            refused.append(one_line(reply.detail, 200))
-            continue
-        found = (list(_candidates(value)) for value in json_values(reply.text))
-        candidates = next(filter(None, found), [])
-        if not candidates:
-            refused.append("no JSON object with principles in the answer")
-        for candidate in candidates:
-            taken_or_reason = _principle(candidate, made) if len(made) < count else None
-            if isinstance(taken_or_reason, Principle):
-                made.append(taken_or_reason)
-            elif taken_or_reason:
-                refused.append(taken_or_reason)
-    return made, refused
 
 
 def _schema(count: int) -> dict[str, Any]:
@@ -135,7 +123,7 @@ def _candidates(value: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def _principle(candidate: dict[str, Any], others: list[Principle]) -> Principle | str:
-    """Return the principle of a candidate that is valid beside the others, or why it is not."""
+    """Return the principle of a candidate that is valid with the others, or why it is not."""
     name = one_line(candidate.get("name", "?"), 80)
     try:
         principle = Principle.model_validate(

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sso_data.chat.json_answers import bounded, json_values
-from sso_data.steering.checks import PrincipleTexts
 from sso_data.steering.principles import Principle
+from sso_data.steering.rules import Text
 
 NAMES_NONE, NAMES_TOO_FEW, NO_PAIR = "no_feature", "too_few", "missing_side"
 """Reasons why a reply is unusable."""
@@ -112,27 +112,24 @@ def _items(value: Any, names: Mapping[str, str], depth: int = 0) -> list[str]:
     return [item for part in value.values() for item in _items(part, names, depth + 1)]
 
 
-def read_pair(text: str) -> PrincipleTexts | None:
+def read_pair(text: str, writer: str) -> Text | None:
     """Return the two sides in a reply, as JSON or under labels such as `**Bad principle:**`.
 
     None where a side is missing.
     """
-    answer = bounded(text)
-    for value in json_values(answer):
-        sides = _sides(value)
-        if sides.keys() == {"good", "bad"}:
-            return PrincipleTexts(good=_line(sides["good"]), bad=_line(sides["bad"]))
-    found: dict[str, str] = {}
-    labels = list(_LABEL.finditer(answer))
-    for number, label in enumerate(labels):
-        end = labels[number + 1].start() if number + 1 < len(labels) else len(answer)
-        side = _side_of(label[1])
-        said = answer[label.end() : end].strip().removesuffix("```").strip()
-        if side and said:
-            found.setdefault(side, said)
-    if found.keys() != {"good", "bad"}:
+    answer, both = bounded(text), {"good", "bad"}
+    found = next((s for s in map(_sides, json_values(answer)) if s.keys() == both), {})
+    if not found:
+        labels = list(_LABEL.finditer(answer))
+        ends = [*(label.start() for label in labels[1:]), len(answer)]
+        for label, end in zip(labels, ends, strict=False):
+            side = _side_of(label[1])
+            said = answer[label.end() : end].strip().removesuffix("```").strip()
+            if side and said:
+                found.setdefault(side, said)
+    if found.keys() != both:
         return None
-    return PrincipleTexts(good=_line(found["good"]), bad=_line(found["bad"]))
+    return Text(good=_line(found["good"]), bad=_line(found["bad"]), by=writer)
 
 
 def _line(text: str) -> str:

@@ -61,7 +61,7 @@ class Unrenderable(Exception):  # noqa: N818 - an answer about one row, not a fa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateFacts:
-    """What the probe found out about a chat template; written to run.json.
+    """Findings of the probe of a chat template; written to run.json.
 
     system_role: `native`, or `folded` into the first user turn where the template has none.
     default_system: what the template says when no system message is given; steering is added to it.
@@ -171,7 +171,22 @@ class ChatTemplate:
         Raises Unrenderable when the template refuses the prompt.
         """
         messages = self.folded(messages)
-        ids = self._encode(messages)
+        text = self.render(messages)
+        ids = self.plain_ids(text)
+        frame = self._frame(tuple(message.role for message in messages))
+        if frame is None:
+            held = any(self.holds_control(message.content) for message in messages)
+            forged = held or self.forges(text, ids)
+        else:
+            forged = self._controls(ids) != frame.controls
+        if forged:
+            contents = [message.content for message in messages]
+            if frame is None or interleaved(frame.literals, contents) != text:
+                raise Unrenderable(
+                    "control_tokens",
+                    "a message holds the text of a control token, and the template alters messages",
+                )
+            ids = self.segment_ids(frame.literals, contents)
         return [self.tokenizer.bos_token_id, *ids] if self.facts.bos == "added" else ids
 
     def folded(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -230,7 +245,7 @@ class ChatTemplate:
 
     @cached_property
     def kwargs_json(self) -> str:
-        """The template arguments as JSON text, as they stand in every row."""
+        """The template arguments as JSON text, as every row has them."""
         return json.dumps(self.facts.template_kwargs, sort_keys=True)
 
     def text(self, token_ids: Sequence[int]) -> str:
@@ -245,25 +260,6 @@ class ChatTemplate:
         """Return True if a response ends inside its thinking block, without an answer."""
         opened = text.count("<think>") + int(self.facts.opens_thinking)
         return opened > text.count("</think>")
-
-    def _encode(self, messages: tuple[Message, ...]) -> list[int]:
-        text = self.render(messages)
-        ids = self.plain_ids(text)
-        frame = self._frame(tuple(message.role for message in messages))
-        if frame is None:
-            held = any(self.holds_control(message.content) for message in messages)
-            forged = held or self.forges(text, ids)
-        else:
-            forged = self._controls(ids) != frame.controls
-        if not forged:
-            return ids
-        contents = [message.content for message in messages]
-        if frame is None or interleaved(frame.literals, contents) != text:
-            raise Unrenderable(
-                "control_tokens",
-                "a message holds the text of a control token, and the template alters messages",
-            )
-        return self.segment_ids(frame.literals, contents)
 
     def _frame(self, roles: tuple[str, ...]) -> "_Frame | None":
         """The template's own text around turns of these roles; None where it cannot be told."""
@@ -355,10 +351,18 @@ class ChatTemplate:
         if native and plain.startswith(before) and plain.endswith(after):
             default = plain[len(before) : len(plain) - len(after)] or None
         tail = plain[plain.index(_PROBE_USER) :]
+        token, start = self.tokenizer.bos_token_id, self.plain_ids(plain)[:2]
+        bos: Literal["template", "added", "none"] = "none"
+        if token is not None and start == [token, token]:
+            raise ModelError("the chat template writes two BOS tokens at the start; one is right")
+        if token is not None and start[:1] == [token]:
+            bos = "template"
+        elif token is not None and self.tokenizer("a")["input_ids"][:1] == [token]:
+            bos = "added"
         return TemplateFacts(
             system_role="native" if native else "folded",
             default_system=default,
-            bos=self._probe_bos(plain),
+            bos=bos,
             control_tokens="text" if self._keeps_control_text() else "refused",
             date=self._date if "strftime_now" in self._source else None,
             template_kwargs=self._kwargs,
@@ -370,17 +374,6 @@ class ChatTemplate:
             return self.render(messages)
         except Unrenderable:
             return ""
-
-    def _probe_bos(self, plain: str) -> Literal["template", "added", "none"]:
-        bos = self.tokenizer.bos_token_id
-        if bos is None:
-            return "none"
-        start = self.plain_ids(plain)[:2]
-        if start == [bos, bos]:
-            raise ModelError("the chat template writes two BOS tokens at the start; one is right")
-        if start[:1] == [bos]:
-            return "template"
-        return "added" if self.tokenizer("a")["input_ids"][:1] == [bos] else "none"
 
     def _keeps_control_text(self) -> bool:
         """Return True if encoding by segments gives the tokenizer's own ids on ordinary text."""

@@ -23,7 +23,7 @@ Turns = tuple[Message, ...]
 def preference_of(row: JsonRow, where: str) -> tuple[Turns, Turns, Turns]:
     """The turns of a row's prompt, chosen and rejected; KeyError names a missing column.
 
-    The prompt is explicit (messages or text), or missing, or stands once more at the start of
+    The prompt is explicit (messages or text), or missing, or repeated at the start of
     chosen and rejected: these are then whole conversations, and the prompt is all they share before
     the last turn. Text is taken as one turn.
     """
@@ -49,7 +49,7 @@ def preference_of(row: JsonRow, where: str) -> tuple[Turns, Turns, Turns]:
 
 
 def _shared(chosen: Turns, rejected: Turns) -> int:
-    """How many first turns two conversations share, their last turns apart."""
+    """The number of first turns that two conversations share, not counting their last turns."""
     pairs = zip(chosen[:-1], rejected[:-1], strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -133,7 +133,7 @@ def _ids_as_text(
 
 
 def _rest(template: ChatTemplate, messages: Turns, said: Turns, before: str) -> str:
-    """What the turns `said` add to `before`, the rendered prompt."""
+    """The text that the turns `said` add to `before`, the rendered prompt."""
     whole = template.render(template.folded((*messages, *said)), generation=False)
     if whole.startswith(before):
         return whole[len(before) :]

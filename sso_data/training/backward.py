@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sso_data.config.loss import LossConfig
+from sso_data.config.training import LossConfig
 from sso_data.training.loss import (
     PREFERENCE_TERMS,
     Parts,

@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sso_data.config.loss import SequenceConfig
-from sso_data.config.reward import RewardConfig
 from sso_data.config.run import ViewsConfig
-from sso_data.config.training import TrainConfig
+from sso_data.config.training import RewardConfig, SequenceConfig, TrainConfig
 from sso_data.core.errors import InputError, TrainError
 from sso_data.core.records import JsonRow
 from sso_data.models.training_model import PolicyFiles

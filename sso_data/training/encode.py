@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sso_data.config.loss import SequenceConfig
 from sso_data.config.run import ViewsConfig
+from sso_data.config.training import SequenceConfig
 from sso_data.core.errors import InputError
 from sso_data.core.records import SIDE_OF, JsonRow, Message, View, content_hash, hash_ids
 from sso_data.templating.chat_template import (

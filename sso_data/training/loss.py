@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sso_data.config.loss import LossConfig
+from sso_data.config.training import LossConfig
 from sso_data.core.records import View
 
 PreferenceTerm = Literal["base", "good", "bad"]

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
-from sso_data.config.loss import LossConfig, ReferenceConfig
+from sso_data.config.training import LossConfig, ReferenceConfig
 from sso_data.core.errors import TrainError
 from sso_data.models.head import CompletionScorer
 from sso_data.runs.files import make_dir, write_atomic

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, TrainingArguments, set_seed
 
-from sso_data.config.reward import RewardConfig
+from sso_data.config.training import RewardConfig
 from sso_data.core.errors import ModelError
 from sso_data.models.inference import REWARD_HEADS
 from sso_data.models.loading import load_weights

@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from sso_data.config.loss import LossConfig
+from sso_data.config.training import LossConfig
 from sso_data.models.head import IGNORED, CompletionScorer
 from sso_data.training.backward import BackwardMode, Outcome, Step, run_eval, run_step
 from sso_data.training.batch import Batch, response_tokens

@@ -102,7 +102,7 @@ def test_examples_of_the_template_are_not_taken_for_new_queries() -> None:
 
 def test_every_operation_asks_in_its_own_words_and_shows_the_seeds() -> None:
     seeds = tuple(attempt(*SEEDS).seeds)
-    said = {}
+    said: dict[object, object] = {}
     for number in range(200):
         drawn = draw(number, seeds, config())
         asked = request(drawn, Templates(), config().answers)

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import pytest
 
 from sso_data.chat import endpoint as endpoint_home
-from sso_data.chat.endpoint import Endpoint, EndpointCompletions
+from sso_data.chat.endpoint import EndpointCompletions
 from sso_data.chat.interface import Completion, CompletionRequest
+from sso_data.config.section import EndpointSection
 from sso_data.core.errors import ConfigError, EngineError
 from sso_data.core.records import Message
 from sso_data.engines.interface import Refused
@@ -37,8 +38,10 @@ def ask(
     """(answers by key, the server, what was told) of a whole exchange."""
     told: list[str] = []
     with serving(script) as server:
-        endpoint = Endpoint(url=server.url, model="m", **{"timeout": 5.0} | settings)
-        client = EndpointCompletions(endpoint, tell=told.append, patience=patience, first_wait=0.02)
+        endpoint = EndpointSection(endpoint=server.url, **{"endpoint_timeout": 5.0} | settings)
+        client = EndpointCompletions(
+            "m", endpoint, tell=told.append, patience=patience, first_wait=0.02
+        )
         try:
             client.submit(requests or [request()])
             answers: dict[str, Completion | Refused] = {}
@@ -74,7 +77,7 @@ def failure(script: Script, *requests: CompletionRequest, **settings: Any) -> st
 def test_a_request_says_everything_that_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", KEY)
     asked = request(temperature=0.3, top_p=0.9, schema=SCHEMA)
-    answers, server, told = ask(in_turn(said(" Because. ")), asked, key_env="MY_KEY")
+    answers, server, told = ask(in_turn(said(" Because. ")), asked, api_key_env="MY_KEY")
     assert answers["Why?"] == Completion(key="Why?", text="Because.", finish_reason="stop")
     [body] = server.bodies
     assert body["model"] == "m"
@@ -153,7 +156,7 @@ def test_waits_grow_and_are_not_alike() -> None:
 
 def test_a_slow_reply_is_given_up_and_asked_for_again() -> None:
     slow = Reply(body=said("late").body, delay=1.5)
-    answers, server, told = ask(in_turn(slow, said("in time")), timeout=0.4)
+    answers, server, told = ask(in_turn(slow, said("in time")), endpoint_timeout=0.4)
     assert text_of(answers) == "in time"
     assert len(server.bodies) == 2
     assert "timed out" in told[0].lower()
@@ -165,7 +168,7 @@ def test_a_request_that_alone_fails_again_and_again_is_refused() -> None:
         return failed(500, "boom") if poison else said("fine")
 
     others = [request(f"q{number}") for number in range(12)]
-    answers, server, _ = ask(script, request("poison"), *others, in_flight=2)
+    answers, server, _ = ask(script, request("poison"), *others, endpoint_in_flight=2)
     assert "boom" in detail_of(answers, "poison")
     assert all(text_of(answers, one.key) == "fine" for one in others)
     tries = sum(body["messages"][-1]["content"] == "poison" for body in server.bodies)
@@ -191,7 +194,7 @@ def test_a_request_that_the_server_will_not_take_is_refused_at_once(status: int)
     ids=["401", "403", "404 model", "404 path", "quota"],
 )
 def test_what_cannot_be_mended_ends_the_work_with_a_remedy(reply: Reply, words: str) -> None:
-    line = failure(in_turn(reply), key_env="MY_KEY")
+    line = failure(in_turn(reply), api_key_env="MY_KEY")
     assert words in line
     assert line.startswith("http://127.0.0.1:")
 
@@ -206,7 +209,7 @@ def test_a_server_that_answers_nothing_any_more_ends_the_work() -> None:
 def test_a_server_that_is_not_there() -> None:
     with serving(in_turn(said("x"))) as gone:
         url = gone.url
-    client = EndpointCompletions(Endpoint(url=url, model="m"), patience=0.3, first_wait=0.05)
+    client = EndpointCompletions("m", EndpointSection(endpoint=url), patience=0.3, first_wait=0.05)
     client.submit([request()])
     with pytest.raises(EngineError, match="has answered nothing"):
         for _ in range(100):
@@ -223,7 +226,7 @@ def test_no_more_requests_are_under_way_than_allowed() -> None:
     def script(body: dict[str, Any], attempt: int) -> Reply:
         return Reply(body=said("x").body, delay=0.05)
 
-    answers, server, _ = ask(script, *[request(f"q{n}") for n in range(20)], in_flight=4)
+    answers, server, _ = ask(script, *[request(f"q{n}") for n in range(20)], endpoint_in_flight=4)
     assert len(answers) == 20
     assert server.most_at_once == 4
 
@@ -242,7 +245,7 @@ def test_what_a_server_does_not_know_is_left_out_from_then_on(text: str, left_ou
         return failed(400, text) if left_out in body else said("fine")
 
     asked = [request(f"q{number}", schema=SCHEMA) for number in range(6)]
-    answers, server, _ = ask(script, *asked, in_flight=1)
+    answers, server, _ = ask(script, *asked, endpoint_in_flight=1)
     assert {text_of(answers, one.key) for one in asked} == {"fine"}
     assert len(server.bodies) == 7, "one refusal teaches it"
 
@@ -288,29 +291,31 @@ def test_the_key_is_never_said(
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("MY_WORD", KEY)
     echo = failed(400, f"Incorrect key provided: {KEY}")
-    answers, _, _ = ask(in_turn(echo), key_env="MY_WORD")
+    answers, _, _ = ask(in_turn(echo), api_key_env="MY_WORD")
     assert KEY not in detail_of(answers)
-    _, _, told = ask(in_turn(failed(500, f"key {KEY} failed"), said("x")), key_env="MY_WORD")
+    _, _, told = ask(in_turn(failed(500, f"key {KEY} failed"), said("x")), api_key_env="MY_WORD")
     assert KEY not in told[0]
-    assert KEY not in failure(in_turn(failed(401, f"bad {KEY}")), key_env="MY_WORD")
+    assert KEY not in failure(in_turn(failed(401, f"bad {KEY}")), api_key_env="MY_WORD")
     assert KEY not in caplog.text
 
 
 def test_a_key_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "schlüssel\nmit Zeile")
     with pytest.raises(ConfigError, match="MY_KEY: holds no key"):
-        EndpointCompletions(Endpoint(url="http://localhost:1/v1", model="m", key_env="MY_KEY"))
+        EndpointCompletions(
+            "m", EndpointSection(endpoint="http://localhost:1/v1", api_key_env="MY_KEY")
+        )
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'sso-data\[openai\]'"):
-        EndpointCompletions(Endpoint(url="http://localhost:1/v1", model="m"))
+        EndpointCompletions("m", EndpointSection(endpoint="http://localhost:1/v1"))
 
 
 def test_two_requests_of_one_key_are_a_mistake_of_the_caller() -> None:
     with serving(in_turn(said("x"))) as server:
-        client = EndpointCompletions(Endpoint(url=server.url, model="m"))
+        client = EndpointCompletions("m", EndpointSection(endpoint=server.url))
         with pytest.raises(ValueError, match="the same key"):
             client.submit([request(), request()])
         client.close()
@@ -320,7 +325,7 @@ def test_two_requests_of_one_key_are_a_mistake_of_the_caller() -> None:
 def hanging() -> Iterator[EndpointCompletions]:
     """A client whose server will not answer for a minute."""
     with serving(in_turn(Reply(body={}, delay=60))) as server:
-        client = EndpointCompletions(Endpoint(url=server.url, model="m"))
+        client = EndpointCompletions("m", EndpointSection(endpoint=server.url))
         client.submit([request(f"q{number}") for number in range(8)])
         client.step()
         yield client

@@ -94,7 +94,7 @@ class TestMerge:
         whole = made(cli, tmp_path / "whole", tmp_path / "in.jsonl")
         out = tmp_path / "out"
         done = cli("merge", shards[0], whole, "--out", out)
-        assert f"{first} rows stood in more than one of the runs" in done.stderr
+        assert f"{first} rows were in more than one of the runs" in done.stderr
         assert "30/30 rows written" in done.stderr
         assert "unfinished" not in done.stderr + hint(cli, out)
         assert manifest_of(out)["prompts"] == 30 == first + second

@@ -207,5 +207,5 @@ def test_a_full_disk_behind_stdout_is_one_line(words: list[str]) -> None:
         )
     assert done.returncode == 1
     assert done.stderr == (
-        "error: stdout cannot be written: No space left on device; what was made is in its place\n"
+        "error: stdout cannot be written: No space left on device; files written so far are kept\n"
     )

@@ -1,8 +1,9 @@
 """Progress where stderr is no terminal: a line now and then, with the time left."""
 
+import time
+
 import pytest
 
-from sso_data.cli import progress
 from sso_data.cli.progress import showing_progress
 
 
@@ -10,7 +11,7 @@ def test_a_line_now_and_then_with_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     with showing_progress() as shown:
         shown._bar.get_time = lambda: now  # rich measures the speed: 488 rows in 6 seconds
         for done in (256, 512, 1000, 2000, 4000):

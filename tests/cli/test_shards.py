@@ -117,7 +117,7 @@ def test_rows_of_two_runs_are_taken_once(cli: Cli, tmp_path: Path, prompts: Path
     sources = json.loads((tmp_path / "out" / "run.json").read_text())["sources"]
     assert sources == [str(prompts), str(copied)]
     assert len(rows_of(tmp_path / "out")) == 12
-    assert "8 rows stood in more than one" in done.stderr
+    assert "8 rows were in more than one" in done.stderr
 
 
 def test_what_does_not_belong_together_is_refused(cli: Cli, tmp_path: Path, prompts: Path) -> None:

@@ -37,7 +37,7 @@ def tiny_config(**settings: Any) -> EngineConfig:
     settings = {"isolation": "inline", "device": "cpu", "threads": 1, "max_num_seqs": 32} | settings
     if settings.get("name") == "vllm":
         settings.setdefault("vllm", {"kv_cache_memory_bytes": 64 << 20})
-    return EngineConfig(**settings)
+    return EngineConfig.model_validate(settings)
 
 
 def make_tiny_model(directory: Path, **changes: Any) -> Path:

@@ -43,7 +43,7 @@ def test_order_and_company_do_not_change_a_request(engine: Engine) -> None:
     shuffled = list(requests)
     random.Random(1).shuffle(shuffled)
     reordered = ask(engine, shuffled)
-    alone = {}
+    alone: dict[str, Any] = {}
     for request in requests[::6]:
         alone |= ask(engine, [request])
     for key, result in together.items():
@@ -74,7 +74,7 @@ def test_the_end_of_sequence_id_is_kept_and_counted(engine: Engine, plain_model:
         assert not set(result.token_ids[:-1]) & set(EOS_IDS)
     prompts = {r.key: r.prompt_ids for r in many_samples(32)}
     for result in stopped[:4]:
-        expected = true_logprobs(plain_model, prompts[result.key], result.token_ids)
+        expected = true_logprobs(plain_model, tuple(prompts[result.key]), result.token_ids)
         assert result.total_nats == pytest.approx(sum(expected), abs=1e-4 * len(expected))
 
 
@@ -105,7 +105,9 @@ def test_scores_equal_a_full_softmax(engine: Engine, plain_model: Any) -> None:
     ]
     results = ask(engine, requests)
     for request in requests:
-        expected = true_logprobs(plain_model, request.prompt_ids, request.completion_ids)
+        expected = true_logprobs(
+            plain_model, tuple(request.prompt_ids), tuple(request.completion_ids)
+        )
         result = results[request.key]
         assert isinstance(result, Scored) and result.total_nats < 0
         assert result.total_nats == pytest.approx(sum(expected), abs=1e-4 * len(expected))
@@ -142,7 +144,7 @@ def test_draws_follow_temperature_and_nucleus(
     engine: Engine, plain_model: Any, temperature: float, top_p: float
 ) -> None:
     draws = 800
-    settings = {"max_tokens": 1, "temperature": temperature, "top_p": top_p}
+    settings: dict[str, Any] = {"max_tokens": 1, "temperature": temperature, "top_p": top_p}
     results = ask(engine, [sample(f"d{i}", seed=i, **settings) for i in range(draws)])
     with torch.no_grad():
         logits = plain_model(input_ids=torch.tensor([[1, 40, 41]])).logits[0, -1]

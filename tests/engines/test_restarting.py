@@ -120,7 +120,7 @@ def test_it_waits_longer_after_each_death_without_an_answer() -> None:
     deaths = iter([True] * 8 + [False] * 1000)
 
     def kills(under_way: list[str], config: EngineConfig) -> EngineDeadError | None:
-        return EngineDeadError("killed") if under_way and next(deaths) else None
+        return EngineDeadError("killed") if under_way and next(deaths) else None  # type: ignore[arg-type]
 
     answers(watched(kills, waits=waits), keys(200))
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 import sso_data.generation.generate
-from sso_data.config.evaluation import EvalConfig, load_eval_config
+from sso_data.config.evaluation import EvalConfig
+from sso_data.config.loading import load
 from sso_data.core.errors import RunError
 from sso_data.engines.interface import Engine
 from sso_data.evaluation.judges import Comparison, NoVerdict, Oracle, Verdict
@@ -163,7 +164,8 @@ def begun_with(place: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     there = json.loads((place / "setup.json").read_text())
     (place / "setup.json").write_text(json.dumps(there | manifest))
     settings = [one.removeprefix("--set=") for one in SETTINGS if one.startswith("--set=")]
-    config = load_eval_config(
+    config = load(
+        EvalConfig,
         None,
         [one for one in settings if "max_tokens" not in one],
         prompts=there["config"]["prompts"],

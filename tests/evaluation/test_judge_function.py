@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sso_data.config.judging import JudgeConfig
+from sso_data.config.evaluation import JudgeConfig
 from sso_data.core.errors import ConfigError
 from sso_data.evaluation.judge_function import AT_ONCE
 from sso_data.evaluation.judges import (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sso_data.chat.interface import CompletionRequest
-from sso_data.config.judging import JudgeConfig
+from sso_data.config.evaluation import JudgeConfig
 from sso_data.core.errors import ConfigError, EngineError
 from sso_data.core.jinja import Templates
 from sso_data.evaluation.judge_llm import SCHEMA, LlmJudge, fence_for, read_verdict

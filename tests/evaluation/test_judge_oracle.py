@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from sso_data.config.judging import JudgeConfig, judge_tree
+from sso_data.config.evaluation import JudgeConfig, judge_tree
 from sso_data.core.errors import ConfigError, ModelError
 from sso_data.core.records import Message, Row
 from sso_data.evaluation.judges import (

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from sso_data.config.judging import JudgeConfig
+from sso_data.config.evaluation import JudgeConfig
+from sso_data.config.loading import load
 from sso_data.config.run import EngineConfig, ViewsConfig
-from sso_data.config.training import load_train_config
+from sso_data.config.training import TrainConfig
 from sso_data.core.errors import EngineError, ModelError
 from sso_data.core.records import Message, Row
 from sso_data.evaluation.judges import (
@@ -60,7 +61,7 @@ def reward(run: Path) -> Path:
     out = run.parent / "model"
     settings = ["optim.max_steps=20", "optim.batch_size=8", "optim.micro_batch_rows=8"]
     settings += ["optim.lr=1e-3", "optim.warmup_steps=0", "log.plot=false"]
-    config = load_train_config(None, settings, model=str(policy_dir()), kind="reward")
+    config = load(TrainConfig, None, settings, model=str(policy_dir()), kind="reward")
     train(str(run), out, config, Silent())
     return out
 

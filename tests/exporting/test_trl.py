@@ -82,7 +82,9 @@ def test_the_recipe_takes_one_step(
     made: list[Any] = []
     real = trl.DPOTrainer.train
     monkeypatch.setattr(
-        trl.DPOTrainer, "train", lambda self, **named: (made.append(self), real(self, **named))[1]
+        trl.DPOTrainer,
+        "train",
+        lambda self, **named: (made.append(self), real(self, **named))[1],  # type: ignore[func-returns-value]
     )
     dpo.main(*arguments(tmp_path / "out" / "dpo.yaml", tmp_path / "model"))
     (trainer,) = made

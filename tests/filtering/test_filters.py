@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sso_data.config.run import FilterConfig
-from sso_data.core.records import Row
+from sso_data.core.records import Cell, Row
 from sso_data.filtering.filters import REASONS, Decision, decide, decide_row
 from tests.factories import encode_rows, make_row
 
@@ -29,8 +29,9 @@ def test_a_perfect_row_alone_is_kept(config: FilterConfig) -> None:
 @pytest.mark.parametrize("count", [2, 3, 4, 7, 10])
 def test_identical_perfect_rows_are_all_kept(config: FilterConfig, count: int) -> None:
     # 0.1, 0.3 and 0.7 have no exact binary form: their mean is not always the number itself
-    means = {("plain", "good"): -1.1, ("plain", "bad"): -1.3, ("bad", "good"): -1.7}
-    own = {("plain", "plain"): -1.1}
+    means: dict[Cell, float | None] = {("plain", "good"): -1.1, ("plain", "bad"): -1.3}
+    means |= {("bad", "good"): -1.7}
+    own: dict[Cell, float | None] = {("plain", "plain"): -1.1}
     assert reasons([make_row(means=means | own)] * count, config) == [None] * count
 
 
@@ -117,7 +118,7 @@ def test_none_judges_texts_alone() -> None:
 
 def test_strict_paper_drops_only_what_the_authors_drop() -> None:
     """Cut off, leaking or long rows stay in; equal rows can have no gap over their mean."""
-    better = {("good", "good"): -0.25, ("bad", "bad"): -0.25}
+    better: dict[Cell, float | None] = {("good", "good"): -0.25, ("bad", "bad"): -0.25}
     rows = [
         make_row(finish={"good": "length"}, texts={"good": "As instructed."}, means=better),
         make_row(),
@@ -134,7 +135,7 @@ def test_closeness_is_one_sided_and_absolute() -> None:
 
 
 def test_gap_is_absolute_for_both_sides() -> None:
-    near = {("plain", "good"): -0.52, ("good", "good"): -0.5}
+    near: dict[Cell, float | None] = {("plain", "good"): -0.52, ("good", "good"): -0.5}
     rows = [make_row(means={**near, ("bad", "good"): mean}) for mean in (-0.55, -0.549)]
     assert reasons(rows, CLOSENESS) == [None, "gap"]
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from sso_data.config.run import RunConfig, SourceConfig, ViewsConfig, config_tree, validated
-from sso_data.config.training import load_train_config
+from sso_data.config.loading import config_tree, load, validated
+from sso_data.config.run import RunConfig, SourceConfig, ViewsConfig
+from sso_data.config.training import TrainConfig
 from sso_data.core.errors import (
     ConfigError,
     InputError,
@@ -209,7 +210,7 @@ def manifest(data: bytes) -> None:
 def config_file(data: bytes) -> None:
     """A --config file: a configuration that a run.json can hold, or a ConfigError."""
     try:
-        config = validated(config_tree(_file("c.yaml", data), None), origin="c.yaml")
+        config = validated(RunConfig, config_tree(_file("c.yaml", data), None), origin="c.yaml")
     except ConfigError as error:
         check_line(error)
         return
@@ -220,7 +221,7 @@ def setting(data: bytes) -> None:
     """The text after --set."""
     text = data.decode("utf-8", "surrogateescape")
     try:
-        config = validated(config_tree(None, [text]), origin="configuration")
+        config = validated(RunConfig, config_tree(None, [text]), origin="configuration")
     except ConfigError as error:
         check_line(error)
         return
@@ -229,7 +230,7 @@ def setting(data: bytes) -> None:
 
 def train_setting(data: bytes) -> None:
     try:
-        load_train_config(None, [data.decode("utf-8", "replace")])
+        load(TrainConfig, None, [data.decode("utf-8", "replace")])
     except ConfigError as error:
         check_line(error)
 
@@ -331,7 +332,7 @@ def preference_row(data: bytes) -> None:
         return
     encoder = Encoder(
         template=_templates()[0],
-        config=load_train_config().sequence,
+        config=load(TrainConfig).sequence,
         contrasts=("base",),
         eos_ids=frozenset([_tokenizer().eos_token_id]),
         vocab_size=400,

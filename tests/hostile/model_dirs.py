@@ -153,7 +153,7 @@ TOKENIZERS = [
     model(
         "a template that is a number",
         lambda folder, place: (
-            (folder / "chat_template.jinja").unlink(),
+            (folder / "chat_template.jinja").unlink(),  # type: ignore[func-returns-value]
             merged("tokenizer_config.json", chat_template=3)(folder, place),
         ),
         refused("model: its tokenizer|chat template"),
@@ -161,7 +161,7 @@ TOKENIZERS = [
     model(
         "templates by name without a default",
         lambda folder, place: (
-            (folder / "chat_template.jinja").unlink(),
+            (folder / "chat_template.jinja").unlink(),  # type: ignore[func-returns-value]
             merged("tokenizer_config.json", chat_template=[{"name": "rag", "template": "x"}])(
                 folder, place
             ),

@@ -131,12 +131,12 @@ JOURNALS = [
 ]
 
 
-def _as_directory(place: Place) -> None:
+def _as_directory(place: Place) -> Any:
     (place.run / "rows" / "00000.jsonl").unlink()
     (place.run / "rows" / "00000.jsonl").mkdir()
 
 
-def _as_file(place: Place) -> None:
+def _as_file(place: Place) -> Any:
     shutil.rmtree(place.run / "rows")
     (place.run / "rows").write_text("")
 

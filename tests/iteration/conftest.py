@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from sso_data.config.iteration import IterateConfig, iterate_config
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.loading import validated
 from sso_data.core.progress import NullProgress
 from sso_data.core.yaml_files import deep_merge
 from sso_data.iteration.report import Iterated
@@ -47,7 +48,9 @@ TINY: dict[str, Any] = {
 
 def tiny(prompts: Path, **changes: Any) -> IterateConfig:
     """The settings of a tiny iteration, changed section by section."""
-    return iterate_config(deep_merge(deep_merge(TINY, {"prompts": str(prompts)}), changes))
+    return validated(
+        IterateConfig, deep_merge(deep_merge(TINY, {"prompts": str(prompts)}), changes)
+    )
 
 
 def write_prompts(file: Path, number: int, *, seed: int = 5) -> Path:

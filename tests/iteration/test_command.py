@@ -76,7 +76,7 @@ def test_a_stop_ends_well(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (("--tiny",), ("--tiny belongs to --recipe",)),
+        (("--tiny",), ("--tiny needs --recipe",)),
         (("--judge-endpoint", "http://host/v1"), ("--judge-endpoint", "--judge llm:MODEL")),
         (("--judge", "reward"), ("--judge reward", "oracle")),
         (("--recipe", "no-such-recipe"), ("no-such-recipe",)),

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from sso_data.config.iteration import iterate_config
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.loading import validated
 from sso_data.core.yaml_files import deep_merge
 from sso_data.iteration.table import shown
 from tests.iteration.conftest import TINY, lines_of, run, write_prompts
@@ -95,7 +96,7 @@ def test_killed_in_generating_and_in_training(tmp_path: Path) -> None:
     assert "round 1" not in done.stderr, "what was finished is not done again"
 
     inline = deep_merge(tree, {"prompts": str(prompts), "generate": TINY["generate"]})
-    whole = run(iterate_config(inline), tmp_path / "whole")
+    whole = run(validated(IterateConfig, inline), tmp_path / "whole")
     lines = lines_of(out / "rounds.jsonl")
     assert [name for name, _ in shown(lines)] == [name for name, _ in shown(whole.lines)]
     for found, expected in zip(lines, whole.lines, strict=True):

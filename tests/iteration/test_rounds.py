@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sso_data.config.iteration import iterate_config
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.loading import validated
 from sso_data.core.errors import InputError, RunError
 from sso_data.core.records import Row, View
 from sso_data.core.yaml_files import deep_merge
@@ -178,7 +179,7 @@ def test_it_goes_on_with_the_defaults_of_its_first_start(
     (copied / "round-2" / "round.json").write_text(json.dumps(facts))
     tree = deep_merge(TINY, {"prompts": str(prompts)})
     del tree["generate"]["sampling"]["max_tokens"]
-    again = run(iterate_config(tree), copied, by=never)
+    again = run(validated(IterateConfig, tree), copied, by=never)
     assert again.lines == done.lines and again.new_rounds == 1
     assert json.loads(file.read_text())["defaults"] == manifest["defaults"]
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from sso_data.config.iteration import iterate_config
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.loading import validated
 from sso_data.core.errors import ConfigError
 from sso_data.core.yaml_files import deep_merge
 from sso_data.iteration.plans import generate_config, identity_of, merges_adapters, train_config
@@ -37,13 +38,13 @@ GENERATOR = {"train": {"loss": {"objective": "sso-generator"}}}
 )
 def test_refused(tree: dict[str, Any], parts: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError) as caught:
-        iterate_config(tree)
+        validated(IterateConfig, tree)
     for part in parts:
         assert part in str(caught.value)
 
 
 def identity(**changes: Any) -> dict[str, Any]:
-    return identity_of(iterate_config(deep_merge(TINY, changes)), "0123")
+    return identity_of(validated(IterateConfig, deep_merge(TINY, changes)), "0123")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_a_training_may_change_what_its_iteration_lets_change() -> None:
     """A key is free here exactly where `train` lets it change on continuing."""
     free = {f"{name}." for name in train_run._FREE_SECTIONS}
     free |= {f"{name}.{key}" for name, keys in train_run._FREE_KEYS.items() for key in keys}
-    dumped = iterate_config(TINY).train.model_dump(mode="json")
+    dumped = validated(IterateConfig, TINY).train.model_dump(mode="json")
     keys = [
         f"{section}.{key}"
         for section, values in dumped.items()
@@ -108,14 +109,15 @@ def test_a_training_may_change_what_its_iteration_lets_change() -> None:
 
 
 def test_what_a_round_is_told() -> None:
-    config = iterate_config(
+    config = validated(
+        IterateConfig,
         deep_merge(
             TINY,
             {
                 "generate": {"engine": {"revision": "v1"}},
                 "train": {"revision": "v1", "lora": {"enabled": True}},
             },
-        )
+        ),
     )
     first = PolicyAt(path=config.model, fingerprint="0")
     later = PolicyAt(path="runs/round-1/model", fingerprint="1")
@@ -141,7 +143,7 @@ def test_what_a_round_is_told() -> None:
     ],
 )
 def test_references_of_rows_that_the_policy_did_not_sample(tree: dict[str, Any], mode: str) -> None:
-    config = iterate_config(tree)
+    config = validated(IterateConfig, tree)
     assert train_config(config, 1, PolicyAt(path="m", fingerprint="0")).reference.mode == mode
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sso_data.config.iteration import IterateConfig, iterate_config
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.loading import validated
 from sso_data.core.errors import ConfigError, InputError
 from sso_data.iteration.slices import Slice, rows_a_round, slice_source, write_slice
 from sso_data.prompts import Candidate, read_prompts
@@ -15,7 +16,7 @@ from tests.iteration.conftest import lines_of
 
 
 def config_of(file: Path, **changes: Any) -> IterateConfig:
-    return iterate_config({"model": "m", "prompts": str(file), **changes})
+    return validated(IterateConfig, {"model": "m", "prompts": str(file), **changes})
 
 
 def numbered(file: Path, number: int, **columns: Any) -> Path:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from sso_data.config.iteration import iterate_config
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.loading import validated
 from sso_data.iteration.stopping import Stop, after_training, before_training
 from sso_data.iteration.table import remarks, shown, totals
 
@@ -28,7 +29,7 @@ def rounds(*changes: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def stop_of(*changes: dict[str, Any], **limits: Any) -> Stop | None:
-    return before_training(rounds(*changes), iterate_config({"stop": limits}).stop)
+    return before_training(rounds(*changes), validated(IterateConfig, {"stop": limits}).stop)
 
 
 def test_a_good_round_goes_on() -> None:
@@ -74,11 +75,11 @@ def test_answers_that_grow_in_the_second_round_leave_the_first_policy() -> None:
 
 def test_a_training_that_ended_early() -> None:
     line = GOOD | {"round": 2, "train_stopped": "step 4: fell by 1.3 nats/token"}
-    stop = after_training(line, iterate_config({}))
+    stop = after_training(line, validated(IterateConfig, {}))
     assert stop is not None and stop.good_until == 1 and "fell by 1.3" in stop.reason
     unlimited = {"train": {"stop": {"chosen_drop": None}}}
-    assert after_training(line, iterate_config(unlimited)) is None
-    assert after_training(GOOD | {"round": 2}, iterate_config({})) is None
+    assert after_training(line, validated(IterateConfig, unlimited)) is None
+    assert after_training(GOOD | {"round": 2}, validated(IterateConfig, {})) is None
 
 
 def test_the_books_over_all_rounds() -> None:

@@ -50,7 +50,7 @@ def test_a_row_of_another_length(tmp_path: Path) -> None:
     assert len(read(file, skip_bad_rows=True)) == 3
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[bytes | str, str]] = {
     "column": (
         "text,id\na,1\n",
         "p.csv: no column 'prompt' (columns: text, id); name the prompts' column",

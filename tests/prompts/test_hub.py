@@ -58,11 +58,12 @@ def _fill(hub: HubServer) -> None:
     hub.add_dataset(
         "team/lines", {"train.jsonl": b"".join(json.dumps(line).encode() + b"\n" for line in lines)}
     )
-    train, test = {"question": ["a", "b"]}, {"question": ["c"], "key": [3], "m": [[0.5]]}
+    train: dict[str, list[object]] = {"question": ["a", "b"], "key": [1, 2], "m": [[], [1.5]]}
+    test: dict[str, list[object]] = {"question": ["c"], "key": [3], "m": [[0.5]]}
     hub.add_dataset(
         "team/tables",
         {
-            "data/train-00000-of-00001.parquet": _table(train | {"key": [1, 2], "m": [[], [1.5]]}),
+            "data/train-00000-of-00001.parquet": _table(train),
             "data/test-00000-of-00001.parquet": _table(test),
             "README.md": b"# Tables\n",
         },

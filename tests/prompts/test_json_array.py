@@ -45,7 +45,7 @@ def test_half_a_character_is_not_replaced(tmp_path: Path) -> None:
     assert bad_row(file).detail == "'prompt' holds invalid Unicode (lone surrogate '\\ud800')"
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[bytes | str, str]] = {
     "cut": ('[{"prompt": "a"}', "p.json:1: not valid JSON (expecting ']'); correct it"),
     "cut text": ('[{"prompt": "a', "p.json:1: not valid JSON (Unterminated string starting at)"),
     "comma": ('[{"prompt": "a"},\n]', "p.json:2: not valid JSON (Expecting value); correct it"),

@@ -48,7 +48,7 @@ def reset(hub: HubServer) -> None:
     hub.leaked.clear()
     hub.tokens = {TOKEN}
     hub.__dict__.pop("plan", None)
-    hub.plan = type(hub).__dataclass_fields__["plan"].default
+    hub.plan = type(hub).__dataclass_fields__["plan"].default  # type: ignore[assignment]
     hub.large_bytes, hub.part_bytes, hub.xet_folder = 2000, None, None
 
 

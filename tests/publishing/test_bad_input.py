@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from huggingface_hub import constants
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import HubError
 from sso_data.filtering.refilter import refilter
-from sso_data.publishing.hub import check_write
+from sso_data.publishing.hub import HubRepo
 from sso_data.runs.workdir import locked
 from tests.cli.test_bad_input import one_line
 from tests.hub_server import HubServer, Repo
@@ -196,8 +195,9 @@ READS, WRITES = ["repo.content.read"], ["repo.content.read", "repo.write"]
         ({"name": "alice", "orgs": [], "auth": {"accessToken": {"role": "fineGrained"}}}, "a/x"),
     ],
 )
-def test_tokens_that_may_write(answer: Mapping[str, Any], repo: str) -> None:
-    check_write(answer, repo, "SETTINGS")
+def test_tokens_that_may_write(hub: HubServer, answer: dict[str, Any], repo: str) -> None:
+    hub.accounts[TOKEN] = answer
+    assert HubRepo("dataset", repo).check_write() == answer["name"]
 
 
 @pytest.mark.parametrize(
@@ -223,6 +223,7 @@ def test_tokens_that_may_write(answer: Mapping[str, Any], repo: str) -> None:
         ),
     ],
 )
-def test_tokens_that_may_not(answer: Mapping[str, Any], repo: str, line: str) -> None:
+def test_tokens_that_may_not(hub: HubServer, answer: dict[str, Any], repo: str, line: str) -> None:
+    hub.accounts[TOKEN] = answer
     with pytest.raises(HubError, match=line):
-        check_write(answer, repo, "SETTINGS")
+        HubRepo("dataset", repo).check_write()

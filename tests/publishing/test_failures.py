@@ -13,7 +13,7 @@ from sso_data.filtering.refilter import refilter
 from sso_data.publishing import upload
 from sso_data.publishing.card import read_facts
 from sso_data.publishing.dataset import pack
-from sso_data.publishing.hub import Hub
+from sso_data.publishing.hub import HubRepo
 from sso_data.publishing.readme import Card, merge_card
 from sso_data.publishing.upload import Parcel, Published, Target, publish
 from tests.hub_server import HubServer, Repo
@@ -60,7 +60,7 @@ class Trial:
     older: Mapping[str, bytes]
 
     def push(self) -> Published:
-        return publish(Hub("dataset"), self.parcel, self.target, Listening())
+        return publish(self.parcel, self.target, Listening())
 
     def begin(self, plan: Plan = never) -> None:
         xet_folder = self.hub.xet_folder
@@ -154,7 +154,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Parcel:
 @pytest.fixture
 def trial(hub: HubServer, packed: Parcel, monkeypatch: pytest.MonkeyPatch) -> Trial:
     monkeypatch.setattr(upload, "merge_card", _merged_once)
-    target = Target(repo=REPO, private=False)
+    target = Target(hub=HubRepo("dataset", REPO), private=False)
     return Trial(hub=hub, parcel=packed, target=target, older={})
 
 
@@ -219,15 +219,17 @@ def test_a_repository_that_is_public(hub: HubServer, tmp_path: Path) -> None:
     refilter(run, RunConfig(filter=loose))
     parcel = pack(read_facts(run), REPO, _folder(tmp_path / "new"))
     parcel = replace(parcel, title="again")
-    target = Target(repo=REPO, private=False)
+    target = Target(hub=HubRepo("dataset", REPO), private=False)
     trial = Trial(hub=hub, parcel=parcel, target=target, older=older)
     chosen = ("500 Internal Server Error", "answer lost, the request was done")
     some = {kind: fault for kind, fault in faults(hub).items() if kind in chosen}
     trial.table("A public repository of the same run, one failure", some)
 
 
-def test_many_files_go_through_a_pull_request(trial: Trial) -> None:
-    trial.target = replace(trial.target, files_a_commit=4)
+def test_many_files_go_through_a_pull_request(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "FILES_A_COMMIT", 4)
     chosen = ("answer lost, the request was done", "token expired")
     some = {kind: fault for kind, fault in faults(trial.hub).items() if kind in chosen}
     trial.table("Many files through a pull request, one failure", some)

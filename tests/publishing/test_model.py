@@ -144,7 +144,7 @@ def test_an_unfinished_training(hub: HubServer, out: Path) -> None:
     [
         (("--push", "nowhere"), "write it as namespace/name"),
         (("--push", "other/model"), "tester is no member of other"),
-        (("--public",), "--public and --private are about --push"),
+        (("--public",), "--public and --private need --push"),
     ],
 )
 def test_a_wrong_target_is_found_before_training(

@@ -8,7 +8,7 @@ from huggingface_hub import get_session
 from sso_data.core.errors import HubError
 from sso_data.core.progress import NullProgress
 from sso_data.publishing.failures import HubTroubleError, patiently
-from sso_data.publishing.hub import Hub
+from sso_data.publishing.hub import HubRepo
 from tests.hub_server import HubServer
 from tests.loopback.faults import Fault, once
 from tests.publishing.listening import Listening
@@ -23,7 +23,7 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def look_at_token() -> str:
-    return Hub("dataset").check_write("team/pairs")
+    return HubRepo("dataset", "team/pairs").check_write()
 
 
 def refused(headers: dict[str, str]) -> Fault:
@@ -65,5 +65,5 @@ def test_what_will_not_change_is_not_tried_again(hub: HubServer, waited: list[fl
 
 
 def test_a_server_that_says_nothing_is_not_waited_for_for_ever(hub: HubServer) -> None:
-    Hub("dataset")
+    HubRepo("dataset", "team/pairs")
     assert get_session().timeout.read == 300

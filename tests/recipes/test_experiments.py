@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sso_data.config.iteration import IterateConfig
+from sso_data.config.loading import validated
 from sso_data.config.recipes import load_recipe, recipe_names
-from sso_data.config.run import validated_as
 
 SFT = {"llama3.1-8b-sft": "models/llama-3.1-8b-sft", "qwen2-7b-sft": "models/qwen2-7b-sft"}
 INSTRUCT = {
@@ -68,7 +68,7 @@ are drawings, and the tables of principles are the catalogue's."""
 
 
 def config_of(name: str) -> IterateConfig:
-    return validated_as(IterateConfig, load_recipe(name), origin=name, page="docs/iterate.md")
+    return validated(IterateConfig, load_recipe(name), origin=name)
 
 
 def test_every_experiment_has_its_recipe_and_no_recipe_is_without_one() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from sso_data.config.loss import LossConfig
+from sso_data.config.loading import load
 from sso_data.config.run import FilterConfig, RunConfig, load_config
-from sso_data.config.training import TrainConfig, load_train_config
+from sso_data.config.section import Section
+from sso_data.config.training import LossConfig, TrainConfig
 from sso_data.core.errors import ConfigError
 from sso_data.generation.generate import prepare
 from sso_data.world import catalogue_dir, policy_dir
@@ -70,23 +71,23 @@ def test_a_run_has_the_papers_values(key: str, value: Any) -> None:
 
 @pytest.mark.parametrize(("key", "value"), (TRAINING | SSO).items())
 def test_a_training_has_the_papers_values(key: str, value: Any) -> None:
-    assert value_at(load_train_config(recipe="paper"), key) == value
+    assert value_at(load(TrainConfig, recipe="paper"), key) == value
 
 
 @pytest.mark.parametrize(("key", "value"), (TRAINING | GENERATOR).items())
 def test_a_generators_training_has_those_of_the_second_version(key: str, value: Any) -> None:
-    config = load_train_config(recipe="paper", loss__objective="sso-generator")
+    config = load(TrainConfig, recipe="paper", loss__objective="sso-generator")
     assert value_at(config, key) == value
 
 
 @pytest.mark.parametrize("objective", ["pairs", "pbaa"])
 def test_the_base_loss_alone_takes_no_key_of_sso(objective: str) -> None:
-    loss = load_train_config(recipe="paper", loss__objective=objective).loss
+    loss = load(TrainConfig, recipe="paper", loss__objective=objective).loss
     assert (loss.objective, loss.type, loss.beta) == ("pairs", "ipo", 0.2)
 
 
 def test_a_reward_model_has_the_papers_optimizer_and_no_loss() -> None:
-    config = load_train_config(recipe="paper", kind="reward")
+    config = load(TrainConfig, recipe="paper", kind="reward")
     assert {key: value_at(config, key) for key in TRAINING} == TRAINING
     assert config.loss == LossConfig()
 
@@ -122,7 +123,7 @@ def test_given_keys_win(tmp_path: Path) -> None:
     assert config.sampling.max_tokens == 2048
     assert config.filter.preset == "closeness"
     assert (config.steering.choose, config.steering.concision_probability) == ("random", 0.2)
-    training = load_train_config(None, ["loss.g=1", "optim.warmup_steps=0"], recipe="paper")
+    training = load(TrainConfig, None, ["loss.g=1", "optim.warmup_steps=0"], recipe="paper")
     assert (training.loss.g, training.optim.warmup_steps, training.loss.alpha) == (1.0, 0.0, 0.66)
 
 
@@ -133,13 +134,13 @@ def test_a_section_made_in_python_counts_what_was_set_in_it() -> None:
 
 def test_without_the_word_nothing_changes() -> None:
     assert load_config() == load_config(recipe="default") == RunConfig()
-    assert load_train_config(recipe="default") == TrainConfig()
+    assert load(TrainConfig, recipe="default") == TrainConfig()
 
 
-@pytest.mark.parametrize("load", [load_config, load_train_config])
-def test_another_word_is_refused(load: Any) -> None:
+@pytest.mark.parametrize("kind", [RunConfig, TrainConfig])
+def test_another_word_is_refused(kind: type[Section]) -> None:
     with pytest.raises(ConfigError, match="recipe: "):
-        load(recipe="papers")
+        load(kind, recipe="papers")
 
 
 @pytest.mark.parametrize(("key", "value"), [("filter", None), ("filter", 3), ("sampling", [1])])
@@ -162,9 +163,9 @@ def test_a_run_is_known_by_the_values_and_not_by_the_word() -> None:
     assert by_word.identity == by_value.identity != ours.identity
 
 
-@pytest.mark.parametrize("load", [load_config, load_train_config])
-def test_what_is_recorded_gives_the_same_configuration_again(load: Any) -> None:
-    config = load(recipe="paper")
+@pytest.mark.parametrize("kind", [RunConfig, TrainConfig])
+def test_what_is_recorded_gives_the_same_configuration_again(kind: type[Section]) -> None:
+    config = load(kind, recipe="paper")
     recorded = json.loads(config.model_dump_json())
     assert "recipe" not in recorded
     again = type(config).model_validate(recorded)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from sso_data.config.iteration import IterateConfig
+from sso_data.config.loading import validated
 from sso_data.config.recipes import load_recipe, recipe_names, recipes_dir
-from sso_data.config.run import validated_as
 from sso_data.core.errors import ConfigError
 from sso_data.core.yaml_files import deep_merge
 from tools.tiny_world.examples import FOLDER, files
@@ -14,7 +14,7 @@ from tools.tiny_world.examples import FOLDER, files
 
 def config_of(name: str, *, tiny: bool) -> IterateConfig:
     tree = load_recipe(name, tiny=tiny)
-    return validated_as(IterateConfig, tree, origin=name, page="docs/iterate.md")
+    return validated(IterateConfig, tree, origin=name)
 
 
 @pytest.mark.parametrize("name", recipe_names())

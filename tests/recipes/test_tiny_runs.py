@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from sso_data.config.iteration import iterate_config
+from sso_data.config.iteration import IterateConfig
+from sso_data.config.loading import config_tree, validated
 from sso_data.config.recipes import load_recipe
-from sso_data.config.run import config_tree
 from sso_data.iteration.report import Iterated
 from sso_data.iteration.run import iterate
 from sso_data.iteration.training import Training
@@ -42,7 +42,7 @@ def train_here(training: Training) -> None:
 def run_tiny(name: str, out: Path, *settings: str) -> Iterated:
     torch.set_num_threads(1)
     tree = config_tree(None, [*FEW, *settings], base=load_recipe(name, tiny=True))
-    return iterate(iterate_config(tree), out, train=train_here)
+    return iterate(validated(IterateConfig, tree), out, train=train_here)
 
 
 def objective_of(model: Path) -> str:

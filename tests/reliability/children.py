@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def traced(flow: Flow, folder: Path, injections: Sequence[str]) -> dict[str, Any
     ends: Counter[str] = Counter()
     for number, injection in enumerate(injections):
         run = folder / f"traced-{number}"
-        status, hits = _under_strace(lambda run=run: flow(run), injection, folder / "strace.txt")
+        status, hits = _under_strace(partial(flow, run), injection, folder / "strace.txt")
         assert hits == 1, (injection, hits)
         how = _how(status)
         assert how in ("killed", "refused", "done"), (injection, how)

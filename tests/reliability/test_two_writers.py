@@ -130,7 +130,16 @@ def test_a_second_train(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Hi", "chosen": "Hello.", "rejected": "No."}\n' * 20)
     out.mkdir()
-    arguments = ("train", rows, "--out", out, "--model", policy_dir(), "--objective", "pairs")
+    arguments: tuple[object, ...] = (
+        "train",
+        rows,
+        "--out",
+        out,
+        "--model",
+        policy_dir(),
+        "--objective",
+        "pairs",
+    )
     arguments += ("--set=optim.max_steps=1", "--set=log.plot=false")
     with held(out, "model"):
         refused(command(*arguments), "model")

@@ -121,7 +121,7 @@ def load(tmp_path: Path) -> Callable[..., Any]:
 
 def test_both_files_load_with_equal_rows(tmp_path: Path, load: Callable[..., Any]) -> None:
     """Metadata of different shapes does no harm: it is JSON text."""
-    odd = {"metadata": '{"tags": [1, {"deep": null}]}', "template_kwargs": "{}"}
+    odd: dict[str, Any] = {"metadata": '{"tags": [1, {"deep": null}]}', "template_kwargs": "{}"}
     rows = [make_row(0), make_row(1, **odd), make_row(2, texts={"good": "Ünïcode \u2028 \0 🪁"})]
     pairs = make_pairs(tmp_path, rows)
     lines = load("json", pairs / "train.jsonl")

@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
-from sso_data.chat.endpoint import Endpoint, EndpointCompletions
+from sso_data.chat.endpoint import EndpointCompletions
+from sso_data.config.section import EndpointSection
 from sso_data.core.records import JsonRow, Message, Prompt, content_hash, row_id
 from sso_data.runs.steering import MemoryBook
 from sso_data.steering.by_model import ACCEPTED, CUT_OFF, Task
@@ -66,7 +67,7 @@ def lines() -> Iterator[dict[Case, JsonRow]]:
     fixed = {"choose": "fixed", "features": ["Helpfulness"], "principles": "written"}
     writing = Task(rules=rules(**fixed), choose=False, write=True, writer="server")
     with serving(script) as server:
-        model = EndpointCompletions(Endpoint(url=server.url, model="m", in_flight=8))
+        model = EndpointCompletions("m", EndpointSection(endpoint=server.url, endpoint_in_flight=8))
         for what, task in (("choose", choosing), ("write", writing)):
             prompts = [prompt_of(case) for case in CASES if case.what == what]
             for _ in Pass(
@@ -158,7 +159,7 @@ def test_a_free_pair_that_fails_gives_way_to_features_by_rule() -> None:
 def test_an_answer_that_was_cut_off_is_said_to_be() -> None:
     fixed = rules(choose="fixed", features=["Helpfulness"], principles="written")
     with serving(lambda body, attempt: said(GOOD_PAIR[:-30], "length")) as server:
-        model = EndpointCompletions(Endpoint(url=server.url, model="m"))
+        model = EndpointCompletions("m", EndpointSection(endpoint=server.url))
         found: list[JsonRow] = []
         task = Task(rules=fixed, choose=False, write=True)
         case = prompt_of(CASES[0])

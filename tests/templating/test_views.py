@@ -120,7 +120,7 @@ class TestBos:
         ],
     )
     def test_there_is_exactly_one_or_none_in_use(
-        self, source: str, kind: dict[str, bool], where: str
+        self, source: str, kind: dict[str, Any], where: str
     ) -> None:
         template = template_of(source, **kind)
         assert template.facts.bos == where

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sso_data.config.loss import SequenceConfig
 from sso_data.config.run import ViewsConfig
+from sso_data.config.training import SequenceConfig
 from sso_data.core.records import JsonRow
 from sso_data.templating.chat_template import load_tokenizer
 from sso_data.training.data import PairReader

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sso_data.config.reward import RewardConfig
+from sso_data.config.training import RewardConfig
 from sso_data.training.processes import leaving_the_group
 from sso_data.training.reward import RewardTrainer
 from tests.training.models import arguments, classifier, gpt2, random_rows

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sso_data.config.loss import LossConfig, ReferenceConfig
+from sso_data.config.training import LossConfig, ReferenceConfig
 from sso_data.core.records import JsonRow
 from sso_data.training.encode import EncodedRow, Encoder
 from sso_data.training.loss import terms_of

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sso_data.config.loss import SequenceConfig
 from sso_data.config.run import ViewsConfig
+from sso_data.config.training import SequenceConfig
 from sso_data.core.errors import InputError
-from sso_data.core.records import JsonRow, Message, hash_ids
+from sso_data.core.records import SIDE_OF, JsonRow, Message, hash_ids
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, with_system
 from sso_data.training.encode import EncodedRow, Encoder, template_for
 from sso_data.training.loss import PREFERENCE_TERMS, PreferenceTerm
@@ -45,7 +45,7 @@ class TestOurRows:
     ) -> None:
         row = journal[0]
         (encoded,) = encoder.encode([row])
-        for view, side in (("good", "chosen"), ("bad", "rejected"), ("plain", "original")):
+        for view, side in SIDE_OF.items():
             assert encoded.completions[view].tolist() == row[f"{side}_token_ids"]
             assert hash_ids(encoded.prompts[view].tolist()) == row[f"prompt_hash_{view}"]
         cells = ("plain_good", "plain_bad", "good_good", "good_bad", "bad_plain", "bad_good")

@@ -52,7 +52,7 @@ class TestControlTokens:
         ],
     )
     def test_in_the_templates_of_the_field(
-        self, source: str, kind: dict[str, bool], text: str
+        self, source: str, kind: dict[str, Any], text: str
     ) -> None:
         template = template_of(source, **kind)
         ids = ids_of(template, text)

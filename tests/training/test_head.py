@@ -48,14 +48,15 @@ def plain(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) 
 def test_gradients_by_finite_differences(chunk_rows: int | None, bias: bool) -> None:
     hidden, weight, targets, offset = inputs(bias=bias)
     assert torch.autograd.gradcheck(
-        lambda h, w, b: target_logprobs(h, w, targets, b, chunk_rows=chunk_rows),
-        (hidden, weight, offset),
+        lambda h, w, b=None: target_logprobs(h, w, targets, b, chunk_rows=chunk_rows),
+        (hidden, weight) if offset is None else (hidden, weight, offset),
     )
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 3, 7, None])
 def test_values_and_gradients_equal_the_plain_computation(chunk_rows: int | None) -> None:
     hidden, weight, targets, bias = inputs()
+    assert bias is not None
     leaves = [hidden, weight, bias]
     upstream = torch.randn(7, dtype=torch.float64)
     found = target_logprobs(hidden, weight, targets, bias, chunk_rows=chunk_rows)
@@ -79,7 +80,7 @@ def test_a_frozen_head_costs_no_gradient_of_its_own() -> None:
 def test_bf16_normalises_in_fp32() -> None:
     hidden, weight, targets, _ = inputs(bias=False)
     low = [hidden.detach().bfloat16().requires_grad_(), weight.detach().bfloat16().requires_grad_()]
-    found = target_logprobs(*low, targets)
+    found = target_logprobs(low[0], low[1], targets)
     assert found.dtype == torch.float32
     gradients = torch.autograd.grad(found.sum(), low)
     assert [g.dtype for g in gradients] == [torch.bfloat16] * 2

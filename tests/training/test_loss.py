@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from sso_data.config.loss import LossConfig
+from sso_data.config.training import LossConfig
 from sso_data.training.loss import (
     log_odds,
     margin,
@@ -156,7 +156,10 @@ class TestFormulas:
         assert terms_of(config).contrasts == ("base",)
 
     def test_without_both(self, parts: tuple[Tensor, ...]) -> None:
-        for config in (LossConfig(use_g=False, use_w=False), LossConfig(objective="pbaa")):
+        for config in (
+            LossConfig(use_g=False, use_w=False),
+            LossConfig.model_validate({"objective": "pbaa"}),
+        ):
             torch.testing.assert_close(loss_of(config, *batch()), parts[0])
 
     def test_as_published_drops_g_with_w(self, parts: tuple[Tensor, ...]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sso_data.config.reward import MixPart, RewardConfig
+from sso_data.config.training import MixPart, RewardConfig
 from sso_data.core.errors import InputError, TrainError
 from sso_data.core.records import JsonRow
 from sso_data.training.data import PairReader, held_out_prompts, mix_summary, repeated, reward_data

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sso_data.config.loss import LossConfig, ReferenceConfig
+from sso_data.config.training import LossConfig, ReferenceConfig
 from sso_data.core.errors import TrainError
 from sso_data.training.encode import EncodedRow
 from sso_data.training.loss import PREFERENCE_TERMS

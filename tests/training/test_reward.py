@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from sso_data.config.reward import RewardConfig
+from sso_data.config.training import RewardConfig
 from sso_data.core.errors import ModelError, TrainError
 from sso_data.core.records import JsonRow
 from sso_data.training.data import PairReader, reward_data

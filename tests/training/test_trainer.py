@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sso_data.config.loss import LossConfig
-from sso_data.config.training import EarlyStoppingConfig, load_train_config
+from sso_data.config.loading import load
+from sso_data.config.training import EarlyStoppingConfig, LossConfig, TrainConfig
 from sso_data.core.errors import TrainError
 from sso_data.core.progress import NullProgress
 from sso_data.models.head import CompletionScorer
@@ -345,5 +345,5 @@ def test_a_continued_training_judges_the_steps_before_as_well() -> None:
 
 @pytest.mark.parametrize(("given", "steps"), [("0", 0), ("0.04", 4), ("1", 1), ("7", 7)])
 def test_warmup_is_a_share_below_1_and_steps_from_1(tmp_path: Path, given: str, steps: int) -> None:
-    config = load_train_config(None, [f"optim.warmup_steps={given}"])
+    config = load(TrainConfig, None, [f"optim.warmup_steps={given}"])
     assert training_arguments(config, tmp_path).get_warmup_steps(100) == steps

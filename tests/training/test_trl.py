@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sso_data.config.loss import LossConfig
-from sso_data.config.reward import RewardConfig
+from sso_data.config.training import LossConfig, RewardConfig
 from sso_data.core.records import JsonRow
 from sso_data.models.head import IGNORED, CompletionScorer
 from sso_data.training.data import PairReader, reward_data

@@ -5,25 +5,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sso_data.cli.options import Column, EngineName, Json, Model, Prompts, Seed, Split
-from sso_data.cli.outcome import SOME_FAILED, ends_well, hint_to_continue, print_json, say
+from sso_data.cli import options as opt
+from sso_data.cli.outcome import SOME_FAILED, print_json, say
+from sso_data.cli.progress import duration, showing_progress
 
 if TYPE_CHECKING:
     from sso_data.augmentation.augment import Augmented
 
-AUGMENT_EXAMPLE = (
-    "Example: sso-data augment prompts.jsonl -m Qwen/Qwen3-8B --out more.jsonl --n 1000"
-)
 
-
-@ends_well
 def augment(
-    prompts: Prompts,
+    prompts: opt.Prompts,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="New .jsonl file of queries; continued if there.")
+        Path, opt.out_option("File of new queries (.jsonl); an existing one is continued.")
     ],
     number: Annotated[int, typer.Option("--n", "-n", min=1, help="How many new queries.")],
-    model: Model = None,
+    model: opt.Model = None,
     endpoint: Annotated[
         str | None,
         typer.Option("--endpoint", help="OpenAI-compatible server with --model.", metavar="URL"),
@@ -31,41 +27,37 @@ def augment(
     decontaminate: Annotated[
         list[Path] | None,
         typer.Option(
-            "--decontaminate", help="Benchmark file whose texts must not come back; repeatable."
+            "--decontaminate", help="Benchmark file whose texts must not be repeated; repeatable."
         ),
     ] = None,
     templates: Annotated[
         Path | None,
         typer.Option("--templates", help="Directory with an augment.j2 of your own."),
     ] = None,
-    engine: EngineName = None,
-    seed: Seed = None,
-    split: Split = None,
-    column: Column = None,
+    engine: opt.EngineName = None,
+    seed: opt.Seed = None,
+    split: opt.Split = None,
+    column: opt.Column = None,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave malformed rows out of the seeds.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the queries in --out and start over.")
+        bool, opt.overwrite_option("Delete the queries in --out and start over.")
     ] = False,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="YAML file; see docs/augment.md.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", help="One config key, e.g. answers.top_p=1; repeat for more."),
-    ] = None,
-    as_json: Json = False,
+    config: Annotated[Path | None, opt.config_option("docs/augment.md")] = None,
+    settings: Annotated[list[str] | None, opt.set_option("answers.top_p=1")] = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Make new queries from seed queries with the policy, checked and without duplicates.
 
     Run the same command again to continue after an interruption, or with a larger --n for more.
     """
     from sso_data.augmentation.augment import augment as run_augment
-    from sso_data.cli.progress import showing_progress
-    from sso_data.config.augmentation import load_augment_config
+    from sso_data.config.augmentation import AugmentConfig
+    from sso_data.config.loading import load
 
-    resolved = load_augment_config(
+    resolved = load(
+        AugmentConfig,
         config,
         settings,
         model=model,
@@ -74,18 +66,16 @@ def augment(
         templates=templates,
         decontaminate__files=tuple(decontaminate) if decontaminate else None,
         engine__name=engine,
-        source__split=split,
-        source__column=column,
-        source__skip_bad_rows=skip_bad_rows or None,
+        **opt.source_keys(split, column, skip_bad_rows=skip_bad_rows),
     )
     hint = f"every new query is safe in {out}; run the same command again to continue"
-    with hint_to_continue(hint), showing_progress() as progress:
+    with showing_progress(hint) as progress:
         done = run_augment(prompts, out, number, resolved, progress, overwrite=overwrite)
     _show(done, as_json=as_json)
 
 
 def _show(done: "Augmented", *, as_json: bool) -> None:
-    """The report on stdout; what is missing on stderr, with exit code 3."""
+    """Print the report on stdout; exit with code 3 if there are too few queries."""
     if as_json:
         print_json(
             {
@@ -102,8 +92,8 @@ def _show(done: "Augmented", *, as_json: bool) -> None:
             typer.echo(line)
     if done.tally.num_accepted > done.wanted:
         say(
-            f"{done.paths.queries} held {done.tally.num_accepted} queries before, {done.wanted} "
-            "were asked for: nothing was left to do"
+            f"{done.paths.queries} already held {done.tally.num_accepted} queries, {done.wanted} "
+            "were asked for: nothing to do"
         )
     if done.shortfall:
         say(f"warning: {done.shortfall}")
@@ -111,9 +101,7 @@ def _show(done: "Augmented", *, as_json: bool) -> None:
 
 
 def _lines(done: "Augmented") -> list[str]:
-    """The report for a person."""
-    from sso_data.cli.progress import duration
-
+    """Return the report as text."""
     tally, report = done.tally, done.report
     lines = [
         f"{tally.num_accepted} new queries of {tally.num_attempts} attempts, from "

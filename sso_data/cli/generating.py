@@ -1,0 +1,228 @@
+"""`generate`, `filter`, `retry`, `merge` and `preview`: make runs and decide on their pairs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sso_data.cli import options as opt
+from sso_data.cli import output
+from sso_data.cli.outcome import SOME_FAILED, print_json, say
+from sso_data.cli.progress import duration, showing_progress
+
+PrincipleModel = Annotated[
+    str | None,
+    typer.Option("--principle-model", help="A model that writes principles for each prompt."),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", help="Only share I of N, for several machines.", metavar="I/N"),
+]
+
+
+def generate(
+    prompts: opt.Prompts,
+    out: Annotated[Path, opt.out_option("Run directory; an existing run is continued.")],
+    model: opt.Model = None,
+    engine: opt.EngineName = None,
+    principles: opt.PrinciplesDir = None,
+    templates: opt.TemplatesDir = None,
+    principle_model: PrincipleModel = None,
+    limit: opt.Limit = None,
+    seed: opt.Seed = None,
+    split: opt.Split = None,
+    column: opt.Column = None,
+    shard: Shard = None,
+    skip_bad_rows: opt.SkipBadRows = False,
+    overwrite: opt.OverwriteRun = False,
+    config: opt.ConfigFile = None,
+    settings: opt.Settings = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Sample, score and filter: prompts in, a run directory with preference pairs out.
+
+    Run the same command again to continue after an interruption: finished rows are kept.
+    """
+    from sso_data.config.run import load_config
+    from sso_data.generation.generate import generate as run_generate
+
+    resolved = load_config(
+        config,
+        settings,
+        model=model,
+        seed=seed,
+        principles=principles,
+        templates=templates,
+        steering__principle_model=principle_model,
+        steering__principles="written" if principle_model else None,
+        engine__name=engine,
+        **opt.source_keys(split, column, limit, shard, skip_bad_rows=skip_bad_rows),
+    )
+    hint = f"every finished row is safe in {out}; run the same command again to continue"
+    with showing_progress(hint) as progress:
+        done = run_generate(prompts, out, resolved, progress, overwrite=overwrite)
+    if as_json:
+        work = {
+            "seconds": round(done.seconds, 2),
+            "new_rows": done.counts.rows,
+            "new_failures": done.counts.failed,
+            "sampled_tokens": done.counts.tokens,
+            "steering": done.steering.to_json() if done.steering else None,
+        }
+        print_json(output.run_summary(out, done.decision, done.account) | work)
+    else:
+        output.show_decision(done.decision, done.account)
+        output.show_steering(done.steering)
+        typer.echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)})")
+    output.end(done.account, done.decision, out)
+
+
+def filter_(
+    run: Annotated[
+        Path, typer.Argument(help="Run directory, or the Hub id of a pushed run (with --out).")
+    ],
+    out: Annotated[Path | None, opt.out_option("New run directory for a run on the Hub.")] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="closeness, reference or none.", metavar="NAME")
+    ] = None,
+    settings: opt.Settings = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the funnel; write nothing.")
+    ] = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Decide again which rows become pairs, from the journal: no GPU, as often as you like."""
+    from sso_data.filtering.refilter import refilter, run_config
+    from sso_data.publishing.read_back import run_directory
+
+    with showing_progress(f"{(out or run) / 'pairs'} is unchanged") as progress:
+        run = run_directory(str(run), out, dry_run=dry_run, progress=progress)
+        resolved = run_config(run, settings, preset=preset)
+        done = refilter(run, resolved, progress, dry_run=dry_run)
+    if as_json:
+        print_json(output.run_summary(run, done.decision, done.account) | {"dry_run": dry_run})
+    else:
+        output.show_decision(done.decision, done.account)
+        if not dry_run:
+            typer.echo(str(run / "pairs" / "train.jsonl"))
+    if done.unfinished:
+        say(f"the run is unfinished: {done.account.prompts} of {done.expected} prompts are done")
+    if not len(done.decision.kept):
+        say(output.nothing_kept(run, done.decision))
+
+
+def retry(
+    run: opt.RunPath,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="New place of the same model.")
+    ] = None,
+    settings: opt.Settings = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Run only the prompts of failed.jsonl once more, then filter again.
+
+    Sampling settings are the run's own, and the filter is as `filter` last decided; settings of
+    speed (engine.max_num_seqs and the like) may be given.
+    """
+    from sso_data.filtering.refilter import standing_config
+    from sso_data.generation.retry import retry as run_retry
+
+    resolved = standing_config(run, settings, model=model)
+    asked = any(setting.startswith("filter.") for setting in settings or [])
+    hint = f"every finished row is safe in {run}; run the same command again to continue"
+    with showing_progress(hint) as progress:
+        done = run_retry(run, resolved, progress, asked=asked)
+    tried, rows = done.counts.taken, done.counts.rows
+    decision, account = done.refiltered.decision, done.refiltered.account
+    if as_json:
+        counts = {"tried": tried, "new_rows": rows, "failed_again": done.counts.failed}
+        summary = output.run_summary(run, decision, account)
+        print_json(summary | counts | {"no_prompts": done.no_prompts})
+    elif tried:
+        output.show_decision(decision, account)
+        output.show_steering(done.steering)
+        typer.echo(f"{rows} of {tried} failed prompts are rows now ({duration(done.seconds)})")
+    else:
+        typer.echo("no prompt failed" if done.no_prompts else "nothing failed")
+    if done.no_prompts:
+        were = "row was no prompt" if done.no_prompts == 1 else "rows were no prompts"
+        say(f"{done.no_prompts} {were} and cannot be retried")
+    if done.refiltered.unfinished:
+        say(
+            f"the run is unfinished: {account.prompts} of {done.refiltered.expected} prompts "
+            "are done; `retry` takes only failed prompts, `generate` makes the others"
+        )
+    if tried or done.no_prompts:
+        output.end(account, decision, run)
+
+
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories of the same kind.")],
+    out: Annotated[Path, opt.out_option("Run directory to make of them.")],
+    overwrite: opt.OverwriteRun = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Join runs that differ only in their prompts, such as the shards of several machines.
+
+    A row or failure that is in two of them is taken once; the runs are not changed.
+    """
+    from sso_data.generation.merge import merge as run_merge
+
+    hint = f"what was copied is safe in {out}; run the same command again to continue"
+    with showing_progress(hint) as progress:
+        merged = run_merge(runs, out, progress, overwrite=overwrite)
+    decision, account = merged.refiltered.decision, merged.refiltered.account
+    if as_json:
+        print_json(output.run_summary(out, decision, account) | {"repeated": merged.repeated})
+    else:
+        output.show_decision(decision, account)
+        typer.echo(str(out / "pairs" / "train.jsonl"))
+    if merged.repeated:
+        say(f"{merged.repeated} rows were in more than one of the runs; the first was taken")
+    for run, how_far in merged.unfinished:
+        say(f"{run} is unfinished: {how_far}; finish it and merge again")
+    output.end(account, decision, out)
+
+
+def preview(
+    prompts: opt.Prompts,
+    model: opt.Model = None,
+    number: Annotated[int, typer.Option("-n", min=1, help="How many prompts.")] = 5,
+    engine: opt.EngineName = None,
+    principles: opt.PrinciplesDir = None,
+    templates: opt.TemplatesDir = None,
+    seed: opt.Seed = None,
+    split: opt.Split = None,
+    column: opt.Column = None,
+    config: opt.ConfigFile = None,
+    settings: opt.Settings = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Show the first few prompts' three responses side by side with their scores; write nothing."""
+    from sso_data.config.run import load_config
+    from sso_data.generation.preview import preview as run_preview
+
+    resolved = load_config(
+        config,
+        settings,
+        model=model,
+        seed=seed,
+        principles=principles,
+        templates=templates,
+        engine__name=engine,
+        **opt.source_keys(split, column, number),
+    )
+    with showing_progress() as progress:
+        shown = run_preview(prompts, resolved, progress)
+    if as_json:
+        rows = [row.to_json() | {"reason": verdict} for row, verdict in shown.rows]
+        failures = [failure.to_json() for failure in shown.failures]
+        print_json({"rows": rows, "failed": failures})
+    else:
+        console = output.console()
+        for row, verdict in shown.rows:
+            console.print(output.pair(row, verdict))
+    for failure in shown.failures:
+        say(f"failed: {failure.source_id or failure.id}: {failure.reason}: {failure.detail}")
+    if shown.failures:
+        raise typer.Exit(SOME_FAILED)

@@ -1,0 +1,137 @@
+"""`export` and `push`: a run for other programs, and as a dataset on the Hub."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sso_data.cli import options as opt
+from sso_data.cli.outcome import print_json, say
+from sso_data.cli.progress import showing_progress, size
+
+if TYPE_CHECKING:
+    from sso_data.publishing.upload import Published
+
+
+def export(
+    run: opt.RunPath,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="trl, llama-factory, axolotl, openrlhf, sso, autoalign, rewardbench, alpaca-eval "
+            "or mt-bench.",
+            metavar="FORMAT",
+        ),
+    ],
+    out: Annotated[Path, opt.out_option("New directory for the files.")],
+    drawn: Annotated[
+        str | None,
+        typer.Option(
+            "--drawn",
+            help="alpaca-eval, mt-bench: the view of the answers, plain, good or bad (default: "
+            "plain).",
+            metavar="VIEW",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", help="alpaca-eval, mt-bench: the model's name (default: the model's own)."
+        ),
+    ] = None,
+    overwrite: Annotated[bool, opt.overwrite_option("Replace an earlier export in --out.")] = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Write files that another program reads, and the recipe that trains on them.
+
+    Trainers get the pairs that the filter kept; alpaca-eval and mt-bench get every row's answer.
+    """
+    from sso_data.exporting.export import export as run_export
+
+    with showing_progress(f"{out} is unchanged") as progress:
+        done = run_export(
+            run, to, out, drawn=drawn, name=name, overwrite=overwrite, progress=progress
+        )
+    files = [str(done.directory / file) for file in done.files]
+    if as_json:
+        print_json(
+            {
+                "out": str(done.directory),
+                "format": done.format,
+                done.holds: done.rows,
+                "exported": done.exported,
+                "skipped": dict(done.skipped),
+                "files": files,
+                "next": done.next,
+            }
+        )
+    else:
+        for line in (done.account, *files, f"next: {done.next}"):
+            typer.echo(line)
+    for note in done.notes:
+        say(note)
+
+
+def push(
+    run: opt.RunPath,
+    repo: Annotated[str, typer.Argument(help="Dataset repository: namespace/name.")],
+    public: opt.Public = False,
+    private: opt.Private = False,
+    what: Annotated[
+        str,
+        typer.Option("--what", help="all (pairs and every scored row) or pairs.", metavar="NAME"),
+    ] = "all",
+    revision: Annotated[
+        str, typer.Option("--revision", help="Existing branch of the repository.")
+    ] = "main",
+    endpoint: Annotated[
+        str | None,
+        typer.Option("--endpoint", help="Address of the Hub; by default HF_ENDPOINT, or the Hub."),
+    ] = None,
+    language: Annotated[
+        list[str] | None,
+        typer.Option("--language", help="Language of the data for the card, e.g. en; repeatable."),
+    ] = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="Licence for the card, e.g. apache-2.0.")
+    ] = None,
+    overwrite: Annotated[
+        bool, opt.overwrite_option("Replace what another run put into the repository.")
+    ] = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Publish a run on the Hub: pairs, every scored row, a card. Private unless you say --public.
+
+    Everything goes in one commit. Run the same command again after any failure: it continues.
+    """
+    from sso_data.publishing.dataset import push_run
+
+    seen = opt.private_of(public=public, private=private)
+    hint = f"{repo} is unchanged, or private, or complete; run the same command again to continue"
+    with showing_progress(hint) as progress:
+        done = push_run(
+            run,
+            repo,
+            what=what,
+            private=seen,
+            revision=revision,
+            endpoint=endpoint,
+            language=language or (),
+            license=license_,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if as_json:
+        print_json(done.to_json())
+    else:
+        show_published(done)
+
+
+def show_published(done: "Published") -> None:
+    """Print the repository's new state on stdout."""
+    if done.new_files:
+        typer.echo(f"{done.new_files} files, {size(done.new_bytes)}, commit {done.commit}")
+    else:
+        typer.echo(f"nothing to do: it holds all of this since commit {done.commit}")
+    typer.echo(f"{done.url} ({'private' if done.private else 'public'})")

@@ -1,0 +1,137 @@
+"""Read and validate configurations: defaults, a YAML file, options and `--set` settings."""
+
+import copy
+import reprlib
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from sso_data.config.migration import renamed
+from sso_data.config.section import Section
+from sso_data.core.errors import ConfigError, one_line, without_secrets
+from sso_data.core.yaml_files import Tree, parse_yaml, read_yaml
+
+C = TypeVar("C", bound=Section)
+_THRESHOLDS = ("filter.closeness", "filter.gap")
+
+
+def load(
+    kind: type[C],
+    /,
+    file: Path | None = None,
+    settings: list[str] | None = None,
+    *,
+    base: Tree | None = None,
+    **overrides: object,
+) -> C:
+    """Return the configuration of `kind`: defaults, then `base` or `file`, `overrides`, `settings`.
+
+    `overrides` are keys with `__` for the dot, None is skipped; `settings` the texts of `--set`.
+    Raises ConfigError, naming the first wrong key.
+    """
+    tree = config_tree(file, settings, base=base, **overrides)
+    return validated(kind, tree, origin=str(file or "configuration"))
+
+
+def config_tree(
+    file: Path | None,
+    settings: list[str] | None = None,
+    *,
+    base: Tree | None = None,
+    **overrides: object,
+) -> Tree:
+    """Return the keys that `load` validates, as a nested dict. Raises ConfigError as it does."""
+    example = "a mapping of keys such as sampling and filter"
+    tree = read_mapping(file, example) if file else copy.deepcopy(base or {})
+    for key, value in overrides.items():
+        if value is not None:
+            _put(tree, key.split("__"), value, where=f"--{key.replace('__', '.')}")
+    for setting in settings or []:
+        key, sign, text = setting.partition("=")
+        if not sign or not key.strip():
+            raise ConfigError(f"--set {setting!r}: write it as key=value, e.g. sampling.top_p=0.9")
+        try:
+            value = parse_yaml(text)
+        except ValueError as error:
+            start = one_line(setting, 200)
+            raise ConfigError(f"--set {start}: the value is not valid YAML") from error
+        _put(tree, key.strip().split("."), value, where=f"--set {setting}")
+    return tree
+
+
+def validated(kind: type[C], tree: Tree, *, origin: str = "configuration") -> C:
+    """Return the configuration of `kind` with the keys of `tree`.
+
+    `origin` names the file or option in messages. Raises ConfigError, naming the first wrong key,
+    and for a value that looks like a secret, because manifests store the configuration.
+    """
+    try:
+        made = kind.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_first_problem(error, kind.page)}") from error
+    try:
+        text = made.model_dump_json()
+    except ValueError as error:  # a path that is not UTF-8
+        raise ConfigError(f"{origin}: {one_line(error, 200)}; use names in UTF-8") from error
+    if without_secrets(text) != text:
+        raise ConfigError(
+            f"{origin}: holds what looks like an access token, and run.json would keep it; put it "
+            "into the environment (HF_TOKEN)"
+        )
+    return made
+
+
+def read_mapping(file: Path, example: str, noun: str = "file") -> Tree:
+    """Return the mapping in a YAML file; {} for an empty file.
+
+    `example` describes a valid one and `noun` the file, in messages. Raises ConfigError where the
+    file is missing, is not YAML, or holds anything else.
+    """
+    try:
+        content = read_yaml(file)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: no such {noun}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: not readable as YAML: {one_line(error)}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{file}: must be {example}")
+    return content
+
+
+def _first_problem(error: ValidationError, page: str) -> str:
+    """Describe the first error: the key, the requirement, and the start of the value given."""
+    first = error.errors()[0]
+    # pydantic puts the branch of a union into the location, such as `float`
+    branches = ("float", "str", "constrained-str", "constrained-float")
+    parts = [str(part) for part in first["loc"]]
+    key = ".".join(part for part in parts if "[" not in part and part not in branches)
+    if first["type"] == "extra_forbidden":
+        if new := renamed(key):
+            return f"{key} is called {new} now"
+        return f"unknown key {key!r}; known keys are in {page}"
+    message = first["msg"].removeprefix("Value error, ")
+    if key in _THRESHOLDS:
+        message = "must be a number of at least 0, or a quantile from q0 to q1 such as q0.8"
+    elif first["type"] == "tuple_type":
+        message = "must be a list, such as [Safety, Accuracy]"
+    if not key or message.startswith((f"{key}:", f"{key}.")):  # it names its key by itself
+        return message
+    short = reprlib.Repr()
+    short.maxstring, short.maxother = 120, 80
+    try:
+        excerpt = short.repr(first["input"])
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        excerpt = f"a {type(first['input']).__name__}"
+    return f"{key}: {message} (got {excerpt})"
+
+
+def _put(tree: Tree, path: list[str], value: object, *, where: str) -> None:
+    """Set a value in nested dicts. Raises ConfigError where a key on the way is not a section."""
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{where}: {part!r} is not a section of the configuration")
+    tree[path[-1]] = value
