@@ -175,9 +175,8 @@ def sample_run(run: Path, small: Path) -> int:
 
 
 def measure_dry(run: Path, preset: str) -> dict[str, Any]:
-    from sso_data.runs.scores import load_scores
-
     from sso_data.filtering.filters import decide
+    from sso_data.runs.journal import load_scores
 
     scores = load_scores(run, dry=True)
     decision = decide(scores.rows, FilterConfig.model_validate({"preset": preset}))
@@ -185,22 +184,21 @@ def measure_dry(run: Path, preset: str) -> dict[str, Any]:
 
 
 def measure_rebuild(run: Path) -> dict[str, Any]:
-    from sso_data.runs.scores import load_scores
+    from sso_data.runs.journal import load_scores
 
     return {"rows": len(load_scores(run, dry=False))}
 
 
 def measure_pairs(run: Path, kind: str) -> dict[str, Any]:
     """All rows as pairs: `jsonl` alone, `both`, or the Parquet writer alone on parsed lines."""
-    from sso_data.runs.scores import load_scores
-
+    from sso_data.runs.journal import load_scores
     from sso_data.runs.pairs import outside_row, write_pairs
     from sso_data.runs.parquet import ParquetWriter
 
     scores = load_scores(run, dry=True)
     every, size = np.arange(len(scores)), int(scores.rows["length"].sum(dtype=np.uint64))
     if kind == "parquet":
-        writer = ParquetWriter(run, size, spare_cell=False)
+        writer = ParquetWriter(run, size, optional_score=False)
         for line in scores.lines(every):
             writer.add(outside_row(orjson.loads(line)), len(line))
         writer.close()
