@@ -19,10 +19,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from sso_data.generation.sample import SamplingPlan
-
 from sso_data.cli.progress import showing_progress
-from sso_data.core.records import SIDE_OF, VIEWS, Cell, Message, Prompt, View, content_hash, row_id
+from sso_data.core.records import (
+    SIDE_OF,
+    VIEWS,
+    Cell,
+    Message,
+    Prompt,
+    Steering,
+    View,
+    content_hash,
+    derive_seed,
+    row_id,
+)
 from sso_data.engines.interface import (
     Engine,
     EngineInfo,
@@ -31,11 +40,10 @@ from sso_data.engines.interface import (
     SampleRequest,
     ScoreRequest,
 )
-from sso_data.generation import sample
 from sso_data.generation.generate import Setup, make_rows
 from sso_data.prompts import count_prompts, read_prompts
 from sso_data.runs.run import open_run
-from sso_data.templating.chat_template import with_system
+from sso_data.templating.chat_template import RenderedViews, with_system
 
 Messages = tuple[Message, ...]
 
@@ -57,6 +65,17 @@ SCORED: tuple[Cell, ...] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingPlan:
+    """What decides a prompt's three responses, as the pipeline decides it."""
+
+    prompt: Prompt
+    steering: Steering
+    rendered: RenderedViews
+    seed: Mapping[View, int]
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What every side does: a checked setup and the prompts, also as a file of prompts."""
 
@@ -73,17 +92,17 @@ class Work:
             steered = rules.by_rule(prompt.id)
             template = self.setup.policy.template
             rendered = template.views(messages, steered.good, steered.bad)
-            planned = sample.plan(
-                prompt,
-                steered.steering,
-                rendered,
-                config.sampling,
-                run_seed=config.seed,
-                context_tokens=self.context_tokens,
+            sampling = config.sampling
+            budget = min(sampling.max_tokens, self.context_tokens - rendered.longest)
+            if budget < min(sampling.min_completion, sampling.max_tokens):
+                raise SystemExit("a prompt of the benchmark is too long")
+            yield SamplingPlan(
+                prompt=prompt,
+                steering=steered.steering,
+                rendered=rendered,
+                seed={view: derive_seed(config.seed, prompt.id, view) for view in VIEWS},
+                max_tokens=budget,
             )
-            if not isinstance(planned, SamplingPlan):
-                raise SystemExit(f"a prompt of the benchmark is too long: {planned.detail}")
-            yield planned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +266,7 @@ class AuthorsWay:
         """Two features a prompt; what the policy names and nobody knows is filled up."""
         from vllm import SamplingParams
 
-        known = list(self._work.setup.catalogue.principles)
+        known = list(self._work.setup.rules.catalogue.principles)
         questions = [
             FEATURE_QUESTION.format(
                 features=", ".join(known), query=plan.prompt.messages[-1].content

@@ -117,7 +117,7 @@ def test_shipped_folders_are_put_in_at_the_start_of_a_value(tmp_path: Path) -> N
             {"mine": "extends: b.yaml", "b": "extends: [c.yaml]", "c": "extends: b.yaml"},
             r"extends itself \(b.yaml -> c.yaml -> b.yaml\)",
         ),
-        ({"mine": "extends: nowhere.yaml"}, "extends nowhere.yaml, which is neither beside it"),
+        ({"mine": "extends: nowhere.yaml"}, "extends nowhere.yaml, which is neither in its folder"),
         ({"mine": "extends: {a: b}"}, "extends must be a file name"),
         ({"mine": "extends: [1]"}, "extends must be a file name"),
         ({"mine": "- a\n- b"}, "must be a mapping"),
