@@ -70,7 +70,7 @@ fuzz: $(VENV)/.dev  ## Fuzz everything that reads bytes from others, for MINUTES
 audit: $(VENV)/.dev  ## Known vulnerabilities of what is installed (asks PyPI, so not part of CI)
 	$(BIN)/uv tool run --from 'pip-audit>=2.10' pip-audit --path $(wildcard $(VENV)/lib/python*/site-packages)
 
-lint: $(VENV)/.dev  ## ruff and mypy
+lint: $(VENV)/.dev  ## ruff, and mypy over the package, tools, tests and benchmarks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

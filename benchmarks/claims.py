@@ -103,8 +103,8 @@ def checkpoint(name: str, work: Path) -> Path:
 
 def note(file: Path, chain: Chain, found: Sequence[dict[str, Any]]) -> None:
     """Append a chain's measurements in one write; a torn end is cut off first."""
-    given = {"chain": chain.key, "study": chain.study, "checkpoint": chain.checkpoint}
-    given |= {"arm": chain.arm.name, "seed": chain.seed}
+    given: dict[str, Any] = {"chain": chain.key, "study": chain.study}
+    given |= {"checkpoint": chain.checkpoint, "arm": chain.arm.name, "seed": chain.seed}
     text = "".join(json.dumps(given | line) + "\n" for line in found)
     with file.open("ab", buffering=0) as stream:
         stream.truncate(file.read_bytes().rfind(b"\n") + 1)

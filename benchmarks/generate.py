@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from generation import Bench, Messages, Timing, Work
-
+    from benchmarks.generation import Bench, Messages, Timing, Work
     from sso_data.config.run import RunConfig
 
 WARM_UP = 16
@@ -193,7 +192,7 @@ def run_in_child(work: "Work", warm: "Work") -> "Timing":
     try:
         metered = Metered(engine)
         run_ours(warm, metered, bench=None)
-        timing = run_ours(work, metered, bench=None)
+        timing: Timing = run_ours(work, metered, bench=None)
         return replace(timing, peak_mib=peak_mib(engine.pid or "self"))
     finally:
         engine.close()

@@ -197,7 +197,8 @@ def full_logits_totals(model: Any, pair: dict[str, Tensor]) -> Tensor:
     nats = logits[:, :-1].log_softmax(-1)
     del logits
     picked = nats.gather(-1, labels.masked_fill(~wanted, 0)[..., None]).squeeze(-1)
-    return (picked * wanted).sum(-1).view(2, -1).T
+    totals: Tensor = (picked * wanted).sum(-1).view(2, -1).T
+    return totals
 
 
 class Trl:

@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 STALLED_SECONDS = 300.0
+CHILD_SECONDS = 1200.0
+"""The longest that a child process may take to end, on a machine of any load."""
 
 
 def until(
     found: Callable[[], object],
     seconds: float = STALLED_SECONDS,
     progress: Callable[[], object] = lambda: None,
+    every: float = 0.01,
 ) -> None:
     """Wait until something is so; AssertionError when `progress` is the same for `seconds`."""
     seen, end = progress(), time.monotonic() + seconds
@@ -18,7 +21,7 @@ def until(
         if (now := progress()) != seen:
             seen, end = now, time.monotonic() + seconds
         assert time.monotonic() < end, f"nothing happened for {seconds:.0f} seconds"
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 def bytes_under(folder: Path) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sso_data.engines.interface import Engine, Request, Result, SampleRequest, ScoreRequest
+from tests.waiting import CHILD_SECONDS
 
 
 def sample(key: str = "a", prompt: Sequence[int] = (1, 40, 41), **settings: Any) -> SampleRequest:
@@ -30,13 +31,15 @@ def many_samples(count: int, **settings: Any) -> list[SampleRequest]:
     ]
 
 
-def ask(engine: Engine, requests: Sequence[Request], limit: float = 60.0) -> dict[str, Any]:
+def ask(
+    engine: Engine, requests: Sequence[Request], limit: float = CHILD_SECONDS
+) -> dict[str, Any]:
     """Submit, step until all are answered, and return the results by key."""
     engine.submit(requests)
     return collect(engine, len(requests), limit)
 
 
-def collect(engine: Engine, count: int, limit: float = 60.0) -> dict[str, Any]:
+def collect(engine: Engine, count: int, limit: float = CHILD_SECONDS) -> dict[str, Any]:
     found: list[Result] = []
     deadline = time.monotonic() + limit
     while len(found) < count:

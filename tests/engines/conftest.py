@@ -34,7 +34,8 @@ needs_vllm = (
 
 
 def tiny_config(**settings: Any) -> EngineConfig:
-    settings = {"isolation": "inline", "device": "cpu", "threads": 1, "max_num_seqs": 32} | settings
+    defaults = {"isolation": "inline", "device": "cpu", "threads": 1, "max_num_seqs": 32}
+    settings = {**defaults, **settings}
     if settings.get("name") == "vllm":
         settings.setdefault("vllm", {"kv_cache_memory_bytes": 64 << 20})
     return EngineConfig.model_validate(settings)

@@ -19,6 +19,7 @@ from sso_data.engines.child import ChildEngine
 from sso_data.engines.interface import Engine, ScoreRequest
 from tests.engines import fake
 from tests.engines.asking import ask, collect, score
+from tests.waiting import CHILD_SECONDS, until
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = Path("nowhere")
@@ -62,7 +63,7 @@ def requests(*keys: str) -> list[ScoreRequest]:
     return [score(key, (1, 2, 3), (4,)) for key in keys]
 
 
-def error_of(engine: ChildEngine, limit: float = 20.0) -> str:
+def error_of(engine: ChildEngine, limit: float = CHILD_SECONDS) -> str:
     """Step until the engine raises, and return its message: one line."""
     deadline = time.monotonic() + limit
     with pytest.raises(EngineDeadError) as caught:
@@ -113,34 +114,34 @@ def test_a_failure_in_a_step_is_one_line() -> None:
 
 
 def test_a_stopped_child_is_found_and_ended() -> None:
-    with started(heartbeat_timeout=1.5) as engine:
+    with started(heartbeat_timeout=3) as engine:
         os.kill(pid_of(engine), signal.SIGSTOP)
         engine.submit(requests("lost"))
         began = time.monotonic()
         assert "no sign of life for" in error_of(engine)
-        assert 1 < time.monotonic() - began < 10
+        assert time.monotonic() - began > 2
         assert not is_alive(pid_of(engine))
 
 
 def test_a_step_without_end_silences_the_heartbeat() -> None:
-    with started(heartbeat_timeout=1.5, step_timeout=1.0) as engine:
+    with started(heartbeat_timeout=4, step_timeout=1.0) as engine:
         engine.submit(requests("a", "hang"))
         assert set(collect(engine, 1)) == {"a"}
         assert "no sign of life" in error_of(engine)
 
 
 def test_a_long_step_within_its_limit_is_waited_for() -> None:
-    with started(heartbeat_timeout=1.5) as engine:
+    with started(heartbeat_timeout=5) as engine:
         engine.submit(requests("hang"))
-        deadline = time.monotonic() + 3.0
+        deadline = time.monotonic() + 7.0
         while time.monotonic() < deadline:
             assert engine.step() == []
 
 
 def test_a_parent_that_was_away_does_not_suspect_its_child() -> None:
-    with started(heartbeat_timeout=0.5) as engine:
+    with started(heartbeat_timeout=3) as engine:
         engine.submit(requests("a", "b"))
-        time.sleep(2)
+        time.sleep(5)
         assert set(collect(engine, 2)) == {"a", "b"}
 
 
@@ -158,11 +159,8 @@ def test_the_child_ends_with_its_parent(how: str) -> None:
     if how.startswith("SIG"):
         assert is_alive(pid)
         parent.send_signal(getattr(signal, how))
-    deadline = time.monotonic() + 20
-    while is_alive(pid):
-        assert time.monotonic() < deadline, "the child outlived its parent"
-        time.sleep(0.05)
-    parent.wait(20)
+    until(lambda: not is_alive(pid))
+    parent.wait(CHILD_SECONDS)
     parent.stdout.close()
 
 

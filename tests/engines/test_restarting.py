@@ -77,7 +77,7 @@ def keys(rows: int) -> list[str]:
     return [f"r{row}/{view}" for row in range(rows) for view in ("plain", "good", "bad")]
 
 
-def answers(engine: RestartingEngine, wanted: list[str], limit: int = 2000) -> dict[str, Result]:
+def answers(engine: RestartingEngine, wanted: list[str], limit: int = 20_000) -> dict[str, Result]:
     """Every key's one answer."""
     engine.submit([score(key, (1, 2), (3,)) for key in wanted])
     found: dict[str, Result] = {}
@@ -195,7 +195,7 @@ def test_a_real_process_that_is_killed_or_stopped_is_replaced() -> None:
         engines.append(ChildEngine(Path("nowhere"), config, start=start_fake))
         return engines[-1]
 
-    config = EngineConfig(heartbeat_timeout=1.5)
+    config = EngineConfig(heartbeat_timeout=3)
     engine = RestartingEngine(start, config, wait=lambda seconds: None)
     try:
         for number in (signal.SIGKILL, signal.SIGSTOP) * 2 + (signal.SIGKILL,):
@@ -203,9 +203,9 @@ def test_a_real_process_that_is_killed_or_stopped_is_replaced() -> None:
             assert pid is not None
             threading.Timer(0.05, os.kill, (pid, number)).start()
             time.sleep(0.1)
-            found = answers(engine, keys(3), limit=100)
+            found = answers(engine, keys(3))
             assert all(isinstance(result, Scored) for result in found.values())
-        found = answers(engine, ["a/1", "b/die", "c/1"], limit=1000)
+        found = answers(engine, ["a/1", "b/die", "c/1"])
         assert isinstance(found["b/die"], Refused) and isinstance(found["c/1"], Scored)
         assert len(engines) >= 6 + 3
     finally:

@@ -17,6 +17,7 @@ from sso_data.engines.vllm import cpu_cache_bytes
 from sso_data.models.facts import ModelFacts
 from tests.engines.asking import ask, many_samples, score
 from tests.engines.conftest import needs_vllm, tiny_config
+from tests.waiting import CHILD_SECONDS
 
 FACTS = ModelFacts(context=2048, vocab_size=1000, eos_ids=(2,), kv_numbers=1024)
 QUIET_RUN = """
@@ -29,7 +30,7 @@ from tests.engines.asking import ask, many_samples, score
 if __name__ == "__main__":
     config = EngineConfig(name="vllm", threads=1, max_num_seqs=8, adapter=Path(sys.argv[2]))
     engine = start_engine(Path(sys.argv[1]), config)
-    results = ask(engine, [*many_samples(4), score("c", (1, 2), (30, 40))], limit=100)
+    results = ask(engine, [*many_samples(4), score("c", (1, 2), (30, 40))])
     print(results["c"].total_nats)
     print(engine.info.name, engine.info.device, [m for m in ("torch", "vllm") if m in sys.modules])
     engine.close()
@@ -79,7 +80,7 @@ def test_in_a_child_with_an_adapter(model_path: Path, adapter: Path, tmp_path: P
         [sys.executable, str(script), str(model_path), str(adapter)],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=CHILD_SECONDS,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         check=False,
     )

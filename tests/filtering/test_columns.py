@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 
-from sso_data.core.records import VIEWS
+from sso_data.core.records import VIEWS, View
 from sso_data.runs.columns import CHECKED_BYTES, SCORES, Flag, encode, leak_fingerprint, row_key
 from tests.factories import make_row, to_line
 
@@ -61,7 +61,7 @@ def test_every_field() -> None:
         ),
     ],
 )
-def test_flags(texts: dict, flags: Flag) -> None:
+def test_flags(texts: dict[View, str], flags: Flag) -> None:
     row = make_row(texts=texts)
     record = np.frombuffer(encode(row, to_line(row), 0), SCORES)[0]
     assert Flag(int(record["flags"])) == flags

@@ -1,6 +1,7 @@
 """The filter on rows a person can check by hand."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_no_rows_leave_relative_thresholds_open() -> None:
     ],
 )
 @pytest.mark.parametrize("config", PRESETS, ids=lambda c: c.preset)
-def test_what_drops_a_row(config: FilterConfig, spoilt: dict, reason: str) -> None:
+def test_what_drops_a_row(config: FilterConfig, spoilt: dict[str, Any], reason: str) -> None:
     row = make_row(**spoilt)
     assert reasons([row], config) == [reason]
     assert decide_row(row, config) == reason

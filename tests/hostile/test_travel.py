@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sso_data.world import catalogue_dir, policy_dir, queries
+from tests.waiting import CHILD_SECONDS
 
 HOOK = Path(__file__).parent / "hook"
 SECRETS = {
@@ -63,7 +64,7 @@ def run(folder: Path, *words: object) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=CHILD_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -161,7 +162,7 @@ def test_no_secret_is_in_an_error(tmp_path: Path) -> None:
         env=surroundings(tmp_path),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=CHILD_SECONDS,
         check=False,
     )
     assert done.stdout.split() == ["exit", "1"] * len(commands), done.stderr
@@ -223,7 +224,7 @@ def test_the_kernel_sees_none_either(tmp_path: Path, engine: str) -> None:
         env=surroundings(tmp_path),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=CHILD_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

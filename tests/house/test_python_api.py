@@ -13,6 +13,7 @@ import pytest
 import sso_data
 from sso_data import api
 from sso_data.core.errors import SsoDataError
+from tests.waiting import CHILD_SECONDS
 
 ROOT = Path(__file__).parents[2]
 NAMES = [name for name in sso_data.__all__ if name != "__version__"]
@@ -39,7 +40,11 @@ except sso_data.core.errors.SsoDataError as error:
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=600
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=CHILD_SECONDS,
     )
 
 
@@ -125,6 +130,6 @@ def test_a_script_without_a_guard_starts_its_engine_once(tmp_path: Path) -> None
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=CHILD_SECONDS,
     )
     assert done.stdout.split() == ["started", "1"], done.stderr

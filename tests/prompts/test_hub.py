@@ -13,6 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.hub_server import HubServer
+from tests.waiting import CHILD_SECONDS
 
 TOKEN = "hf_" + "s" * 34
 CHILD = """
@@ -93,7 +94,7 @@ def _run(environment: dict[str, str], cases: list[tuple[str, dict[str, object]]]
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=CHILD_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

@@ -21,6 +21,7 @@ from tests.loopback.faults import Fault, from_then_on
 from tests.publishing.conftest import TOKEN, made_run, reset
 from tests.publishing.test_xet import HF_XET
 from tests.training.command.conftest import QUICK
+from tests.waiting import CHILD_SECONDS
 
 LOADED = """
 import json, sys, datasets
@@ -62,7 +63,7 @@ def command(server: HubServer, tmp_path: Path) -> Command:
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=CHILD_SECONDS,
         )
         assert "Traceback" not in done.stderr, done.stderr
         assert TOKEN not in done.stdout + done.stderr
@@ -154,7 +155,7 @@ def test_ctrl_c_says_how_to_go_on(server: HubServer, tmp_path: Path) -> None:
     while len(server.requests) < 4:
         assert child.poll() is None
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
+    _, said = child.communicate(timeout=CHILD_SECONDS)
     assert child.returncode == 130
     assert "run the same command again to continue" in said
     assert "Traceback" not in said

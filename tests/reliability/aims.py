@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PATIENCE = 300.0
+PATIENCE = 1200.0
 """Seconds after which an aim that never came is given up."""
 
 Aim = Callable[[Path, random.Random], Callable[[], bool]]

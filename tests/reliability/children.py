@@ -24,6 +24,7 @@ import pytest
 from sso_data.core.errors import SsoDataError
 from tests.reliability.flow import Flow, check_whole, content, scripted, write_prompts
 from tests.reliability.injector import Os, in_place_of_os, line_of
+from tests.waiting import CHILD_SECONDS
 
 DONE, REFUSED, UNEXPECTED = 0, 1, 99
 
@@ -129,7 +130,7 @@ def _under_strace(body: Callable[[], Any], injection: str, log: Path) -> tuple[i
     os.write(theirs, b"x")
     os.close(theirs)
     status = os.waitpid(child, 0)[1]
-    tracer.communicate(timeout=30)
+    tracer.communicate(timeout=CHILD_SECONDS)
     text = log.read_text()
     return status, text.count("(INJECTED)") + ("SIGKILL" in injection and "+++ killed" in text)
 

@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flow:
 
 
 @pytest.fixture
-def whole(flow: Flow, tmp_path: Path) -> dict:
+def whole(flow: Flow, tmp_path: Path) -> dict[str, Any]:
     flow(tmp_path / "whole")
     return content(tmp_path / "whole")
 
@@ -71,7 +72,9 @@ SIZES = range(8, 340, 4)
 """KiB: from a disk that takes next to nothing to one on which everything fits."""
 
 
-def test_a_disk_of_any_size_fills_up_somewhere(flow: Flow, whole: dict, tmp_path: Path) -> None:
+def test_a_disk_of_any_size_fills_up_somewhere(
+    flow: Flow, whole: dict[str, Any], tmp_path: Path
+) -> None:
     full: Counter[str] = Counter()
     for size in some(SIZES, 5):
         with small_disk(tmp_path / "disk", f"size={size}k") as disk:
@@ -86,7 +89,7 @@ def test_a_disk_of_any_size_fills_up_somewhere(flow: Flow, whole: dict, tmp_path
     assert {"part.jsonl", "train.jsonl", "train.parquet", ""} <= set(full)
 
 
-def test_no_inodes_left(flow: Flow, whole: dict, tmp_path: Path) -> None:
+def test_no_inodes_left(flow: Flow, whole: dict[str, Any], tmp_path: Path) -> None:
     """Names cannot be made although there is space: also "full" for the kernel."""
     full: Counter[str] = Counter()
     for inodes in range(2, 18):
@@ -109,7 +112,7 @@ def test_no_inodes_left(flow: Flow, whole: dict, tmp_path: Path) -> None:
     ],
 )
 def test_the_disk_fills_up_before_this_file(
-    flow: Flow, whole: dict, tmp_path: Path, name: str
+    flow: Flow, whole: dict[str, Any], tmp_path: Path, name: str
 ) -> None:
     with small_disk(tmp_path / "disk", "size=600k") as disk:
         full = FullFrom(disk.path, name)
@@ -124,7 +127,7 @@ def test_the_disk_fills_up_before_this_file(
         check_whole(disk.path / "run", whole)
 
 
-def test_any_file_size_limit(flow: Flow, whole: dict, tmp_path: Path) -> None:
+def test_any_file_size_limit(flow: Flow, whole: dict[str, Any], tmp_path: Path) -> None:
     hit: Counter[str] = Counter()
     limits = [0, 100, 700, 1000, 1200, 2000, 3000, 20_000, 38_000, 43_000, 50_000, 57_000, 90_000]
     for number, limit in enumerate(limits):
@@ -142,7 +145,7 @@ def test_any_file_size_limit(flow: Flow, whole: dict, tmp_path: Path) -> None:
     assert {"run.json", "part.scores", "part.jsonl", "train.jsonl", ""} <= set(hit)
 
 
-def test_read_only(flow: Flow, whole: dict, tmp_path: Path) -> None:
+def test_read_only(flow: Flow, whole: dict[str, Any], tmp_path: Path) -> None:
     """Nothing is written, and a dry filter still works."""
     with small_disk(tmp_path / "disk", "size=4m") as disk:
         disk.remount("ro")
@@ -175,7 +178,7 @@ LOCKED = {
 
 
 @pytest.mark.parametrize("name", LOCKED)
-def test_no_permission(flow: Flow, whole: dict, tmp_path: Path, name: str) -> None:
+def test_no_permission(flow: Flow, whole: dict[str, Any], tmp_path: Path, name: str) -> None:
     root = tmp_path / "root"
     root.mkdir()
     _interrupted(flow, root / "run")

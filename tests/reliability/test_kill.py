@@ -11,7 +11,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from itertools import cycle, islice
@@ -27,6 +26,7 @@ from tests.reliability.flow import lines_of
 from tests.training.command.conftest import run as run  # a fixture: rows to train on
 from tests.training.command.test_resume import command as train_command
 from tests.training.command.test_train import same as same_weights
+from tests.waiting import CHILD_SECONDS, until
 
 KILLS = {"transformers": 55, "vllm": 30} if CHAOS else {"transformers": 4, "vllm": 1}
 TRAIN_KILLS = 20
@@ -107,7 +107,7 @@ def killed_run(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
-@pytest.mark.timeout(6 * 3600 if CHAOS else 600)
+@pytest.mark.timeout(6 * 3600 if CHAOS else 3600)
 def test_killed_again_and_again_it_ends_like_an_uninterrupted_run(
     engine: str, tmp_path: Path
 ) -> None:
@@ -169,19 +169,12 @@ def test_a_dead_parent_takes_its_engine_with_it(tmp_path: Path) -> None:
         "sampling.max_tokens=900",
     ]
     process = start(arguments)
-    deadline = time.monotonic() + 60
-    children: list[int] = []
-    while not children and time.monotonic() < deadline:
-        listing = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        children = [int(pid) for pid in listing.read_text().split()] if listing.exists() else []
-        time.sleep(0.05)
-    assert children
+    listing = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until(lambda: listing.read_text().split())
+    children = [int(pid) for pid in listing.read_text().split()]
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 20
-    while any(_alive(pid) for pid in children) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(_alive(pid) for pid in children)
+    until(lambda: not any(_alive(pid) for pid in children))
 
 
 def _alive(pid: int) -> bool:
@@ -204,11 +197,9 @@ def test_signals_say_how_to_continue(
     process = subprocess.Popen(
         command("transformers", prompts, run), stderr=subprocess.PIPE, text=True, env=os.environ
     )
-    deadline = time.monotonic() + 120
-    while journal_size(run) == 0 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: journal_size(run) or process.poll() is not None)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=CHILD_SECONDS)
     assert process.returncode == code, errors
     assert word in errors
     assert "run the same command again to continue" in errors

@@ -55,7 +55,7 @@ def files_of(pairs: Path) -> list[str]:
     return found
 
 
-def read(file: Path) -> list[dict]:
+def read(file: Path) -> list[dict[str, Any]]:
     with jsonlines.open(file) as reader:
         return list(reader)
 

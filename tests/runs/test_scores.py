@@ -8,6 +8,7 @@ import pytest
 
 from sso_data.config.run import FilterConfig
 from sso_data.core.errors import RunError
+from sso_data.core.records import Row
 from sso_data.filtering.filters import decide
 from sso_data.runs import columns
 from sso_data.runs import journal as module
@@ -27,7 +28,7 @@ def part(tmp_path: Path) -> Path:
     return part
 
 
-def same(run: Path, rows: list, *, dry: bool = True) -> bool:
+def same(run: Path, rows: list[Row], *, dry: bool = True) -> bool:
     return load_scores(run, dry=dry).rows.tobytes() == encode_rows(rows).tobytes()
 
 

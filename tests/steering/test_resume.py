@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from sso_data.world import catalogue_dir, policy_dir, queries
 from tests.chat.server import Reply, ScriptedServer, said, serving
 from tests.steering.scripted import GOOD_PAIR
+from tests.waiting import CHILD_SECONDS, until
 
 PROMPTS = 12
 SAME = (
@@ -56,16 +56,13 @@ def rows_of(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=CHILD_SECONDS)
     assert process.returncode == 0, errors.decode()
 
 
 def kill_after(process: subprocess.Popen[bytes], out: Path, lines: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(lines_of(out)) < lines:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: len(lines_of(out)) >= lines or process.poll() is not None, every=0.005)
+    assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.training.ddp_worker import main
+from tests.waiting import CHILD_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +24,7 @@ def in_two_processes(out: Path, kind: str, size: int) -> Any:
         env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=CHILD_SECONDS,
     )
     assert done.returncode == 0, done.stderr[-8000:]
     return torch.load(out, weights_only=False)

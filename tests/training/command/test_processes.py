@@ -11,6 +11,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from sso_data.world import policy_dir
 from tests.training.command.conftest import QUICK, lines_of, plain_set, weights, write_rows
+from tests.waiting import CHILD_SECONDS
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = sorted((ROOT / "examples" / "accelerate").glob("*.yaml"))
@@ -27,7 +28,7 @@ def launched(processes: int, *arguments: object) -> subprocess.CompletedProcess[
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=CHILD_SECONDS,
         check=False,
     )
 

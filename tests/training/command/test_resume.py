@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from sso_data.config.migration import FORMAT
 from sso_data.world import policy_dir
 from tests.training.command.conftest import QUICK, Train, lines_of
 from tests.training.command.test_train import same
+from tests.waiting import CHILD_SECONDS, until
 
 STEPS = 6
 LONGER = (f"--set=optim.max_steps={STEPS}", "--set=checkpoints.every=2")
@@ -37,9 +37,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not file.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+    until(lambda: file.exists() or process.poll() is not None, every=0.002)
 
 
 def logged(out: Path) -> list[dict[str, Any]]:
@@ -52,7 +50,7 @@ def whole(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted training."""
     out = tmp_path_factory.mktemp("whole") / "out"
     process = start(command(run, out))
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=CHILD_SECONDS)
     assert process.returncode == 0, errors
     return out
 
@@ -71,7 +69,7 @@ def test_killed_it_ends_like_an_uninterrupted_training(
     assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
     assert "finished" not in json.loads((out / "train.json").read_text())
     process = start(command(run, out))
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=CHILD_SECONDS)
     assert process.returncode == 0, errors
     assert "going on after step" in errors
     same(whole, out)
@@ -110,7 +108,7 @@ def test_ctrl_c_says_how_to_continue(run: Path, whole: Path, tmp_path: Path) -> 
     process = start(command(run, out))
     wait_for(out / "checkpoints" / "checkpoint-2" / "complete.json", process)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=CHILD_SECONDS)
     assert process.returncode == 143, errors
     assert "run the same command again to continue" in errors
     assert "Traceback" not in errors
