@@ -37,7 +37,7 @@ demo: $(VENV)/.core  ## Run the whole job on the embedded tiny policy (no vLLM, 
 	$(BIN)/sso-data demo
 
 test: $(VENV)/.dev  ## Run every test, those with real vLLM included
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not vllm' -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -m 'not vllm' -n auto --maxprocesses 4 --dist worksteal
 	$(BIN)/python -m pytest -m vllm
 
 test-fast: $(VENV)/.dev  ## Run the tests that need neither vLLM nor half a minute

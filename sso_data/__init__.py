@@ -14,12 +14,12 @@ if TYPE_CHECKING:
         filter_run,
         generate,
         iterate,
+        load_config,
         push,
         read_pairs,
         read_rows,
         train,
     )
-    from sso_data.config.run import load_config
     from sso_data.core.records import Row
 
 __version__ = "0.2.0"

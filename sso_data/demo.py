@@ -140,7 +140,7 @@ def demo_config() -> RunConfig:
 
 
 def demo_training() -> TrainConfig:
-    """One round of SSO at a learning rate that moves 0.6 million parameters in a dozen steps."""
+    """Return the settings of one round of SSO: a dozen steps for 0.6 million parameters."""
     return load(
         TrainConfig,
         model=str(policy_dir()),

@@ -32,7 +32,7 @@ from sso_data.prompts import BadRow, Candidate, read_prompts
 from sso_data.runs.columns import row_key
 from sso_data.runs.ledger import DONE, FAILED, Ledger
 from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run
-from sso_data.runs.steering import SteeringBook
+from sso_data.runs.steering import SteeringStore
 from sso_data.runs.workdir import stored_defaults
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
@@ -210,8 +210,8 @@ def run_guide(
         yield None
         return
     counts = SteeringCounts()
-    with closing(SteeringBook(run.path, on_line=counts.add)) as book:
-        yield Guide(prompts=prompts, book=book, counts=counts, total=total)
+    with closing(SteeringStore(run.path, on_line=counts.add)) as store:
+        yield Guide(prompts=prompts, store=store, counts=counts, total=total)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from sso_data.generation.generate import make_rows, prepare
 from sso_data.prompts import read_prompts
 from sso_data.runs.columns import encode
 from sso_data.runs.ledger import Ledger
-from sso_data.runs.steering import MemoryBook
+from sso_data.runs.steering import MemorySteeringStore
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.passes import Guide, prompts_of
 
@@ -68,7 +68,7 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     memory = _Memory()
     guide = Guide(
         prompts=lambda: prompts_of(candidates, Ledger().next_id, lambda identity: True),
-        book=MemoryBook(),
+        store=MemorySteeringStore(),
         counts=SteeringCounts(),
         total=total,
     )

@@ -20,7 +20,7 @@ from sso_data.runs.ledger import KeyTable
 FILE = "steering.jsonl"
 
 
-class SteeringBook:
+class SteeringStore:
     """The file, opened by its one writer; a torn last line is cut off.
 
     `on_line` is called with every stored line. Raises RunError for a line of another program.
@@ -79,8 +79,8 @@ class SteeringBook:
         return line
 
 
-class MemoryBook:
-    """A `SteeringBook` without a file."""
+class MemorySteeringStore:
+    """A `SteeringStore` without a file."""
 
     def __init__(self) -> None:
         self._lines: dict[str, JsonRow] = {}
@@ -100,7 +100,7 @@ class MemoryBook:
             self._lines[f"text/{content_of(line['id'])}/{feature}"] = line
 
 
-Book = SteeringBook | MemoryBook
+AnyStore = SteeringStore | MemorySteeringStore
 
 
 def read_steering(run: Path) -> Iterator[tuple[int, JsonRow]]:

@@ -11,7 +11,7 @@ from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import JsonRow, Prompt
 from sso_data.prompts import count_prompts, read_prompts
 from sso_data.runs.ledger import Ledger
-from sso_data.runs.steering import MemoryBook
+from sso_data.runs.steering import MemorySteeringStore
 from sso_data.steering.by_model import Task
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import open_writer
@@ -69,6 +69,6 @@ def write_principles(
                 model.holds_control if isinstance(model, EngineCompletions) else lambda text: False
             ),
         )
-        for _ in Pass(task, lambda: model, MemoryBook(), on_line=on_line).run(todo()):
+        for _ in Pass(task, lambda: model, MemorySteeringStore(), on_line=on_line).run(todo()):
             yield from finished()
         yield from finished()

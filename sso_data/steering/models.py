@@ -107,7 +107,7 @@ def steered(
         pass
     for warning in guide.counts.warnings(config.steering.max_fallback_share):
         progress.warn(warning)
-    return look_up(guide.book, rules)
+    return look_up(guide.store, rules)
 
 
 def open_writer(

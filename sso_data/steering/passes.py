@@ -14,7 +14,7 @@ from sso_data.engines.driver import Window, drive
 from sso_data.engines.interface import Refused
 from sso_data.prompts import BadRow, Candidate
 from sso_data.prompts.rows import unanswerable
-from sso_data.runs.steering import Book, content_of
+from sso_data.runs.steering import AnyStore, content_of
 from sso_data.steering.by_model import Answers, Asking, Task, steer_by_model
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.rules import Rules, Steered
@@ -43,13 +43,13 @@ class Pass:
         self,
         task: Task,
         open_model: Callable[[], Completions],
-        book: Book,
+        store: AnyStore,
         *,
         on_line: Callable[[JsonRow], None] = lambda line: None,
     ) -> None:
         self._task = task
         self._open_model = open_model
-        self._book = book
+        self._store = store
         self._on_line = on_line
         self._answers: dict[str, dict[str, Completion | Refused]] = {}
         self._open_of: Counter[str] = Counter()
@@ -64,7 +64,7 @@ class Pass:
         Raises EngineError when the model can answer nothing any more.
         """
         kind = self._task.kind
-        todo = (prompt for prompt in prompts if not self._book.find(kind, prompt.id))
+        todo = (prompt for prompt in prompts if not self._store.find(kind, prompt.id))
         yield from drive(self._window, todo, self._begin, self._take)
 
     @cached_property
@@ -79,8 +79,8 @@ class Pass:
             prompt,
             self._task,
             model=lambda: self._model.model,
-            earlier=self._book.find("choice", prompt.id),
-            known=lambda feature: self._book.written(content, feature),
+            earlier=self._store.find("choice", prompt.id),
+            known=lambda feature: self._store.written(content, feature),
         )
         self._go_on(_Open(content=content, asking=asking), None)
 
@@ -97,7 +97,7 @@ class Pass:
                 self._open_of[one.content] -= 1
                 if not self._open_of[one.content]:
                     del self._open_of[one.content], self._answers[one.content]
-                self._book.add(done.value)
+                self._store.add(done.value)
                 self._on_line(done.value)
                 return
             one.wanted = [request.key for request in requests]
@@ -141,12 +141,12 @@ class Models:
 class Guide:
     """The prompts to steer and where their steering is kept.
 
-    `prompts` may be called several times; `counts` are those of the lines in the book; `total` is
+    `prompts` may be called several times; `counts` are those of the lines in the store; `total` is
     the number of prompts, those steered earlier included, or None.
     """
 
     prompts: Callable[[], Iterable[Prompt]]
-    book: Book
+    store: AnyStore
     counts: SteeringCounts
     total: int | None = None
 
@@ -183,7 +183,7 @@ def steer_all(
             writer=models.writer,
             is_control=models.is_control,
         )
-        yield from Pass(task, model, guide.book, on_line=on_line).run(guide.prompts())
+        yield from Pass(task, model, guide.store, on_line=on_line).run(guide.prompts())
 
     if models.open_writer is None:
         yield from run("steering the prompts", models.open_policy, choose=chooses, write=writes)
@@ -194,14 +194,14 @@ def steer_all(
         yield from run("writing principles", open_writer, choose=False, write=True)
 
 
-def look_up(book: Book, rules: Rules) -> Callable[[Prompt], Steered]:
-    """Return the function that finds a prompt's steering in a book.
+def look_up(store: AnyStore, rules: Rules) -> Callable[[Prompt], Steered]:
+    """Return the function that finds a prompt's steering in a store.
 
     It raises RunError for a prompt that was not steered.
     """
 
     def steer(prompt: Prompt) -> Steered:
-        line = book.find("steering", prompt.id)
+        line = store.find("steering", prompt.id)
         if line is None:
             raise RunError(
                 f"prompt {prompt.id} was not there when the prompts were steered: the source "

@@ -23,10 +23,21 @@ pytestmark = [
 ]
 
 
+def float32_policy(folder: Path) -> Path:
+    """The tiny policy with float32 weights: bfloat16 arithmetic differs between processors."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(policy_dir(), dtype="float32").save_pretrained(folder)
+    AutoTokenizer.from_pretrained(policy_dir()).save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize("source", ["export", "pairs"])
 def test_every_row_is_kept_with_the_tokens_that_were_sampled(tmp_path: Path, source: str) -> None:
     """The exported file, and the run's own pairs/train.jsonl in its place."""
-    run = make_run(tmp_path / "run", policy_rows(12), model=str(policy_dir()))
+    run = make_run(
+        tmp_path / "run", policy_rows(12), model=str(float32_policy(tmp_path / "policy"))
+    )
     out = tmp_path / "out"
     export(run, "llama-factory", out)
     rows = lines_of(run / "pairs" / "train.jsonl")

@@ -12,8 +12,8 @@ import pytest
 
 from sso_data.core.errors import RunError
 from sso_data.core.records import Failure, Message, content_hash, row_id
-from sso_data.publishing.dataset import FAILED
 from sso_data.runs.journal import load_scores
+from sso_data.runs.ledger import FAILED
 from sso_data.runs.run import Account, open_run, read_failures, run_account
 from sso_data.runs.workdir import differences
 from tests.factories import make_row

@@ -8,7 +8,7 @@ from sso_data.chat.interface import Completion, CompletionRequest
 from sso_data.config.run import SteeringConfig
 from sso_data.core.records import JsonRow, Message, Prompt, content_hash, row_id
 from sso_data.engines.interface import Refused
-from sso_data.runs.steering import MemoryBook
+from sso_data.runs.steering import MemorySteeringStore
 from sso_data.steering.by_model import Task
 from sso_data.steering.passes import Pass
 from sso_data.steering.principles import load_catalogue
@@ -85,12 +85,12 @@ def steer(
     *,
     choose: bool = True,
     write: bool = True,
-    book: MemoryBook | None = None,
+    store: MemorySteeringStore | None = None,
     model: Scripted | None = None,
 ) -> tuple[dict[str, JsonRow], Scripted]:
     """(lines by id, the model) of one pass."""
     found = found or rules(choose="policy", principles="written")
-    model, book = model or Scripted(say), book or MemoryBook()
+    model, store = model or Scripted(say), store or MemorySteeringStore()
     task = Task(rules=found, choose=choose, write=write)
     lines: dict[str, JsonRow] = {}
 
@@ -98,6 +98,6 @@ def steer(
         assert line["id"] not in lines, "a prompt twice"
         lines[line["id"]] = line
 
-    for _ in Pass(task, lambda: model, book, on_line=keep).run(prompts):
+    for _ in Pass(task, lambda: model, store, on_line=keep).run(prompts):
         pass
     return lines, model

@@ -13,7 +13,7 @@ from sso_data.core.progress import NullProgress
 from sso_data.core.records import JsonRow, Message, Prompt, content_hash
 from sso_data.prompts import BadRow, Candidate
 from sso_data.runs.ledger import Ledger
-from sso_data.runs.steering import MemoryBook
+from sso_data.runs.steering import MemorySteeringStore
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.passes import Guide, Models, look_up, prompts_of, steer_all
 from sso_data.steering.principles import load_catalogue
@@ -98,40 +98,40 @@ def test_equal_prompts_share_what_is_written_and_choose_for_themselves() -> None
 
 
 def test_what_was_written_for_an_equal_prompt_is_taken_later_too() -> None:
-    book = MemoryBook()
+    store = MemorySteeringStore()
     fixed = rules(choose="fixed", features=["Safety", "Accuracy"], principles="written")
-    [first], asked = steer([prompt("The same?")], shaky, fixed, choose=False, book=book)
+    [first], asked = steer([prompt("The same?")], shaky, fixed, choose=False, store=store)
     assert asked.asked
     later, model = steer(
-        [prompt("The same?", n) for n in (1, 2)], shaky, fixed, choose=False, book=book
+        [prompt("The same?", n) for n in (1, 2)], shaky, fixed, choose=False, store=store
     )
     assert model.asked == []
     for line in later.values():
         assert {told["as"] for told in line["written"].values()} == {first}
-        assert content(line)["by"] == content(book.find("steering", first) or {})["by"]
+        assert content(line)["by"] == content(store.find("steering", first) or {})["by"]
 
 
 def test_a_text_that_failed_is_not_asked_for_again() -> None:
-    book = MemoryBook()
+    store = MemorySteeringStore()
     fixed = rules(choose="fixed", features=["Safety"], principles="written")
-    steer([prompt("Hm?")], lambda request: "no", fixed, choose=False, book=book)
-    lines, model = steer([prompt("Hm?", 1)], say_well, fixed, choose=False, book=book)
+    steer([prompt("Hm?")], lambda request: "no", fixed, choose=False, store=store)
+    lines, model = steer([prompt("Hm?", 1)], say_well, fixed, choose=False, store=store)
     assert model.asked == []
     assert [line["written_by"] for line in lines.values()] == [["catalogue"]]
 
 
 def test_prompts_that_have_a_line_are_passed_over() -> None:
-    book = MemoryBook()
-    steer(MANY[:10], book=book)
-    lines, model = steer(MANY, book=book)
+    store = MemorySteeringStore()
+    steer(MANY[:10], store=store)
+    lines, model = steer(MANY, store=store)
     assert set(lines) == {one.id for one in MANY[10:]}
     assert len(model.asked) == 3 * 20
 
 
 def test_a_model_is_not_opened_when_there_is_nothing_to_ask() -> None:
-    book = MemoryBook()
-    steer(MANY, book=book)
-    guide = Guide(prompts=lambda: MANY, book=book, counts=SteeringCounts())
+    store = MemorySteeringStore()
+    steer(MANY, store=store)
+    guide = Guide(prompts=lambda: MANY, store=store, counts=SteeringCounts())
 
     def never() -> Completions:
         raise AssertionError("opened")
@@ -274,8 +274,8 @@ class Told(NullProgress):
 
 
 def test_another_writer_has_a_pass_of_its_own() -> None:
-    two, book, tally = Two(), MemoryBook(), SteeringCounts()
-    guide = Guide(prompts=lambda: MANY, book=book, counts=tally)
+    two, store, tally = Two(), MemorySteeringStore(), SteeringCounts()
+    guide = Guide(prompts=lambda: MANY, store=store, counts=tally)
     both = rules(choose="policy", principles="written")
     told = Told()
     for _ in steer_all(guide, both, two.models, told):
@@ -287,10 +287,10 @@ def test_another_writer_has_a_pass_of_its_own() -> None:
         *("policy opened", "policy asked", "writer opened", "writer asked", "writer closed"),
     ]
     assert (tally.choices, tally.texts, tally.prompts) == (30, 60, 30)
-    line = book.find("steering", MANY[0].id)
+    line = store.find("steering", MANY[0].id)
     assert line is not None
     assert (line["chosen_by"], line["written_by"]) == ("policy", ["big", "big"])
-    steered = look_up(book, both)(MANY[0])
+    steered = look_up(store, both)(MANY[0])
     assert steered.steering.written_by == ("big", "big")
     assert "Name the likely causes" in steered.good
 
@@ -306,7 +306,7 @@ def test_a_choice_that_is_missing_in_the_second_pass_is_made_by_rule() -> None:
 
 def test_a_prompt_that_was_not_steered_is_named() -> None:
     with pytest.raises(RunError, match="the source changed meanwhile; run the same command again"):
-        look_up(MemoryBook(), rules(choose="policy"))(MANY[0])
+        look_up(MemorySteeringStore(), rules(choose="policy"))(MANY[0])
 
 
 def test_prompts_left_have_the_ids_that_the_run_gives_them() -> None:

@@ -12,7 +12,7 @@ import pytest
 from sso_data.chat.endpoint import EndpointCompletions
 from sso_data.config.section import EndpointSection
 from sso_data.core.records import JsonRow, Message, Prompt, content_hash, row_id
-from sso_data.runs.steering import MemoryBook
+from sso_data.runs.steering import MemorySteeringStore
 from sso_data.steering.by_model import ACCEPTED, CUT_OFF, Task
 from sso_data.steering.passes import Pass
 from sso_data.steering.rules import FREE_FORM
@@ -73,7 +73,7 @@ def lines() -> Iterator[dict[Case, JsonRow]]:
             for _ in Pass(
                 task,
                 lambda: model,
-                MemoryBook(),
+                MemorySteeringStore(),
                 on_line=lambda line: found.update({line["id"]: line}),
             ).run(prompts):
                 pass
@@ -163,7 +163,7 @@ def test_an_answer_that_was_cut_off_is_said_to_be() -> None:
         found: list[JsonRow] = []
         task = Task(rules=fixed, choose=False, write=True)
         case = prompt_of(CASES[0])
-        for _ in Pass(task, lambda: model, MemoryBook(), on_line=found.append).run([case]):
+        for _ in Pass(task, lambda: model, MemorySteeringStore(), on_line=found.append).run([case]):
             pass
         model.close()
     assert outcomes(found[0]["written"]["Helpfulness"]) == [CUT_OFF, CUT_OFF]

@@ -11,7 +11,7 @@ from sso_data.core.errors import RunError
 from sso_data.core.records import JsonRow, Prompt
 from sso_data.runs.ledger import SEEN, KeyTable, Ledger
 from sso_data.runs.run import open_run
-from sso_data.runs.steering import FILE, SteeringBook, read_steering
+from sso_data.runs.steering import FILE, SteeringStore, read_steering
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.passes import Guide, Models, steer_all
 from tests.steering.scripted import Scripted, prompt, rules
@@ -24,8 +24,8 @@ BOTH = rules(choose="policy", principles="written")
 def run(directory: Path, prompts: list[Prompt] = PROMPTS) -> tuple[Scripted, SteeringCounts]:
     """Steer the prompts that have no line yet, as a command would."""
     model, tally = Scripted(shaky), SteeringCounts()
-    with closing(SteeringBook(directory, on_line=tally.add)) as book:
-        guide = Guide(prompts=lambda: prompts, book=book, counts=tally)
+    with closing(SteeringStore(directory, on_line=tally.add)) as store:
+        guide = Guide(prompts=lambda: prompts, store=store, counts=tally)
         models = Models(open_policy=lambda: model, is_control=lambda text: False)
         for _ in steer_all(guide, BOTH, models):
             pass
@@ -87,7 +87,7 @@ def test_holes_of_a_power_failure_are_asked_for_again(whole: Path, tmp_path: Pat
 def test_a_line_that_is_none_of_ours_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(f"{line}\n")
     with pytest.raises(RunError, match=r"steering\.jsonl:1: not a line of sso-data; remove it"):
-        SteeringBook(tmp_path, on_line=lambda found: None)
+        SteeringStore(tmp_path, on_line=lambda found: None)
 
 
 def line(row: str, kind: str = "steering", **written: JsonRow) -> JsonRow:
@@ -104,26 +104,26 @@ def test_lines_are_found_by_kind_and_row_and_texts_by_content(tmp_path: Path) ->
         line("d-5", Safety=asked),
     ]
 
-    def check(book: SteeringBook) -> None:
-        assert book.find("steering", "c-1") == written[1]
-        assert book.find("choice", "c-2") == written[2]
-        assert book.find("steering", "c-2") is None
-        assert book.written("c", "Safety") == written[0]
-        assert book.written("c", "Accuracy") == written[1]
-        assert book.written("d", "Safety") == written[3]
-        assert book.written("d", "Accuracy") is None
-        assert book.written("e", "Safety") is None
+    def check(store: SteeringStore) -> None:
+        assert store.find("steering", "c-1") == written[1]
+        assert store.find("choice", "c-2") == written[2]
+        assert store.find("steering", "c-2") is None
+        assert store.written("c", "Safety") == written[0]
+        assert store.written("c", "Accuracy") == written[1]
+        assert store.written("d", "Safety") == written[3]
+        assert store.written("d", "Accuracy") is None
+        assert store.written("e", "Safety") is None
 
-    with closing(SteeringBook(tmp_path, on_line=lambda found: None)) as book:
+    with closing(SteeringStore(tmp_path, on_line=lambda found: None)) as store:
         for one in written:
-            book.add(one)
-        check(book)
+            store.add(one)
+        check(store)
     found: list[JsonRow] = []
-    with closing(SteeringBook(tmp_path, on_line=found.append)) as book:
-        check(book)
+    with closing(SteeringStore(tmp_path, on_line=found.append)) as store:
+        check(store)
         later = line("c-0", Safety=asked) | {"newer": True}
-        book.add(later)
-        assert book.find("steering", "c-0") == later
+        store.add(later)
+        assert store.find("steering", "c-0") == later
     assert found == written
 
 
