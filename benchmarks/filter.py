@@ -198,10 +198,9 @@ def measure_pairs(run: Path, kind: str) -> dict[str, Any]:
     scores = load_scores(run, dry=True)
     every, size = np.arange(len(scores)), int(scores.rows["length"].sum(dtype=np.uint64))
     if kind == "parquet":
-        writer = ParquetWriter(run, size, optional_score=False)
-        for line in scores.lines(every):
-            writer.add(outside_row(orjson.loads(line)), len(line))
-        writer.close()
+        with ParquetWriter(run, size, optional_score=False) as writer:
+            for line in scores.lines(every):
+                writer.add(outside_row(orjson.loads(line)), len(line))
     else:
         write_pairs(run, scores, every, {}, parquet=kind == "both")
     written = sum(f.stat().st_size for f in run.rglob("*") if f.name.startswith("train"))
