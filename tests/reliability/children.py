@@ -154,3 +154,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    os._exit(0)  # native threads of libraries, forked before, may abort an orderly end
