@@ -6,15 +6,13 @@ trained on) and OUT/log.json (what was logged).
 
 import importlib.machinery
 import json
-import shutil
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
 import peft  # noqa: F401 - before the stand-in below: it looks for the real torchaudio
-import torch
-import transformers
+import transformers  # noqa: F401
 import yaml
 
 sound = types.ModuleType("torchaudio")  # imported for sounds, of which there are none here
@@ -30,19 +28,9 @@ from llamafactory.train.tuner import run_exp  # noqa: E402
 IGNORED = -100
 
 
-def in_float32(source: Path, copy: Path) -> str:
-    """A copy of a model whose weights and configuration say float32: bf16 rounds by CPU."""
-    if not copy.exists():
-        shutil.copytree(source, copy)
-        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-        model.save_pretrained(copy)
-    return str(copy)
-
-
 def arguments(directory: Path, out: Path) -> dict[str, Any]:
-    """The recipe, with what a CPU and one step need; in float32, so that processors agree."""
+    """The recipe, with what a CPU and one step need."""
     recipe = yaml.safe_load((directory / "dpo.yaml").read_text(encoding="utf-8"))
-    recipe["model_name_or_path"] = in_float32(Path(recipe["model_name_or_path"]), out / "policy")
     short = {"max_steps": 1, "gradient_accumulation_steps": 1, "output_dir": str(out / "model")}
     return {**recipe, **short, "use_cpu": True, "bf16": False, "overwrite_cache": True}
 
