@@ -127,7 +127,7 @@ class Mould:
 
 def make_run(run: Path, rows: int) -> None:
     """A journal of `rows` rows in parts of 256 MiB, with its side files."""
-    from sso_data.runs import scores
+    from sso_data.runs import journal
 
     (run / "rows").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def make_run(run: Path, rows: int) -> None:
             break
         part = run / "rows" / f"{number:05}.jsonl"
         records = write_part(part, moulds, rng, done, rows)
-        scores.side_file(part).write_bytes(scores._header() + records.tobytes())
+        journal.side_file(part).write_bytes(journal._header() + records.tobytes())
         done += len(records)
 
 
