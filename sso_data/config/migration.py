@@ -18,8 +18,11 @@ from pydantic import BaseModel
 
 from sso_data.core.yaml_files import deep_merge
 
-FORMAT = 2
+FORMAT = 3
 """`schema_version` of the manifests that this version writes."""
+
+_SAME = object()
+"""Marks a change that is no new key and no new default."""
 
 Kind = Literal["run", "training", "iteration", "evaluation", "augmentation"]
 Tree = dict[str, Any]
@@ -47,7 +50,8 @@ class Change:
     """One changed key, dotted, of the configurations `of`; it came with `format`.
 
     `old`: the name that the key had before (a renamed key), or None. `values`: values that were
-    renamed. `default`: what directories of earlier formats keep where they do not name the key.
+    renamed. `default`: what directories of earlier formats keep where they do not name the key (a
+    new key, or a changed default). `in_identity`: identities hold the key.
     """
 
     format: int
@@ -55,7 +59,8 @@ class Change:
     key: str
     old: str | None = None
     values: Mapping[Any, Any] = field(default_factory=dict)
-    default: Any = None
+    default: Any = _SAME
+    in_identity: bool = False
 
 
 CHANGES: tuple[Change, ...] = (
@@ -88,7 +93,7 @@ def upgraded(manifest: Mapping[str, Any], kind: Kind) -> Tree:
     found: Tree = copy.deepcopy(dict(manifest))
     added: Tree = {}
     for change, prefix in _changes(PLACES[kind], after=written):
-        if change.default is not None:
+        if change.default is not _SAME:
             _put(added, f"{prefix}{change.key}", change.default)
         for name in ("config", "defaults"):
             if isinstance(found.get(name), dict):
@@ -155,7 +160,7 @@ def _rename_flat(identity: Tree, change: Change, prefix: str) -> None:
     if change.old is not None and old in identity:
         value = identity.pop(old)
         identity[new] = change.values.get(value, value) if change.values else value
-    elif change.default is not None:
+    elif change.default is not _SAME and change.in_identity:
         identity.setdefault(new, change.default)
 
 
@@ -166,7 +171,7 @@ def _rename_nested(config: Tree, change: Change, prefix: str) -> None:
         if section is not None and leaf in section:
             value = section.pop(leaf)
             _put(config, f"{prefix}{change.key}", change.values.get(value, value))
-    elif change.default is not None:
+    elif change.default is not _SAME:
         section = _section(config, f"{prefix}{change.key}")
         if section is not None:
             section.setdefault(change.key.rpartition(".")[2], change.default)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sso_data.chat.interface import Completion
+from sso_data.config.migration import FORMAT
 from sso_data.config.run import SourceConfig
 from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.records import content_hash, row_id
@@ -267,7 +268,7 @@ def test_an_augmentation_of_an_earlier_format_goes_on(seeds: Path, tmp_path: Pat
     report.write_text(json.dumps(content | {"schema_version": 1}))
     run(seeds, out, 12)
     assert files(out.parent) == files(tmp_path / "whole")
-    report.write_text(json.dumps(content | {"schema_version": 3}))
+    report.write_text(json.dumps(content | {"schema_version": FORMAT + 1}))
     with pytest.raises(RunError, match=r"has format 3 .*upgrade sso-data"):
         run(seeds, out, 12)
 

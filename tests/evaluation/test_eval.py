@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 import sso_data.generation.generate
 from sso_data.config.evaluation import EvalConfig
 from sso_data.config.loading import load
+from sso_data.config.migration import FORMAT
 from sso_data.core.errors import RunError
 from sso_data.engines.interface import Engine
 from sso_data.evaluation.judges import Comparison, NoVerdict, Oracle, Verdict
@@ -182,7 +183,7 @@ def begun_with(place: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 def test_it_goes_on_with_the_defaults_of_its_first_start(place: Path) -> None:
     """`max_tokens` as if nobody had given it and its default had been another one then."""
     there = json.loads((place / "setup.json").read_text())
-    assert there["schema_version"] == 2
+    assert there["schema_version"] == FORMAT
     assert "max_tokens" not in there["defaults"]["generate"]["sampling"]
     with pytest.raises(RunError, match=r"sampling\.max_tokens is 96 there"):
         begun_with(place, {})
@@ -204,9 +205,9 @@ def test_a_format_of_an_earlier_version_goes_on_and_a_later_one_is_refused(
     done(evaluated(*options))
     done(evaluated(*options, "--set=signal=false"))  # what changes is written in the new format
     found = json.loads(file.read_text())
-    assert found["schema_version"] == 2
+    assert found["schema_version"] == FORMAT
     assert found["config"]["generate"]["engine"]["isolation"] == "inline"
-    file.write_text(json.dumps(found | {"schema_version": 3}))
+    file.write_text(json.dumps(found | {"schema_version": FORMAT + 1}))
     (line,) = done(evaluated(*options), 1).stderr.strip().splitlines()[-1:]
     assert "setup.json: has format 3" in line and line.endswith("upgrade sso-data")
 

@@ -89,12 +89,19 @@ def test_nested_configurations_are_upgraded_too() -> None:
 def test_a_new_key_and_a_changed_default_keep_their_old_behaviour(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    change = Change(format=FORMAT + 1, of=("run",), key="sampling.top_p", default=0.5)
-    monkeypatch.setattr(migration, "CHANGES", (*migration.CHANGES, change))
+    changes = (
+        Change(format=FORMAT + 1, of=("run",), key=key, default=default, in_identity=in_identity)
+        for key, default, in_identity in (
+            ("sampling.top_p", 0.5, True),
+            ("source.limit", None, True),
+            ("filter.gap", 0.2, False),
+        )
+    )
+    monkeypatch.setattr(migration, "CHANGES", (*migration.CHANGES, *changes))
     monkeypatch.setattr(migration, "FORMAT", FORMAT + 1)
     old = {"schema_version": FORMAT, "identity": {"seed": 0}, "config": {"sampling": {}}}
     found = upgraded(old, "run")
-    assert found["identity"]["sampling.top_p"] == 0.5
+    assert found["identity"] == {"seed": 0, "sampling.top_p": 0.5, "source.limit": None}
     assert found["config"]["sampling"]["top_p"] == 0.5
     kept = kept_defaults(old, "run")
     assert with_defaults(RunConfig(), kept).sampling.top_p == 0.5
@@ -128,7 +135,8 @@ def test_defaults_of_an_upgraded_directory_outlive_its_next_manifest(
     details = DETAILS | {"defaults": {}}
     with open_run(tmp_path, identity={"seed": 0}, details=details):
         pass
-    change = Change(format=FORMAT + 1, of=("run",), key="steering.concision_probability", default=0)
+    key = "steering.concision_probability"
+    change = Change(format=FORMAT + 1, of=("run",), key=key, default=0, in_identity=True)
     monkeypatch.setattr(migration, "CHANGES", (*migration.CHANGES, change))
     monkeypatch.setattr(migration, "FORMAT", FORMAT + 1)
     identity = {"seed": 0, "steering.concision_probability": 0}
