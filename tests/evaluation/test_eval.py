@@ -209,7 +209,7 @@ def test_a_format_of_an_earlier_version_goes_on_and_a_later_one_is_refused(
     assert found["config"]["generate"]["engine"]["isolation"] == "inline"
     file.write_text(json.dumps(found | {"schema_version": FORMAT + 1}))
     (line,) = done(evaluated(*options), 1).stderr.strip().splitlines()[-1:]
-    assert "setup.json: has format 3" in line and line.endswith("upgrade sso-data")
+    assert f"setup.json: has format {FORMAT + 1}" in line and line.endswith("upgrade sso-data")
 
 
 def test_the_example_of_the_documentation(
