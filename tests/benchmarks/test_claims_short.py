@@ -14,7 +14,7 @@ from benchmarks.claims_grid import PBAA, SSO_1, Arm, Chain
 from benchmarks.claims_rounds import Rounds, measured
 from sso_data.world import policy_dir
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def after_a_round(arm: Arm, work: Path) -> tuple[dict[str, Any], dict[str, Any]]:
