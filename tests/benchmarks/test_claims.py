@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks import claims, claims_rounds
+from benchmarks import claims, claims_reward, claims_rounds
 from benchmarks.claims_grid import (
     PBAA,
     PRIMARY,
     PRIMARY_SEEDS,
+    REWARD,
     SSO,
     STUDIES,
     Chain,
@@ -21,8 +22,10 @@ from benchmarks.claims_grid import (
     chains,
     declared,
 )
+from benchmarks.claims_reward import Rewarding
 from benchmarks.claims_rounds import Rounds, wins
 from benchmarks.claims_statistics import Estimate, differences, estimate, holm, p_value, verdict
+from sso_data.evaluation.judges import Comparison
 from sso_data.world import policy_dir
 
 
@@ -164,6 +167,28 @@ def test_torn_results_are_left_out_and_cut(tmp_path: Path) -> None:
     assert [one["chain"] for one in claims.results(tmp_path)] == [chain.key] * 2
     claims.note(file, Chain(study="primary", checkpoint="shipped", arm=PBAA, seed=1), whole)
     assert len(list(claims.results(tmp_path))) == 5
+
+
+@pytest.mark.slow
+def test_a_reward_model_is_trained_and_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its comparisons give lengths in tokens, which are more than the words."""
+    for name, number in {"BASE": 12, "JUDGED": 12, "EPOCHS": 1.0}.items():
+        monkeypatch.setattr(claims_reward, name, number)
+    asked: list[Comparison] = []
+
+    def heard(one: Comparison) -> Comparison:
+        asked.append(one)
+        return one
+
+    made = claims_reward.labelled_comparison
+    monkeypatch.setattr(claims_reward, "labelled_comparison", lambda *given: heard(made(*given)))
+    chain = Chain(study="reward", checkpoint="shipped", arm=REWARD[0], seed=1)
+    policies = dict.fromkeys(("shipped", "second", "rambling"), policy_dir())
+    (found,) = Rewarding(chain, tmp_path, policies).run()
+    assert found["rows"] == len(asked) > 0 and 0 <= found["reward_accuracy"] <= 1
+    assert all(one.a.num_tokens > len(one.a.text.split()) for one in asked)
 
 
 @pytest.mark.slow
