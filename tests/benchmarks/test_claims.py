@@ -26,6 +26,7 @@ from benchmarks.claims_reward import Rewarding
 from benchmarks.claims_rounds import Rounds, wins
 from benchmarks.claims_statistics import Estimate, differences, estimate, holm, p_value, verdict
 from sso_data.evaluation.judges import Comparison
+from sso_data.iteration.measure import labelled_comparison
 from sso_data.world import policy_dir
 
 
@@ -182,8 +183,9 @@ def test_a_reward_model_is_trained_and_asked(
         asked.append(one)
         return one
 
-    made = claims_reward.labelled_comparison
-    monkeypatch.setattr(claims_reward, "labelled_comparison", lambda *given: heard(made(*given)))
+    monkeypatch.setattr(
+        claims_reward, "labelled_comparison", lambda *given: heard(labelled_comparison(*given))
+    )
     chain = Chain(study="reward", checkpoint="shipped", arm=REWARD[0], seed=1)
     policies = dict.fromkeys(("shipped", "second", "rambling"), policy_dir())
     (found,) = Rewarding(chain, tmp_path, policies).run()
