@@ -160,7 +160,11 @@ class ViewsConfig(Section):
 
 
 class SamplingConfig(Section):
-    """Sampling of responses, the same under all three views."""
+    """Sampling of responses, the same under all three views.
+
+    The settings of a model's own generation_config.json are not applied; `doctor --model` names
+    them. Log-probs are the raw model's, whatever is excluded here.
+    """
 
     temperature: Annotated[float, Field(gt=0, le=5)] = 0.7
     """Sampling temperature."""
