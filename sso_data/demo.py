@@ -92,10 +92,11 @@ class Round:
     steps: int
 
     def __str__(self) -> str:
-        gain = f"{self.after - self.before:+.3f} +- {self.gain_error:.3f}"
+        gain = self.after - self.before
+        shown = "" if abs(gain) > 2 * self.gain_error else "; no difference shown"
         return (
             f"{self.before:.3f} before, {self.after:.3f} after {self.steps} steps "
-            f"({gain}, {self.queries} held-out queries)"
+            f"({gain:+.3f} +- {self.gain_error:.3f}, {self.queries} held-out queries{shown})"
         )
 
 
@@ -193,6 +194,7 @@ def real_story(number: int | None, progress: Progress) -> Story:
             principles=examples / "principles",
             steering={"choose": "fixed", "features": ("Concision",), "concision_probability": 0.0},
             sampling={"max_tokens": 128},
+            engine=_REAL_ENGINE,
             filter=_REAL_FILTER,
         ),
         training=load(
@@ -214,8 +216,9 @@ def real_story(number: int | None, progress: Progress) -> Story:
     )
 
 
-_REAL_FILTER = {"preset": "none", "drop_truncated": False}
-"""The filter of the demo on the real model."""
+_REAL_ENGINE: dict[str, Any] = {"max_model_len": 1024, "max_num_seqs": 32}
+_REAL_FILTER: dict[str, Any] = {"preset": "none", "drop_truncated": False}
+"""The engine and the filter of the demo on the real model."""
 
 
 class _Stopwatch(NullProgress):
@@ -358,10 +361,12 @@ def signal(rows: Sequence[Row], story: Story) -> Signal:
         side: [story.measure(row.messages[-1].content, row.responses[view].text) for row in rows]
         for view, side in SIDE_OF.items()
     }
-    sign = -1 if story.less_is_better else 1
-    wins = [
-        float(sign * chosen > sign * rejected) + 0.5 * float(chosen == rejected)
-        for chosen, rejected in zip(measured["chosen"], measured["rejected"], strict=True)
-    ]
+    accuracy = share_better(measured["chosen"], measured["rejected"], less=story.less_is_better)
     means = {side: statistics.fmean(values) for side, values in measured.items()}
-    return Signal(rows=len(rows), accuracy=statistics.fmean(wins), unit=story.unit, **means)
+    return Signal(rows=len(rows), accuracy=accuracy, unit=story.unit, **means)
+
+
+def share_better(chosen: Sequence[float], rejected: Sequence[float], *, less: bool) -> float:
+    """Return the share of rows in which *chosen* is better: more, or `less`; a tie is a half."""
+    pairs = zip(chosen, rejected, strict=True)
+    return statistics.fmean(0.5 if a == b else float((a < b) == less) for a, b in pairs)

@@ -143,7 +143,8 @@ def test_numbers_and_books(made: Path, smollm2: Path, tokenizer: Any) -> None:
     rows = list(read_rows(made / "run"))
     assert sorted(row.messages[-1].content for row in rows) == sorted(QUESTIONS)
     for row in rows:
-        assert row.system["good"].endswith("\n\nAnswer in one short sentence.")
+        assert "Answer in one short sentence." in row.system["good"]
+        assert "Answer in four long sentences." in row.system["bad"]
         for view in VIEWS:
             assert row.prompt_hash[view] == hash_ids(prompt_ids(row, view, tokenizer))
             check_response(row, view, tokenizer)

@@ -108,6 +108,14 @@ def test_a_new_key_and_a_changed_default_keep_their_old_behaviour(
     assert with_defaults(asked, kept).sampling.top_p == 0.9
 
 
+def test_new_keys_of_a_run_are_none_of_an_augmentation() -> None:
+    old = {"identity": {"engine.process": "child"}, "config": {"engine": {"process": "child"}}}
+    found = upgraded(old, "augmentation")
+    assert found["identity"] == {"engine.isolation": "subprocess"}
+    assert found["config"] == {"engine": {"isolation": "subprocess"}}
+    assert "defaults" not in found
+
+
 def test_the_defaults_of_the_first_start_are_kept(tmp_path: Path) -> None:
     first = load_config(None, ["sampling.temperature=0.6"])
     defaults = defaults_of(first) | {"seed": 7}  # as if seed had had this default then
