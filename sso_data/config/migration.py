@@ -37,9 +37,9 @@ PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
         "judge": ("held_out.judge.",),
     },
     "evaluation": {"run": ("generate.",), "judge": ("judge.",)},
-    "augmentation": {"run": ("",)},
+    "augmentation": {"augmentation": ("",)},
 }
-"""Key prefixes of run, training and judge configurations in each kind of manifest."""
+"""Key prefixes of run, training, judge and augmentation configurations in each manifest."""
 
 IDENTITY_PLACES = {**PLACES, "evaluation": {"run": ("",)}}
 """The same for the keys of the identity; that of an evaluation is that of its run."""
@@ -66,7 +66,7 @@ class Change:
 CHANGES: tuple[Change, ...] = (
     Change(
         format=2,
-        of=("run", "judge"),
+        of=("run", "judge", "augmentation"),
         key="engine.isolation",
         old="engine.process",
         values={"child": "subprocess"},
@@ -82,6 +82,8 @@ CHANGES: tuple[Change, ...] = (
         key="reward.center_rewards_coefficient",
         old="reward.centre",
     ),
+    Change(format=3, of=("run",), key="sampling.top_k", default=0, in_identity=True),
+    Change(format=3, of=("run",), key="sampling.min_p", default=0.0, in_identity=True),
 )
 
 
@@ -161,7 +163,10 @@ def _rename_flat(identity: Tree, change: Change, prefix: str) -> None:
         value = identity.pop(old)
         identity[new] = change.values.get(value, value) if change.values else value
     elif change.default is not _SAME and change.in_identity:
-        identity.setdefault(new, change.default)
+        # identities of runs hold no filter, and those of labelled iterations nothing of `generate`
+        is_whole = any(key.startswith(prefix) for key in identity)
+        if is_whole and not new.startswith("filter."):
+            identity.setdefault(new, change.default)
 
 
 def _rename_nested(config: Tree, change: Change, prefix: str) -> None:

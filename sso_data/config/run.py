@@ -160,12 +160,21 @@ class ViewsConfig(Section):
 
 
 class SamplingConfig(Section):
-    """Sampling of responses, the same under all three views."""
+    """Sampling of responses, the same under all three views.
+
+    The settings of a model's own generation_config.json are not applied; `doctor --model` names
+    them. Log-probs are the raw model's, whatever is excluded here.
+    """
 
     temperature: Annotated[float, Field(gt=0, le=5)] = 0.7
     """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Nucleus: the smallest set of tokens with this much probability is sampled from."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Sample from this many most likely tokens, and those as likely as the last; 0: from all."""
+    min_p: Share = 0.0
+    """Sample from tokens with at least this share of the most likely one's probability, after
+    temperature; 0: from all. `top_p` is taken of what `top_k` and `min_p` leave."""
     max_tokens: Count = 2048
     """Most tokens of a response; less where the context is shorter."""
     min_completion: Count = 16

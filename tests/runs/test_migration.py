@@ -74,10 +74,9 @@ def test_nested_configurations_are_upgraded_too() -> None:
         },
     }
     found = upgraded(old, "iteration")
-    assert found["identity"] == {
-        "generate.engine.isolation": "subprocess",
-        "train.optim.warmup_steps": 0.1,
-    }
+    renamed = {"generate.engine.isolation": "subprocess", "train.optim.warmup_steps": 0.1}
+    assert found["identity"].items() >= renamed.items()
+    assert "generate.engine.process" not in found["identity"]
     assert found["config"] == {
         "generate": {"engine": {"isolation": "subprocess"}},
         "train": {"optim": {"param_dtype": "auto"}},
@@ -107,6 +106,14 @@ def test_a_new_key_and_a_changed_default_keep_their_old_behaviour(
     assert with_defaults(RunConfig(), kept).sampling.top_p == 0.5
     asked = load_config(None, ["sampling.top_p=0.9"])
     assert with_defaults(asked, kept).sampling.top_p == 0.9
+
+
+def test_new_keys_of_a_run_are_none_of_an_augmentation() -> None:
+    old = {"identity": {"engine.process": "child"}, "config": {"engine": {"process": "child"}}}
+    found = upgraded(old, "augmentation")
+    assert found["identity"] == {"engine.isolation": "subprocess"}
+    assert found["config"] == {"engine": {"isolation": "subprocess"}}
+    assert "defaults" not in found
 
 
 def test_the_defaults_of_the_first_start_are_kept(tmp_path: Path) -> None:
