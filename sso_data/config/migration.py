@@ -82,6 +82,8 @@ CHANGES: tuple[Change, ...] = (
         key="reward.center_rewards_coefficient",
         old="reward.centre",
     ),
+    Change(format=3, of=("run",), key="filter.steered", default="chain", in_identity=True),
+    Change(format=3, of=("run",), key="filter.keep_best", default=1.0, in_identity=True),
 )
 
 
@@ -161,7 +163,10 @@ def _rename_flat(identity: Tree, change: Change, prefix: str) -> None:
         value = identity.pop(old)
         identity[new] = change.values.get(value, value) if change.values else value
     elif change.default is not _SAME and change.in_identity:
-        identity.setdefault(new, change.default)
+        # identities of runs hold no filter, and those of labelled iterations nothing of `generate`
+        is_whole = any(key.startswith(prefix) for key in identity)
+        if is_whole and not new.startswith("filter."):
+            identity.setdefault(new, change.default)
 
 
 def _rename_nested(config: Tree, change: Change, prefix: str) -> None:

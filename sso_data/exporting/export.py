@@ -254,7 +254,7 @@ def _job_of(
             f"--name {one_line(name, 100)}: it becomes a file's name: letters, digits, '.', '-' "
             f"and '_', at most {_LONGEST_NAME} characters"
         )
-    config = validated(RunConfig, manifest["config"], origin=str(run / "run.json"))
+    config = validated(RunConfig, manifest["config"], origin=str(run / "run.json"), given={})
     template = section(manifest, "template")
     try:
         made = datetime.fromisoformat(manifest["created"]).timestamp()

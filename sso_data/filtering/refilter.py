@@ -69,7 +69,7 @@ def last_decision(run: Path) -> LastDecision | None:
     try:
         decided = read_decided(run)
         found = dict(section(decided, "config"))
-        config = validated(FilterConfig, found, origin=str(run))
+        config = validated(FilterConfig, found, origin=str(run), given={})
     except (RunError, ConfigError):
         return None
     return LastDecision(config=config, by_filter=decided.get("decided_by") == _BY_FILTER)

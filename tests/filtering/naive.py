@@ -5,6 +5,7 @@ from typing import Any
 
 from sso_data.config.run import FilterConfig
 from sso_data.core.jinja import phrases
+from sso_data.runs.columns import row_key
 
 EPSILON = 1e-9
 SIDES = {"good": "chosen", "bad": "rejected", "plain": "original"}
@@ -13,6 +14,16 @@ JsonRow = dict[str, Any]
 
 def naive_reasons(rows: list[JsonRow], config: FilterConfig) -> list[str | None]:
     """Why each row is dropped (None: kept)."""
+    reasons = unranked_reasons(rows, config)
+    left = [i for i, reason in enumerate(reasons) if reason is None]
+    best = sorted(left, key=lambda i: (-sum(gaps(rows[i])), row_key(rows[i]["id"])))
+    for i in best[math.ceil(config.keep_best * len(left) - EPSILON) :]:
+        reasons[i] = "low_margin"
+    return reasons
+
+
+def unranked_reasons(rows: list[JsonRow], config: FilterConfig) -> list[str | None]:
+    """Why each row is dropped before the ranking by margin."""
     strict = config.preset == "reference" and config.strict_paper
     reasons = [local_reason(row, config, strict=strict) for row in rows]
     left = [i for i, reason in enumerate(reasons) if reason is None]
@@ -44,7 +55,9 @@ def naive_reasons(rows: list[JsonRow], config: FilterConfig) -> list[str | None]
 
 
 def local_reason(row: JsonRow, config: FilterConfig, *, strict: bool) -> str | None:
-    own, identical, scores = own_rules(row, config), identical_rules(row), score_rules(row)
+    own, identical = own_rules(row, config), identical_rules(row)
+    test = "chain" if config.preset == "reference" else config.steered
+    scores = score_rules(row, test)
     rules = identical + scores if strict else own[:2] + identical + own[2:] + scores
     return next((reason for reason, applies in rules if applies), None)
 
@@ -69,7 +82,7 @@ def identical_rules(row: JsonRow) -> list[tuple[str, bool]]:
     return [(f"identical_{a}_{b}", row[a] == row[b]) for a, b in pairs]
 
 
-def score_rules(row: JsonRow) -> list[tuple[str, bool]]:
+def score_rules(row: JsonRow, test: str) -> list[tuple[str, bool]]:
     cells = [(s, d) for s in SIDES for d in SIDES if (s, d) != ("good", "plain")]
     if any(row.get(f"logp_{s}_{d}") is None for s, d in cells):
         return [("incomplete_scores", True)]
@@ -78,6 +91,11 @@ def score_rules(row: JsonRow) -> list[tuple[str, bool]]:
     m = {(s, d): mean(row, s, d) for s, d in cells}
     chosen_is = m["good", "good"] > m["plain", "good"] > m["bad", "good"]
     rejected_is = m["bad", "bad"] > m["plain", "bad"] > m["good", "bad"]
+    if test == "off":
+        return []
+    if test == "contrast":
+        chosen_is = m["good", "good"] > m["bad", "good"]
+        rejected_is = m["bad", "bad"] > m["good", "bad"]
     return [("not_steered", not (chosen_is and rejected_is))]
 
 

@@ -74,10 +74,9 @@ def test_nested_configurations_are_upgraded_too() -> None:
         },
     }
     found = upgraded(old, "iteration")
-    assert found["identity"] == {
-        "generate.engine.isolation": "subprocess",
-        "train.optim.warmup_steps": 0.1,
-    }
+    renamed = {"generate.engine.isolation": "subprocess", "train.optim.warmup_steps": 0.1}
+    assert found["identity"].items() >= renamed.items()
+    assert "generate.engine.process" not in found["identity"]
     assert found["config"] == {
         "generate": {"engine": {"isolation": "subprocess"}},
         "train": {"optim": {"param_dtype": "auto"}},
@@ -107,6 +106,16 @@ def test_a_new_key_and_a_changed_default_keep_their_old_behaviour(
     assert with_defaults(RunConfig(), kept).sampling.top_p == 0.5
     asked = load_config(None, ["sampling.top_p=0.9"])
     assert with_defaults(asked, kept).sampling.top_p == 0.9
+
+
+def test_filter_keys_stand_in_identities_of_iterations_that_generate() -> None:
+    """A run's identity holds no filter; that of an iteration on labelled pairs no `generate`."""
+    labelled, generated = {"train.loss.g": 0.1}, {"generate.filter.gap": 0.05}
+    assert upgraded({"identity": {"seed": 0}}, "run")["identity"] == {"seed": 0}
+    assert upgraded({"identity": labelled}, "iteration")["identity"] == labelled
+    found = upgraded({"identity": generated}, "iteration")["identity"]
+    new = {"generate.filter.steered": "chain", "generate.filter.keep_best": 1.0}
+    assert found.items() >= (generated | new).items()
 
 
 def test_the_defaults_of_the_first_start_are_kept(tmp_path: Path) -> None:
