@@ -32,7 +32,7 @@ def load(
     the first wrong key.
     """
     tree = config_tree(file, settings, base=base, **overrides)
-    given = config_tree(file, settings, **overrides)
+    given = config_tree(file, settings, base={}, **overrides)
     return validated(kind, tree, origin=str(file or "configuration"), given=given)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sso_data.config.run import FilterConfig, quantile_of
-from sso_data.core.records import NEEDED_CELLS, Row
+from sso_data.core.records import NEEDED_CELLS, Row, View
 from sso_data.filtering.ranking import Ranking, best, margin, ranking_of
 from sso_data.runs.columns import (
     FINISH_REASONS,
@@ -220,14 +220,14 @@ def _thresholds(config: FilterConfig) -> tuple[Check, Check]:
     return (
         Check(
             reason="off_policy",
-            fails=lambda rows, limits: _distance(rows) > limits["closeness"] + SLACK,
-            limits=lambda rows, c: {"closeness": _resolve(c.closeness, _distance(rows))},
+            fails=lambda rows, limits: distance(rows) > limits["closeness"] + SLACK,
+            limits=lambda rows, c: {"closeness": _resolve(c.closeness, distance(rows))},
             row_local=not isinstance(config.closeness, str),
         ),
         Check(
             reason="gap",
-            fails=lambda rows, limits: _smaller_gap(rows) < limits["gap"] - SLACK,
-            limits=lambda rows, c: {"gap": _resolve(c.gap, _smaller_gap(rows))},
+            fails=lambda rows, limits: smaller_gap(rows) < limits["gap"] - SLACK,
+            limits=lambda rows, c: {"gap": _resolve(c.gap, smaller_gap(rows))},
             row_local=not isinstance(config.gap, str),
         ),
     )
@@ -288,13 +288,14 @@ def _incomplete(rows: Rows, _limits: Limits) -> Mask:
 
 def _not_chained(rows: Rows, _limits: Limits) -> Mask:
     """Mark rows without m.good.good > m.plain.good > m.bad.good, or the same for bad and good."""
-    found = comparisons(rows)
-    return ~(found[:, :, :2] > 0).all(axis=(1, 2))
+    holds = comparisons(rows)[:, :, :2] > 0
+    return ~(holds[:, 0, 0] & holds[:, 0, 1] & holds[:, 1, 0] & holds[:, 1, 1])
 
 
 def _not_contrasted(rows: Rows, _limits: Limits) -> Mask:
     """Mark rows without m.good.good > m.bad.good, or without m.bad.bad > m.good.bad."""
-    return ~(comparisons(rows)[:, :, 2] > 0).all(axis=1)
+    holds = comparisons(rows)[:, :, 2] > 0
+    return ~(holds[:, 0] & holds[:, 1])
 
 
 def comparisons(rows: Rows) -> Floats:
@@ -303,9 +304,11 @@ def comparisons(rows: Rows) -> Floats:
     Responses: y+, y-. Comparisons of a response's means: its own view minus plain, plain minus the
     opposite view, own minus opposite (the gap). NaN where a log-prob is missing.
     """
+    pairs: tuple[tuple[View, View], ...] = (("good", "bad"), ("bad", "good"))
     sides = []
-    for own, opposite in (("good", "bad"), ("bad", "good")):
-        at, plain, against = (mean_logp(rows, seen, own) for seen in (own, "plain", opposite))
+    for own, opposite in pairs:
+        at, against = mean_logp(rows, own, own), mean_logp(rows, opposite, own)
+        plain = mean_logp(rows, "plain", own)
         sides.append(np.stack([at - plain, plain - against, at - against], axis=1))
     found: Floats = np.stack(sides, axis=1)
     return found
@@ -351,13 +354,13 @@ def _gaps(rows: Rows) -> tuple[Floats, Floats]:
     return gap(mean, "good"), gap(mean, "bad")
 
 
-def _smaller_gap(rows: Rows) -> Floats:
+def smaller_gap(rows: Rows) -> Floats:
     """Return the smaller of the two gaps: both must reach the threshold."""
     smaller: Floats = np.minimum(*_gaps(rows))
     return smaller
 
 
-def _distance(rows: Rows) -> Floats:
+def distance(rows: Rows) -> Floats:
     """Return the larger closeness of chosen and rejected to the policy's own answer, nats/token."""
     mean = partial(mean_logp, rows)
     farther: Floats = np.maximum(closeness(mean, "good"), closeness(mean, "bad"))

@@ -33,6 +33,21 @@ class Ranking:
     matched_share: float | None
     tokens_matched: dict[str, float]
 
+    def __str__(self) -> str:
+        """Two sentences: the lengths of kept and of all rows, and the ranking at equal lengths."""
+        sides = ", ".join(
+            f"{side} {self.tokens_kept[side]:.1f} of {self.tokens_all[side]:.1f}"
+            for side in self.tokens_all
+        )
+        tied = "-" if self.spearman is None else f"{self.spearman:.2f}"
+        same = "-" if self.matched_share is None else f"{self.matched_share:.0%}"
+        return (
+            f"ranked by margin: {self.kept} of {self.rows} rows, mean tokens of kept and all: "
+            f"{sides}; Spearman of margin with tokens of chosen {tied}. Ranked within fifths of "
+            f"equal length instead: {same} of the same rows, chosen "
+            f"{self.tokens_matched['chosen']:.1f} tokens"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return its form in filter.json."""
         return asdict(self)
