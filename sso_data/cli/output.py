@@ -96,7 +96,8 @@ def sweep(found: "Sweep") -> list[Table]:
     """Return a table of kept rows for each steering test, by closeness and gap."""
     tables = []
     for test, counts in found.kept.items():
-        title = f"filter.steered={test}: kept of {found.rows} rows ({found.steered[test]} steered)"
+        passing = f"{found.steered[test]} reach the thresholds"
+        title = f"filter.steered={test}: kept of {found.rows} rows ({passing})"
         table = Table(title=title, title_justify="left")
         table.add_column("closeness \\ gap", justify="right")
         for gap in found.gap:

@@ -83,6 +83,7 @@ CHANGES: tuple[Change, ...] = (
         old="reward.centre",
     ),
     Change(format=3, of=("run",), key="filter.steered", default="chain", in_identity=True),
+    Change(format=3, of=("run",), key="filter.closeness_offset", default=0.0, in_identity=True),
     Change(format=3, of=("run",), key="filter.keep_best", default=1.0, in_identity=True),
 )
 

@@ -245,6 +245,10 @@ class FilterConfig(Section):
     closeness: NotNegative | Quantile = 0.3
     """closeness preset: most that a drawn response may lie below the policy's own answer, as means
     under the plain view, nats/token; or a quantile such as q0.8 of the rows left."""
+    closeness_offset: NotNegative = 0.0
+    """closeness preset: nats that are taken off each whole response (offset / tokens off its mean).
+    To end early is improbable under the plain view: it costs some nats once, which weigh on the
+    mean of a short answer (docs/filter.md)."""
     gap: NotNegative | Quantile = 0.05
     """closeness preset: least difference between the two steered views, nats/token or a
     quantile."""
@@ -269,8 +273,8 @@ class FilterConfig(Section):
 
     def idle(self) -> tuple[str, tuple[str, ...]]:
         """Return the preset, and the keys that it ignores."""
-        ignored = ("steered", "closeness", "gap", "strict_paper")
-        own = {"closeness": ignored[:3], "reference": ignored[3:], "none": ()}[self.preset]
+        ignored = ("steered", "closeness", "closeness_offset", "gap", "strict_paper")
+        own = {"closeness": ignored[:4], "reference": ignored[4:], "none": ()}[self.preset]
         return f"preset {self.preset}", tuple(key for key in ignored if key not in own)
 
 

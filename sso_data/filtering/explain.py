@@ -38,7 +38,9 @@ _FEWEST = 6
 _FEWEST_OF_FEATURE = 12
 _MOST_READ = 4096
 """Rows whose principles are read from the journal."""
-_MOST_STEPS = 5
+_MOST_STEPS, _ROUNDING = 6, 1e-6
+_OFFSET = 5.0
+"""`filter.closeness_offset` to try, nats: what ending early cost a real model (docs/filter.md)."""
 
 Verdict = Literal["moves", "reversed", "none", "too_few"]
 Settings = Mapping[str, Any]
@@ -177,11 +179,13 @@ def explain(
     decision: Decision | None = None,
     *,
     features: Features | None = None,
+    own: FilterConfig | None = None,
 ) -> Explanation:
     """Return why `config` keeps what it keeps of `rows`.
 
     `decision`: that of `config`, where it is known; `features`: positions of the rows by principle.
-    Where pairs are few and the texts move the model, next steps are tried.
+    Where pairs are few and the texts move the model, next steps are tried; their settings are those
+    that differ from `own`, the run's own (default: `config`), from which `filter` starts.
     """
     decision = decision or decide(rows, config)
     differences = comparisons(rows)
@@ -195,6 +199,7 @@ def explain(
     for name in idle:
         without[features[name]] = False
     is_few = len(decision.kept) < FEW * len(rows)
+    tried = _steps(rows, config, decision, own or config)
     return Explanation(
         rows=len(rows),
         kept=len(decision.kept),
@@ -206,18 +211,23 @@ def explain(
         idle=idle,
         without_idle=(int(without[decision.kept].sum()), int(without.sum())),
         binding=_binding(decision),
-        steps=tuple(_steps(rows, config, decision)) if is_few and not effect.is_missing else (),
+        steps=tuple(tried) if is_few and not effect.is_missing else (),
     )
 
 
-def explain_run(scores: Scores, config: FilterConfig, decision: Decision) -> Explanation:
-    """Return the explanation of a decision about a run, with principles by its first rows."""
+def explain_run(
+    scores: Scores, config: FilterConfig, decision: Decision, own: FilterConfig
+) -> Explanation:
+    """Return the explanation of a decision about a run, with principles by its first rows.
+
+    `own` is the filter of the run's own configuration.
+    """
     features: Features = {}
     first = np.arange(min(len(scores), _MOST_READ))
     with suppress(RunError):  # a damaged line is reported by what needs it
         lines = (orjson.loads(line) for line in scores.lines(first))
         features = features_of(line["principles"] for line in lines)
-    return explain(scores.rows, config, decision, features=features)
+    return explain(scores.rows, config, decision, features=features, own=own)
 
 
 def features_of(principles: Iterable[Iterable[str]]) -> Features:
@@ -267,7 +277,9 @@ def _binding(decision: Decision) -> Binding | None:
     return Binding(reason=most.reason, dropped=most.dropped, reached=most.left + most.dropped)
 
 
-def _steps(rows: Rows, config: FilterConfig, decision: Decision) -> Iterator[Step]:
+def _steps(
+    rows: Rows, config: FilterConfig, decision: Decision, own: FilterConfig
+) -> Iterator[Step]:
     """Yield settings that keep more and more rows: the binding test is loosened, again and again.
 
     A setting without which as many rows are kept is left out again. Ends when half of the rows are
@@ -288,13 +300,15 @@ def _steps(rows: Rows, config: FilterConfig, decision: Decision) -> Iterator[Ste
                 fewer = {name: value for name, value in settings.items() if name != key}
                 if len(decide(rows, _with(config, fewer)).kept) >= best:
                     settings = fewer
-            yield Step(settings=tuple(_written(settings)), kept=best)
+            yield Step(settings=tuple(_written(_with(config, settings), own)), kept=best)
 
 
-def _written(settings: Settings) -> Iterator[str]:
-    """Yield settings as texts of `--set`."""
-    for key, value in settings.items():
-        yield f"filter.{key}={str(value).lower()}"
+def _written(config: FilterConfig, own: FilterConfig) -> Iterator[str]:
+    """Yield what `config` changes in `own` as texts of `--set`."""
+    before, (_, idle) = own.model_dump(), config.idle()
+    for key, value in config.model_dump().items():
+        if value != before[key] and key not in idle:
+            yield f"filter.{key}={str(value).lower()}"
 
 
 def _with(config: FilterConfig, settings: Settings) -> FilterConfig:
@@ -327,9 +341,13 @@ def _loosened(reason: str, config: FilterConfig, rows: Rows) -> Settings:
     if reason == "not_steered" and config.steered == "chain":
         return {"steered": "contrast"}
     if reason == "off_policy":
-        farthest = math.ceil(float(np.quantile(distance(rows), 0.8)) * 20) / 20
+        if not config.closeness_offset:
+            return {"closeness_offset": _OFFSET}
+        far = distance(rows, config.closeness_offset)
+        farthest = max(0.0, math.ceil(float(np.quantile(far, 0.8)) * 20 - _ROUNDING) / 20)
         return {"closeness": farthest} if farthest != config.closeness else {}
     if reason == "gap":
-        least = max(0.0, math.floor(float(np.quantile(smaller_gap(rows), 0.2)) * 100) / 100)
+        narrow = float(np.quantile(smaller_gap(rows), 0.2))
+        least = max(0.0, math.floor(narrow * 100 + _ROUNDING) / 100)
         return {"gap": least} if least != config.gap else {}
     return {}

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,7 @@ SLACK = 1e-9
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Limits = Mapping[str, float]
+_STEERED: tuple[Literal["good", "bad"], ...] = ("good", "bad")
 _STOP = FINISH_REASONS.index("stop")
 
 
@@ -129,7 +130,11 @@ class Decision:
     def summary(self, config: FilterConfig) -> dict[str, Any]:
         """Return the content of filter.json, which depends only on rows and configuration."""
         requested: Any = {
-            "closeness": {"closeness": config.closeness, "gap": config.gap},
+            "closeness": {
+                "closeness": config.closeness,
+                "closeness_offset": config.closeness_offset,
+                "gap": config.gap,
+            },
             "reference": "means",
             "none": {},
         }[config.preset]
@@ -217,11 +222,12 @@ def _texts(config: FilterConfig) -> tuple[Check, ...]:
 
 def _thresholds(config: FilterConfig) -> tuple[Check, Check]:
     """Return the closeness preset's two checks, each with a number or a quantile as threshold."""
+    offset = config.closeness_offset
     return (
         Check(
             reason="off_policy",
-            fails=lambda rows, limits: distance(rows) > limits["closeness"] + SLACK,
-            limits=lambda rows, c: {"closeness": _resolve(c.closeness, distance(rows))},
+            fails=lambda rows, limits: distance(rows, offset) > limits["closeness"] + SLACK,
+            limits=lambda rows, c: {"closeness": _resolve(c.closeness, distance(rows, offset))},
             row_local=not isinstance(config.closeness, str),
         ),
         Check(
@@ -360,10 +366,16 @@ def smaller_gap(rows: Rows) -> Floats:
     return smaller
 
 
-def distance(rows: Rows) -> Floats:
-    """Return the larger closeness of chosen and rejected to the policy's own answer, nats/token."""
+def distance(rows: Rows, offset: float = 0.0) -> Floats:
+    """Return the larger closeness of chosen and rejected to the policy's own answer, nats/token.
+
+    `offset`: nats that are taken off each whole response, offset / tokens off its mean.
+    """
     mean = partial(mean_logp, rows)
-    farther: Floats = np.maximum(closeness(mean, "good"), closeness(mean, "bad"))
+    good, bad = (
+        closeness(mean, view) - offset / np.maximum(num_tokens(rows, view), 1) for view in _STEERED
+    )
+    farther: Floats = np.maximum(good, bad)
     return farther
 
 

@@ -13,7 +13,7 @@ from sso_data.filtering.filters import Decision, decide
 from sso_data.runs.journal import load_scores
 from sso_data.runs.pairs import read_decided, write_pairs
 from sso_data.runs.run import Account, expected_prompts, require_run, run_account
-from sso_data.runs.workdir import locked, section
+from sso_data.runs.workdir import Manifest, locked, section
 
 _BY_FILTER = "filter"
 """Value of `decided_by` in filter.json for a decision by the `filter` command."""
@@ -165,7 +165,7 @@ def _decided(
         decision=decision,
         account=account,
         expected=expected_prompts(manifest, account),
-        explanation=explain_run(scores, config.filter, decision),
+        explanation=explain_run(scores, config.filter, decision, _own_filter(manifest)),
     )
 
 
@@ -190,8 +190,13 @@ def doubt_about(source: str) -> str | None:
 
 def why_nothing(run: Path) -> str:
     """Return as one phrase what to do about a run whose filter kept nothing. Raises RunError."""
-    last = last_decision(run)
-    config = last.config if last else FilterConfig()
+    own, last = _own_filter(require_run(run)), last_decision(run)
+    config = last.config if last else own
     scores = load_scores(run, dry=True)
-    found = explain_run(scores, config, decide(scores.rows, config))
+    found = explain_run(scores, config, decide(scores.rows, config), own)
     return found.next_step(command=f"sso-data filter {run}")
+
+
+def _own_filter(manifest: Manifest) -> FilterConfig:
+    """Return the filter of a run's own configuration, from which `filter` starts."""
+    return load_config(None, base=manifest["config"]).filter

@@ -20,8 +20,8 @@ _GAP = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 class Sweep:
     """Rows kept, `kept[test][closeness][gap]`; closeness None is any. Thresholds in nats/token.
 
-    `sound`: the rows whose texts and scores pass; `steered`: those of them that pass the test. All
-    is counted before `filter.keep_best`.
+    `sound`: the rows whose texts and scores pass; `steered`: those of them that pass the test, and
+    reach the thresholds. All is counted before `filter.keep_best`.
     """
 
     rows: int
@@ -52,7 +52,7 @@ def sweep(rows: Rows, config: FilterConfig) -> Sweep:
         left = sound
         for check in checks:
             left = left[~check.fails(left, {})]
-        far, narrow = distance(left), smaller_gap(left)
+        far, narrow = distance(left, config.closeness_offset), smaller_gap(left)
         steered[test] = len(left)
         kept[test] = [
             [

@@ -1,6 +1,8 @@
 """The filter once more, written independently: plain loops over journal lines as dicts."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sso_data.config.run import FilterConfig
@@ -28,7 +30,9 @@ def unranked_reasons(rows: list[JsonRow], config: FilterConfig) -> list[str | No
     reasons = [local_reason(row, config, strict=strict) for row in rows]
     left = [i for i, reason in enumerate(reasons) if reason is None]
     if config.preset == "closeness":
-        stages = [("off_policy", far, config.closeness), ("gap", narrow, config.gap)]
+        stages: list[tuple[str, Callable[[JsonRow], float], float | str]]
+        stages = [("off_policy", partial(far, offset=config.closeness_offset), config.closeness)]
+        stages.append(("gap", narrow, config.gap))
         for name, value, threshold in stages:
             limit = resolve(threshold, [value(rows[i]) for i in left])
             for i in left:
@@ -104,9 +108,12 @@ def mean(row: JsonRow, seen: str, drawn: str) -> float:
     return total / len(row[f"{SIDES[drawn]}_token_ids"])
 
 
-def far(row: JsonRow) -> float:
-    own = mean(row, "plain", "plain")
-    return max(own - mean(row, "plain", "good"), own - mean(row, "plain", "bad"))
+def far(row: JsonRow, *, offset: float) -> float:
+    own, distances = mean(row, "plain", "plain"), []
+    for view in ("good", "bad"):
+        tokens = len(row[f"{SIDES[view]}_token_ids"])
+        distances.append((own * tokens - row[f"logp_plain_{view}"] - offset) / tokens)
+    return max(distances)
 
 
 def gaps(row: JsonRow) -> tuple[float, float]:

@@ -43,6 +43,7 @@ CONFIGS = st.builds(
     keep_best=st.sampled_from((1.0, 1.0, 0.9, 0.5, 0.01)),
     closeness=st.sampled_from((0.0, 0.125, 0.25, 0.3, 0.5)) | QUANTILES,
     gap=st.sampled_from((0.0, 0.05, 1.25, 1.5)) | QUANTILES,
+    closeness_offset=st.sampled_from((0.0, 0.0, 1.0, 3.0)),
     strict_paper=st.booleans(),
     drop_truncated=st.booleans(),
     drop_leaks=st.booleans(),

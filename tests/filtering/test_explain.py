@@ -85,7 +85,11 @@ CORPUS: dict[str, Callable[[], list[Row]]] = {
     for made in (no_effect, placebo, truncated, cut_off_and_not_steered, off_policy)
 } | {made.__name__: made for made in (one_bad_principle, no_gap)}
 ADVISED = {"placebo": "steered=contrast", "truncated": "drop_truncated=false"}
-ADVISED |= {"off_policy": "closeness=", "no_gap": "gap=", "one_bad_principle": "closeness="}
+ADVISED |= {
+    "off_policy": "closeness_offset=",
+    "no_gap": "gap=",
+    "one_bad_principle": "closeness_offset=",
+}
 """What helps in each journal; nothing does in the others."""
 
 
@@ -112,6 +116,20 @@ def test_every_step_does_what_it_says(name: str, tmp_path: Path) -> None:
         kept = invoke(*shlex.split(command)[1:])["kept"]
         assert said == f"{kept} of {len(rows)} rows)" and kept > before
         before = kept
+
+
+def test_a_step_names_everything_that_differs_from_the_run(tmp_path: Path) -> None:
+    """`filter` starts from the run's own settings, whatever was asked for before."""
+    run = make_run(tmp_path / "run", placebo())
+    strict = ["--set", "filter.steered=contrast", "--set", "filter.max_tokens=8"]
+    shown = CliRunner().invoke(app, ["filter", str(run), "--set", "filter.gap=2.5", *strict])
+    line = [line for line in shown.stderr.splitlines() if line.startswith("try: ")][-1]
+    command, _, said = line.removeprefix("try: ").partition(" (tried: keeps ")
+    assert "steered=contrast" in command and "max_tokens=8" in command
+    assert said == f"{invoke(*shlex.split(command)[1:])['kept']} of 40 rows)"
+    gaps = [make_row(i, means={("bad", "good"): -0.6}) for i in range(20)]
+    run = make_run(tmp_path / "gaps", gaps, settings=["filter.gap=0.5"])
+    assert "--set filter.gap=0.1" in why_nothing(run)
 
 
 def text_of(name: str) -> str:
@@ -221,7 +239,9 @@ def test_training_and_exports_hear_it(tmp_path: Path) -> None:
     assert doubt_about(str(make_run(tmp_path / "good", [make_row(i) for i in range(9)]))) is None
     assert "no filter setting helps" in why_nothing(run)
     far = make_run(tmp_path / "far", placebo())
-    kept = decide(encode_rows(placebo()), FilterConfig(steered="contrast", closeness=1.35)).kept
+    kept = decide(
+        encode_rows(placebo()), FilterConfig(steered="contrast", closeness_offset=5, closeness=0.75)
+    ).kept
     assert f"keeps {len(kept)} of 40 rows (tried)" in why_nothing(far)
 
 
