@@ -109,7 +109,8 @@ def mean(row: JsonRow, seen: str, drawn: str) -> float:
 
 
 def far(row: JsonRow, *, offset: float) -> float:
-    own, distances = mean(row, "plain", "plain"), []
+    own = mean(row, "plain", "plain")
+    distances: list[float] = []
     for view in ("good", "bad"):
         tokens = len(row[f"{SIDES[view]}_token_ids"])
         distances.append((own * tokens - row[f"logp_plain_{view}"] - offset) / tokens)

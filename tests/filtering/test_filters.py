@@ -1,7 +1,7 @@
 """The filter on rows a person can check by hand."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -148,7 +148,7 @@ def test_contrast_leaves_the_plain_view_out() -> None:
     between: dict[Cell, float | None] = {("plain", "good"): -0.4, ("plain", "bad"): -2.5}
     wrong: dict[Cell, float | None] = {("good", "bad"): -0.4}
     rows = [make_row(means=between), make_row(means=between | wrong), make_row(means=wrong)]
-    tests = ("chain", "contrast", "off")
+    tests: tuple[Literal["chain", "contrast", "off"], ...] = ("chain", "contrast", "off")
     found = [reasons(rows, FilterConfig(steered=test, closeness=9.0, gap=0.0)) for test in tests]
     assert found[0] == ["not_steered"] * 3
     assert found[1] == [None, "not_steered", "not_steered"]
