@@ -84,6 +84,9 @@ CHANGES: tuple[Change, ...] = (
     ),
     Change(format=3, of=("run",), key="sampling.top_k", default=0, in_identity=True),
     Change(format=3, of=("run",), key="sampling.min_p", default=0.0, in_identity=True),
+    Change(format=3, of=("run",), key="filter.steered", default="chain", in_identity=True),
+    Change(format=3, of=("run",), key="filter.closeness_offset", default=0.0, in_identity=True),
+    Change(format=3, of=("run",), key="filter.keep_best", default=1.0, in_identity=True),
 )
 
 

@@ -247,9 +247,17 @@ class FilterConfig(Section):
     preset: Literal["closeness", "reference", "none"] = "closeness"
     """`closeness`: row-local thresholds; `reference`: the paper's three relative stages; `none`: no
     test of log-probs, for comparison."""
+    steered: Literal["chain", "contrast", "off"] = "chain"
+    """closeness preset: `chain`: a response is likeliest under its own view, then the plain one,
+    then the opposite one; `contrast`: likelier under its own view than under the opposite one;
+    `off`: no such test."""
     closeness: NotNegative | Quantile = 0.3
     """closeness preset: most that a drawn response may lie below the policy's own answer, as means
     under the plain view, nats/token; or a quantile such as q0.8 of the rows left."""
+    closeness_offset: NotNegative = 0.0
+    """closeness preset: nats that are taken off each whole response (offset / tokens off its mean).
+    To end early is improbable under the plain view: it costs some nats once, which weigh on the
+    mean of a short answer (docs/filter.md)."""
     gap: NotNegative | Quantile = 0.05
     """closeness preset: least difference between the two steered views, nats/token or a
     quantile."""
@@ -263,6 +271,20 @@ class FilterConfig(Section):
     """Fewest tokens of a response."""
     max_tokens: Count | None = None
     """Most tokens of a response."""
+    keep_best: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the rows that pass everything else to keep, those with the largest margin (the sum
+    of the two gaps). Below 1 a row's fate depends on the other rows."""
+
+    @property
+    def steering_test(self) -> Literal["chain", "contrast", "off"]:
+        """The steering test in force: the paper's presets have their own."""
+        return {"closeness": self.steered, "reference": "chain", "none": "off"}[self.preset]
+
+    def idle(self) -> tuple[str, tuple[str, ...]]:
+        """Return the preset, and the keys that it ignores."""
+        ignored = ("steered", "closeness", "closeness_offset", "gap", "strict_paper")
+        own = {"closeness": ignored[:4], "reference": ignored[4:], "none": ()}[self.preset]
+        return f"preset {self.preset}", tuple(key for key in ignored if key not in own)
 
 
 class OutputConfig(Section):

@@ -29,7 +29,7 @@ from sso_data.evaluation.judges import (
     judge_identity,
 )
 from sso_data.evaluation.statistics import rate_of
-from sso_data.filtering.filters import INCOMPLETE, NOT_STEERED, decide
+from sso_data.filtering.filters import INCOMPLETE, STEERED, decide
 from sso_data.runs.columns import Rows, closeness, gap, mean_logp, num_tokens
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.templating.external_rows import preference_of
@@ -46,10 +46,14 @@ _SCORES = {"oracle": True, "reward": True, "llm": False}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRows:
-    """The rows of a run as the filter sees them; `kept` are ascending positions in `scores`."""
+    """The rows of a run as the filter sees them; `kept` are ascending positions in `scores`.
+
+    `test` names the filter's steering test, the chain where it has none.
+    """
 
     scores: Scores
     kept: NDArray[np.intp]
+    test: str = "chain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +74,17 @@ class ToJudge:
 def load_run(run: Path, config: FilterConfig) -> RunRows:
     """The rows of a finished run, and those that the filter keeps."""
     scores = load_scores(run, dry=False)
-    return RunRows(scores=scores, kept=decide(scores.rows, config).kept)
+    test = "contrast" if config.steering_test == "contrast" else "chain"
+    return RunRows(scores=scores, kept=decide(scores.rows, config).kept, test=test)
 
 
 def numbers_of(run: RunRows) -> dict[str, Any]:
     """The share of steered rows, and means over all rows and over the kept ones."""
     rows = run.scores.rows
     complete = ~INCOMPLETE.fails(rows, {})
-    steered = complete & ~NOT_STEERED.fails(rows, {})
+    steered = complete
+    for check in STEERED[run.test]:
+        steered &= ~check.fails(rows, {})
     return {
         "steered": ratio(int(steered.sum()), int(complete.sum())),
         "all": means(rows),

@@ -204,6 +204,8 @@ def _make_run(
             "failed": account.failed,
             "kept": len(decision.kept),
             "dropped": {reason: n for reason, n in decision.dropped.items() if n},
+            "effect": summary.explanation.effect.verdict,
+            "to_keep": summary.explanation.next_step(prefix="generate."),
             "model": manifest["identity"]["model"],
         },
     )

@@ -34,7 +34,7 @@ def before_training(lines: Sequence[Line], config: StopRules) -> Stop | None:
     if not line["kept"]:
         dropped: Mapping[str, int] = line.get("dropped") or {}
         worst = max(dropped, key=lambda reason: dropped[reason], default="failed")
-        to_keep = _TO_KEEP.get(worst, "docs/filter.md explains every reason")
+        to_keep = line.get("to_keep") or "`sso-data filter RUN --dry-run` on its run says why"
         return Stop(
             rule="nothing_kept",
             reason=f"round {number}: the filter kept none of {line['rows']} rows; most are {worst}",
@@ -83,15 +83,6 @@ def after_training(line: Line, config: IterateConfig) -> Stop | None:
     )
 
 
-_TO_KEEP: Mapping[str, str] = {
-    "truncated": "raise generate.sampling.max_tokens, or set generate.filter.drop_truncated=false",
-    "not_steered": "look at the views with `sso-data preview`: the policy does not tell them apart",
-    "leak": "set generate.filter.drop_leaks=false, or word the system message otherwise",
-    "off_policy": "loosen the filter: generate.filter.closeness=q0.8",
-    "gap": "loosen the filter: generate.filter.gap=q0.2",
-}
-"""What to change where a reason drops most rows."""
-
 _ADVICE: Mapping[str, tuple[str, ...]] = {
     "signal_accuracy": (
         "make fewer rounds: the last good policy below is the result",
@@ -112,8 +103,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         "bound lengths: generate.filter.max_tokens",
     ),
     "nothing": (
-        "try other thresholds on the round's run, which costs nothing: `sso-data filter RUN "
-        "--set filter.gap=q0.2 --dry-run`",
+        "other tests and thresholds on the round's run: `sso-data filter RUN --sweep`",
         "or the policy is no longer steerable: make fewer rounds",
     ),
     "training": (

@@ -103,6 +103,7 @@ def line_of(place: RoundDir) -> dict[str, Any]:
         "failed": generated.get("failed"),
         "kept": kept,
         "dropped": generated.get("dropped"),
+        "to_keep": generated.get("to_keep"),
         "kept_share": round(kept / rows, 6) if rows and kept is not None else None,
         "steered": measured.get("steered"),
         **{name: judged.get(name) for name in _JUDGED},

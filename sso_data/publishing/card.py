@@ -109,7 +109,7 @@ def read_facts(run: Path) -> RunFacts:
     return RunFacts(
         run=run,
         manifest=manifest,
-        config=validated(RunConfig, manifest["config"], origin=str(run / "run.json")),
+        config=validated(RunConfig, manifest["config"], origin=str(run / "run.json"), given={}),
         decided=read_decided(run),
         scores=scores,
         account=run_account(run, scores),

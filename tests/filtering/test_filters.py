@@ -1,7 +1,7 @@
 """The filter on rows a person can check by hand."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -135,6 +135,26 @@ def test_closeness_is_one_sided_and_absolute() -> None:
     assert reasons(rows, CLOSENESS) == [None, "off_policy", None]
 
 
+def test_an_offset_is_taken_off_the_whole_response() -> None:
+    """Chosen lies 0.8 a token below: 6.4 nats of 8 tokens, 25.6 of 32; 4 of them do not count."""
+    far: dict[Cell, float | None] = {("plain", "good"): -1.675}
+    rows = [make_row(i, means=far, tokens={"good": n}) for i, n in enumerate((8, 32))]
+    assert reasons(rows, CLOSENESS) == ["off_policy"] * 2
+    assert reasons(rows, FilterConfig(closeness_offset=4.0)) == [None, "off_policy"]
+    assert reasons(rows, FilterConfig(closeness_offset=16.0)) == [None] * 2
+
+
+def test_contrast_leaves_the_plain_view_out() -> None:
+    between: dict[Cell, float | None] = {("plain", "good"): -0.4, ("plain", "bad"): -2.5}
+    wrong: dict[Cell, float | None] = {("good", "bad"): -0.4}
+    rows = [make_row(means=between), make_row(means=between | wrong), make_row(means=wrong)]
+    tests: tuple[Literal["chain", "contrast", "off"], ...] = ("chain", "contrast", "off")
+    found = [reasons(rows, FilterConfig(steered=test, closeness=9.0, gap=0.0)) for test in tests]
+    assert found[0] == ["not_steered"] * 3
+    assert found[1] == [None, "not_steered", "not_steered"]
+    assert found[2] == [None, "gap", "gap"]
+
+
 def test_gap_is_absolute_for_both_sides() -> None:
     near: dict[Cell, float | None] = {("plain", "good"): -0.52, ("good", "good"): -0.5}
     rows = [make_row(means={**near, ("bad", "good"): mean}) for mean in (-0.55, -0.549)]
@@ -199,7 +219,11 @@ def test_summary_is_json_and_adds_up() -> None:
     assert summary["config"]["preset"] == "reference"
     quantile = FilterConfig(closeness="q0.8")
     summary = decide(encode_rows(reference_rows()), quantile).summary(quantile)
-    assert summary["thresholds"]["requested"] == {"closeness": "q0.8", "gap": 0.05}
+    assert summary["thresholds"]["requested"] == {
+        "closeness": "q0.8",
+        "closeness_offset": 0.0,
+        "gap": 0.05,
+    }
 
 
 def test_rows_that_do_not_add_up_are_refused() -> None:

@@ -116,6 +116,16 @@ def test_new_keys_of_a_run_are_none_of_an_augmentation() -> None:
     assert "defaults" not in found
 
 
+def test_filter_keys_stand_in_identities_of_iterations_that_generate() -> None:
+    """A run's identity holds no filter; that of an iteration on labelled pairs no `generate`."""
+    labelled, generated = {"train.loss.g": 0.1}, {"generate.filter.gap": 0.05}
+    assert upgraded({"identity": {"seed": 0}}, "run")["identity"] == {"seed": 0}
+    assert upgraded({"identity": labelled}, "iteration")["identity"] == labelled
+    found = upgraded({"identity": generated}, "iteration")["identity"]
+    new = {"generate.filter.steered": "chain", "generate.filter.keep_best": 1.0}
+    assert found.items() >= (generated | new).items()
+
+
 def test_the_defaults_of_the_first_start_are_kept(tmp_path: Path) -> None:
     first = load_config(None, ["sampling.temperature=0.6"])
     defaults = defaults_of(first) | {"seed": 7}  # as if seed had had this default then
