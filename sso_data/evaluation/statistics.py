@@ -11,10 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sso_data.core.estimate import Z_95
 from sso_data.evaluation.judges import Verdict
-
-Z_95 = 1.959963984540054
-"""The normal distribution's 0.975 quantile."""
 
 LENGTH_PENALTY = 0.01
 """Ridge on the length coefficient: the fit exists even where the longer answer always won."""
