@@ -358,7 +358,7 @@ def evaluate_policy(work: Work, place: RoundDir, policy: PolicyAt) -> None:
         "held_out_tokens": found.model.mean_tokens,
         "held_out_tokens_first": found.against.mean_tokens,
     }
-    rounded = {
+    rounded: dict[str, Any] = {
         name: None if value is None else round(float(value), 6) for name, value in numbers.items()
     }
     rounded |= {

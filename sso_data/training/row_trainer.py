@@ -45,6 +45,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
     keep = 1
     """How many of the newest checkpoints are kept, besides the best one. Trainer's own rotation
     removes old ones before the new one is whole."""
+    lr_scheduler: Any
     warmup_from_zero = False
     """Keep transformers' schedules, whose first warm-up step has rate 0."""
     preference_of = ""

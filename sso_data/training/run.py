@@ -321,6 +321,8 @@ def _finish(
         "comparison": comparison,
     }
     context.progress.note(comparison["text"])
+    if "error" in comparison:
+        context.progress.warn(f"the saved model was not compared: {comparison['error']}")
     for line in comparison["warnings"]:
         context.progress.warn(line)
     if stopped:

@@ -151,7 +151,7 @@ def summary(found: dict[str, Any]) -> str:
         changed.append(("in bfloat16", found["changed_loaded"]))
     parts = [f"{text} {Estimate(*found[name])}" for name, text in words.items() if found.get(name)]
     counts = [f"{share:.2%} {text}" for text, share in changed if share is not None]
-    failed = [f"not measured: {found['error']}"] if "error" in found else []
+    failed = ["D of the files was not measured"] if "error" in found else []
     what = f"{found['of']} on {found['rows']} training rows, mean and 95 % interval"
     return f"{what}: {'; '.join([*parts, ', '.join(counts), *failed])}"
 

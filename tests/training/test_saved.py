@@ -114,7 +114,7 @@ def test_words() -> None:
     text = summary(FOUND | {"saved_dtype": "float32", "memory": None, "error": "no memory"})
     assert "in memory" not in text and text.endswith(
         "; loaded in bfloat16 +1.1 [+1, +1.2]; 3.20% of the saved weights changed, 3.20% in "
-        "bfloat16; not measured: no memory"
+        "bfloat16; D of the files was not measured"
     )
     (line,) = warnings(FOUND, merged=False)
     assert "undid 83%" in line and "optim.save_dtype=float32" in line and "lora" not in line
