@@ -32,6 +32,7 @@ PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
     "run": {"run": ("",)},
     "training": {"training": ("",)},
     "iteration": {
+        "iteration": ("",),
         "run": ("generate.",),
         "training": ("train.", "generator.train."),
         "judge": ("held_out.judge.",),
@@ -87,6 +88,11 @@ CHANGES: tuple[Change, ...] = (
     Change(format=3, of=("run",), key="filter.steered", default="chain", in_identity=True),
     Change(format=3, of=("run",), key="filter.closeness_offset", default=0.0, in_identity=True),
     Change(format=3, of=("run",), key="filter.keep_best", default=1.0, in_identity=True),
+    Change(
+        format=3, of=("training",), key="optim.warmup_from_zero", default=True, in_identity=True
+    ),
+    Change(format=3, of=("training",), key="optim.save_dtype", default="auto", in_identity=True),
+    Change(format=3, of=("iteration",), key="carry_float32", default=False, in_identity=True),
 )
 
 
@@ -98,7 +104,7 @@ def upgraded(manifest: Mapping[str, Any], kind: Kind) -> Tree:
     found: Tree = copy.deepcopy(dict(manifest))
     added: Tree = {}
     for change, prefix in _changes(PLACES[kind], after=written):
-        if change.default is not _SAME:
+        if change.default is not _SAME and _holds(found.get("config"), prefix):
             _put(added, f"{prefix}{change.key}", change.default)
         for name in ("config", "defaults"):
             if isinstance(found.get(name), dict):
@@ -165,11 +171,16 @@ def _rename_flat(identity: Tree, change: Change, prefix: str) -> None:
     if change.old is not None and old in identity:
         value = identity.pop(old)
         identity[new] = change.values.get(value, value) if change.values else value
-    elif change.default is not _SAME and change.in_identity:
-        # identities of runs hold no filter, and those of labelled iterations nothing of `generate`
-        is_whole = any(key.startswith(prefix) for key in identity)
-        if is_whole and not new.startswith("filter."):
-            identity.setdefault(new, change.default)
+        return
+    # identities of runs hold no filter, and those of labelled iterations nothing of `generate`
+    holds = any(key.startswith(prefix) for key in identity) and not new.startswith("filter.")
+    if change.default is not _SAME and change.in_identity and holds:
+        identity.setdefault(new, change.default)
+
+
+def _holds(config: Any, prefix: str) -> bool:
+    """Return True unless an iteration's `config` has no such part (a generator, for example)."""
+    return not isinstance(config, dict) or _section(config, f"{prefix}key") is not None
 
 
 def _rename_nested(config: Tree, change: Change, prefix: str) -> None:

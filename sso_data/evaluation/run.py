@@ -22,6 +22,7 @@ from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Prompt, Row, content_hash
+from sso_data.core.statistics import mean_of
 from sso_data.evaluation.answers import Answer, NoAnswer, answer_all, answer_to, stored_answer
 from sso_data.evaluation.exports import COMMANDS, EXPORTS, BenchmarkFiles, export_all
 from sso_data.evaluation.judges import (
@@ -253,6 +254,8 @@ def _evaluation(
         steering=steering_of(load_scores(plan.out / MODEL, dry=False).rows),
         signal=rate_of(preferences) if judge and plan.config.signal else None,
         signal_failed=dict(sorted(refused.items())),
+        score_difference=mean_of(a - b for a, b in (one.scores for one in verdicts if one.scores)),
+        tokens_difference=mean_of(a.num_tokens - b.num_tokens for _, a, b in compared),
         notes=exported.notes,
         commands=exported.commands,
         seconds=time.monotonic() - started,

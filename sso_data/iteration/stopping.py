@@ -68,13 +68,20 @@ def before_training(lines: Sequence[Line], config: StopRules) -> Stop | None:
 
 
 def after_training(line: Line, config: IterateConfig) -> Stop | None:
-    """Why the policy of a round may be damaged: its training stopped early.
+    """Why a round's policy is no new one: its training changed nothing, or stopped early.
 
     Without the limit `train.stop.chosen_drop` an early stop is not counted as damage.
     """
+    number = int(line["round"])
+    if line.get("train_changed_saved") == 0:
+        return Stop(
+            rule="nothing_trained",
+            reason=f"round {number}: no weight of its policy differs from the one it began with",
+            advice=_ADVICE["nothing_trained"],
+            good_until=number - 1,
+        )
     if not line.get("train_stopped") or config.train.stop.chosen_drop is None:
         return None
-    number = int(line["round"])
     return Stop(
         rule="training",
         reason=f"round {number}: its training stopped early: {line['train_stopped']}",
@@ -105,6 +112,10 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     "nothing": (
         "other tests and thresholds on the round's run: `sso-data filter RUN --sweep`",
         "or the policy is no longer steerable: make fewer rounds",
+    ),
+    "nothing_trained": (
+        "raise train.optim.lr or the steps of a round, in a new --out",
+        "save the policies in float32: carry_float32=true, or train.optim.save_dtype=float32",
     ),
     "training": (
         "lower train.optim.lr, raise train.loss.beta, or add train.loss.nll",
