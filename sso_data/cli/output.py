@@ -115,6 +115,7 @@ def nothing_kept(run: Path, decision: "Decision") -> str:
         "truncated": "raise sampling.max_tokens in a new run, or --set filter.drop_truncated=false",
         "not_steered": "the policy does not follow these principles; see `sso-data preview`",
         "leak": "--set filter.drop_leaks=false keeps rows that speak of their guidelines",
+        "echo": "--set filter.drop_echoes=false keeps rows that repeat their principles",
         "off_policy": f"loosen it: sso-data filter {run} --set filter.closeness=q0.8 --dry-run",
         "gap": f"loosen it: sso-data filter {run} --set filter.gap=q0.2 --dry-run",
     }.get(worst, "docs/filter.md explains every reason")

@@ -37,9 +37,9 @@ PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
         "judge": ("held_out.judge.",),
     },
     "evaluation": {"run": ("generate.",), "judge": ("judge.",)},
-    "augmentation": {"run": ("",)},
+    "augmentation": {"augmentation": ("",)},
 }
-"""Key prefixes of run, training and judge configurations in each kind of manifest."""
+"""Key prefixes of the configurations in each kind of manifest."""
 
 IDENTITY_PLACES = {**PLACES, "evaluation": {"run": ("",)}}
 """The same for the keys of the identity; that of an evaluation is that of its run."""
@@ -51,7 +51,8 @@ class Change:
 
     `old`: the name that the key had before (a renamed key), or None. `values`: values that were
     renamed. `default`: what directories of earlier formats keep where they do not name the key (a
-    new key, or a changed default). `in_identity`: identities hold the key.
+    new key, or a changed default). `in_identity`: identities hold the key; as a string, those that
+    hold this other key do.
     """
 
     format: int
@@ -60,13 +61,13 @@ class Change:
     old: str | None = None
     values: Mapping[Any, Any] = field(default_factory=dict)
     default: Any = _SAME
-    in_identity: bool = False
+    in_identity: bool | str = False
 
 
 CHANGES: tuple[Change, ...] = (
     Change(
         format=2,
-        of=("run", "judge"),
+        of=("run", "judge", "augmentation"),
         key="engine.isolation",
         old="engine.process",
         values={"child": "subprocess"},
@@ -81,6 +82,24 @@ CHANGES: tuple[Change, ...] = (
         of=("training",),
         key="reward.center_rewards_coefficient",
         old="reward.centre",
+    ),
+    Change(
+        format=3,
+        of=("run",),
+        key="filter.drop_echoes",
+        default=False,
+        in_identity="filter.preset",
+    ),
+    Change(
+        format=3,
+        of=("run",),
+        key="steering.checks",
+        default="form",
+        in_identity="steering.max_length_ratio",
+    ),
+    *(
+        Change(format=3, of=("augmentation",), key=key, default=False, in_identity=True)
+        for key in ("checks.questions", "checks.pieces")
     ),
 )
 
@@ -115,6 +134,16 @@ def kept_defaults(manifest: Mapping[str, Any], kind: Kind) -> Tree:
     """
     found = upgraded(manifest, kind).get("defaults")
     return found if isinstance(found, dict) else {}
+
+
+def earlier_values(section: str) -> Tree:
+    """Return what directories of earlier formats keep for the keys of a run's section."""
+    start = f"{section}."
+    return {
+        change.key.removeprefix(start): change.default
+        for change in CHANGES
+        if change.default is not _SAME and "run" in change.of and change.key.startswith(start)
+    }
 
 
 def defaults_of(config: BaseModel) -> Tree:
@@ -161,7 +190,9 @@ def _rename_flat(identity: Tree, change: Change, prefix: str) -> None:
         value = identity.pop(old)
         identity[new] = change.values.get(value, value) if change.values else value
     elif change.default is not _SAME and change.in_identity:
-        identity.setdefault(new, change.default)
+        beside = change.in_identity
+        if beside is True or f"{prefix}{beside}" in identity:
+            identity.setdefault(new, change.default)
 
 
 def _rename_nested(config: Tree, change: Change, prefix: str) -> None:

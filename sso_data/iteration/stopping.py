@@ -87,6 +87,7 @@ _TO_KEEP: Mapping[str, str] = {
     "truncated": "raise generate.sampling.max_tokens, or set generate.filter.drop_truncated=false",
     "not_steered": "look at the views with `sso-data preview`: the policy does not tell them apart",
     "leak": "set generate.filter.drop_leaks=false, or word the system message otherwise",
+    "echo": "set generate.filter.drop_echoes=false, or word the principles otherwise",
     "off_policy": "loosen the filter: generate.filter.closeness=q0.8",
     "gap": "loosen the filter: generate.filter.gap=q0.2",
 }

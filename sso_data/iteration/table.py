@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sso_data.evaluation.statistics import LEAST_AGREEMENT
 from sso_data.iteration.state import RoundDir
 from sso_data.iteration.stopping import Line
 
@@ -34,6 +35,11 @@ QUANTITIES = (
     Quantity(name="kept share", keys=("kept_share",), form="{:.1%}"),
     Quantity(name="steered share", keys=("steered",), form="{:.1%}"),
     Quantity(name="signal accuracy: kept / all rows", keys=("accuracy_kept", "accuracy_all")),
+    Quantity(
+        name="its judge: both orders agree / says first",
+        keys=("agreement", "first_share"),
+        form="{:.1%}",
+    ),
     Quantity(
         name="below the own answer: y+ / y- (nats/token)",
         keys=("closeness_chosen", "closeness_rejected"),
@@ -117,7 +123,10 @@ def line_of(place: RoundDir) -> dict[str, Any]:
     }
 
 
-_JUDGED = ("accuracy_kept", "accuracy_all", "judged", "unprompted", "unprompted_win_rate")
+_JUDGED = (
+    *("accuracy_kept", "accuracy_all", "agreement", "first_share", "judged"),
+    *("unprompted", "unprompted_win_rate"),
+)
 _EVALUATED = (
     *("win_rate", "win_rate_length_controlled", "held_out_accuracy", "held_out_steered"),
     *("held_out_score", "held_out_score_first", "held_out_tokens", "held_out_tokens_first"),
@@ -157,6 +166,12 @@ def remarks(lines: Sequence[Line]) -> list[str]:
         found.append(
             f"signal accuracy of the kept pairs: {accuracy[0]:.3f} to {accuracy[1]:.3f}"
             + advice * (accuracy[0] - accuracy[1] > _FALLS)
+        )
+    agreement = last.get("agreement")
+    if agreement is not None and agreement < LEAST_AGREEMENT:
+        found.append(
+            f"the judge agreed with itself in both orders of {agreement:.0%} of the pairs (a coin: "
+            "50%), so signal accuracy says little; take a stronger judge"
         )
     if score := both("unprompted"):
         word = "rose" if score[1] > score[0] else "fell" if score[1] < score[0] else "stayed"

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from sso_data.chat.answer_checks import Examples, fence_for
 from sso_data.core.jinja import Templates
 from sso_data.core.records import Message, Prompt
 from sso_data.steering.principles import Principle
@@ -39,10 +41,11 @@ class Conversation:
         return self.turns[-1].content
 
     def variables(self) -> dict[str, object]:
-        """The template variables `conversation` and `system`."""
+        """The template variables `conversation`, `system` and `fence`."""
         return {
             "conversation": [turn.to_json() for turn in self.turns],
             "system": self.system,
+            "fence": fence_for([*(turn.content for turn in self.turns), self.system]),
         }
 
 
@@ -88,14 +91,28 @@ def choice_messages(
 
 
 def choice_schema(features: Iterable[Principle], count: int) -> dict[str, Any]:
-    """Return the JSON schema of a list of `count` names; the same for every order of features."""
+    """Return the JSON schema of a list of `count` names; the same for every order of features.
+
+    For two names it holds the model to different ones: one list for each first name
+    (`uniqueItems` is none of what engines' grammars know). Of more names, the first two differ.
+    """
     names = sorted(one.name for one in features)
-    return {
-        "type": "array",
-        "items": {"type": "string", "enum": names},
-        "minItems": count,
-        "maxItems": count,
-    }
+    size = {"minItems": count, "maxItems": count}
+    if count == 1 or len(names) == 1:
+        return {"type": "array", "items": {"type": "string", "enum": names}, **size}
+    lists = [
+        {
+            "type": "array",
+            "prefixItems": [
+                {"type": "string", "enum": [first]},
+                {"type": "string", "enum": [name for name in names if name != first]},
+            ],
+            "items": {"type": "string", "enum": [name for name in names if name != first]},
+            **size,
+        }
+        for first in names
+    ]
+    return {"anyOf": lists}
 
 
 def pair_messages(
@@ -112,3 +129,10 @@ def pair_messages(
         adjectives=feature.adjectives.model_dump() if feature else {},
         **conversation.variables(),
     )
+
+
+@cache
+def shown_examples(templates: Templates) -> Examples:
+    """Return the examples that the question for two principles shows."""
+    blank = Conversation(turns=(Message(role="user", content=""),), system="")
+    return Examples([pair_messages(blank, None, templates)])
