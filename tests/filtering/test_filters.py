@@ -88,9 +88,8 @@ def test_a_response_that_repeats_its_principle_is_an_echo() -> None:
     asked = "Name one thing that it says of kites, and stop."
     steering = replace(make_row().steering, good=("Be right.", asked), bad=("Be dull.", "Ramble."))
 
-    def row(**texts: str) -> Row:
-        found = make_row(texts={"good": "A kite.", "bad": "A toy.", **texts})
-        return replace(found, steering=steering)
+    def row(good: str = "A kite.", bad: str = "A toy.") -> Row:
+        return replace(make_row(texts={"good": good, "bad": bad}), steering=steering)
 
     six, five = "NAME one thing, that it says: a kite.", "Name one thing that it does: fly."
     assert reasons([row(good=six), row(good=five), row(bad=six)], CLOSENESS) == [
