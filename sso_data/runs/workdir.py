@@ -24,7 +24,7 @@ Manifest = dict[str, Any]
 
 OVERWRITE = "use another --out, or --overwrite to start over"
 _TEXTS = ("templates", "principles")
-"""Keys of identities that are hashes of texts; without their option the shipped ones are read."""
+"""Keys of identities that are hashes of texts; those that ship are read where no DIR is given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +214,9 @@ def refuse_another(
     Where texts differ that ship with the package, it says how to go on with the earlier ones.
     """
     if changed := differences(there, here):
-        texts = [f"--{key} DIR" for key in _TEXTS if key in there and there[key] != here.get(key)]
+        of = "generate." if noun in ("iteration", "evaluation") else ""
+        other = [key for key in _TEXTS if key in there and there[key] != here.get(key)]
+        texts = [f"--set {of}{key}=DIR" for key in other]
         if texts:
             remedy = (
                 f"give the texts that began it with {' and '.join(texts)} (those that ship change "

@@ -1,5 +1,7 @@
 """Questions to a model that steers: which features fit a prompt, two principles for a feature."""
 
+import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +20,7 @@ TURN_CHARS = 600
 SYSTEM_CHARS = 2000
 EARLIER_TURNS = 6
 CUT = " [...] "
+_MOST_LISTS = 250
 
 PAIR_SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -93,25 +96,23 @@ def choice_messages(
 def choice_schema(features: Iterable[Principle], count: int) -> dict[str, Any]:
     """Return the JSON schema of a list of `count` names; the same for every order of features.
 
-    For two names it holds the model to different ones: one list for each first name
-    (`uniqueItems` is none of what engines' grammars know). Of more names, the first two differ.
+    No name comes twice: one list for each beginning (grammars of engines know no `uniqueItems`).
+    Where there are more than `_MOST_LISTS` beginnings, shorter ones are told apart from what
+    follows.
     """
     names = sorted(one.name for one in features)
+    told = count - 1
+    while told and math.perm(len(names), told) > _MOST_LISTS:
+        told -= 1
     size = {"minItems": count, "maxItems": count}
-    if count == 1 or len(names) == 1:
+    if not told:
         return {"type": "array", "items": {"type": "string", "enum": names}, **size}
-    lists = [
-        {
-            "type": "array",
-            "prefixItems": [
-                {"type": "string", "enum": [first]},
-                {"type": "string", "enum": [name for name in names if name != first]},
-            ],
-            "items": {"type": "string", "enum": [name for name in names if name != first]},
-            **size,
-        }
-        for first in names
-    ]
+    lists = []
+    for start in itertools.permutations(names, told):
+        rest = [name for name in names if name not in start]
+        enums = [*([name] for name in start), *([rest] * (count - told))]
+        items = [{"type": "string", "enum": enum} for enum in enums]
+        lists.append({"type": "array", "prefixItems": items, **size})
     return {"anyOf": lists}
 
 

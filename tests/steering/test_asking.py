@@ -1,5 +1,6 @@
 """One pass over prompts: what is asked, in which words, how often; order changes nothing."""
 
+import itertools
 import json
 import random
 from collections import Counter
@@ -248,13 +249,42 @@ def test_the_schema_names_no_feature_twice(count: int, offered: int) -> None:
         assert schema["items"]["enum"] == names
         return
     lists = schema["anyOf"]
-    firsts = [one["prefixItems"][0]["enum"] for one in lists]
-    assert firsts == [[name] for name in names]
-    for one in lists:
-        (first,), others = one["prefixItems"][0]["enum"], one["prefixItems"][1]["enum"]
-        assert sorted([first, *others]) == names
-        assert first not in others
-        assert one["minItems"] == one["maxItems"] == count
+    assert {(one["minItems"], one["maxItems"]) for one in lists} == {(count, count)}
+    for said in itertools.product(names, repeat=count):
+        allowed = [
+            one
+            for one in lists
+            if all(name in at["enum"] for name, at in zip(said, one["prefixItems"], strict=True))
+        ]
+        assert len(allowed) == (len(set(said)) == count), said
+
+
+def test_the_grammar_of_the_engine_refuses_a_name_twice() -> None:
+    """vLLM holds answers to a schema by xgrammar: the schema compiles, and means what it says."""
+    xgrammar = pytest.importorskip("xgrammar")
+    letters = [*map(chr, range(32, 127)), "<eos>"]
+    info = xgrammar.TokenizerInfo(letters, stop_token_ids=[len(letters) - 1])
+    some = list(load_catalogue().principles.values())[:5]
+    for count in (2, 3):
+        schema = json.dumps(choice_schema(some, count))
+        grammar = xgrammar.GrammarCompiler(info).compile_json_schema(schema)
+        names = [one.name for one in some]
+        for said in (
+            names[:count],
+            names[-count:],
+            [names[0]] * count,
+            [*names[1:count], names[1]],
+        ):
+            matcher = xgrammar.GrammarMatcher(grammar, terminate_without_stop_token=True)
+            accepted = matcher.accept_string(json.dumps(said)) and matcher.is_terminated()
+            assert accepted is (len(set(said)) == count), said
+
+
+def test_the_schema_of_a_large_catalogue_stays_small() -> None:
+    one = next(iter(load_catalogue().principles.values()))
+    many = [one.model_copy(update={"name": f"n{number:03}"}) for number in range(200)]
+    assert len(choice_schema(many, 2)["anyOf"]) == len(choice_schema(many, 3)["anyOf"]) == 200
+    assert choice_schema(many * 2, 2)["items"]["enum"][0] == "n000"
 
 
 def habits(say: Callable[[CompletionRequest], str], number: int = 60) -> list[str]:
