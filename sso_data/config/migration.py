@@ -40,7 +40,7 @@ PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
     "evaluation": {"run": ("generate.",), "judge": ("judge.",)},
     "augmentation": {"augmentation": ("",)},
 }
-"""Key prefixes of run, training, judge and augmentation configurations in each manifest."""
+"""Key prefixes of the configurations in each kind of manifest."""
 
 IDENTITY_PLACES = {**PLACES, "evaluation": {"run": ("",)}}
 """The same for the keys of the identity; that of an evaluation is that of its run."""
@@ -52,7 +52,8 @@ class Change:
 
     `old`: the name that the key had before (a renamed key), or None. `values`: values that were
     renamed. `default`: what directories of earlier formats keep where they do not name the key (a
-    new key, or a changed default). `in_identity`: identities hold the key.
+    new key, or a changed default). `in_identity`: identities hold the key; as a string, those that
+    hold this other key do.
     """
 
     format: int
@@ -61,7 +62,7 @@ class Change:
     old: str | None = None
     values: Mapping[Any, Any] = field(default_factory=dict)
     default: Any = _SAME
-    in_identity: bool = False
+    in_identity: bool | str = False
 
 
 CHANGES: tuple[Change, ...] = (
@@ -83,16 +84,48 @@ CHANGES: tuple[Change, ...] = (
         key="reward.center_rewards_coefficient",
         old="reward.centre",
     ),
-    Change(format=3, of=("run",), key="sampling.top_k", default=0, in_identity=True),
-    Change(format=3, of=("run",), key="sampling.min_p", default=0.0, in_identity=True),
-    Change(format=3, of=("run",), key="filter.steered", default="chain", in_identity=True),
-    Change(format=3, of=("run",), key="filter.closeness_offset", default=0.0, in_identity=True),
-    Change(format=3, of=("run",), key="filter.keep_best", default=1.0, in_identity=True),
+    Change(format=3, of=("run",), key="sampling.top_k", default=0, in_identity="sampling.top_p"),
+    Change(format=3, of=("run",), key="sampling.min_p", default=0.0, in_identity="sampling.top_p"),
     Change(
-        format=3, of=("training",), key="optim.warmup_from_zero", default=True, in_identity=True
+        format=3, of=("run",), key="filter.steered", default="chain", in_identity="filter.preset"
     ),
-    Change(format=3, of=("training",), key="optim.save_dtype", default="auto", in_identity=True),
+    Change(
+        format=3,
+        of=("run",),
+        key="filter.closeness_offset",
+        default=0.0,
+        in_identity="filter.preset",
+    ),
+    Change(format=3, of=("run",), key="filter.keep_best", default=1.0, in_identity="filter.preset"),
+    Change(
+        format=3,
+        of=("training",),
+        key="optim.warmup_from_zero",
+        default=True,
+        in_identity="optim.lr",
+    ),
+    Change(
+        format=3, of=("training",), key="optim.save_dtype", default="auto", in_identity="optim.lr"
+    ),
     Change(format=3, of=("iteration",), key="carry_float32", default=False, in_identity=True),
+    Change(
+        format=3,
+        of=("run",),
+        key="filter.drop_echoes",
+        default=False,
+        in_identity="filter.preset",
+    ),
+    Change(
+        format=3,
+        of=("run",),
+        key="steering.checks",
+        default="form",
+        in_identity="steering.max_length_ratio",
+    ),
+    *(
+        Change(format=3, of=("augmentation",), key=key, default=False, in_identity=True)
+        for key in ("checks.questions", "checks.pieces")
+    ),
 )
 
 
@@ -126,6 +159,16 @@ def kept_defaults(manifest: Mapping[str, Any], kind: Kind) -> Tree:
     """
     found = upgraded(manifest, kind).get("defaults")
     return found if isinstance(found, dict) else {}
+
+
+def earlier_values(section: str) -> Tree:
+    """Return what directories of earlier formats keep for the keys of a run's section."""
+    start = f"{section}."
+    return {
+        change.key.removeprefix(start): change.default
+        for change in CHANGES
+        if change.default is not _SAME and "run" in change.of and change.key.startswith(start)
+    }
 
 
 def defaults_of(config: BaseModel) -> Tree:
@@ -172,9 +215,12 @@ def _rename_flat(identity: Tree, change: Change, prefix: str) -> None:
         value = identity.pop(old)
         identity[new] = change.values.get(value, value) if change.values else value
         return
-    # identities of runs hold no filter, and those of labelled iterations nothing of `generate`
-    holds = any(key.startswith(prefix) for key in identity) and not new.startswith("filter.")
-    if change.default is not _SAME and change.in_identity and holds:
+    beside = change.in_identity
+    if (
+        change.default is not _SAME
+        and beside
+        and (beside is True or f"{prefix}{beside}" in identity)
+    ):
         identity.setdefault(new, change.default)
 
 

@@ -132,6 +132,10 @@ class SteeringConfig(EndpointSection):
     """Most tokens of such an answer."""
     max_length_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
     """Largest length of a written principle, as a multiple of the other side's length."""
+    checks: Literal["all", "form"] = "all"
+    """Checks of written principles. `form`: lengths, language, leaks, quotations of the request;
+    `all`: also that they are directions (no answers, refusals, copied examples or injected orders),
+    that their sentences end, and that the sides are far enough apart and not swapped."""
     max_fallback_share: Share = 0.2
     """Share of choices or of written principles that had to be replaced above which a run warns."""
 
@@ -267,6 +271,8 @@ class FilterConfig(Section):
     """Drop rows with a response that was cut off."""
     drop_leaks: bool = True
     """Drop rows with a response that mentions its guidelines (templates/leakage.txt)."""
+    drop_echoes: bool = True
+    """Drop rows with a response that repeats six or more words in a row of its principles."""
     min_tokens: Annotated[int, Field(ge=0)] = 1
     """Fewest tokens of a response."""
     max_tokens: Count | None = None

@@ -36,7 +36,7 @@ from sso_data.evaluation.judges import (
     signal_comparison,
 )
 from sso_data.evaluation.result import Evaluation, failures_of, side_of, steering_of, wins_of
-from sso_data.evaluation.statistics import rate_of
+from sso_data.evaluation.statistics import consistency_of, rate_of
 from sso_data.generation.generate import Setup, generate, lazy_engine, prepare
 from sso_data.prompts import read_prompts
 from sso_data.runs.files import make_dir
@@ -238,7 +238,7 @@ def _evaluation(
     mine, theirs = [one for _, one, _ in compared], [one for *_, one in compared]
     verdicts = [one for key in ids if isinstance(one := said.get(key), Verdict)]
     signal = [said.get(f"{row.id}/signal") for row in answers.rows]
-    preferences = [one.preference for one in signal if isinstance(one, Verdict)]
+    preferred = [one for one in signal if isinstance(one, Verdict)]
     refused = Counter(one.reason for one in signal if isinstance(one, NoVerdict))
     ours, other = plan.model.policy, plan.against.policy
     chars = {prompt.id: (len(a.text), len(b.text)) for prompt, a, b in compared}
@@ -252,7 +252,10 @@ def _evaluation(
         failed=failures_of(ids, answers.model, answers.against, said),
         wins=wins_of(verdicts, chars) if judge else None,
         steering=steering_of(load_scores(plan.out / MODEL, dry=False).rows),
-        signal=rate_of(preferences) if judge and plan.config.signal else None,
+        signal=(
+            rate_of([one.preference for one in preferred]) if judge and plan.config.signal else None
+        ),
+        signal_consistency=consistency_of(preferred),
         signal_failed=dict(sorted(refused.items())),
         score_difference=mean_of(a - b for a, b in (one.scores for one in verdicts if one.scores)),
         tokens_difference=mean_of(a.num_tokens - b.num_tokens for _, a, b in compared),

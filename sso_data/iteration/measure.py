@@ -29,7 +29,7 @@ from sso_data.evaluation.judges import (
     judge_all,
     judge_identity,
 )
-from sso_data.evaluation.statistics import rate_of
+from sso_data.evaluation.statistics import consistency_of, rate_of
 from sso_data.filtering.filters import INCOMPLETE, STEERED, decide
 from sso_data.runs.columns import Rows, closeness, gap, mean_logp, num_tokens
 from sso_data.runs.journal import Scores, load_scores
@@ -199,6 +199,7 @@ def judge_round(
         said |= ask(_own(asked, scores=scores))[1]
     found = [(said[one.key], kept) for one, kept in asked.pairs]
     every = [one.preference for one, _ in found if isinstance(one, Verdict)]
+    orders = consistency_of(one for one, _ in found if isinstance(one, Verdict))
     kept = [one.preference for one, is_kept in found if isinstance(one, Verdict) and is_kept]
     own = [one for row in asked.own if isinstance(one := said.get(f"{row.id}/own"), Verdict)]
     own_scores = [one.scores[0] for one in own if one.scores] if scores else []
@@ -207,6 +208,8 @@ def judge_round(
         "name": name,
         "judged": len(every),
         "refused": dict(Counter(o.reason for o in said.values() if isinstance(o, NoVerdict))),
+        "agreement": orders.agreement if orders else None,
+        "first_share": orders.first_share if orders else None,
         "accuracy_all": mean(every),
         "accuracy_all_interval": _interval(every),
         "accuracy_kept": mean(kept),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sso_data.core.statistics import Estimate, difference
+from sso_data.evaluation.statistics import LEAST_AGREEMENT
 from sso_data.iteration.state import RoundDir
 from sso_data.iteration.stopping import Line
 
@@ -35,6 +36,11 @@ QUANTITIES = (
     Quantity(name="kept share", keys=("kept_share",), form="{:.1%}"),
     Quantity(name="steered share", keys=("steered",), form="{:.1%}"),
     Quantity(name="signal accuracy: kept / all rows", keys=("accuracy_kept", "accuracy_all")),
+    Quantity(
+        name="its judge: both orders agree / says first",
+        keys=("agreement", "first_share"),
+        form="{:.1%}",
+    ),
     Quantity(
         name="below the own answer: y+ / y- (nats/token)",
         keys=("closeness_chosen", "closeness_rejected"),
@@ -135,8 +141,8 @@ def line_of(place: RoundDir) -> dict[str, Any]:
 
 
 _JUDGED = (
-    *("accuracy_kept", "accuracy_all", "judged", "unprompted", "unprompted_win_rate"),
-    *("accuracy_kept_interval", "unprompted_interval"),
+    *("accuracy_kept", "accuracy_all", "agreement", "first_share", "judged"),
+    *("unprompted", "unprompted_win_rate", "accuracy_kept_interval", "unprompted_interval"),
 )
 _EVALUATED = (
     *("win_rate", "win_rate_length_controlled", "held_out_accuracy", "held_out_steered"),
@@ -212,6 +218,12 @@ def remarks(lines: Sequence[Line]) -> list[str]:
         change = difference(estimates[0], estimates[1])
         advised = told.advice and change.is_shown and told.is_bad(before, after)
         found.append(values + _in_words(change) + f"; {told.advice}" * bool(advised))
+    agreement = last.get("agreement")
+    if agreement is not None and agreement < LEAST_AGREEMENT:
+        found.append(
+            f"the judge agreed with itself in both orders of {agreement:.0%} of the pairs (a coin: "
+            "50%), so signal accuracy says little; take a stronger judge"
+        )
     share, dropped = last.get("kept_share"), last.get("dropped") or {}
     if share is not None and share < _FEW and dropped:
         worst = max(dropped, key=lambda reason: dropped[reason])

@@ -255,10 +255,13 @@ def test_another_judge_judges_the_same_answers(
         llm = ("--judge=llm:big", f"--judge-endpoint={server.url}")
         told = done(evaluated("--prompts", prompts, *llm, "--out", out, "--set=signal=false"))
         assert len(server.bodies) == 24
-    assert "both orders agree on 0.0% of the pairs" in told.output
+    assert "0 won, 0 tied, 12 contradicted, 0 lost" in told.output
+    assert "the judge: both orders agree 0.0%, first place 100.0%" in told.output
+    assert "warning: the win rate says little: both orders agree 0.0%" in told.output
     found = json.loads((out / "eval.json").read_text())
     assert found["win_rate"]["value"] == 0.5
     assert (found["agreement"], found["signal_accuracy"]) == (0.0, None)
+    assert (found["first_share"], found["contradicted"], found["tied"]) == (1.0, 12, 0)
 
 
 @pytest.mark.usefixtures("no_engine")
