@@ -26,6 +26,7 @@ from sso_data.runs.columns import (
     leak_fingerprint,
     mean_logp,
     num_tokens,
+    prompt_keys,
 )
 
 REASONS = (
@@ -42,6 +43,7 @@ REASONS = (
     "not_steered",
     "off_policy",
     "gap",
+    "not_best_of_prompt",
 )
 """Reasons by their code; 0 is a kept row."""
 
@@ -178,6 +180,10 @@ def decide_row(row: Row | np.void | bytes, config: FilterConfig) -> str | None:
 
 def checks(config: FilterConfig) -> tuple[Check, ...]:
     """Return the checks of a configuration, in order."""
+    return (*_preset(config), *((NOT_BEST,) if config.per_prompt == "best" else ()))
+
+
+def _preset(config: FilterConfig) -> tuple[Check, ...]:
     if config.preset == "reference" and config.strict_paper:
         return (*IDENTICAL, INCOMPLETE, NOT_STEERED, UNDER_MEAN, GAP_NOT_OVER_MEAN)
     if config.preset == "reference":
@@ -311,6 +317,18 @@ def _smaller_gap(rows: Rows) -> Floats:
     return smaller
 
 
+def _not_best(rows: Rows, _limits: Limits) -> Mask:
+    """Mark all rows of a prompt but the one with the largest margin; of equals, the first sample.
+
+    The margin is the sum of both gaps.
+    """
+    keys, (good, bad) = prompt_keys(rows), _gaps(rows)
+    order = np.lexsort((rows["sample"], -(good + bad), keys))
+    fails = np.ones(len(rows), np.bool_)
+    fails[order[np.unique(keys[order], return_index=True)[1]]] = False
+    return fails
+
+
 def _distance(rows: Rows) -> Floats:
     """Return the larger closeness of chosen and rejected to the policy's own answer, nats/token."""
     mean = partial(mean_logp, rows)
@@ -380,6 +398,7 @@ INCOMPLETE = Check(reason="incomplete_scores", fails=_incomplete)
 NOT_STEERED = Check(reason="not_steered", fails=_not_steered)
 UNDER_MEAN = Check(reason="off_policy", fails=_under_mean, limits=_plain_means, row_local=False)
 GAP_UNDER_MEAN = Check(reason="gap", fails=_gap_under_mean, limits=_gap_means, row_local=False)
+NOT_BEST = Check(reason="not_best_of_prompt", fails=_not_best, row_local=False)
 GAP_NOT_OVER_MEAN = Check(
     reason="gap", fails=_gap_not_over_mean, limits=_gap_means, row_local=False
 )

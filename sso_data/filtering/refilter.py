@@ -11,7 +11,7 @@ from sso_data.core.progress import NullProgress, Progress
 from sso_data.filtering.filters import Decision, decide
 from sso_data.runs.journal import load_scores
 from sso_data.runs.pairs import read_decided, write_pairs
-from sso_data.runs.run import Account, expected_prompts, require_run, run_account
+from sso_data.runs.run import Account, expected_rows, require_run, run_account
 from sso_data.runs.workdir import locked, section
 
 _BY_FILTER = "filter"
@@ -20,7 +20,7 @@ _BY_FILTER = "filter"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refiltered:
-    """A decision about all rows of a run, which will have `expected` prompts when finished."""
+    """A decision about all rows of a run, which will have `expected` of them or failures."""
 
     decision: Decision
     account: Account
@@ -29,7 +29,7 @@ class Refiltered:
     @property
     def unfinished(self) -> bool:
         """True while prompts are to be done: the run was interrupted, or is being made."""
-        return self.account.prompts < self.expected
+        return self.account.done < self.expected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +156,4 @@ def _decided(
                 progress=progress,
             )
     account = run_account(run, scores)
-    return Refiltered(
-        decision=decision, account=account, expected=expected_prompts(manifest, account)
-    )
+    return Refiltered(decision=decision, account=account, expected=expected_rows(manifest, account))

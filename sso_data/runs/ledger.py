@@ -82,6 +82,14 @@ class Ledger(KeyTable):
         flags = self._values.tobytes()
         return sum(flags.count(mask) for mask in masks)
 
+    def next_ids(self, content: str, samples: int = 1) -> list[str]:
+        """Return the ids of all samples of the next prompt with this hash; mark them as seen."""
+        first = self.next_id(content)
+        further = [f"{first}.{sample}" for sample in range(2, samples + 1)]
+        for identity in further:
+            self.mark(row_key(identity), SEEN)
+        return [first, *further]
+
     def next_id(self, content: str) -> str:
         """Return the id of the next prompt with this content hash, and mark it as seen.
 

@@ -82,7 +82,7 @@ def test_nested_configurations_are_upgraded_too() -> None:
         "generate": {"engine": {"isolation": "subprocess"}},
         "train": {"optim": {"param_dtype": "auto"}},
         "generator": None,
-        "held_out": {"judge": {"engine": {"isolation": "inline"}}},
+        "held_out": {"judge": {"engine": {"isolation": "inline"}, "principles": None}},
     }
 
 
