@@ -1,7 +1,7 @@
 """Which texts move a model: catalogues, numbers of features, placements, temperatures.
 
     python benchmarks/steering.py --model DIR --out DIR                # every arm, 32 prompts each
-    python benchmarks/steering.py --model DIR --out DIR --arms short,long
+    python benchmarks/steering.py --model DIR --out DIR --arms "short;long, both"
 
 Each arm is a run in `--out`, and a line of `results.jsonl` there once it is finished: the same
 command goes on after an interruption. Every arm differs from `short` in what its name says.
@@ -70,9 +70,7 @@ def main() -> None:
         lines = [json.dumps({"prompt": text}) + "\n" for text in everyday(arguments.count)]
         prompts.write_text("".join(lines))
     done = read(results)
-    for arm in (
-        name.strip() for name in arguments.arms.split(";" if ";" in arguments.arms else ",")
-    ):
+    for arm in map(str.strip, arguments.arms.split(";")):
         if arm not in ARMS:
             raise SystemExit(f"--arms {arm}: there are {'; '.join(ARMS)}")
         if arm not in done:

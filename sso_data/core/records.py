@@ -357,12 +357,14 @@ def content_hash(messages: tuple[Message, ...]) -> str:
     return hashlib.sha256(turns.encode()).hexdigest()[:20]
 
 
-def row_id(content: str, occurrence: int, sample: int = 1) -> str:
-    """Return a row's id: the content hash, the number of the equal prompt (from 0), the sample.
+def row_id(content: str, occurrence: int) -> str:
+    """Return a row's id: the content hash and the number of the equal prompt (from 0)."""
+    return f"{content}-{occurrence}"
 
-    The first sample is not named.
-    """
-    return f"{content}-{occurrence}" + (f".{sample}" if sample > 1 else "")
+
+def sample_id(first: str, sample: int) -> str:
+    """Return the id of a prompt's n-th sample, from that of its first."""
+    return f"{first}.{sample}" if sample > 1 else first
 
 
 def split_sample(row: str) -> tuple[str, int]:

@@ -159,19 +159,19 @@ def open_run(
 
 def run_account(run: Path, scores: Scores) -> Account:
     """Return the counts of a finished or interrupted run, from its files alone."""
-    failed = {row_key(failure.id): failure.id for failure in iterate_failures(run)}
+    ids = (failure.id for failure in iterate_failures(run))
+    failed = {row_key(identity): row_key(split_sample(identity)[0]) for identity in ids}
     if failed:
         for key in scores.keys().tolist():  # done later
             failed.pop(key, None)
-    firsts = [row_key(split_sample(identity)[0]) for identity in failed.values()]
-    prompts = np.concatenate([prompt_keys(scores.rows), np.array(firsts, np.uint64)])
+    prompts = np.concatenate([prompt_keys(scores.rows), np.array([*failed.values()], np.uint64)])
     found, samples = np.unique(prompts, return_counts=True)
-    same = len(set(samples.tolist())) == 1
+    least, most = (int(samples.min()), int(samples.max())) if len(found) else (1, 1)
     return Account(
         prompts=len(found),
         rows=len(scores),
         failed=len(failed),
-        samples=int(samples[0]) if same else None if len(found) else 1,
+        samples=least if least == most else None,
     )
 
 

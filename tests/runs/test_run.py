@@ -12,7 +12,7 @@ import pytest
 
 from sso_data.config.migration import FORMAT
 from sso_data.core.errors import RunError
-from sso_data.core.records import Failure, Message, content_hash, row_id, split_sample
+from sso_data.core.records import Failure, Message, content_hash, row_id, sample_id, split_sample
 from sso_data.runs.columns import row_key
 from sso_data.runs.journal import load_scores
 from sso_data.runs.ledger import FAILED, Ledger
@@ -200,7 +200,7 @@ def test_the_samples_of_a_prompt_have_ids_that_stay_when_there_are_more() -> Non
         assert [split_sample(identity) for identity in found] == [
             (f"feed-{occurrence}", sample) for sample in (1, 2, 3)
         ]
-    assert len({row_key(row_id("feed", 0, sample)) for sample in range(1, 257)}) == 256
+    assert len({row_key(sample_id("feed-0", sample)) for sample in range(1, 257)}) == 256
 
 
 def test_the_books_of_several_samples(tmp_path: Path) -> None:
