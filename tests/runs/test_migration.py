@@ -92,7 +92,7 @@ def test_nested_configurations_are_upgraded_too() -> None:
         "generate": {"engine": {"isolation": "subprocess"}},
         "train": {"optim": {"param_dtype": "auto"}},
         "generator": None,
-        "held_out": {"judge": {"engine": {"isolation": "inline"}}},
+        "held_out": {"judge": {"engine": {"isolation": "inline"}, "principles": None}},
     }
 
 
@@ -158,6 +158,25 @@ def test_filter_keys_stand_in_identities_of_iterations_that_generate() -> None:
     found = upgraded({"identity": generated}, "iteration")["identity"]
     new = {"generate.filter.steered": "chain", "generate.filter.keep_best": 1.0}
     assert found.items() >= (generated | new).items()
+
+
+def test_a_new_key_enters_the_identities_that_hold_its_section() -> None:
+    """A run may grow in samples, an iteration may not; with labelled pairs nothing is generated."""
+
+    def identity(kind: migration.Kind, *held: str) -> migration.Tree:
+        old = {"schema_version": 2, "identity": dict.fromkeys(held, 0), "config": {}}
+        found: migration.Tree = upgraded(old, kind)["identity"]
+        return found
+
+    of_run = identity("run", "steering.choose", "sampling.top_p")
+    assert of_run["steering.placement"] == "system"
+    assert "sampling.samples" not in of_run
+    keys = ("generate.steering.choose", "generate.sampling.top_p", "generate.filter.gap")
+    of_iteration = identity("iteration", *keys)
+    assert of_iteration["generate.steering.placement"] == "system"
+    assert of_iteration["generate.sampling.samples"] == 1
+    assert of_iteration["generate.filter.per_prompt"] == "all"
+    assert identity("iteration", "labelled.data", "seed") == {"labelled.data": 0, "seed": 0}
 
 
 def test_the_defaults_of_the_first_start_are_kept(tmp_path: Path) -> None:
