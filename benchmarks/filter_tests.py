@@ -63,6 +63,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Filter tests compared.")
     parser.add_argument("--work", type=Path, default=Path("filter-tests"), help="where it is kept")
     parser.add_argument("--rows", type=int, default=320, help="queries of a tiny policy")
+    parser.add_argument("--policy", action="append", choices=POLICIES, help="only these of them")
     parser.add_argument("--train", action="store_true", help="one round of training for each test")
     parser.add_argument("--real", action="append", default=[], metavar="RULE=RUN")
     parser.add_argument("--ends", type=Path, metavar="RUN", help="measure the last tokens of a run")
@@ -93,8 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             done.append(line)
             with file.open("a") as stream:
                 stream.write(json.dumps(line) + "\n")
-    for line in table(done):
-        print(line)
+    print("\n".join(table(done)))
     return 0
 
 
@@ -105,7 +105,8 @@ def places(given: argparse.Namespace) -> Iterator[tuple[str, Path, Callable[[Row
         yield f"{Path(run).name}: {rule}", Path(run), RULES[rule]
     if given.real:
         return
-    for name, (policy, steering, sampling) in POLICIES.items():
+    for name in given.policy or POLICIES:
+        policy, steering, sampling = POLICIES[name]
         run = given.work / name.replace(", ", "-").replace(" ", "-")
         prompts = given.work / "prompts.jsonl"
         lines = [json.dumps({"prompt": text}) + "\n" for text in queries(given.rows, seed=SEED)]
