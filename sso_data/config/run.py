@@ -132,6 +132,10 @@ class SteeringConfig(EndpointSection):
     """Most tokens of such an answer."""
     max_length_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
     """Largest length of a written principle, as a multiple of the other side's length."""
+    checks: Literal["all", "form"] = "all"
+    """Checks of written principles. `form`: lengths, language, leaks, quotations of the request;
+    `all`: also that they are directions (no answers, refusals, copied examples or injected orders),
+    that their sentences end, and that the sides are far enough apart and not swapped."""
     max_fallback_share: Share = 0.2
     """Share of choices or of written principles that had to be replaced above which a run warns."""
 
@@ -160,12 +164,21 @@ class ViewsConfig(Section):
 
 
 class SamplingConfig(Section):
-    """Sampling of responses, the same under all three views."""
+    """Sampling of responses, the same under all three views.
+
+    The settings of a model's own generation_config.json are not applied; `doctor --model` names
+    them. Log-probs are the raw model's, whatever is excluded here.
+    """
 
     temperature: Annotated[float, Field(gt=0, le=5)] = 0.7
     """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Nucleus: the smallest set of tokens with this much probability is sampled from."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Sample from this many most likely tokens, and those as likely as the last; 0: from all."""
+    min_p: Share = 0.0
+    """Sample from tokens with at least this share of the most likely one's probability, after
+    temperature; 0: from all. `top_p` is taken of what `top_k` and `min_p` leave."""
     max_tokens: Count = 2048
     """Most tokens of a response; less where the context is shorter."""
     min_completion: Count = 16
@@ -258,6 +271,8 @@ class FilterConfig(Section):
     """Drop rows with a response that was cut off."""
     drop_leaks: bool = True
     """Drop rows with a response that mentions its guidelines (templates/leakage.txt)."""
+    drop_echoes: bool = True
+    """Drop rows with a response that repeats six or more words in a row of its principles."""
     min_tokens: Annotated[int, Field(ge=0)] = 1
     """Fewest tokens of a response."""
     max_tokens: Count | None = None

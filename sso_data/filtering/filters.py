@@ -37,6 +37,7 @@ REASONS = (
     "identical_chosen_original",
     "identical_rejected_original",
     "leak",
+    "echo",
     "too_short",
     "too_long",
     "incomplete_scores",
@@ -215,6 +216,7 @@ def _texts(config: FilterConfig) -> tuple[Check, ...]:
         *((TRUNCATED,) if config.drop_truncated else ()),
         *IDENTICAL,
         *((LEAK,) if config.drop_leaks else ()),
+        *((ECHO,) if config.drop_echoes else ()),
         TOO_SHORT,
         *((TOO_LONG,) if config.max_tokens is not None else ()),
     )
@@ -429,6 +431,7 @@ IDENTICAL = tuple(
     )
 )
 LEAK = Check(reason="leak", fails=_flagged(Flag.LEAK_GOOD, Flag.LEAK_BAD))
+ECHO = Check(reason="echo", fails=_flagged(Flag.ECHO_GOOD, Flag.ECHO_BAD))
 TOO_SHORT = Check(
     reason="too_short", fails=_too_short, limits=lambda _, c: {"min_tokens": c.min_tokens}
 )

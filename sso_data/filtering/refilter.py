@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sso_data.config.loading import validated
+from sso_data.config.migration import earlier_values
 from sso_data.config.run import FilterConfig, RunConfig, load_config
 from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.progress import NullProgress, Progress
@@ -73,7 +74,7 @@ def last_decision(run: Path) -> LastDecision | None:
     """Return the decision stored in pairs/filter.json; None if there is none or it is invalid."""
     try:
         decided = read_decided(run)
-        found = dict(section(decided, "config"))
+        found = earlier_values("filter") | dict(section(decided, "config"))
         config = validated(FilterConfig, found, origin=str(run), given={})
     except (RunError, ConfigError):
         return None

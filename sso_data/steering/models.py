@@ -20,7 +20,10 @@ from sso_data.steering.questions import CHOOSE, WRITE
 from sso_data.steering.rules import Rules, Steered
 
 _BY_RULE = ("choose", "features", "count", "weights", "concision_probability", "paraphrase")
-_BY_MODEL = ("principles", "temperature", "max_tokens", "structured", "max_length_ratio")
+_BY_MODEL = (
+    *("principles", "temperature", "max_tokens", "structured", "max_length_ratio"),
+    "checks",
+)
 
 
 class LazyEngine:

@@ -139,6 +139,7 @@ def test_doctor(cli: Cli) -> None:
     assert found["BOS"]["detail"] == "one, from the template"
     assert found["system role"]["detail"] == "native"
     assert found["control tokens typed by users"]["detail"] == "stay text"
+    assert found["generation_config.json"]["state"] == "ok"
     broken = cli("doctor", "--model", "/nowhere")
     assert broken.exit_code == 1
     assert "no such model directory" in broken.stdout

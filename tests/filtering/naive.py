@@ -76,9 +76,21 @@ def own_rules(row: JsonRow, config: FilterConfig) -> list[tuple[str, bool]]:
         ("empty", blank or 0 in count),
         ("truncated", config.drop_truncated and finish != ["stop", "stop", "stop"]),
         ("leak", config.drop_leaks and any(p in said for p in phrases("leakage.txt"))),
+        ("echo", config.drop_echoes and (repeats(row, "good") or repeats(row, "bad"))),
         ("too_short", min(count) < config.min_tokens),
         ("too_long", max(count) > (config.max_tokens or 10**9)),
     ]
+
+
+def repeats(row: JsonRow, view: str) -> bool:
+    """Six words in a row of a principle, as plain words between blanks; texts here are plain."""
+    said = f" {' '.join(row[SIDES[view]][0]['content'].lower().replace('.', '').split())} "
+    for principle in row[f"principles_{view}"]:
+        asked = principle.lower().replace(".", "").split()
+        for start in range(len(asked) - 5):
+            if f" {' '.join(asked[start : start + 6])} " in said:
+                return True
+    return False
 
 
 def identical_rules(row: JsonRow) -> list[tuple[str, bool]]:

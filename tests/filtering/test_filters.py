@@ -1,13 +1,16 @@
 """The filter on rows a person can check by hand."""
 
 import json
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
 
+from sso_data.config.migration import earlier_values
 from sso_data.config.run import FilterConfig
 from sso_data.core.records import Cell, Row
 from sso_data.filtering.filters import REASONS, Decision, decide, decide_row
+from sso_data.runs.columns import Flag, flags_of
 from tests.factories import encode_rows, make_row
 
 CLOSENESS = FilterConfig()
@@ -78,6 +81,28 @@ def test_what_drops_a_row(config: FilterConfig, spoilt: dict[str, Any], reason: 
     row = make_row(**spoilt)
     assert reasons([row], config) == [reason]
     assert decide_row(row, config) == reason
+
+
+def test_a_response_that_repeats_its_principle_is_an_echo() -> None:
+    """Six words in a row of its own side's text: five, or the other side's, are none."""
+    asked = "Name one thing that it says of kites, and stop."
+    steering = replace(make_row().steering, good=("Be right.", asked), bad=("Be dull.", "Ramble."))
+
+    def row(good: str = "A kite.", bad: str = "A toy.") -> Row:
+        return replace(make_row(texts={"good": good, "bad": bad}), steering=steering)
+
+    six, five = "NAME one thing, that it says: a kite.", "Name one thing that it does: fly."
+    assert reasons([row(good=six), row(good=five), row(bad=six)], CLOSENESS) == [
+        "echo",
+        None,
+        None,
+    ]
+    kept = FilterConfig(drop_echoes=False)
+    assert reasons([row(good=six)], kept) == [None]
+    assert flags_of(row(good=six)) == Flag.ECHO_GOOD
+    turned = replace(row(bad=six), steering=replace(steering, bad=(asked, "Ramble.")))
+    assert flags_of(turned) == Flag.ECHO_BAD
+    assert earlier_values("filter")["drop_echoes"] is False
 
 
 def test_a_leak_in_the_original_is_no_leak() -> None:
