@@ -18,6 +18,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,15 @@ import orjson
 
 from benchmarks.claims import checkpoint
 from sso_data.config.run import FilterConfig, RunConfig
+from sso_data.core.progress import NullProgress
 from sso_data.core.records import Row
 from sso_data.core.statistics import spearman, wilson
-from sso_data.demo import demo_config, demo_training, unprompted
+from sso_data.demo import demo_config, one_round, tiny_story
 from sso_data.filtering.filters import decide
 from sso_data.filtering.refilter import refilter
 from sso_data.generation.generate import generate
 from sso_data.runs.journal import load_scores
 from sso_data.runs.run import require_run
-from sso_data.training.run import train
 from sso_data.world import queries, score
 
 TESTS: dict[str, FilterConfig] = {
@@ -42,6 +43,8 @@ TESTS: dict[str, FilterConfig] = {
     "chain": FilterConfig(),
     "contrast": FilterConfig(steered="contrast"),
     "contrast, offset 5": FilterConfig(steered="contrast", closeness_offset=5.0),
+    "contrast, gap .02": FilterConfig(steered="contrast", gap=0.02),
+    "chain, any closeness and gap": FilterConfig(closeness=1e9, gap=0.0),
     "contrast, any closeness and gap": FilterConfig(steered="contrast", closeness=1e9, gap=0.0),
     "chain, best 3/4": FilterConfig(keep_best=0.75),
     "contrast, best 3/4": FilterConfig(steered="contrast", keep_best=0.75),
@@ -150,12 +153,14 @@ def trained(run: Path, config: FilterConfig, place: Path) -> dict[str, Any]:
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(run, place / "run")
     refilter(place / "run", RunConfig(filter=config))
-    model = Path(require_run(run)["config"]["model"])
-    training = demo_training().model_copy(update={"model": str(model)})
-    train(str(place / "run"), place / "model", training)
-    before, after = np.array(unprompted(model)), np.array(unprompted(place / "model"))
-    error = (after - before).std(ddof=1) / len(after) ** 0.5
-    return {"before": before.mean(), "after": after.mean(), "error": error}
+    story, model = tiny_story(1), require_run(run)["config"]["model"]
+    story = replace(
+        story,
+        run=story.run.model_copy(update={"model": model}),
+        training=story.training.model_copy(update={"model": model}),
+    )
+    found = one_round(story, place / "run", place / "model", NullProgress())
+    return {"before": found.before, "after": found.after, "error": found.gain_error}
 
 
 def oracle(row: Row) -> float:
