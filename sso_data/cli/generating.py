@@ -14,6 +14,9 @@ PrincipleModel = Annotated[
     str | None,
     typer.Option("--principle-model", help="A model that writes principles for each prompt."),
 ]
+Samples = Annotated[
+    int | None, typer.Option("--samples", help="Rows of each prompt (default 1).", metavar="N")
+]
 Shard = Annotated[
     str | None,
     typer.Option("--shard", help="Only share I of N, for several machines.", metavar="I/N"),
@@ -29,6 +32,7 @@ def generate(
     templates: opt.TemplatesDir = None,
     principle_model: PrincipleModel = None,
     limit: opt.Limit = None,
+    samples: Samples = None,
     seed: opt.Seed = None,
     split: opt.Split = None,
     column: opt.Column = None,
@@ -53,6 +57,7 @@ def generate(
         seed=seed,
         principles=principles,
         templates=templates,
+        sampling__samples=samples,
         steering__principle_model=principle_model,
         steering__principles="written" if principle_model else None,
         engine__name=engine,
@@ -112,7 +117,7 @@ def filter_(
         if as_json:
             print_json(swept.to_json())
         else:
-            output.console().print(*output.sweep(swept))
+            output.console().print(output.sweep(swept))
         return
     if as_json:
         summary = output.run_summary(run, done.decision, done.account, done.explanation)
@@ -122,7 +127,10 @@ def filter_(
         if not dry_run:
             typer.echo(str(run / "pairs" / "train.jsonl"))
     if done.unfinished:
-        say(f"the run is unfinished: {done.account.prompts} of {done.expected} prompts are done")
+        say(
+            f"the run is unfinished: {done.account.done} of {done.expected} "
+            f"{done.account.unit} are done"
+        )
     output.explain(done.explanation, run)
 
 
@@ -165,7 +173,7 @@ def retry(
         say(f"{done.no_prompts} {were} and cannot be retried")
     if done.refiltered.unfinished:
         say(
-            f"the run is unfinished: {account.prompts} of {done.refiltered.expected} prompts "
+            f"the run is unfinished: {account.done} of {done.refiltered.expected} {account.unit} "
             "are done; `retry` takes only failed prompts, `generate` makes the others"
         )
     if tried or done.no_prompts:

@@ -83,29 +83,29 @@ def show_decision(decision: "Decision", account: "Account") -> None:
     dropped = [f" + {count} {reason}" for reason, count in decision.dropped.items() if count]
     rows = len(decision.reason_code)
     whole = "" if rows == account.rows else "the run's "
+    books = f"prompts {account.prompts}{account.times} = rows {account.rows}"
     line = (
-        f"prompts {account.prompts} = rows {account.rows} + failed {account.failed}; "
+        f"{books} + failed {account.failed}; "
         f"{whole}rows {rows} = kept {len(decision.kept)}{''.join(dropped)}"
     )
     out.print(line, highlight=False)
     if decision.ranking:
-        out.print(str(decision.ranking), highlight=False)
+        typer.echo(str(decision.ranking))
 
 
-def sweep(found: "Sweep") -> list[Table]:
+def sweep(found: "Sweep") -> Group:
     """Return a table of kept rows for each steering test, by closeness and gap."""
-    tables = []
+    shown: list[Text | Table] = []
     for test, counts in found.kept.items():
-        passing = f"{found.steered[test]} reach the thresholds"
-        title = f"filter.steered={test}: kept of {found.rows} rows ({passing})"
-        table = Table(title=title, title_justify="left")
+        passing = f"{found.steered[test]} of {found.rows} rows reach the thresholds; kept:"
+        table = Table()
         table.add_column("closeness \\ gap", justify="right")
         for gap in found.gap:
             table.add_column(f"{gap:g}", justify="right")
         for closeness, row in zip(found.closeness, counts, strict=True):
             table.add_row("any" if closeness is None else f"{closeness:g}", *map(str, row))
-        tables.append(table)
-    return tables
+        shown += [Text(f"filter.steered={test}: {passing}"), table]
+    return Group(*shown)
 
 
 def show_steering(counts: "SteeringCounts | None") -> None:
@@ -200,6 +200,8 @@ def principle_text(found: "Principle") -> str:
     ]
     lines += [f"good, other words: {text}" for text in found.paraphrases.good]
     lines += [f"bad, other words: {text}" for text in found.paraphrases.bad]
+    if found.check:
+        lines.append(f"check of the good side: {found.check.model_dump(exclude_none=True)}")
     return "\n".join(lines)
 
 
@@ -213,6 +215,7 @@ def principle_stats(found: "Sequence[PrincipleStats]") -> Table:
         "kept share",
         "gap (nats/token)\ngood / bad",
         "below the policy's own answer\nchosen / rejected (nats/token)",
+        "signal by its check\nall / kept",
     ):
         table.add_column(name, justify="right")
     for one in found:
@@ -224,6 +227,7 @@ def principle_stats(found: "Sequence[PrincipleStats]") -> Table:
             f"{one.kept_share:.0%}",
             f"{number(one.gap_good)} / {number(one.gap_bad)}",
             f"{number(one.below_chosen)} / {number(one.below_rejected)}",
+            f"{number(one.signal, 2)} / {number(one.signal_kept, 2)}",
         )
     return table
 

@@ -53,7 +53,7 @@ class Change:
     `old`: the name that the key had before (a renamed key), or None. `values`: values that were
     renamed. `default`: what directories of earlier formats keep where they do not name the key (a
     new key, or a changed default). `in_identity`: identities hold the key; as a string, those that
-    hold this other key do.
+    hold this other key do (those of runs hold no filter, those of labelled iterations no run).
     """
 
     format: int
@@ -84,47 +84,26 @@ CHANGES: tuple[Change, ...] = (
         key="reward.center_rewards_coefficient",
         old="reward.centre",
     ),
-    Change(format=3, of=("run",), key="sampling.top_k", default=0, in_identity="sampling.top_p"),
-    Change(format=3, of=("run",), key="sampling.min_p", default=0.0, in_identity="sampling.top_p"),
-    Change(
-        format=3, of=("run",), key="filter.steered", default="chain", in_identity="filter.preset"
-    ),
-    Change(
-        format=3,
-        of=("run",),
-        key="filter.closeness_offset",
-        default=0.0,
-        in_identity="filter.preset",
-    ),
-    Change(format=3, of=("run",), key="filter.keep_best", default=1.0, in_identity="filter.preset"),
-    Change(
-        format=3,
-        of=("training",),
-        key="optim.warmup_from_zero",
-        default=True,
-        in_identity="optim.lr",
-    ),
-    Change(
-        format=3, of=("training",), key="optim.save_dtype", default="auto", in_identity="optim.lr"
-    ),
-    Change(format=3, of=("iteration",), key="carry_float32", default=False, in_identity=True),
-    Change(
-        format=3,
-        of=("run",),
-        key="filter.drop_echoes",
-        default=False,
-        in_identity="filter.preset",
-    ),
-    Change(
-        format=3,
-        of=("run",),
-        key="steering.checks",
-        default="form",
-        in_identity="steering.max_length_ratio",
-    ),
     *(
-        Change(format=3, of=("augmentation",), key=key, default=False, in_identity=True)
-        for key in ("checks.questions", "checks.pieces")
+        Change(format=3, of=(of,), key=key, default=default, in_identity=in_identity)
+        for of, key, default, in_identity in (
+            ("run", "sampling.top_k", 0, "sampling.top_p"),
+            ("run", "sampling.min_p", 0.0, "sampling.top_p"),
+            ("run", "sampling.samples", 1, "filter.gap"),
+            ("run", "steering.placement", "system", "steering.choose"),
+            ("run", "steering.checks", "form", "steering.max_length_ratio"),
+            ("run", "filter.steered", "chain", "filter.gap"),
+            ("run", "filter.closeness_offset", 0.0, "filter.gap"),
+            ("run", "filter.keep_best", 1.0, "filter.gap"),
+            ("run", "filter.per_prompt", "all", "filter.gap"),
+            ("run", "filter.drop_echoes", False, "filter.gap"),
+            ("training", "optim.warmup_from_zero", True, "optim.lr"),
+            ("training", "optim.save_dtype", "auto", "optim.lr"),
+            ("iteration", "carry_float32", False, True),
+            ("judge", "principles", None, False),
+            ("augmentation", "checks.questions", False, True),
+            ("augmentation", "checks.pieces", False, True),
+        )
     ),
 )
 
@@ -216,11 +195,7 @@ def _rename_flat(identity: Tree, change: Change, prefix: str) -> None:
         identity[new] = change.values.get(value, value) if change.values else value
         return
     beside = change.in_identity
-    if (
-        change.default is not _SAME
-        and beside
-        and (beside is True or f"{prefix}{beside}" in identity)
-    ):
+    if beside is True or (beside and f"{prefix}{beside}" in identity):
         identity.setdefault(new, change.default)
 
 

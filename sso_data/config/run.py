@@ -15,6 +15,7 @@ from sso_data.config.loading import load
 from sso_data.config.paper import RUN, DefaultsFrom, over_paper
 from sso_data.config.section import Count, EndpointSection, NotNegative, Seconds, Section, Share
 from sso_data.core.errors import one_line
+from sso_data.core.records import MOST_SAMPLES
 from sso_data.core.yaml_files import Tree
 
 Quantile = Annotated[str, StringConstraints(pattern=r"^q(0(\.\d+)?|1(\.0+)?)$")]
@@ -118,6 +119,9 @@ class SteeringConfig(EndpointSection):
     paraphrase: bool = True
     """Draw each row's wording of its principles and of the system message from all there are; off:
     always the main one."""
+    placement: Literal["system", "user", "both"] = "system"
+    """Place of a row's principles in its good and bad view: the system message, the end of the last
+    user turn, or both."""
     principles: Literal["catalogue", "written"] = "catalogue"
     """`catalogue`: the texts of the principle files; `written`: a model writes a good and a bad
     text for each prompt and feature; they are checked, and the catalogue's replace failed ones."""
@@ -181,6 +185,8 @@ class SamplingConfig(Section):
     temperature; 0: from all. `top_p` is taken of what `top_k` and `min_p` leave."""
     max_tokens: Count = 2048
     """Most tokens of a response; less where the context is shorter."""
+    samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = 1
+    """Rows of each prompt, with seeds and principles of their own; a run may grow in them."""
     min_completion: Count = 16
     """A prompt that leaves less room than this fails as prompt_too_long."""
 
@@ -267,6 +273,9 @@ class FilterConfig(Section):
     quantile."""
     strict_paper: bool = False
     """reference preset: drop only what the authors drop (identical texts, then the stages)."""
+    per_prompt: Literal["all", "best"] = "all"
+    """Where a prompt has several samples: keep every row that passes, or of each prompt the one
+    with the largest margin (the sum of both gaps)."""
     drop_truncated: bool = True
     """Drop rows with a response that was cut off."""
     drop_leaks: bool = True
@@ -311,7 +320,8 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the run; a row's seeds come from it, the row's id and the view."""
     principles: Path | None = None
-    """Directory of principle files; by default the shipped catalogue."""
+    """Catalogue of principles: `long` (by default), `short`, `checkable`, or a directory of
+    principle files (one with such a name: by its full path)."""
     templates: Path | None = None
     """Directory of templates that replace shipped ones of the same name (docs/principles.md)."""
     source: SourceConfig = SourceConfig()

@@ -209,12 +209,14 @@ def _verdicts(
     config = plan.config
     if config.judge.kind == "none":
         return None, {}
+    features = {row.id: row.steering.features for row in answers.rows}
     comparisons = [
         Comparison(
             key=prompt.id,
             messages=prompt.messages,
             a=Answered(text=mine.text, num_tokens=mine.num_tokens),
             b=Answered(text=theirs.text, num_tokens=theirs.num_tokens),
+            principles=features[prompt.id],
         )
         for prompt, mine, theirs in answers.compared(plan.prompts)
     ]

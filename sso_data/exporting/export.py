@@ -26,7 +26,7 @@ from sso_data.filtering.refilter import why_nothing
 from sso_data.runs.files import write_new
 from sso_data.runs.journal import load_scores
 from sso_data.runs.pairs import not_a_row, read_decided, read_pairs
-from sso_data.runs.run import expected_prompts, require_run, run_account
+from sso_data.runs.run import expected_rows, require_run, run_account
 from sso_data.runs.workdir import section
 
 _PROGRESS_ROWS = 256
@@ -151,7 +151,7 @@ def _answers(run: Path, manifest: dict[str, Any]) -> _Source:
     return _Source(
         total=len(scores),
         rows=(_row(orjson.loads(line), str(run / "rows")) for line in lines),
-        missing=expected_prompts(manifest, account) - account.rows,
+        missing=expected_rows(manifest, account) - account.rows,
     )
 
 
@@ -253,6 +253,12 @@ def _job_of(
             f"and '_', at most {_LONGEST_NAME} characters"
         )
     config = validated(RunConfig, manifest["config"], origin=str(run / "run.json"), given={})
+    if wanted.shows_system and config.steering.placement != "system":
+        raise ConfigError(
+            f"--to {wanted.name}: holds the principles as system messages only, and this run has "
+            f"steering.placement={config.steering.placement}; train on it with `sso-data train`, "
+            "or export the pairs alone, for example --to trl"
+        )
     template = section(manifest, "template")
     try:
         made = datetime.fromisoformat(manifest["created"]).timestamp()

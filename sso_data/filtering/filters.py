@@ -27,6 +27,7 @@ from sso_data.runs.columns import (
     leak_fingerprint,
     mean_logp,
     num_tokens,
+    prompt_keys,
 )
 
 REASONS = (
@@ -45,6 +46,7 @@ REASONS = (
     "off_policy",
     "gap",
     "low_margin",
+    "not_best_of_prompt",
 )
 """Reasons by their code; 0 is a kept row."""
 
@@ -199,14 +201,19 @@ def decide_row(row: Row | np.void | bytes, config: FilterConfig) -> str | None:
 def checks(config: FilterConfig) -> tuple[Check, ...]:
     """Return the checks of a configuration, in order."""
     ranked = (_best(config.keep_best),) if config.keep_best < 1 else ()
+    return (*_preset(config), *((NOT_BEST,) if config.per_prompt == "best" else ()), *ranked)
+
+
+def _preset(config: FilterConfig) -> tuple[Check, ...]:
+    """Return the checks of the preset."""
     if config.preset == "none":
-        return (*_texts(config), INCOMPLETE, *ranked)
+        return (*_texts(config), INCOMPLETE)
     steered = STEERED[config.steering_test]
     if config.preset == "closeness":
-        return (*_texts(config), INCOMPLETE, *steered, *_thresholds(config), *ranked)
+        return (*_texts(config), INCOMPLETE, *steered, *_thresholds(config))
     if config.strict_paper:
-        return (*IDENTICAL, INCOMPLETE, *steered, UNDER_MEAN, GAP_NOT_OVER_MEAN, *ranked)
-    return (*_texts(config), INCOMPLETE, *steered, UNDER_MEAN, GAP_UNDER_MEAN, *ranked)
+        return (*IDENTICAL, INCOMPLETE, *steered, UNDER_MEAN, GAP_NOT_OVER_MEAN)
+    return (*_texts(config), INCOMPLETE, *steered, UNDER_MEAN, GAP_UNDER_MEAN)
 
 
 def _texts(config: FilterConfig) -> tuple[Check, ...]:
@@ -368,6 +375,15 @@ def smaller_gap(rows: Rows) -> Floats:
     return smaller
 
 
+def _not_best(rows: Rows, _limits: Limits) -> Mask:
+    """Mark all rows of a prompt but the one with the largest margin; of equals, the first sample."""
+    keys = prompt_keys(rows)
+    order = np.lexsort((rows["sample"], -margin(rows), keys))
+    fails = np.ones(len(rows), np.bool_)
+    fails[order[np.unique(keys[order], return_index=True)[1]]] = False
+    return fails
+
+
 def distance(rows: Rows, offset: float = 0.0) -> Floats:
     """Return the larger closeness of chosen and rejected to the policy's own answer, nats/token.
 
@@ -449,6 +465,7 @@ STEERED: Mapping[str, tuple[Check, ...]] = {
 """The checks of `filter.steered`."""
 UNDER_MEAN = Check(reason="off_policy", fails=_under_mean, limits=_plain_means, row_local=False)
 GAP_UNDER_MEAN = Check(reason="gap", fails=_gap_under_mean, limits=_gap_means, row_local=False)
+NOT_BEST = Check(reason="not_best_of_prompt", fails=_not_best, row_local=False)
 GAP_NOT_OVER_MEAN = Check(
     reason="gap", fails=_gap_not_over_mean, limits=_gap_means, row_local=False
 )

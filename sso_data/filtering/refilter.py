@@ -13,7 +13,7 @@ from sso_data.filtering.explain import Explanation, effect_of, explain_run
 from sso_data.filtering.filters import Decision, decide
 from sso_data.runs.journal import load_scores
 from sso_data.runs.pairs import read_decided, write_pairs
-from sso_data.runs.run import Account, expected_prompts, require_run, run_account
+from sso_data.runs.run import Account, expected_rows, require_run, run_account
 from sso_data.runs.workdir import Manifest, locked, section
 
 _BY_FILTER = "filter"
@@ -22,7 +22,7 @@ _BY_FILTER = "filter"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refiltered:
-    """A decision about all rows of a run, which will have `expected` prompts when finished.
+    """A decision about all rows of a run, which will have `expected` of them or failures.
 
     `explanation` says why it keeps what it keeps.
     """
@@ -35,7 +35,7 @@ class Refiltered:
     @property
     def unfinished(self) -> bool:
         """True while prompts are to be done: the run was interrupted, or is being made."""
-        return self.account.prompts < self.expected
+        return self.account.done < self.expected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +165,7 @@ def _decided(
     return Refiltered(
         decision=decision,
         account=account,
-        expected=expected_prompts(manifest, account),
+        expected=expected_rows(manifest, account),
         explanation=explain_run(scores, config.filter, decision, _own_filter(manifest)),
     )
 

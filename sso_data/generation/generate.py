@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -163,22 +164,25 @@ def generate(
         config = with_defaults(config, stored_defaults(out, RUN))
     setup = prepare(config, date=manifest["date"] if manifest else None)
     progress.phase("checking the prompts")
-    name = Ledger().next_id
+    samples = config.sampling.samples
+    name = Ledger().next_ids
     rows = read_prompts(source, config.source)
-    keys = array("Q", (row_key(name(content_hash(row.messages))) for row in rows))
+    ids = (one for row in rows for one in name(content_hash(row.messages), samples))
+    keys = array("Q", map(row_key, ids))
     total = len(keys)
-    progress.note(f"{total} prompts")
+    progress.note(f"{total // samples} prompts" + (f" x {samples} samples" * (samples > 1)))
     with open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite) as run:
         _note_given(run, source, config, keys)
         del keys  # the run's ledger knows them from here on
 
         def prompts_left() -> Iterator[Prompt]:
-            return prompts_of(read_prompts(source, config.source), Ledger().next_id, run.is_open)
+            name = partial(Ledger().next_ids, samples=samples)
+            return prompts_of(read_prompts(source, config.source), name, run.is_open)
 
         with run_guide(setup, run, prompts_left, total) as guide:
             prompts = read_prompts(source, config.source)
             counts = make_rows(prompts, setup, run, run, progress, guide=guide, total=total)
-        account = run.account()
+        account = run.account(samples)
         account.check()
     progress.phase("filtering")
     refiltered = filter_again(out, config, progress, asked=asked)
@@ -193,9 +197,10 @@ def generate(
 
 
 def _note_given(run: Run, source: str, config: RunConfig, keys: "array[int]") -> None:
-    """Write to run.json the source of this call, and how many prompts the finished run will have.
+    """Write to run.json the source of this call, and how many samples the finished run will have.
 
-    These are the rows of the source, by their `keys`, and those done earlier that are not in it.
+    These are those of the source's prompts, by their `keys`, and those done earlier that are not
+    among them.
     """
     given = Given(
         source=source, settings=config.source.model_dump(mode="json", exclude_defaults=True)
@@ -344,12 +349,16 @@ def _resume_promise(info: EngineInfo, config: EngineConfig) -> str:
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:
-    """Return the configuration keys that decide a row's content, by dotted name."""
+    """Return the configuration keys that decide a row's content, by dotted name.
+
+    The number of samples is not among them: a run may grow in it.
+    """
     dumped = config.model_dump(mode="json")
     keys = {
         f"{section}.{key}": value
         for section in _IDENTITY_SECTIONS
         for key, value in dumped[section].items()
+        if key != "samples"
     }
     keys |= {f"engine.{key}": dumped["engine"][key] for key in _IDENTITY_ENGINE_KEYS}
     return keys | {

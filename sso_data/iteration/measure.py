@@ -41,7 +41,7 @@ CountTokens = Callable[[str], int]
 """Counts the tokens of a text, without special ones."""
 
 _DIGITS = 6
-_SCORES = {"oracle": True, "reward": True, "llm": False}
+_SCORES = {"oracle": True, "rule": True, "reward": True, "llm": False}
 """Kinds of judges that score single answers, and that do not; a function's verdicts show it."""
 
 
@@ -229,6 +229,7 @@ def _own(asked: ToJudge, *, scores: bool) -> list[Comparison]:
             messages=row.messages,
             a=answered(row, "plain"),
             b=answered(row, "bad") if scores else answered(first[row.id], "plain"),
+            principles=row.steering.features,
         )
         for row in asked.own
         if scores or row.id in first

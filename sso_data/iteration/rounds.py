@@ -200,6 +200,7 @@ def _make_run(
         mark,
         {
             "prompts": account.prompts,
+            "samples": account.samples,
             "rows": account.rows,
             "failed": account.failed,
             "kept": len(decision.kept),

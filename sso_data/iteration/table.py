@@ -118,6 +118,7 @@ def line_of(place: RoundDir) -> dict[str, Any]:
         "policy": place.facts.get("policy", {}).get("fingerprint"),
         "malformed": (place.step("sliced") or {}).get("malformed") or None,
         "prompts": generated.get("prompts"),
+        "samples": generated.get("samples"),
         "rows": rows,
         "failed": generated.get("failed"),
         "kept": kept,
@@ -270,7 +271,9 @@ def totals(lines: Sequence[Line]) -> Mapping[str, int]:
     for line in lines:
         for reason, count in (line.get("dropped") or {}).items():
             dropped[reason] = dropped.get(reason, 0) + count
-    if found["prompts"] != found["rows"] + found["failed"]:
+    wanted = sum((line.get("prompts") or 0) * (line.get("samples") or 1) for line in lines)
+    found["samples"] = wanted
+    if wanted != found["rows"] + found["failed"]:
         raise AssertionError(f"prompts {found} are not rows and failed ones")
     if found["rows"] != found["kept"] + sum(dropped.values()):
         raise AssertionError(f"rows {found} are not kept and dropped ones: {dropped}")

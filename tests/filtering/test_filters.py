@@ -268,3 +268,22 @@ def test_decide_row_leaves_out_what_needs_other_rows() -> None:
     assert decide_row(far, FilterConfig(closeness="q0.5")) is None
     assert decide_row(far, REFERENCE) is None
     assert decide_row(make_row(texts={"bad": ""}), REFERENCE) == "empty"
+
+
+def test_of_each_prompt_the_row_with_the_largest_margin_is_kept() -> None:
+    """Gaps by hand: 1.5 + 1.5, then 1.7 + 1.5; of equal margins the first sample stays."""
+    best = FilterConfig(per_prompt="best")
+    first, other = make_row(0), make_row(1)
+    second = make_row(0, means={("bad", "good"): -2.2})
+    samples = [first, *(replace(second, id=f"{first.id}.{number}") for number in (2, 3)), other]
+    lost = "not_best_of_prompt"
+    assert reasons(samples, best) == [lost, None, lost, None]
+    assert reasons(samples[::-1], best) == [None, lost, None, lost]
+    assert reasons(samples, CLOSENESS) == [None] * 4
+    spoilt = [
+        replace(one, responses=make_row(finish={"good": "length"}).responses) for one in samples
+    ]
+    assert reasons([first, spoilt[1], other], best) == [None, "truncated", None]
+    assert decide_row(first, best) is None, "it is not told from one row alone"
+    dropped = decide(encode_rows(samples), best).dropped
+    assert dropped[lost] == 2
