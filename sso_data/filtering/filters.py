@@ -376,7 +376,7 @@ def smaller_gap(rows: Rows) -> Floats:
 
 
 def _not_best(rows: Rows, _limits: Limits) -> Mask:
-    """Mark all rows of a prompt but the one with the largest margin; of equals, the first sample."""
+    """Mark all rows of a prompt but that with the largest margin; of equals, the first sample."""
     keys = prompt_keys(rows)
     order = np.lexsort((rows["sample"], -margin(rows), keys))
     fails = np.ones(len(rows), np.bool_)
