@@ -376,12 +376,9 @@ def smaller_gap(rows: Rows) -> Floats:
 
 
 def _not_best(rows: Rows, _limits: Limits) -> Mask:
-    """Mark all rows of a prompt but the one with the largest margin; of equals, the first sample.
-
-    The margin is the sum of both gaps.
-    """
-    keys, (good, bad) = prompt_keys(rows), _gaps(rows)
-    order = np.lexsort((rows["sample"], -(good + bad), keys))
+    """Mark all rows of a prompt but that with the largest margin; of equals, the first sample."""
+    keys = prompt_keys(rows)
+    order = np.lexsort((rows["sample"], -margin(rows), keys))
     fails = np.ones(len(rows), np.bool_)
     fails[order[np.unique(keys[order], return_index=True)[1]]] = False
     return fails

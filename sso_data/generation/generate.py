@@ -303,15 +303,7 @@ def make_rows(
     candidates, for the display. Raises EngineError when the engine is lost for good, RunError when
     a row cannot be written or the engine is not the one that made the earlier rows.
     """
-    kept, first = 0, bytearray()
-
-    def count_kept(record: bytes) -> None:
-        nonlocal kept
-        kept += decide_row(record, setup.config.filter) is None
-        if len(first) < _FIRST_ROWS * len(record):
-            first.extend(record)
-            if len(first) == _FIRST_ROWS * len(record):
-                _warn_if_few(bytes(first), setup.config.filter, progress)
+    kept = _KeptRows(setup.config.filter, progress)
 
     def note_engine(info: EngineInfo) -> None:
         earlier = metadata.get("engine")
@@ -338,20 +330,38 @@ def make_rows(
             sink,
             check=check,
             on_check=lambda result: metadata.set(logprob_check=result.to_json()),
-            on_record=count_kept,
+            on_record=kept.add,
         )
         started = time.monotonic()
         for counts in pipeline.run(candidates):
-            state = _state(counts, kept, time.monotonic() - started)
+            state = _state(counts, kept.count, time.monotonic() - started)
             progress.count(counts.done, total, "rows", state)
         return pipeline.counts
 
 
-def _warn_if_few(records: bytes, config: FilterConfig, progress: Progress) -> None:
-    """Warn, with the reason, where the filter keeps hardly any of a run's first rows."""
-    found = explain(np.frombuffer(records, SCORES), config)
-    if found.kept < _FEW_OF_FIRST * found.rows:
-        progress.warn(f"of the first {found.rows} rows\n{found.text()}")
+class _KeptRows:
+    """Counts the rows that the filter keeps; warns once if it keeps hardly any of the first ones.
+
+    What depends on other rows (a quantile, say) is left out of the count.
+    """
+
+    def __init__(self, config: FilterConfig, progress: Progress) -> None:
+        self._config, self._progress = config, progress
+        self._first: list[bytes] = []
+        self.count = 0
+
+    def add(self, record: bytes) -> None:
+        """Count a row by its SCORES record."""
+        self.count += decide_row(record, self._config) is None
+        if len(self._first) < _FIRST_ROWS:
+            self._first.append(record)
+            if len(self._first) == _FIRST_ROWS:
+                self._warn_if_few()
+
+    def _warn_if_few(self) -> None:
+        found = explain(np.frombuffer(b"".join(self._first), SCORES), self._config)
+        if found.kept < _FEW_OF_FIRST * found.rows:
+            self._progress.warn(f"of the first {found.rows} rows\n{found.text()}")
 
 
 def _state(counts: RowCounts, kept: int, seconds: float) -> str:
