@@ -37,9 +37,9 @@ PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
         "judge": ("held_out.judge.",),
     },
     "evaluation": {"run": ("generate.",), "judge": ("judge.",)},
-    "augmentation": {"run": ("",)},
+    "augmentation": {"augmentation": ("",)},
 }
-"""Key prefixes of run, training and judge configurations in each kind of manifest."""
+"""Key prefixes of the configurations in each kind of manifest."""
 
 IDENTITY_PLACES = {**PLACES, "evaluation": {"run": ("",)}}
 """The same for the keys of the identity; that of an evaluation is that of its run."""
@@ -51,8 +51,8 @@ class Change:
 
     `old`: the name that the key had before (a renamed key), or None. `values`: values that were
     renamed. `default`: what directories of earlier formats keep where they do not name the key (a
-    new key, or a changed default). `in_identity`: the kinds of identities that hold the key, or
-    True for all; that of an iteration holds it where it holds others of its section.
+    new key, or a changed default). `in_identity`: identities hold the key; as a string, those that
+    hold this other key do (those of runs hold no filter, those of labelled iterations no run).
     """
 
     format: int
@@ -61,18 +61,13 @@ class Change:
     old: str | None = None
     values: Mapping[Any, Any] = field(default_factory=dict)
     default: Any = _SAME
-    in_identity: bool | tuple[Kind, ...] = False
-
-    def is_in_identity(self, kind: Kind) -> bool:
-        """Return True when identities of this kind hold the key."""
-        where = self.in_identity
-        return where if isinstance(where, bool) else kind in where
+    in_identity: bool | str = False
 
 
 CHANGES: tuple[Change, ...] = (
     Change(
         format=2,
-        of=("run", "judge"),
+        of=("run", "judge", "augmentation"),
         key="engine.isolation",
         old="engine.process",
         values={"child": "subprocess"},
@@ -88,11 +83,14 @@ CHANGES: tuple[Change, ...] = (
         key="reward.center_rewards_coefficient",
         old="reward.centre",
     ),
-    Change(format=3, of=("judge",), key="principles", default=None),
-    Change(format=3, of=("run",), key="steering.placement", default="system", in_identity=True),
-    Change(format=3, of=("run",), key="sampling.samples", default=1, in_identity=("iteration",)),
-    Change(
-        format=3, of=("run",), key="filter.per_prompt", default="all", in_identity=("iteration",)
+    *(
+        Change(format=3, of=(of,), key=key, default=default, in_identity=in_identity)
+        for of, key, default, in_identity in (
+            ("run", "sampling.samples", 1, "filter.gap"),
+            ("run", "steering.placement", "system", "steering.choose"),
+            ("run", "filter.per_prompt", "all", "filter.gap"),
+            ("judge", "principles", None, False),
+        )
     ),
 )
 
@@ -112,7 +110,7 @@ def upgraded(manifest: Mapping[str, Any], kind: Kind) -> Tree:
                 _rename_nested(found[name], change, prefix)
     if isinstance(found.get("identity"), dict):
         for change, prefix in _changes(IDENTITY_PLACES[kind], after=written):
-            _rename_flat(found["identity"], change, prefix, kind)
+            _rename_flat(found["identity"], change, prefix)
     recorded = found.get("defaults")
     if defaults := deep_merge(added, recorded if isinstance(recorded, dict) else {}):
         found["defaults"] = defaults
@@ -167,15 +165,19 @@ def _changes(places: Mapping[str, tuple[str, ...]], *, after: int) -> Iterator[t
                     yield change, prefix
 
 
-def _rename_flat(identity: Tree, change: Change, prefix: str, kind: Kind) -> None:
+def _rename_flat(identity: Tree, change: Change, prefix: str) -> None:
     old, new = f"{prefix}{change.old}", f"{prefix}{change.key}"
     if change.old is not None and old in identity:
         value = identity.pop(old)
         identity[new] = change.values.get(value, value) if change.values else value
-    elif change.default is not _SAME and change.is_in_identity(kind):
-        section = new.rpartition(".")[0]
-        if kind != "iteration" or any(key.startswith(f"{section}.") for key in identity):
-            identity.setdefault(new, change.default)
+        return
+    beside = change.in_identity
+    if (
+        change.default is not _SAME
+        and beside
+        and (beside is True or f"{prefix}{beside}" in identity)
+    ):
+        identity.setdefault(new, change.default)
 
 
 def _rename_nested(config: Tree, change: Change, prefix: str) -> None:
