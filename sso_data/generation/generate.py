@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from sso_data.config.migration import defaults_of, with_defaults
-from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, RunConfig
+from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, FilterConfig, RunConfig
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
@@ -18,6 +20,7 @@ from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Prompt, content_hash
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import Engine, EngineInfo
+from sso_data.filtering.explain import Explanation, explain
 from sso_data.filtering.filters import Decision, decide_row
 from sso_data.filtering.refilter import filter_again
 from sso_data.generation.logprob_check import LogprobCheck
@@ -30,7 +33,7 @@ from sso_data.models.directory import (
     tokenizer_fingerprint,
 )
 from sso_data.prompts import BadRow, Candidate, read_prompts
-from sso_data.runs.columns import row_key
+from sso_data.runs.columns import SCORES, row_key
 from sso_data.runs.ledger import DONE, FAILED, Ledger
 from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run
 from sso_data.runs.steering import SteeringStore
@@ -44,6 +47,8 @@ from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, toda
 
 _IDENTITY_SECTIONS = ("sampling", "scoring")
 _IDENTITY_ENGINE_KEYS = ("dtype", "max_model_len")
+_FIRST_ROWS, _FEW_OF_FIRST = 64, 0.02
+"""So many rows tell whether a run will have pairs: a smaller share kept is warned about at once."""
 
 
 class RunMetadata(Protocol):
@@ -77,12 +82,17 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The result of `generate`; `steering` counts what models were asked about the prompts."""
+    """The result of `generate`.
+
+    `explanation` says why the filter keeps what it keeps, `steering` counts what models were asked
+    about the prompts.
+    """
 
     account: Account
     counts: RowCounts
     seconds: float
     decision: Decision
+    explanation: Explanation
     steering: SteeringCounts | None = None
 
 
@@ -181,6 +191,7 @@ def generate(
         counts=counts,
         seconds=time.monotonic() - started,
         decision=refiltered.decision,
+        explanation=refiltered.explanation,
         steering=guide.counts if guide else None,
     )
 
@@ -259,11 +270,15 @@ def make_rows(
     candidates, for the display. Raises EngineError when the engine is lost for good, RunError when
     a row cannot be written or the engine is not the one that made the earlier rows.
     """
-    kept = 0
+    kept, first = 0, bytearray()
 
     def count_kept(record: bytes) -> None:
         nonlocal kept
         kept += decide_row(record, setup.config.filter) is None
+        if len(first) < _FIRST_ROWS * len(record):
+            first.extend(record)
+            if len(first) == _FIRST_ROWS * len(record):
+                _warn_if_few(bytes(first), setup.config.filter, progress)
 
     def note_engine(info: EngineInfo) -> None:
         earlier = metadata.get("engine")
@@ -297,6 +312,13 @@ def make_rows(
             state = _state(counts, kept, time.monotonic() - started)
             progress.count(counts.done, total, "rows", state)
         return pipeline.counts
+
+
+def _warn_if_few(records: bytes, config: FilterConfig, progress: Progress) -> None:
+    """Warn, with the reason, where the filter keeps hardly any of a run's first rows."""
+    found = explain(np.frombuffer(records, SCORES), config)
+    if found.kept < _FEW_OF_FIRST * found.rows:
+        progress.warn(f"of the first {found.rows} rows\n{found.text()}")
 
 
 def _state(counts: RowCounts, kept: int, seconds: float) -> str:

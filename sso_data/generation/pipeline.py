@@ -238,6 +238,8 @@ class Pipeline:
                 seed=row.seed[view],
                 temperature=self._config.sampling.temperature,
                 top_p=self._config.sampling.top_p,
+                top_k=self._config.sampling.top_k,
+                min_p=self._config.sampling.min_p,
             )
             row.waiting[request.key] = (view, view)
             self._window.ask(request)

@@ -4,13 +4,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from sso_data.config.run import RunConfig
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Failure, Row
-from sso_data.filtering.filters import decide_row
+from sso_data.filtering.explain import Explanation, explain, features_of
+from sso_data.filtering.filters import Decision, decide, decide_row
 from sso_data.generation.generate import make_rows, prepare
 from sso_data.prompts import read_prompts
-from sso_data.runs.columns import encode
+from sso_data.runs.columns import SCORES, Rows, encode
 from sso_data.runs.ledger import Ledger
 from sso_data.runs.steering import MemorySteeringStore
 from sso_data.steering.counts import SteeringCounts
@@ -48,10 +51,15 @@ class _Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """Rows with the filter's row-local verdict (None: kept), and the prompts that failed."""
+    """Rows with the filter's row-local verdict (None: kept), and the prompts that failed.
+
+    `decision` and `explanation` are the filter's about these rows as a whole run.
+    """
 
     rows: tuple[tuple[Row, str | None], ...]
     failures: tuple[Failure, ...]
+    decision: Decision
+    explanation: Explanation
 
 
 def preview(source: str, config: RunConfig, progress: Progress | None = None) -> Preview:
@@ -85,4 +93,16 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     )
     rows = sorted(memory.rows, key=lambda row: memory.order[row.id])
     judged = tuple((row, decide_row(row, config.filter)) for row in rows)
-    return Preview(rows=judged, failures=tuple(memory.failures))
+    records: Rows = np.frombuffer(b"".join(encode(row, b"", 0) for row in rows), SCORES)
+    decision = decide(records, config.filter)
+    return Preview(
+        rows=judged,
+        failures=tuple(memory.failures),
+        decision=decision,
+        explanation=explain(
+            records,
+            config.filter,
+            decision,
+            features=features_of(row.steering.features for row in rows),
+        ),
+    )

@@ -98,8 +98,11 @@ def _of_round(
     config: IterateConfig, train: TrainConfig, number: int, policy: PolicyAt, purpose: str
 ) -> TrainConfig:
     is_first = policy.path == config.model
+    carried = config.carry_float32 and train.optim.save_dtype == "auto"
+    optim = train.optim.model_copy(update={"save_dtype": "float32"} if carried else {})
     return train.model_copy(
         update={
+            "optim": optim,
             "model": policy.path,
             "revision": train.revision if is_first else None,
             "seed": seed_of(config, number, purpose),

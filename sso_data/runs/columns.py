@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntFlag
 from typing import Literal, TypeAlias, TypeVar, get_args
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sso_data.core.jinja import phrases
 from sso_data.core.records import ALL_CELLS, VIEWS, FinishReason, Row, View, split_sample
+from sso_data.core.words import runs, words
 
 Rows: TypeAlias = NDArray[np.void]
 """A one-dimensional array of SCORES."""
@@ -52,6 +53,12 @@ class Flag(IntFlag):
     LEAK_PLAIN = 1 << 6
     LEAK_GOOD = 1 << 7
     LEAK_BAD = 1 << 8
+    ECHO_GOOD = 1 << 9
+    ECHO_BAD = 1 << 10
+
+
+ECHO_WORDS = 6
+"""A response with this many words in a row of its principles repeats them."""
 
 
 def encode(row: Row, line: bytes, offset: int) -> bytes:
@@ -72,7 +79,10 @@ def encode(row: Row, line: bytes, offset: int) -> bytes:
 
 
 def flags_of(row: Row) -> Flag:
-    """Return the flags of a row; texts are compared exactly, leaks are found in any case."""
+    """Return the flags of a row.
+
+    Texts are compared exactly; leaks and echoes are found in any case.
+    """
     text = {view: row.responses[view].text for view in VIEWS}
     found = Flag(0)
     for view in VIEWS:
@@ -80,6 +90,10 @@ def flags_of(row: Row) -> Flag:
             found |= Flag[f"BLANK_{view.upper()}"]
         if leaks(text[view]):
             found |= Flag[f"LEAK_{view.upper()}"]
+    if echoes(text["good"], row.steering.good):
+        found |= Flag.ECHO_GOOD
+    if echoes(text["bad"], row.steering.bad):
+        found |= Flag.ECHO_BAD
     if text["good"] == text["bad"]:
         found |= Flag.SAME_GOOD_BAD
     if text["good"] == text["plain"]:
@@ -95,9 +109,24 @@ def leaks(text: str) -> bool:
     return any(phrase in lower for phrase in phrases("leakage.txt"))
 
 
+def echoes(text: str, principles: Sequence[str]) -> bool:
+    """Return True if a response repeats ECHO_WORDS words in a row of one of its principles."""
+    asked = {run for one in principles for run in runs(words(one), ECHO_WORDS)}
+    return bool(asked) and not asked.isdisjoint(runs(words(text), ECHO_WORDS))
+
+
 def leak_fingerprint() -> str:
     """Return a hash of the leakage phrases, without comments: 16 hexadecimal digits."""
     return hashlib.sha256("\n".join(phrases("leakage.txt")).encode()).hexdigest()[:16]
+
+
+def flags_fingerprint() -> str:
+    """Return a hash of what decides the flags of a row: 16 hexadecimal digits.
+
+    Side files with another one, those of versions without echoes too, are made again.
+    """
+    rules = f"{leak_fingerprint()} echo {ECHO_WORDS}"
+    return hashlib.sha256(rules.encode()).hexdigest()[:16]
 
 
 def hash64(text: str) -> int:

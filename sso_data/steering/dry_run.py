@@ -59,7 +59,10 @@ def write_principles(
         while begun and "kind" in begun[first := next(iter(begun))]:
             yield begun.pop(first)
 
+    progress.phase(f"opening {config.steering.principle_model or config.model}")
     with open_writer(config, tell=progress.warn) as model:
+        progress.phase("writing principles")
+        progress.count(0, total, PROMPTS_STEERED)
         task = Task(
             rules=rules,
             choose=rules.choose == "policy",

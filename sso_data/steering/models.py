@@ -23,7 +23,10 @@ _BY_RULE = (
     *("choose", "features", "count", "weights", "concision_probability"),
     *("paraphrase", "placement"),
 )
-_BY_MODEL = ("principles", "temperature", "max_tokens", "structured", "max_length_ratio")
+_BY_MODEL = (
+    *("principles", "temperature", "max_tokens", "structured", "max_length_ratio"),
+    "checks",
+)
 
 
 class LazyEngine:

@@ -269,7 +269,7 @@ def test_an_augmentation_of_an_earlier_format_goes_on(seeds: Path, tmp_path: Pat
     run(seeds, out, 12)
     assert files(out.parent) == files(tmp_path / "whole")
     report.write_text(json.dumps(content | {"schema_version": FORMAT + 1}))
-    with pytest.raises(RunError, match=r"has format 3 .*upgrade sso-data"):
+    with pytest.raises(RunError, match=r"has format 4 .*upgrade sso-data"):
         run(seeds, out, 12)
 
 
@@ -362,9 +362,9 @@ def test_conversations_keep_their_turns_and_system_messages(tmp_path: Path) -> N
         else:
             assert before == [system, *turns[:-1]]
             assert "assistant: Head, luff, leech" in said
-            assert said.endswith(f"Query: {turns[-1]['content']}")
+            assert said.endswith(f"Query:\n=====\n{turns[-1]['content']}\n=====")
         if base == "s0" and operation == "topic":
-            assert said.endswith(f"Query: {turns[0]['content']}")
+            assert said.endswith(f"Query:\n=====\n{turns[0]['content']}\n=====")
         kinds.add((base, operation == "topic"))
     assert len(kinds) == 6
     read = list(read_prompts(str(tmp_path / "new.jsonl"), SourceConfig()))

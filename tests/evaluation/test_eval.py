@@ -19,6 +19,7 @@ from sso_data.config.loading import load
 from sso_data.config.migration import FORMAT
 from sso_data.core.errors import RunError
 from sso_data.core.records import VIEWS
+from sso_data.demo import demo_config
 from sso_data.engines.interface import Engine
 from sso_data.evaluation.judges import Comparison, NoVerdict, Oracle, Verdict
 from sso_data.evaluation.run import _plan, evaluate
@@ -247,20 +248,14 @@ def test_a_format_of_an_earlier_version_goes_on_and_a_later_one_is_refused(
     assert f"setup.json: has format {FORMAT + 1}" in line and line.endswith("upgrade sso-data")
 
 
-def test_the_example_of_the_documentation(
-    spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As it is written, with another engine, and models and prompts in place of its own."""
+def test_the_example_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
-    (example,) = re.findall(r"## In Python\n+```python\n(.*?)```", page, re.DOTALL)
+    (example,) = re.findall(r"## In Python\n.*?```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    for name, model in (("models/second", policy_dir()), ("Qwen/Qwen3-8B", spoilt)):
-        Path(name).parent.mkdir()
-        Path(name).symlink_to(model)
-    write_prompts(Path("held_out.jsonl"), queries(2, seed=5, held_out=True))
+    made = sso_data.generate(queries(2, seed=5), "runs/second", config=demo_config())
     names: dict[str, Any] = {}
-    exec(example.replace('"vllm"', '"transformers", "isolation": "inline"'), names)
-    assert names["found"].account == "prompts 2 = judged 2"
+    exec(example, names)
+    assert len(names["verdicts"]) == made.account.rows == 2
 
 
 @pytest.mark.usefixtures("no_engine")
@@ -295,10 +290,13 @@ def test_another_judge_judges_the_same_answers(
         llm = ("--judge=llm:big", f"--judge-endpoint={server.url}")
         told = done(evaluated("--prompts", prompts, *llm, "--out", out, "--set=signal=false"))
         assert len(server.bodies) == 24
-    assert "both orders agree on 0.0% of the pairs" in told.output
+    assert "0 won, 0 tied, 12 contradicted, 0 lost" in told.output
+    assert "the judge: both orders agree 0.0%, first place 100.0%" in told.output
+    assert "warning: the win rate says little: both orders agree 0.0%" in told.output
     found = json.loads((out / "eval.json").read_text())
     assert found["win_rate"]["value"] == 0.5
     assert (found["agreement"], found["signal_accuracy"]) == (0.0, None)
+    assert (found["first_share"], found["contradicted"], found["tied"]) == (1.0, 12, 0)
 
 
 @pytest.mark.usefixtures("no_engine")
