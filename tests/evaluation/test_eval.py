@@ -392,7 +392,10 @@ def test_what_is_another_evaluation_is_refused(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--judge=oracel",), "--judge oracel: write it as oracle, reward:MODEL"),
+        (
+            ("--judge=oracel",),
+            "--judge oracel: write it as oracle, rule, rule:CATALOGUE, reward:MODEL",
+        ),
         (("--judge-endpoint=http://x/v1",), "name the model there with --judge llm:MODEL"),
         (("--judge=reward:/no/where",), "/no/where: no such model directory"),
         (
