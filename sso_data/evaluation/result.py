@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sso_data.core.records import SCHEMA_VERSION, View
+from sso_data.core.statistics import Estimate
 from sso_data.evaluation.answers import Answer, NoAnswer
 from sso_data.evaluation.judges import NoVerdict, Verdict
 from sso_data.evaluation.statistics import (
@@ -99,7 +100,8 @@ class Evaluation:
 
     Without a judge, `judged` counts the prompts that both models answered. `signal` is how often
     the judge finds y+ better than y- (its failures are in `signal_failed`); `signal_consistency`
-    says how far these verdicts depend on the order.
+    says how far these verdicts depend on the order. `score_difference` and `tokens_difference` are
+    those of the plain answers to the same prompts, the model's less the other's.
     """
 
     model: Side
@@ -115,6 +117,8 @@ class Evaluation:
     signal_consistency: Consistency | None
     signal_failed: Mapping[str, int]
     seconds: float
+    score_difference: Estimate | None = None
+    tokens_difference: Estimate | None = None
     notes: Sequence[str] = ()
     commands: Sequence[str] = ()
 
@@ -162,6 +166,8 @@ class Evaluation:
             "signal_accuracy": self.signal.to_json() if self.signal else None,
             **_of_orders(self.signal_consistency, "signal_"),
             "signal_failed": dict(self.signal_failed),
+            "score_difference": self.score_difference and self.score_difference.to_json(),
+            "tokens_difference": self.tokens_difference and self.tokens_difference.to_json(),
             "notes": list(self.notes),
             "seconds": round(self.seconds, 2),
         }

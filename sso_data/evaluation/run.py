@@ -22,8 +22,9 @@ from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Prompt, Row, content_hash
+from sso_data.core.statistics import mean_of
 from sso_data.evaluation.answers import Answer, NoAnswer, answer_all, answer_to, stored_answer
-from sso_data.evaluation.exports import COMMANDS, EXPORTS, Exported, export_all
+from sso_data.evaluation.exports import COMMANDS, EXPORTS, BenchmarkFiles, export_all
 from sso_data.evaluation.judges import (
     JUDGES,
     Answered,
@@ -208,12 +209,14 @@ def _verdicts(
     config = plan.config
     if config.judge.kind == "none":
         return None, {}
+    features = {row.id: row.steering.features for row in answers.rows}
     comparisons = [
         Comparison(
             key=prompt.id,
             messages=prompt.messages,
             a=Answered(text=mine.text, num_tokens=mine.num_tokens),
             b=Answered(text=theirs.text, num_tokens=theirs.num_tokens),
+            principles=features[prompt.id],
         )
         for prompt, mine, theirs in answers.compared(plan.prompts)
     ]
@@ -228,7 +231,7 @@ def _evaluation(
     answers: _Answers,
     said: Mapping[str, Verdict | NoVerdict],
     judge: str | None,
-    exported: Exported,
+    exported: BenchmarkFiles,
     started: float,
 ) -> Evaluation:
     """All numbers."""
@@ -256,6 +259,8 @@ def _evaluation(
         ),
         signal_consistency=consistency_of(preferred),
         signal_failed=dict(sorted(refused.items())),
+        score_difference=mean_of(a - b for a, b in (one.scores for one in verdicts if one.scores)),
+        tokens_difference=mean_of(a.num_tokens - b.num_tokens for _, a, b in compared),
         notes=exported.notes,
         commands=exported.commands,
         seconds=time.monotonic() - started,

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sso_data.core.statistics import Z_95, wilson
 from sso_data.evaluation.judges import Verdict
-
-Z_95 = 1.959963984540054
-"""The normal distribution's 0.975 quantile."""
 
 LENGTH_PENALTY = 0.01
 """Ridge on the length coefficient: the fit exists even where the longer answer always won."""
@@ -60,10 +58,8 @@ def rate_of(preferences: Sequence[float]) -> Rate:
     if not len(preferences):
         return NO_RATE
     n, share = len(preferences), float(np.mean(preferences))
-    centre = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
-    half = Z_95 / (1 + Z_95**2 / n)
-    half *= math.sqrt(max(0.0, share * (1 - share)) / n + Z_95**2 / (4 * n**2))
-    return Rate(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), n=n)
+    low, high = wilson(share, n)
+    return Rate(value=share, low=low, high=high, n=n)
 
 
 def length_controlled(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sso_data.core.jinja import phrases
-from sso_data.core.records import ALL_CELLS, VIEWS, FinishReason, Row, View
+from sso_data.core.records import ALL_CELLS, VIEWS, FinishReason, Row, View, split_sample
 from sso_data.core.words import runs, words
 
 Rows: TypeAlias = NDArray[np.void]
@@ -31,10 +31,12 @@ SCORES = np.dtype(
         ("num_tokens", "<u4", (3,)),  # by view drawn under
         ("flags", "<u2"),  # see Flag
         ("finish", "u1", (3,)),  # position in FINISH_REASONS, by view drawn under
-        ("spare", "u1", (3,)),  # zero
+        ("sample", "u1"),  # of the prompt, from 0
+        ("spare", "u1", (2,)),  # zero
         ("check", "<u4"),  # CRC-32 of this record up to here
     ]
 )
+_STEP = 0x9E3779B97F4A7C15
 CHECKED_BYTES = SCORES.itemsize - 4
 """Bytes of a record that its `check` covers."""
 
@@ -71,6 +73,7 @@ def encode(row: Row, line: bytes, offset: int) -> bytes:
     record["num_tokens"] = [row.responses[view].num_tokens for view in VIEWS]
     record["flags"] = flags_of(row)
     record["finish"] = [FINISH_REASONS.index(row.responses[view].finish_reason) for view in VIEWS]
+    record["sample"] = row.sample - 1
     record["check"] = zlib.crc32(record.tobytes()[:CHECKED_BYTES])
     return record.tobytes()
 
@@ -126,9 +129,22 @@ def flags_fingerprint() -> str:
     return hashlib.sha256(rules.encode()).hexdigest()[:16]
 
 
+def hash64(text: str) -> int:
+    """Return a uniform 64-bit hash of a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
 def row_key(row_id: str) -> int:
-    """Return a uniform 64-bit hash of a row id."""
-    return int.from_bytes(hashlib.blake2b(row_id.encode(), digest_size=8).digest(), "little")
+    """Return a uniform 64-bit hash of a row id; those of a prompt's samples lie _STEP apart."""
+    first, sample = split_sample(row_id)
+    return (hash64(first) + (sample - 1) * _STEP) % 2**64
+
+
+def prompt_keys(rows: Rows) -> NDArray[np.uint64]:
+    """Return the `row_key` [row] of the first sample of each row's prompt."""
+    steps = rows["sample"].astype(np.uint64) * np.uint64(_STEP)
+    keys: NDArray[np.uint64] = rows["key"] - steps  # modulo 2**64
+    return keys
 
 
 def mean_logp(rows: Rows, seen: View, drawn: View) -> NDArray[np.float64]:

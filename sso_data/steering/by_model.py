@@ -91,11 +91,11 @@ def steer_by_model(
     elif earlier is not None:
         features, chosen_by = tuple(earlier["principles"]), earlier["chosen_by"]
         line["choice"] = earlier["choice"]
-    elif rules.config.choose == "none":
+    elif rules.choose == "none":
         features, chosen_by = rules.chosen(prompt.id, (FREE_FORM,)), "none"
     else:
         features = rules.draw(prompt.id)
-        chosen_by = "fallback" if rules.config.choose == "policy" else rules.config.choose
+        chosen_by = "fallback" if rules.choose == "policy" else rules.choose
     if task.kind == "choice":
         return line | {"principles": list(features), "chosen_by": chosen_by}
     texts: dict[str, Text] = {}

@@ -45,8 +45,11 @@ QUANTILES = st.sampled_from(("q0", "q0.2", "q0.5", "q0.7", "q0.8", "q1", "q1.0")
 CONFIGS = st.builds(
     FilterConfig,
     preset=st.sampled_from(("closeness", "reference")),
+    steered=st.sampled_from(("chain", "contrast", "off")),
+    keep_best=st.sampled_from((1.0, 1.0, 0.9, 0.5, 0.01)),
     closeness=st.sampled_from((0.0, 0.125, 0.25, 0.3, 0.5)) | QUANTILES,
     gap=st.sampled_from((0.0, 0.05, 1.25, 1.5)) | QUANTILES,
+    closeness_offset=st.sampled_from((0.0, 0.0, 1.0, 3.0)),
     strict_paper=st.booleans(),
     drop_truncated=st.booleans(),
     drop_leaks=st.booleans(),

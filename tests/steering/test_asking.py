@@ -444,7 +444,7 @@ def test_prompts_left_have_the_ids_that_the_run_gives_them() -> None:
     ]
     skipped = Prompt(id="x", messages=candidate("a").messages)
     second = f"{content_hash(skipped.messages)}-1"
-    found = prompts_of(rows, Ledger().next_id, lambda identity: identity != second)
+    found = prompts_of(rows, Ledger().next_ids, lambda identity: identity != second)
     texts = [(one.messages[0].content, one.id.rpartition("-")[2]) for one in found]
     assert texts == [("a", "0"), ("b", "0"), ("a", "2"), ("c", "0")]
 
