@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -253,13 +254,12 @@ def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
     taken = ", ".join(f"{name} {count}" for name, count in mix.items())
     reports = [report.to_json() for report in data.reports]
 
-    def load_plain(directory: Path) -> Any:
-        return load_reward_model(
-            directory,
-            policy.tokenizer,
-            seed=config.seed,
-            trust_remote_code=config.trust_remote_code,
-        )
+    load_plain = partial(
+        load_reward_model,
+        tokenizer=policy.tokenizer,
+        seed=config.seed,
+        trust_remote_code=config.trust_remote_code,
+    )
 
     def prepare(context: TrainContext) -> Prepared:
         context.progress.phase(f"loading {policy.name}")

@@ -92,7 +92,7 @@ def test_nested_configurations_are_upgraded_too() -> None:
         "generate": {"engine": {"isolation": "subprocess"}},
         "train": {"optim": {"param_dtype": "auto"}},
         "generator": None,
-        "held_out": {"judge": {"engine": {"isolation": "inline"}, "principles": None}},
+        "held_out": {"judge": {"engine": {"isolation": "inline"}}},
     }
 
 
@@ -145,16 +145,18 @@ def test_a_new_key_and_a_changed_default_keep_their_old_behaviour(
 def test_new_keys_of_a_run_are_none_of_an_augmentation() -> None:
     old = {"identity": {"engine.process": "child"}, "config": {"engine": {"process": "child"}}}
     found = upgraded(old, "augmentation")
-    assert found["identity"] == {"engine.isolation": "subprocess"}
+    own = {"checks.questions": False, "checks.pieces": False}
+    assert found["identity"] == {"engine.isolation": "subprocess", **own}
     assert found["config"] == {"engine": {"isolation": "subprocess"}}
-    assert "defaults" not in found
+    assert found["defaults"].keys() == {"checks"}
 
 
 def test_filter_keys_stand_in_identities_of_iterations_that_generate() -> None:
     """A run's identity holds no filter; that of an iteration on labelled pairs no `generate`."""
     labelled, generated = {"train.loss.g": 0.1}, {"generate.filter.gap": 0.05}
     assert upgraded({"identity": {"seed": 0}}, "run")["identity"] == {"seed": 0}
-    assert upgraded({"identity": labelled}, "iteration")["identity"] == labelled
+    own = {"carry_float32": False}
+    assert upgraded({"identity": labelled}, "iteration")["identity"] == labelled | own
     found = upgraded({"identity": generated}, "iteration")["identity"]
     new = {"generate.filter.steered": "chain", "generate.filter.keep_best": 1.0}
     assert found.items() >= (generated | new).items()
@@ -176,7 +178,8 @@ def test_a_new_key_enters_the_identities_that_hold_its_section() -> None:
     assert of_iteration["generate.steering.placement"] == "system"
     assert of_iteration["generate.sampling.samples"] == 1
     assert of_iteration["generate.filter.per_prompt"] == "all"
-    assert identity("iteration", "labelled.data", "seed") == {"labelled.data": 0, "seed": 0}
+    own = {"carry_float32": False}
+    assert identity("iteration", "labelled.data") == {"labelled.data": 0} | own
 
 
 def test_the_defaults_of_the_first_start_are_kept(tmp_path: Path) -> None:
