@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sso_data.core.estimate import Z_95
 from sso_data.evaluation.judges import Verdict
 from sso_data.evaluation.statistics import (
     LENGTH_PENALTY,
     NO_RATE,
-    Z_95,
     Rate,
     agreement,
     fit_logistic,
