@@ -38,9 +38,9 @@ PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
         "judge": ("held_out.judge.",),
     },
     "evaluation": {"run": ("generate.",), "judge": ("judge.",)},
-    "augmentation": {"run": ("",)},
+    "augmentation": {"augmentation": ("",)},
 }
-"""Key prefixes of run, training and judge configurations in each kind of manifest."""
+"""Key prefixes of the configurations in each kind of manifest."""
 
 IDENTITY_PLACES = {**PLACES, "evaluation": {"run": ("",)}}
 """The same for the keys of the identity; that of an evaluation is that of its run."""
@@ -52,7 +52,8 @@ class Change:
 
     `old`: the name that the key had before (a renamed key), or None. `values`: values that were
     renamed. `default`: what directories of earlier formats keep where they do not name the key (a
-    new key, or a changed default). `in_identity`: identities hold the key.
+    new key, or a changed default). `in_identity`: identities hold the key; as a string, those that
+    hold this other key do (those of runs hold no filter, those of labelled iterations no run).
     """
 
     format: int
@@ -61,13 +62,13 @@ class Change:
     old: str | None = None
     values: Mapping[Any, Any] = field(default_factory=dict)
     default: Any = _SAME
-    in_identity: bool = False
+    in_identity: bool | str = False
 
 
 CHANGES: tuple[Change, ...] = (
     Change(
         format=2,
-        of=("run", "judge"),
+        of=("run", "judge", "augmentation"),
         key="engine.isolation",
         old="engine.process",
         values={"child": "subprocess"},
@@ -83,11 +84,27 @@ CHANGES: tuple[Change, ...] = (
         key="reward.center_rewards_coefficient",
         old="reward.centre",
     ),
-    Change(
-        format=3, of=("training",), key="optim.warmup_from_zero", default=True, in_identity=True
+    *(
+        Change(format=3, of=(of,), key=key, default=default, in_identity=in_identity)
+        for of, key, default, in_identity in (
+            ("run", "sampling.top_k", 0, "sampling.top_p"),
+            ("run", "sampling.min_p", 0.0, "sampling.top_p"),
+            ("run", "sampling.samples", 1, "filter.gap"),
+            ("run", "steering.placement", "system", "steering.choose"),
+            ("run", "steering.checks", "form", "steering.max_length_ratio"),
+            ("run", "filter.steered", "chain", "filter.gap"),
+            ("run", "filter.closeness_offset", 0.0, "filter.gap"),
+            ("run", "filter.keep_best", 1.0, "filter.gap"),
+            ("run", "filter.per_prompt", "all", "filter.gap"),
+            ("run", "filter.drop_echoes", False, "filter.gap"),
+            ("training", "optim.warmup_from_zero", True, "optim.lr"),
+            ("training", "optim.save_dtype", "auto", "optim.lr"),
+            ("iteration", "carry_float32", False, True),
+            ("judge", "principles", None, False),
+            ("augmentation", "checks.questions", False, True),
+            ("augmentation", "checks.pieces", False, True),
+        )
     ),
-    Change(format=3, of=("training",), key="optim.save_dtype", default="auto", in_identity=True),
-    Change(format=3, of=("iteration",), key="carry_float32", default=False, in_identity=True),
 )
 
 
@@ -121,6 +138,16 @@ def kept_defaults(manifest: Mapping[str, Any], kind: Kind) -> Tree:
     """
     found = upgraded(manifest, kind).get("defaults")
     return found if isinstance(found, dict) else {}
+
+
+def earlier_values(section: str) -> Tree:
+    """Return what directories of earlier formats keep for the keys of a run's section."""
+    start = f"{section}."
+    return {
+        change.key.removeprefix(start): change.default
+        for change in CHANGES
+        if change.default is not _SAME and "run" in change.of and change.key.startswith(start)
+    }
 
 
 def defaults_of(config: BaseModel) -> Tree:
@@ -167,8 +194,8 @@ def _rename_flat(identity: Tree, change: Change, prefix: str) -> None:
         value = identity.pop(old)
         identity[new] = change.values.get(value, value) if change.values else value
         return
-    holds = any(key.startswith(prefix) for key in identity)
-    if change.default is not _SAME and change.in_identity and holds:
+    beside = change.in_identity
+    if beside is True or (beside and f"{prefix}{beside}" in identity):
         identity.setdefault(new, change.default)
 
 

@@ -77,7 +77,8 @@ def generator_config(config: IterateConfig, number: int, policy: PolicyAt) -> Tr
 def eval_config(config: IterateConfig) -> EvalConfig:
     """The configuration that compares a policy with the first one on held-out prompts."""
     held_out = config.held_out
-    own: dict[str, Any] = {"model": "", "seed": 0, "source": SourceConfig()}
+    single = config.generate.sampling.model_copy(update={"samples": 1})
+    own: dict[str, Any] = {"model": "", "seed": 0, "source": SourceConfig(), "sampling": single}
     return EvalConfig(
         prompts=held_out.prompts or "",
         source=SourceConfig(split=held_out.split, column=held_out.column, limit=held_out.limit),

@@ -200,10 +200,13 @@ def _make_run(
         mark,
         {
             "prompts": account.prompts,
+            "samples": account.samples,
             "rows": account.rows,
             "failed": account.failed,
             "kept": len(decision.kept),
             "dropped": {reason: n for reason, n in decision.dropped.items() if n},
+            "effect": summary.explanation.effect.verdict,
+            "to_keep": summary.explanation.next_step(prefix="generate."),
             "model": manifest["identity"]["model"],
         },
     )

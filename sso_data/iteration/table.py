@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sso_data.core.estimate import Estimate, difference
+from sso_data.core.statistics import Estimate, difference
+from sso_data.evaluation.statistics import LEAST_AGREEMENT
 from sso_data.iteration.state import RoundDir
 from sso_data.iteration.stopping import Line
 
@@ -35,6 +36,11 @@ QUANTITIES = (
     Quantity(name="kept share", keys=("kept_share",), form="{:.1%}"),
     Quantity(name="steered share", keys=("steered",), form="{:.1%}"),
     Quantity(name="signal accuracy: kept / all rows", keys=("accuracy_kept", "accuracy_all")),
+    Quantity(
+        name="its judge: both orders agree / says first",
+        keys=("agreement", "first_share"),
+        form="{:.1%}",
+    ),
     Quantity(
         name="below the own answer: y+ / y- (nats/token)",
         keys=("closeness_chosen", "closeness_rejected"),
@@ -112,10 +118,12 @@ def line_of(place: RoundDir) -> dict[str, Any]:
         "policy": place.facts.get("policy", {}).get("fingerprint"),
         "malformed": (place.step("sliced") or {}).get("malformed") or None,
         "prompts": generated.get("prompts"),
+        "samples": generated.get("samples"),
         "rows": rows,
         "failed": generated.get("failed"),
         "kept": kept,
         "dropped": generated.get("dropped"),
+        "to_keep": generated.get("to_keep"),
         "kept_share": round(kept / rows, 6) if rows and kept is not None else None,
         "steered": measured.get("steered"),
         **{name: judged.get(name) for name in _JUDGED},
@@ -134,8 +142,8 @@ def line_of(place: RoundDir) -> dict[str, Any]:
 
 
 _JUDGED = (
-    *("accuracy_kept", "accuracy_all", "judged", "unprompted", "unprompted_win_rate"),
-    *("accuracy_kept_interval", "unprompted_interval"),
+    *("accuracy_kept", "accuracy_all", "agreement", "first_share", "judged"),
+    *("unprompted", "unprompted_win_rate", "accuracy_kept_interval", "unprompted_interval"),
 )
 _EVALUATED = (
     *("win_rate", "win_rate_length_controlled", "held_out_accuracy", "held_out_steered"),
@@ -168,20 +176,20 @@ _TOLD = (
         key="tokens_original",
         words="tokens of the policy's own answers",
         form="{:.1f}",
-        advice="against growth: generate.steering.concision_probability up, train.loss.g up",
+        advice="against growth: generate.steering.concision_probability up",
         is_bad=lambda before, after: after > 1.5 * before,
     ),
     _Told(
         key="accuracy_kept",
         words="signal accuracy of the kept pairs",
-        advice="against the fall: train.loss.g up, train.optim.lr down, or fewer rounds",
+        advice="the policy of an earlier round may be the better one",
         is_bad=lambda before, after: before - after > 0.05,
     ),
     _Told(key="unprompted", words="the score of the policy's own answers"),
     _Told(
         key="closeness_chosen",
         words="nats/token of chosen responses below the policy's own answer",
-        advice="keep train.loss.use_w on, or lower generate.filter.closeness",
+        advice="generate.filter.closeness bounds it",
         is_bad=lambda before, after: after - before > 0.1,
     ),
 )
@@ -211,6 +219,12 @@ def remarks(lines: Sequence[Line]) -> list[str]:
         change = difference(estimates[0], estimates[1])
         advised = told.advice and change.is_shown and told.is_bad(before, after)
         found.append(values + _in_words(change) + f"; {told.advice}" * bool(advised))
+    agreement = last.get("agreement")
+    if agreement is not None and agreement < LEAST_AGREEMENT:
+        found.append(
+            f"the judge agreed with itself in both orders of {agreement:.0%} of the pairs (a coin: "
+            "50%), so signal accuracy says little; take a stronger judge"
+        )
     share, dropped = last.get("kept_share"), last.get("dropped") or {}
     if share is not None and share < _FEW and dropped:
         worst = max(dropped, key=lambda reason: dropped[reason])
@@ -257,7 +271,9 @@ def totals(lines: Sequence[Line]) -> Mapping[str, int]:
     for line in lines:
         for reason, count in (line.get("dropped") or {}).items():
             dropped[reason] = dropped.get(reason, 0) + count
-    if found["prompts"] != found["rows"] + found["failed"]:
+    wanted = sum((line.get("prompts") or 0) * (line.get("samples") or 1) for line in lines)
+    found["samples"] = wanted
+    if wanted != found["rows"] + found["failed"]:
         raise AssertionError(f"prompts {found} are not rows and failed ones")
     if found["rows"] != found["kept"] + sum(dropped.values()):
         raise AssertionError(f"rows {found} are not kept and dropped ones: {dropped}")

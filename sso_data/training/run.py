@@ -21,6 +21,7 @@ from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import ConfigError, InputError, RunError, TrainError
 from sso_data.core.progress import NullProgress, Progress
+from sso_data.filtering.refilter import doubt_about
 from sso_data.models.training_model import PolicyFiles, find_policy, save_model, saved_dtype
 from sso_data.runs.files import make_dir, publish_files, remove_tree
 from sso_data.runs.workdir import Manifest, locked, refuse_other_content, stored_defaults
@@ -118,6 +119,8 @@ def train(
     if first:
         refuse_other_content(out, TRAINING)
     context.progress.phase("reading the data")
+    if doubt := doubt_about(source):
+        context.progress.warn(doubt)
     job = (reward_job if config.kind == "reward" else policy_job)(source, policy, config)
     if config.data.eval_share and not job.data["held_out"]:
         raise InputError(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from sso_data.core.errors import SsoDataError, described
-from sso_data.core.estimate import Estimate, mean_of
+from sso_data.core.statistics import Estimate, mean_of
 from sso_data.models.training_model import PolicyFiles, load_trained
 from sso_data.training.encode import EncodedRow
 from sso_data.training.reference import evenly

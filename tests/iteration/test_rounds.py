@@ -217,7 +217,9 @@ def test_it_goes_on_with_the_defaults_of_its_first_start(
 def test_a_later_format_is_refused_in_one_line(copied: Path, prompts: Path) -> None:
     file = copied / "iterate.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": FORMAT + 1}))
-    with pytest.raises(RunError, match=r"iterate\.json: has format 4 .* upgrade sso-data$"):
+    with pytest.raises(
+        RunError, match=rf"iterate\.json: has format {FORMAT + 1} .* upgrade sso-data$"
+    ):
         run(tiny(prompts), copied, by=never)
 
 

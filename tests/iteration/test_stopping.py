@@ -43,7 +43,8 @@ def test_a_good_round_goes_on() -> None:
         ("signal_accuracy", {"accuracy_kept": 0.55}, "train.loss.g"),
         ("steered", {"steered": 0.1}, "preview"),
         ("gap", {"gap": 0.005}, "train.loss.g"),
-        ("nothing_kept", {"kept": 0, "dropped": {"gap": 3, "off_policy": 6}}, "closeness=q0.8"),
+        ("nothing_kept", {"kept": 0, "to_keep": "`--set a=b` keeps 9"}, "`--set a=b` keeps 9"),
+        ("nothing_kept", {"kept": 0, "dropped": {"gap": 3, "off_policy": 6}}, "--dry-run"),
         ("length_growth", {"tokens_original": 301.0}, "concision_probability"),
     ],
 )

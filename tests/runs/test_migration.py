@@ -85,10 +85,9 @@ def test_nested_configurations_are_upgraded_too() -> None:
         },
     }
     found = upgraded(old, "iteration")
-    assert found["identity"] == {
-        "generate.engine.isolation": "subprocess",
-        "train.optim.warmup_steps": 0.1,
-    }
+    renamed = {"generate.engine.isolation": "subprocess", "train.optim.warmup_steps": 0.1}
+    assert found["identity"].items() >= renamed.items()
+    assert "generate.engine.process" not in found["identity"]
     assert found["config"] == {
         "generate": {"engine": {"isolation": "subprocess"}},
         "train": {"optim": {"param_dtype": "auto"}},
@@ -141,6 +140,46 @@ def test_a_new_key_and_a_changed_default_keep_their_old_behaviour(
     assert with_defaults(RunConfig(), kept).sampling.top_p == 0.5
     asked = load_config(None, ["sampling.top_p=0.9"])
     assert with_defaults(asked, kept).sampling.top_p == 0.9
+
+
+def test_new_keys_of_a_run_are_none_of_an_augmentation() -> None:
+    old = {"identity": {"engine.process": "child"}, "config": {"engine": {"process": "child"}}}
+    found = upgraded(old, "augmentation")
+    own = {"checks.questions": False, "checks.pieces": False}
+    assert found["identity"] == {"engine.isolation": "subprocess", **own}
+    assert found["config"] == {"engine": {"isolation": "subprocess"}}
+    assert found["defaults"].keys() == {"checks"}
+
+
+def test_filter_keys_stand_in_identities_of_iterations_that_generate() -> None:
+    """A run's identity holds no filter; that of an iteration on labelled pairs no `generate`."""
+    labelled, generated = {"train.loss.g": 0.1}, {"generate.filter.gap": 0.05}
+    assert upgraded({"identity": {"seed": 0}}, "run")["identity"] == {"seed": 0}
+    own = {"carry_float32": False}
+    assert upgraded({"identity": labelled}, "iteration")["identity"] == labelled | own
+    found = upgraded({"identity": generated}, "iteration")["identity"]
+    new = {"generate.filter.steered": "chain", "generate.filter.keep_best": 1.0}
+    assert found.items() >= (generated | new).items()
+
+
+def test_a_new_key_enters_the_identities_that_hold_its_section() -> None:
+    """A run may grow in samples, an iteration may not; with labelled pairs nothing is generated."""
+
+    def identity(kind: migration.Kind, *held: str) -> migration.Tree:
+        old = {"schema_version": 2, "identity": dict.fromkeys(held, 0), "config": {}}
+        found: migration.Tree = upgraded(old, kind)["identity"]
+        return found
+
+    of_run = identity("run", "steering.choose", "sampling.top_p")
+    assert of_run["steering.placement"] == "system"
+    assert "sampling.samples" not in of_run
+    keys = ("generate.steering.choose", "generate.sampling.top_p", "generate.filter.gap")
+    of_iteration = identity("iteration", *keys)
+    assert of_iteration["generate.steering.placement"] == "system"
+    assert of_iteration["generate.sampling.samples"] == 1
+    assert of_iteration["generate.filter.per_prompt"] == "all"
+    own = {"carry_float32": False}
+    assert identity("iteration", "labelled.data") == {"labelled.data": 0} | own
 
 
 def test_the_defaults_of_the_first_start_are_kept(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sso_data.core.estimate import mean_of
+from sso_data.core.statistics import mean_of
 from sso_data.training.callbacks import movable_share
 from sso_data.training.encode import EncodedRow
 from sso_data.training.saved import (
