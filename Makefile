@@ -16,7 +16,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode
 
-.PHONY: help install demo test test-fast chaos soak test-llama-factory fuzz audit lint format bench docs policy real-model clean
+.PHONY: help install demo test test-long test-fast chaos soak test-llama-factory fuzz audit lint format bench docs policy real-model clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,11 +37,13 @@ demo: $(VENV)/.core  ## Run the whole job on the embedded tiny policy (no vLLM, 
 	$(BIN)/sso-data demo
 
 test: $(VENV)/.dev  ## Run every test, those with real vLLM included
-	$(BIN)/python -m pytest -m 'not vllm' -n auto --maxprocesses 4 --dist worksteal
-	$(BIN)/python -m pytest -m vllm
+	$(BIN)/python -m pytest -m 'not long' -n auto --maxprocesses 4 --dist worksteal
+
+test-long: $(VENV)/.dev  ## Run the tests that `make test` leaves out for their length
+	$(BIN)/python -m pytest -m long
 
 test-fast: $(VENV)/.dev  ## Run the tests that need neither vLLM nor half a minute
-	$(BIN)/python -m pytest -m 'not vllm and not slow'
+	$(BIN)/python -m pytest -m 'not vllm and not slow and not long'
 
 chaos: $(VENV)/.dev  ## Kill, starve and break runs in earnest (an hour or more; see docs/reliability.md)
 	SSO_DATA_CHAOS=1 SSO_DATA_ENGINE_DEATHS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -v --timeout=7200 tests/reliability tests/hostile/test_corpus.py tests/iteration/test_interrupted.py

@@ -1,9 +1,10 @@
 """Does SSO do what its paper claims? Chains of rounds on tiny policies, judged by the exact oracle.
 
-    python -m benchmarks.claims prepare --work claims      # two more checkpoints
+    python -m benchmarks.claims prepare --work claims           # two more checkpoints
     python -m benchmarks.claims run --half 1 --work claims      # 44 chains of one to two minutes
     python -m benchmarks.claims run --half 2 --work claims      # 35, and 9 reward models
-    python -m benchmarks.claims report --work claims            # docs/claims.md and its plots
+    python -m benchmarks.claims report --work claims            # docs/claims.* from the results
+    python -m benchmarks.claims page                            # docs/claims.md alone
 
 What is run, and what would count as an answer, stands in `claims_grid.py`. One line of JSON for
 each measurement goes to WORK/results-HALF.jsonl when its chain is done; the same command continues
@@ -31,11 +32,11 @@ DOCS = ROOT / "docs"
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The study of the paper's claims.")
-    parser.add_argument("what", choices=("prepare", "run", "report"))
+    parser.add_argument("what", choices=("prepare", "run", "report", "page"))
     parser.add_argument("--half", type=int, choices=sorted(HALVES), help="which half to run")
     parser.add_argument("--work", type=Path, default=Path("claims"), help="where it is kept")
     parser.add_argument("--study", help="only this study of the half")
-    parser.add_argument("--page", type=Path, default=DOCS / "claims.md", help="what report writes")
+    parser.add_argument("--page", type=Path, default=DOCS / "claims.md", help="the page to write")
     given = parser.parse_args(argv)
     if given.what == "run" and given.half is None:
         parser.error("run needs --half")
@@ -50,9 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif given.what == "run":
         run(given.half, given.work, given.study)
     else:
-        from benchmarks.claims_report import write_page
+        from benchmarks.claims_report import write_page, write_report
 
-        write_page(list(results(given.work)), given.page)
+        if given.what == "report":
+            write_report(list(results(given.work)), given.page)
+        else:
+            write_page(given.page)
     return 0
 
 

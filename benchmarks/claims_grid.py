@@ -1,6 +1,7 @@
 """What the study of the paper's claims runs: arms, seeds, checkpoints, and the claims to judge.
 
-Written down before the study ran, with the claims and their margins in `claims.yaml`.
+The claims and their margins stand in `claims.yaml` as they were declared; what was changed after
+that is listed with dates in docs/claims_changes.yaml.
 """
 
 from collections.abc import Iterator
@@ -113,6 +114,13 @@ def chains(half: int) -> Iterator[Chain]:
                 yield Chain(study=study, checkpoint=checkpoint, arm=arm, seed=seed)
 
 
+Point = Literal["end", "data"]
+"""Where a claim is measured: `end`, as declared, is the policy after the last training, on held-out
+prompts; `data`, the changed measure, the rows that the last round trains on."""
+CHANGED = ("signal_accuracy", "on_policy")
+"""The metrics whose point of measurement was changed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """One claim; `claims.yaml` says what its parts mean."""
@@ -122,7 +130,6 @@ class Claim:
     arm: str
     against: str
     metric: str
-    at: Literal["data", "end"]
     wants: Literal["more", "less", "kept"]
     margin: float
 

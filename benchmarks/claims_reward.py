@@ -1,6 +1,6 @@
 """Do our pairs help a reward model (the paper's table 4)? Trained once, asked labelled pairs."""
 
-import json
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -10,8 +10,10 @@ from benchmarks.claims_rounds import QUIET, Rounds, write_labelled
 from sso_data.config.evaluation import JudgeConfig
 from sso_data.config.loading import load
 from sso_data.config.training import TrainConfig
-from sso_data.core.records import Message
-from sso_data.evaluation.judges import Answered, Comparison, Verdict, open_judge
+from sso_data.evaluation.judges import Verdict, open_judge
+from sso_data.iteration.measure import labelled_comparison
+from sso_data.prompts.preferences import read_preferences
+from sso_data.templating.chat_template import load_tokenizer
 from sso_data.world import queries
 
 BASE, ADDED, JUDGED = 64, 192, 400
@@ -73,23 +75,20 @@ class Rewarding:
         train(str(base), self.here / "model", config, QUIET)
 
     def _judged(self, pairs: Path) -> list[Verdict]:
+        """Is the chosen answer the better one? Lengths in tokens of the policy that wrote them."""
+        tokenizer = load_tokenizer(self.policies["shipped"])
+        asked = [
+            labelled_comparison(row, number, f"{pairs}:{number + 1}", partial(_tokens, tokenizer))
+            for number, row in enumerate(read_preferences(str(pairs)))
+        ]
         judge = open_judge(JudgeConfig(kind="reward", model=str(self.here / "model")))
         try:
-            lines = pairs.read_text(encoding="utf-8").splitlines()
-            found = list(judge.compare([_comparison(at, line) for at, line in enumerate(lines)]))
+            verdicts = [one for one in judge.compare(asked) if isinstance(one, Verdict)]
         finally:
             judge.close()
-        verdicts = [one for one in found if isinstance(one, Verdict)]
-        assert len(verdicts) == len(lines)
+        assert len(verdicts) == len(asked)
         return verdicts
 
 
-def _comparison(at: int, line: str) -> Comparison:
-    """The better answer as `a`."""
-    pair = json.loads(line)
-    better, worse = (
-        Answered(text=pair[side][0]["content"], num_tokens=len(pair[side][0]["content"].split()))
-        for side in ("chosen", "rejected")
-    )
-    messages = tuple(Message(**turn) for turn in pair["prompt"])
-    return Comparison(key=str(at), messages=messages, a=better, b=worse)
+def _tokens(tokenizer: Any, text: str) -> int:
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])

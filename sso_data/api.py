@@ -79,6 +79,7 @@ def generate(
 def filter_run(
     run: str | Path,
     *,
+    out: str | Path | None = None,
     preset: str | None = None,
     settings: Mapping[str, object] | None = None,
     dry_run: bool = False,
@@ -86,14 +87,18 @@ def filter_run(
 ) -> "Refiltered":
     """Decide again which rows of a run become pairs: no GPU, as often as you like.
 
-    `settings` are keys of the filter, for example `{"gap": 0.1}`. Returns the decision and the
-    run's counts. With `dry_run` nothing is written. Raises ConfigError or RunError.
+    `run` is a run directory, or the Hub id of a pushed run, which is then made in `out`. `settings`
+    are keys of the filter, for example `{"gap": 0.1}`. Returns the decision and the run's counts.
+    With `dry_run` nothing is written. Raises ConfigError, HubError or RunError.
     """
     from sso_data.filtering import refilter
+    from sso_data.publishing.read_back import run_directory
 
+    to = None if out is None else Path(out)
+    where = run_directory(str(run), to, dry_run=dry_run, progress=progress)
     given = [f"filter.{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
-    config = refilter.run_config(Path(run), given, preset=preset)
-    return refilter.refilter(Path(run), config, progress, dry_run=dry_run)
+    config = refilter.run_config(where, given, preset=preset)
+    return refilter.refilter(where, config, progress, dry_run=dry_run)
 
 
 def train(
@@ -132,14 +137,14 @@ def evaluate(
 
     `judge` is `oracle`, `reward:MODEL`, `llm:MODEL` or `python:MODULE:FUNCTION`. Returns win rates
     with their intervals, lengths and steering. Raises ConfigError, InputError, ModelError,
-    EngineError or RunError.
+    EngineError, JudgeError or RunError.
     """
     from sso_data.config.evaluation import EvalConfig, judge_tree
     from sso_data.evaluation import run
 
     named = {"judge": judge_tree(judge)} if judge is not None else {}
-    source = _source(prompts, out)
-    resolved = _config(EvalConfig, config, **named, prompts=source)
+    resolved = _config(EvalConfig, config, **named, prompts=_name_of(prompts, out))
+    _source(prompts, out)
     return run.evaluate(
         str(model), str(against), resolved, Path(out), progress, overwrite=overwrite
     )
@@ -158,13 +163,15 @@ def iterate(
     """Make rounds of generating, filtering, measuring and training in the directory `out`.
 
     Returns a line of numbers a round, the last good policy, and why it stopped early, if it did.
-    Raises ConfigError, InputError, ModelError, EngineError, RunError or TrainError.
+    Raises ConfigError, InputError, ModelError, EngineError, JudgeError, RunError or
+    RoundTrainingError.
     """
     from sso_data.config.iteration import IterateConfig
     from sso_data.iteration import run
 
-    source = _source(prompts, out)
-    resolved = _config(IterateConfig, config, model=model, rounds=rounds, prompts=source)
+    given: dict[str, object] = {"model": model, "rounds": rounds, "prompts": _name_of(prompts, out)}
+    resolved = _config(IterateConfig, config, **given)
+    _source(prompts, out)
     return run.iterate(resolved, Path(out), progress, overwrite=overwrite)
 
 
@@ -196,41 +203,54 @@ def export(
     to: str,
     out: str | Path,
     *,
+    drawn: str | None = None,
+    name: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> "Exported":
     """Write a run's pairs in the format of another program into the directory `out`.
 
-    `to` is one of the formats of docs/export.md, for example `trl` or `axolotl`. Returns the files
-    and where every row went. Raises ConfigError or RunError.
+    `to` is one of the formats of docs/export.md, for example `trl` or `axolotl`. `drawn` (the view
+    of the answers) and `name` (of the model) are for the formats that hold answers. Returns the
+    files and where every row went. Raises ConfigError, InputError or RunError.
     """
     from sso_data.exporting.export import export as run_export
 
-    return run_export(Path(run), to, Path(out), overwrite=overwrite, progress=progress)
+    return run_export(
+        Path(run), to, Path(out), drawn=drawn, name=name, overwrite=overwrite, progress=progress
+    )
 
 
 def push(
-    run: str | Path,
+    directory: str | Path,
     repo: str,
     *,
     private: bool | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    **dataset: Any,
 ) -> "Published":
-    """Publish a run's pairs, rows and card as the dataset `repo` of the Hub, in one commit.
+    """Publish a run as a dataset `repo` of the Hub, or a trained model as a model, in one commit.
 
     A new repository is private unless `private` is False. The token is that of `hf auth login` or
-    HF_TOKEN. Returns the address and the commit. Raises HubError or RunError.
+    HF_TOKEN. `dataset`: `what`, `revision`, `endpoint`, `language` and `license`, as the options
+    of `sso-data push`. Returns the address and the commit. Raises ConfigError, InputError, HubError
+    or RunError.
     """
     from sso_data.publishing.dataset import push_run
+    from sso_data.publishing.model import push_model
+    from sso_data.training.state import MANIFEST
 
-    return push_run(Path(run), repo, private=private, overwrite=overwrite, progress=progress)
+    common: dict[str, Any] = {"private": private, "overwrite": overwrite, "progress": progress}
+    if (Path(directory) / MANIFEST).exists():
+        return push_model(Path(directory), repo, **common, **dataset)
+    return push_run(Path(directory), repo, **common, **dataset)
 
 
 def read_rows(run: str | Path) -> Iterator[Row]:
-    """Every row of a run's journal, kept or not, in the order written.
+    """Yield every row of a run's journal, kept or not, in the order written.
 
-    Raises RunError where the run or a line of it cannot be read.
+    Raises RunError, as the rows are asked for, where the run or a line of it cannot be read.
     """
     from sso_data.runs import journal
     from sso_data.runs.run import require_run
@@ -240,9 +260,10 @@ def read_rows(run: str | Path) -> Iterator[Row]:
 
 
 def read_pairs(run: str | Path) -> Iterator[JsonRow]:
-    """The kept rows of a run as `filter` last decided, as in `pairs/train.jsonl`.
+    """Yield the kept rows of a run as `filter` last decided, as in `pairs/train.jsonl`.
 
-    Raises RunError where the run has no pairs or a line of them cannot be read.
+    Raises RunError, as the rows are asked for, where the run has no pairs or a line of them cannot
+    be read.
     """
     from sso_data.runs import pairs
 
@@ -263,9 +284,13 @@ def _config(kind: type[C], config: C | Config, **given: object) -> C:
 
 
 def _source(prompts: Prompts, out: str | Path) -> str:
-    """The prompts as a source that can be read again: a name as it is, others from a file."""
+    """Return the prompts as a source that can be read again; those that are no file are written.
+
+    Raises InputError for prompts that cannot be written.
+    """
+    name = _name_of(prompts, out)
     if isinstance(prompts, str | Path):
-        return str(prompts)
+        return name
     from sso_data.runs.files import make_dir, write_atomic
 
     rows = [one if isinstance(one, Mapping) else {"prompt": one} for one in prompts]
@@ -273,7 +298,11 @@ def _source(prompts: Prompts, out: str | Path) -> str:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     except (TypeError, ValueError) as error:
         raise InputError(f"prompts: cannot be written as JSON: {error}") from error
-    file = Path(f"{out}.prompts.jsonl")
-    make_dir(file.parent)
-    write_atomic(file, text)
-    return str(file)
+    make_dir(Path(name).parent)
+    write_atomic(Path(name), text)
+    return name
+
+
+def _name_of(prompts: Prompts, out: str | Path) -> str:
+    """Return the name of the source that `_source` returns."""
+    return str(prompts) if isinstance(prompts, str | Path) else f"{out}.prompts.jsonl"

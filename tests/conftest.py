@@ -28,11 +28,26 @@ if threading.current_thread() is threading.main_thread():
 
 REAL_PROCESSES = {"reliability", "training", "command", "evaluation", "iteration"}
 """Folders with tests that start whole commands."""
+WORKERS = "PYTEST_XDIST_WORKER_COUNT"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long ones first: no worker begins one when the others have nothing left to do."""
+    """Long tests come first in every worker's share, and vLLM's in that of one worker.
+
+    `--dist worksteal` deals neighbours: a share each, of which idle workers take the end.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(
         key=lambda item: (item.path not in slow, item.path.parent.name not in REAL_PROCESSES)
     )
+    shares: list[list[pytest.Item]] = [[] for _ in range(int(os.environ.get(WORKERS, "1")))]
+    shares[0] = [item for item in items if item.get_closest_marker("vllm")]
+    for item in items:
+        if not item.get_closest_marker("vllm"):
+            min(shares, key=len).append(item)
+    items[:] = [item for share in shares for item in share]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: tests wait for processes that they kill, stop and start."""
+    return (os.cpu_count() or 1) + 1

@@ -9,7 +9,9 @@
     │       └── EngineMemoryError    its memory did not suffice
     ├── HubError          the Hub cannot be reached, or does not take or give what is asked
     ├── RunError          a run directory belongs to another run, or cannot be written
-    └── TrainError        training cannot start on these rows, or must not go on
+    ├── TrainError        training cannot start on these rows, or must not go on
+    ├── JudgeError        a judge cannot be opened, or answers nothing (evaluation.judges)
+    └── RoundTrainingError    the training of a round failed (iteration.training)
 
 The failure of one row is a `records.Failure`, and the run continues.
 """

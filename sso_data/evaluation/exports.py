@@ -22,7 +22,7 @@ COMMANDS, EXPORTS = "commands.sh", "exports"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
+class BenchmarkFiles:
     """The commands, one a line, and notes on what could not be exported."""
 
     commands: tuple[str, ...]
@@ -43,7 +43,7 @@ def export_all(
     configs: tuple[RunConfig, RunConfig],
     rows: Sequence[Row],
     against: Mapping[str, Answer | NoAnswer],
-) -> Exported:
+) -> BenchmarkFiles:
     """Write the answers of both models for AlpacaEval and MT-Bench, and commands.sh.
 
     `run` is the model's run and `rows` are its rows; `configs` are those of the model and of the
@@ -73,7 +73,7 @@ def export_all(
     write_atomic(out / COMMANDS, f"{text}\n".encode())
     commands = [line for line in text.splitlines() if line and not line.startswith("#")]
     notes = tuple(note for note in (alpaca_note, bench_note) if note)
-    return Exported(commands=tuple(commands), notes=notes)
+    return BenchmarkFiles(commands=tuple(commands), notes=notes)
 
 
 def _export(

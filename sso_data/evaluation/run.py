@@ -23,7 +23,7 @@ from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Prompt, Row, content_hash
 from sso_data.evaluation.answers import Answer, NoAnswer, answer_all, answer_to, stored_answer
-from sso_data.evaluation.exports import COMMANDS, EXPORTS, Exported, export_all
+from sso_data.evaluation.exports import COMMANDS, EXPORTS, BenchmarkFiles, export_all
 from sso_data.evaluation.judges import (
     JUDGES,
     Answered,
@@ -228,7 +228,7 @@ def _evaluation(
     answers: _Answers,
     said: Mapping[str, Verdict | NoVerdict],
     judge: str | None,
-    exported: Exported,
+    exported: BenchmarkFiles,
     started: float,
 ) -> Evaluation:
     """All numbers."""

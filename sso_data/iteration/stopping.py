@@ -95,30 +95,26 @@ _TO_KEEP: Mapping[str, str] = {
 _ADVICE: Mapping[str, tuple[str, ...]] = {
     "signal_accuracy": (
         "make fewer rounds: the last good policy below is the result",
-        "raise train.loss.g (0.1 to 0.3 or 1): it keeps the policy steerable",
-        "lower train.optim.lr or the steps of a round, so that the policy moves less",
-        "filter harder: generate.filter.gap up, or generate.filter.preset=reference",
+        "not shown to help, to be tried: train.loss.g, train.optim.lr or the steps of a round, a "
+        "stricter filter (docs/claims.md)",
     ),
     "steered": (
         "look at the views with `sso-data preview`: the policy no longer tells them apart",
-        "raise train.loss.g, which trains exactly that, or lower train.optim.lr",
+        "try another train.loss.g, the weight of the terms that train this, or train.optim.lr",
         "write principles for each prompt: generate.steering.principles=written",
     ),
     "gap": (
-        "raise train.loss.g: its terms hold the steered views apart",
-        "lower train.optim.lr or the steps of a round",
+        "try another train.loss.g, the weight of the terms that train this, or train.optim.lr",
         "choose principles that are further apart (`sso-data principles stats RUN`)",
     ),
     "length_growth": (
         "raise generate.steering.concision_probability (0.2), or give Concision a weight",
-        "raise train.loss.g, or keep train.loss.use_w on: both hold it near its own answers",
-        "use a base loss of means, train.loss.type=ipo: totals reward length",
         "bound lengths: generate.filter.max_tokens",
     ),
     "nothing": (
         "try other thresholds on the round's run, which costs nothing: `sso-data filter RUN "
         "--set filter.gap=q0.2 --dry-run`",
-        "or the policy is no longer steerable: fewer rounds, train.loss.g up, train.optim.lr down",
+        "or the policy is no longer steerable: make fewer rounds",
     ),
     "training": (
         "lower train.optim.lr, raise train.loss.beta, or add train.loss.nll",

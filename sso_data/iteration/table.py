@@ -147,13 +147,13 @@ def remarks(lines: Sequence[Line]) -> list[str]:
     found = []
     if (tokens := both("tokens_original")) and tokens[0]:
         growth = tokens[1] / tokens[0]
-        advice = "; against growth: generate.steering.concision_probability up, train.loss.g up"
+        advice = "; against growth: generate.steering.concision_probability up"
         found.append(
             f"the policy's own answers went from {tokens[0]:.1f} to {tokens[1]:.1f} tokens "
             f"({growth:.2f} times)" + advice * (growth > _MUCH_LONGER)
         )
     if accuracy := both("accuracy_kept"):
-        advice = "; against the fall: train.loss.g up, train.optim.lr down, or fewer rounds"
+        advice = "; the policy of an earlier round may be the better one"
         found.append(
             f"signal accuracy of the kept pairs: {accuracy[0]:.3f} to {accuracy[1]:.3f}"
             + advice * (accuracy[0] - accuracy[1] > _FALLS)
@@ -164,7 +164,7 @@ def remarks(lines: Sequence[Line]) -> list[str]:
             f"the score of the policy's own answers {word}: {score[0]:.3f} to {score[1]:.3f}"
         )
     if drift := both("closeness_chosen"):
-        advice = "; keep train.loss.use_w on, or lower generate.filter.closeness"
+        advice = "; generate.filter.closeness bounds it"
         found.append(
             f"chosen responses lie {drift[0]:.3f} to {drift[1]:.3f} nats/token below the policy's "
             "own answer" + advice * (drift[1] - drift[0] > _DRIFT)

@@ -69,7 +69,7 @@ _MOST_COMMAND = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
+class CardConfig:
     """One entry of the card's `configs`: a name, and its file (or a glob) in the repository.
 
     `rows` is the number of rows in it, `features` are their columns.
@@ -120,7 +120,7 @@ def dataset_card(
     facts: RunFacts,
     *,
     repo: str,
-    configs: Sequence[DataConfig],
+    configs: Sequence[CardConfig],
     language: Sequence[str] = (),
     license: str | None = None,  # noqa: A002 - the name of the metadata's field
     failures: str | None = None,

@@ -15,7 +15,7 @@ import orjson
 from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.exporting.formats import llama_factory_entry
-from sso_data.publishing.card import DataConfig, RunFacts, dataset_card, read_facts
+from sso_data.publishing.card import CardConfig, RunFacts, dataset_card, read_facts
 from sso_data.publishing.hub import MAIN, HubRepo, check_repo_id
 from sso_data.publishing.public import public_json, public_text
 from sso_data.publishing.readme import README, merge_card
@@ -105,11 +105,11 @@ def pack(
         )
     files = {PAIRS: run / "pairs" / PAIRS, "filter.json": run / "pairs" / "filter.json"}
     features = card_features(files[PAIRS], journal=False)
-    configs = [DataConfig(name="pairs", path=PAIRS, rows=kept, default=True, features=features)]
+    configs = [CardConfig(name="pairs", path=PAIRS, rows=kept, default=True, features=features)]
     if what == "all":
         journal = dict(_journal(run, folder))
         features = card_features(*journal.values(), journal=True)
-        configs.append(DataConfig(name="rows", path="rows/*.jsonl", rows=rows, features=features))
+        configs.append(CardConfig(name="rows", path="rows/*.jsonl", rows=rows, features=features))
         files |= journal | _failed(facts, folder)
     card, plots = dataset_card(
         facts,

@@ -269,7 +269,7 @@ def test_an_augmentation_of_an_earlier_format_goes_on(seeds: Path, tmp_path: Pat
     run(seeds, out, 12)
     assert files(out.parent) == files(tmp_path / "whole")
     report.write_text(json.dumps(content | {"schema_version": FORMAT + 1}))
-    with pytest.raises(RunError, match=r"has format 3 .*upgrade sso-data"):
+    with pytest.raises(RunError, match=r"has format 4 .*upgrade sso-data"):
         run(seeds, out, 12)
 
 

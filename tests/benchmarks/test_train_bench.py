@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("trl")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "train.py"
 SMALL = ("--vocab", "8000", "--length", "96", "--rows", "2", "--hidden", "64", "--repeat", "1")

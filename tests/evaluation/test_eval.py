@@ -18,6 +18,7 @@ from sso_data.config.evaluation import EvalConfig
 from sso_data.config.loading import load
 from sso_data.config.migration import FORMAT
 from sso_data.core.errors import RunError
+from sso_data.demo import demo_config
 from sso_data.engines.interface import Engine
 from sso_data.evaluation.judges import Comparison, NoVerdict, Oracle, Verdict
 from sso_data.evaluation.run import _plan, evaluate
@@ -212,20 +213,14 @@ def test_a_format_of_an_earlier_version_goes_on_and_a_later_one_is_refused(
     assert f"setup.json: has format {FORMAT + 1}" in line and line.endswith("upgrade sso-data")
 
 
-def test_the_example_of_the_documentation(
-    spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As it is written, with another engine, and models and prompts in place of its own."""
+def test_the_example_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
-    (example,) = re.findall(r"## In Python\n+```python\n(.*?)```", page, re.DOTALL)
+    (example,) = re.findall(r"## In Python\n.*?```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    for name, model in (("models/second", policy_dir()), ("Qwen/Qwen3-8B", spoilt)):
-        Path(name).parent.mkdir()
-        Path(name).symlink_to(model)
-    write_prompts(Path("held_out.jsonl"), queries(2, seed=5, held_out=True))
+    made = sso_data.generate(queries(2, seed=5), "runs/second", config=demo_config())
     names: dict[str, Any] = {}
-    exec(example.replace('"vllm"', '"transformers", "isolation": "inline"'), names)
-    assert names["found"].account == "prompts 2 = judged 2"
+    exec(example, names)
+    assert len(names["verdicts"]) == made.account.rows == 2
 
 
 @pytest.mark.usefixtures("no_engine")

@@ -71,12 +71,14 @@ def run(folder: Path, *words: object) -> str:
     return done.stdout + done.stderr
 
 
-def travel(folder: Path, engine: str) -> Journey:
+@pytest.fixture(scope="module")
+def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
     """generate, filter and train on the tiny policy."""
+    folder = tmp_path_factory.mktemp("journey")
     prompts = folder / "prompts.jsonl"
     lines = [json.dumps({"prompt": text}) for text in queries(6, seed=2)]
     prompts.write_text("\n".join(lines) + "\n")
-    chosen = ("--model", policy_dir(), "--principles", catalogue_dir(), "--engine", engine)
+    chosen = ("--model", policy_dir(), "--principles", catalogue_dir(), "--engine", "transformers")
     quick = ("--set=sampling.max_tokens=48", "--set=engine.dtype=float32", "--set=engine.threads=1")
     loose = (
         "--set=filter.closeness=q1.0",
@@ -90,11 +92,6 @@ def travel(folder: Path, engine: str) -> Journey:
     printed += run(folder, "train", *data, *steps)
     noted = folder / "connections"
     return Journey(folder, printed, noted.read_text().splitlines() if noted.exists() else [])
-
-
-@pytest.fixture(scope="module")
-def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
-    return travel(tmp_path_factory.mktemp("journey"), "transformers")
 
 
 def secrets_in(text: bytes) -> list[str]:
@@ -194,33 +191,22 @@ def test_the_hook_sees_connections(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.vllm
-def test_with_vllm_only_this_machine_is_spoken_to(tmp_path: Path) -> None:
-    found = travel(tmp_path, "vllm")
-    away = [line for line in found.connections if not any(host in line for host in LOCAL)]
-    assert not away
-    for file in written(tmp_path):
-        assert not secrets_in(file.read_bytes()), file
-    assert not secrets_in(found.printed.encode())
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_the_kernel_sees_none_either(tmp_path: Path, engine: str) -> None:
-    """strace: connections that native code opens, too; only this machine's own are let be."""
-    strace = shutil.which("strace")
+    """strace, where it may trace: connections that native code opens, too; only this machine's own
+    are let be. Hook and secrets are there as well, for vLLM's processes.
+    """
+    trace = tmp_path / "trace"
+    strace = shutil.which("strace") or ""
+    traced = [strace, "-f", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(trace)]
     if not strace or subprocess.run([strace, "-f", "true"], capture_output=True).returncode:
-        pytest.skip("strace is not here, or may not trace")
+        traced = []
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": queries(1, seed=2)[0]}) + "\n")
     words = ["generate", str(prompts), "--out", str(tmp_path / "run"), "--model", str(policy_dir())]
     words += ["--principles", str(catalogue_dir()), "--engine", engine, "--set=engine.threads=1"]
-    trace = tmp_path / "trace"
     done = subprocess.run(
-        [
-            *(strace, "-f", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(trace)),
-            *(sys.executable, "-m", "sso_data", *words, "--set=sampling.max_tokens=32"),
-        ],
+        [*traced, sys.executable, "-m", "sso_data", *words, "--set=sampling.max_tokens=32"],
         env=surroundings(tmp_path),
         capture_output=True,
         text=True,
@@ -228,9 +214,12 @@ def test_the_kernel_sees_none_either(tmp_path: Path, engine: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    away = [
-        line
-        for line in trace.read_text().splitlines()
-        if "AF_INET" in line and not any(f'"{host}"' in line for host in LOCAL)
-    ]
-    assert not away
+    seen = trace.read_text().splitlines() if traced else []
+    away = [line for line in seen if "AF_INET" in line]
+    assert not [line for line in away if not any(f'"{host}"' in line for host in LOCAL)]
+    noted = tmp_path / "connections"
+    hooked = noted.read_text().splitlines() if noted.exists() else []
+    assert not [line for line in hooked if not any(host in line for host in LOCAL)]
+    assert not secrets_in((done.stdout + done.stderr).encode())
+    for file in written(tmp_path):
+        assert not secrets_in(file.read_bytes()), file

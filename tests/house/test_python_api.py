@@ -2,9 +2,12 @@
 
 import inspect
 import os
+import pkgutil
 import re
 import subprocess
 import sys
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +94,38 @@ def test_each_function_answers_a_mistake_with_one_line(
     with pytest.raises(SsoDataError) as refused:
         getattr(sso_data, name)(*MISTAKES[name], **more)
     assert "\n" not in str(refused.value)
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["generate", "evaluate", "iterate", "augment"])
+def test_prompts_are_not_written_where_the_configuration_is_wrong(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [["a prompt"] if str(one).startswith("missing.") else one for one in MISTAKES[name]]
+    more = {"against": "missing"} if name == "evaluate" else {}
+    with pytest.raises(SsoDataError, match="no_such_key"):
+        getattr(sso_data, name)(*words, **more, config={"no_such_key": 1})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_names_every_field_of_every_result() -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == 8
+    for name, record, cell in rows:
+        home = next(
+            found
+            for found in pkgutil.walk_packages(sso_data.__path__, "sso_data.")
+            if name_defined(found.name, record)
+        )
+        known = [field.name for field in fields(getattr(import_module(home.name), record))]
+        assert re.findall(r"`(\w+)`", cell) == known, name
+
+
+def name_defined(module: str, record: str) -> bool:
+    file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    return file.is_file() and f"\nclass {record}:" in file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("read", [sso_data.read_rows, sso_data.read_pairs])

@@ -50,13 +50,18 @@ def lines_in(file: Path) -> int:
 
 
 def same(found: Any, expected: Any) -> bool:
-    """Equal, but for the last bits of what is computed in batches of another shape."""
+    """Equal, but for the last bits of what is computed in batches of another shape.
+
+    They may turn a row that lies on a limit of the filter.
+    """
+    if type(expected) is int:
+        return type(found) is int and abs(found - expected) <= 1
     if isinstance(expected, float):
         return bool(found == pytest.approx(expected, rel=1e-3, abs=1e-3))
     return bool(found == expected)
 
 
-class EarlyStopping:
+class ProcessWatch:
     """The processes under the command, whenever it is looked at, until a training has steps."""
 
     def __init__(self, metrics: Path) -> None:
@@ -77,6 +82,7 @@ class EarlyStopping:
 
 @linux
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_killed_in_generating_and_in_training(tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path / "prompts.jsonl", PROMPTS * ROUNDS)
@@ -87,7 +93,7 @@ def test_killed_in_generating_and_in_training(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "sso_data", "iterate", *words]
     journal = out / "round-1" / "run" / "rows" / "00000.jsonl"
     killed_when(words, out, lambda _: lines_in(journal) >= 2)
-    watch = EarlyStopping(out / "round-2" / "model" / "metrics.jsonl")
+    watch = ProcessWatch(out / "round-2" / "model" / "metrics.jsonl")
     killed_when(words, out, watch)
     watch.check()
     done = subprocess.run([*words, "--json"], capture_output=True, text=True, timeout=3000)

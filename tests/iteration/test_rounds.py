@@ -9,6 +9,7 @@ import pytest
 
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.loading import validated
+from sso_data.config.migration import FORMAT
 from sso_data.core.errors import InputError, RunError
 from sso_data.core.records import Row, View
 from sso_data.core.yaml_files import deep_merge
@@ -168,7 +169,7 @@ def test_it_goes_on_with_the_defaults_of_its_first_start(
     """`max_tokens` as if nobody had given it and its default had been another one then."""
     file = copied / "iterate.json"
     manifest = json.loads(file.read_text())
-    assert manifest["schema_version"] == 2
+    assert manifest["schema_version"] == FORMAT
     assert manifest["defaults"]["held_out"]["judged_rows"] == 1000
     assert "max_tokens" not in manifest["defaults"]["generate"]["sampling"]
     manifest["defaults"]["generate"]["sampling"]["max_tokens"] = 64
@@ -186,8 +187,10 @@ def test_it_goes_on_with_the_defaults_of_its_first_start(
 
 def test_a_later_format_is_refused_in_one_line(copied: Path, prompts: Path) -> None:
     file = copied / "iterate.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": 3}))
-    with pytest.raises(RunError, match=r"iterate\.json: has format 3 .* upgrade sso-data$"):
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": FORMAT + 1}))
+    with pytest.raises(
+        RunError, match=rf"iterate\.json: has format {FORMAT + 1} .* upgrade sso-data$"
+    ):
         run(tiny(prompts), copied, by=never)
 
 

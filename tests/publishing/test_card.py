@@ -16,7 +16,7 @@ from markdown_it.token import Token
 
 from sso_data.core.errors import InputError, RunError
 from sso_data.generation.merge import merge
-from sso_data.publishing.card import DataConfig, dataset_card, read_facts
+from sso_data.publishing.card import CardConfig, dataset_card, read_facts
 from sso_data.publishing.numbers import Distribution, bin_edges, count_pairs
 from sso_data.publishing.public import public_json
 from sso_data.publishing.readme import (
@@ -31,8 +31,8 @@ from sso_data.publishing.readme import (
 )
 from tests.exporting.making import asking, every_kind, make_run
 
-PAIRS = DataConfig(name="pairs", path="train.jsonl", rows=8, default=True)
-ROWS = DataConfig(name="rows", path="rows/*.jsonl", rows=9)
+PAIRS = CardConfig(name="pairs", path="train.jsonl", rows=8, default=True)
+ROWS = CardConfig(name="rows", path="rows/*.jsonl", rows=9)
 HOME = "/home/somebody"
 TOKEN = "hf_" + "a" * 34
 
@@ -454,7 +454,7 @@ def test_cards_of_any_shape(run: Path, existing: str) -> None:
         ({"existing": "---\ndataset_info: 3\n---\n"}, "dataset_info: must be a mapping"),
         ({"existing": f"x\n{START}\ny\n"}, "README.md: needs the line"),
         ({"existing": f"{END}\n{START}\n"}, "README.md: needs the line"),
-        ({"configs": [DataConfig(name="", path="a", rows=1)]}, "configs: config_name"),
+        ({"configs": [CardConfig(name="", path="a", rows=1)]}, "configs: config_name"),
     ],
 )
 def test_what_is_wrong_is_named(run: Path, options: dict[str, Any], said: str) -> None:

