@@ -362,9 +362,9 @@ def test_conversations_keep_their_turns_and_system_messages(tmp_path: Path) -> N
         else:
             assert before == [system, *turns[:-1]]
             assert "assistant: Head, luff, leech" in said
-            assert said.endswith(f"Query: {turns[-1]['content']}")
+            assert said.endswith(f"Query:\n=====\n{turns[-1]['content']}\n=====")
         if base == "s0" and operation == "topic":
-            assert said.endswith(f"Query: {turns[0]['content']}")
+            assert said.endswith(f"Query:\n=====\n{turns[0]['content']}\n=====")
         kinds.add((base, operation == "topic"))
     assert len(kinds) == 6
     read = list(read_prompts(str(tmp_path / "new.jsonl"), SourceConfig()))
