@@ -85,7 +85,7 @@ def test_a_training_that_ended_early() -> None:
 
 def test_the_books_over_all_rounds() -> None:
     assert totals(rounds({}, {})) == {
-        **{"prompts": 20, "rows": 18, "failed": 2, "kept": 10},
+        **{"prompts": 20, "samples": 20, "rows": 18, "failed": 2, "kept": 10},
         "dropped.gap": 8,
     }
     with pytest.raises(AssertionError, match="failed"):
