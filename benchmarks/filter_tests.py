@@ -18,6 +18,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,15 @@ import orjson
 
 from benchmarks.claims import checkpoint
 from sso_data.config.run import FilterConfig, RunConfig
+from sso_data.core.progress import NullProgress
 from sso_data.core.records import Row
 from sso_data.core.statistics import spearman, wilson
-from sso_data.demo import demo_config, demo_training, unprompted
+from sso_data.demo import demo_config, one_round, tiny_story
 from sso_data.filtering.filters import decide
 from sso_data.filtering.refilter import refilter
 from sso_data.generation.generate import generate
 from sso_data.runs.journal import load_scores
 from sso_data.runs.run import require_run
-from sso_data.training.run import train
 from sso_data.world import queries, score
 
 TESTS: dict[str, FilterConfig] = {
@@ -42,6 +43,8 @@ TESTS: dict[str, FilterConfig] = {
     "chain": FilterConfig(),
     "contrast": FilterConfig(steered="contrast"),
     "contrast, offset 5": FilterConfig(steered="contrast", closeness_offset=5.0),
+    "contrast, gap .02": FilterConfig(steered="contrast", gap=0.02),
+    "chain, any closeness and gap": FilterConfig(closeness=1e9, gap=0.0),
     "contrast, any closeness and gap": FilterConfig(steered="contrast", closeness=1e9, gap=0.0),
     "chain, best 3/4": FilterConfig(keep_best=0.75),
     "contrast, best 3/4": FilterConfig(steered="contrast", keep_best=0.75),
@@ -63,6 +66,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Filter tests compared.")
     parser.add_argument("--work", type=Path, default=Path("filter-tests"), help="where it is kept")
     parser.add_argument("--rows", type=int, default=320, help="queries of a tiny policy")
+    parser.add_argument("--policy", action="append", choices=POLICIES, help="only these of them")
     parser.add_argument("--train", action="store_true", help="one round of training for each test")
     parser.add_argument("--real", action="append", default=[], metavar="RULE=RUN")
     parser.add_argument("--ends", type=Path, metavar="RUN", help="measure the last tokens of a run")
@@ -93,8 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             done.append(line)
             with file.open("a") as stream:
                 stream.write(json.dumps(line) + "\n")
-    for line in table(done):
-        print(line)
+    print("\n".join(table(done)))
     return 0
 
 
@@ -105,7 +108,8 @@ def places(given: argparse.Namespace) -> Iterator[tuple[str, Path, Callable[[Row
         yield f"{Path(run).name}: {rule}", Path(run), RULES[rule]
     if given.real:
         return
-    for name, (policy, steering, sampling) in POLICIES.items():
+    for name in given.policy or POLICIES:
+        policy, steering, sampling = POLICIES[name]
         run = given.work / name.replace(", ", "-").replace(" ", "-")
         prompts = given.work / "prompts.jsonl"
         lines = [json.dumps({"prompt": text}) + "\n" for text in queries(given.rows, seed=SEED)]
@@ -149,12 +153,14 @@ def trained(run: Path, config: FilterConfig, place: Path) -> dict[str, Any]:
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(run, place / "run")
     refilter(place / "run", RunConfig(filter=config))
-    model = Path(require_run(run)["config"]["model"])
-    training = demo_training().model_copy(update={"model": str(model)})
-    train(str(place / "run"), place / "model", training)
-    before, after = np.array(unprompted(model)), np.array(unprompted(place / "model"))
-    error = (after - before).std(ddof=1) / len(after) ** 0.5
-    return {"before": before.mean(), "after": after.mean(), "error": error}
+    story, model = tiny_story(1), require_run(run)["config"]["model"]
+    story = replace(
+        story,
+        run=story.run.model_copy(update={"model": model}),
+        training=story.training.model_copy(update={"model": model}),
+    )
+    found = one_round(story, place / "run", place / "model", NullProgress())
+    return {"before": found.before, "after": found.after, "error": found.gain_error}
 
 
 def oracle(row: Row) -> float:

@@ -217,7 +217,10 @@ def real_story(number: int | None, progress: Progress) -> Story:
 
 
 _REAL_ENGINE: dict[str, Any] = {"max_model_len": 1024, "max_num_seqs": 32}
-_REAL_FILTER: dict[str, Any] = {"preset": "none", "drop_truncated": False}
+_REAL_FILTER: dict[str, Any] = {
+    **{"steered": "contrast", "closeness": 0.5, "closeness_offset": 5.0, "gap": 0.02},
+    "drop_truncated": False,
+}
 """The engine and the filter of the demo on the real model."""
 
 

@@ -117,7 +117,7 @@ def filter_(
         if as_json:
             print_json(swept.to_json())
         else:
-            output.console().print(*output.sweep(swept))
+            output.console().print(output.sweep(swept))
         return
     if as_json:
         summary = output.run_summary(run, done.decision, done.account, done.explanation)

@@ -90,23 +90,22 @@ def show_decision(decision: "Decision", account: "Account") -> None:
     )
     out.print(line, highlight=False)
     if decision.ranking:
-        out.print(str(decision.ranking), highlight=False)
+        typer.echo(str(decision.ranking))
 
 
-def sweep(found: "Sweep") -> list[Table]:
+def sweep(found: "Sweep") -> Group:
     """Return a table of kept rows for each steering test, by closeness and gap."""
-    tables = []
+    shown: list[Text | Table] = []
     for test, counts in found.kept.items():
-        passing = f"{found.steered[test]} reach the thresholds"
-        title = f"filter.steered={test}: kept of {found.rows} rows ({passing})"
-        table = Table(title=title, title_justify="left")
+        passing = f"{found.steered[test]} of {found.rows} rows reach the thresholds; kept:"
+        table = Table()
         table.add_column("closeness \\ gap", justify="right")
         for gap in found.gap:
             table.add_column(f"{gap:g}", justify="right")
         for closeness, row in zip(found.closeness, counts, strict=True):
             table.add_row("any" if closeness is None else f"{closeness:g}", *map(str, row))
-        tables.append(table)
-    return tables
+        shown += [Text(f"filter.steered={test}: {passing}"), table]
+    return Group(*shown)
 
 
 def show_steering(counts: "SteeringCounts | None") -> None:

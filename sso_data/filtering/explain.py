@@ -334,10 +334,8 @@ def _loosened(reason: str, config: FilterConfig, rows: Rows) -> Settings:
     """
     if reason == "truncated":
         return {"drop_truncated": False}
-    if reason == "leak":
-        return {"drop_leaks": False}
-    if reason == "echo":
-        return {"drop_echoes": False}
+    if reason in ("leak", "echo"):
+        return {"drop_leaks" if reason == "leak" else "drop_echoes": False}
     if config.preset == "reference" and reason in ("not_steered", "off_policy", "gap"):
         return {"preset": "closeness"}
     if reason == "not_steered" and config.steered == "chain":

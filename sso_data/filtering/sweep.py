@@ -21,7 +21,7 @@ class Sweep:
     """Rows kept, `kept[test][closeness][gap]`; closeness None is any. Thresholds in nats/token.
 
     `sound`: the rows whose texts and scores pass; `steered`: those of them that pass the test, and
-    reach the thresholds. All is counted before `filter.keep_best`.
+    reach the thresholds. All is counted before the rankings, `per_prompt` and `keep_best`.
     """
 
     rows: int
@@ -43,7 +43,8 @@ def sweep_run(run: Path, config: FilterConfig) -> Sweep:
 
 def sweep(rows: Rows, config: FilterConfig) -> Sweep:
     """Return the rows kept on a grid around the thresholds of `config`, which is in the grid."""
-    texts = config.model_copy(update={"preset": "none", "keep_best": 1.0})
+    unranked = {"preset": "none", "keep_best": 1.0, "per_prompt": "all"}
+    texts = config.model_copy(update=unranked)
     sound = rows[decide(rows, texts).kept]
     closeness = [*_with(_CLOSENESS, config.closeness), None]
     gap = _with(_GAP, config.gap)

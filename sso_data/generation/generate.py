@@ -1,13 +1,15 @@
 """`generate`: check everything before the engine starts, then make rows of all prompts."""
 
+import pickle
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from tempfile import TemporaryFile, gettempdir
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -166,18 +168,21 @@ def generate(
     progress.phase("checking the prompts")
     samples = config.sampling.samples
     name = Ledger().next_ids
-    rows = read_prompts(source, config.source)
-    ids = (one for row in rows for one in name(content_hash(row.messages), samples))
-    keys = array("Q", map(row_key, ids))
-    total = len(keys)
-    progress.note(f"{total // samples} prompts" + (f" x {samples} samples" * (samples > 1)))
-    with open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite) as run:
+    with ExitStack() as stack:
+        spool = stack.enter_context(TemporaryFile()) if setup.rules.asks_a_model else None
+        rows = _spooled(source, config, spool)
+        ids = (one for row in rows for one in name(content_hash(row.messages), samples))
+        keys = array("Q", map(row_key, ids))
+        total = len(keys)
+        progress.note(f"{total // samples} prompts" + (f" x {samples} samples" * (samples > 1)))
+        opened = open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite)
+        run = stack.enter_context(opened)
         _note_given(run, source, config, keys)
         del keys  # the run's ledger knows them from here on
 
         def prompts_left() -> Iterator[Prompt]:
             name = partial(Ledger().next_ids, samples=samples)
-            return prompts_of(read_prompts(source, config.source), name, run.is_open)
+            return prompts_of(_read_back(spool), name, run.is_open)
 
         with run_guide(setup, run, prompts_left, total) as guide:
             prompts = read_prompts(source, config.source)
@@ -194,6 +199,34 @@ def generate(
         explanation=refiltered.explanation,
         steering=guide.counts if guide else None,
     )
+
+
+def _spooled(
+    source: str, config: RunConfig, spool: IO[bytes] | None
+) -> Iterator[Candidate | BadRow]:
+    """Yield the rows of the source; `spool` keeps them for the passes of models that steer.
+
+    Raises RunError when the temporary directory has no space for them.
+    """
+    for row in read_prompts(source, config.source):
+        if spool:
+            try:
+                pickle.dump(row, spool)
+            except OSError as error:
+                raise RunError(
+                    f"{gettempdir()}: the prompts cannot be kept there: {error.strerror}; make "
+                    "space, or name another directory in TMPDIR"
+                ) from error
+        yield row
+
+
+def _read_back(spool: IO[bytes] | None) -> Iterator[Candidate | BadRow]:
+    """Yield what `_spooled` kept."""
+    assert spool
+    spool.seek(0)
+    with suppress(EOFError):
+        while True:
+            yield pickle.load(spool)  # noqa: S301 - written by this process
 
 
 def _note_given(run: Run, source: str, config: RunConfig, keys: "array[int]") -> None:
@@ -270,15 +303,7 @@ def make_rows(
     candidates, for the display. Raises EngineError when the engine is lost for good, RunError when
     a row cannot be written or the engine is not the one that made the earlier rows.
     """
-    kept, first = 0, bytearray()
-
-    def count_kept(record: bytes) -> None:
-        nonlocal kept
-        kept += decide_row(record, setup.config.filter) is None
-        if len(first) < _FIRST_ROWS * len(record):
-            first.extend(record)
-            if len(first) == _FIRST_ROWS * len(record):
-                _warn_if_few(bytes(first), setup.config.filter, progress)
+    kept = _KeptRows(setup.config.filter, progress)
 
     def note_engine(info: EngineInfo) -> None:
         earlier = metadata.get("engine")
@@ -305,20 +330,38 @@ def make_rows(
             sink,
             check=check,
             on_check=lambda result: metadata.set(logprob_check=result.to_json()),
-            on_record=count_kept,
+            on_record=kept.add,
         )
         started = time.monotonic()
         for counts in pipeline.run(candidates):
-            state = _state(counts, kept, time.monotonic() - started)
+            state = _state(counts, kept.count, time.monotonic() - started)
             progress.count(counts.done, total, "rows", state)
         return pipeline.counts
 
 
-def _warn_if_few(records: bytes, config: FilterConfig, progress: Progress) -> None:
-    """Warn, with the reason, where the filter keeps hardly any of a run's first rows."""
-    found = explain(np.frombuffer(records, SCORES), config)
-    if found.kept < _FEW_OF_FIRST * found.rows:
-        progress.warn(f"of the first {found.rows} rows\n{found.text()}")
+class _KeptRows:
+    """Counts the rows that the filter keeps; warns once if it keeps hardly any of the first ones.
+
+    What depends on other rows (a quantile, say) is left out of the count.
+    """
+
+    def __init__(self, config: FilterConfig, progress: Progress) -> None:
+        self._config, self._progress = config, progress
+        self._first: list[bytes] = []
+        self.count = 0
+
+    def add(self, record: bytes) -> None:
+        """Count a row by its SCORES record."""
+        self.count += decide_row(record, self._config) is None
+        if len(self._first) < _FIRST_ROWS:
+            self._first.append(record)
+            if len(self._first) == _FIRST_ROWS:
+                self._warn_if_few()
+
+    def _warn_if_few(self) -> None:
+        found = explain(np.frombuffer(b"".join(self._first), SCORES), self._config)
+        if found.kept < _FEW_OF_FIRST * found.rows:
+            self._progress.warn(f"of the first {found.rows} rows\n{found.text()}")
 
 
 def _state(counts: RowCounts, kept: int, seconds: float) -> str:

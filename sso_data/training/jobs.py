@@ -18,7 +18,6 @@ from sso_data.models.training_model import (
     PolicyFiles,
     compute_dtype,
     load_model,
-    load_trained,
     with_adapter,
 )
 from sso_data.prompts.preferences import read_preferences
@@ -63,7 +62,7 @@ class TrainContext:
 class Prepared:
     """A trainer with its model loaded; `findings` go to train.json.
 
-    `load` loads what a directory holds, for the comparison at the end. `stopping` may end the
+    `load` loads a whole model in float32, for the comparison at the end. `stopping` may end the
     training early; `tokenizer` is saved in place of the policy's own files.
     """
 
@@ -110,9 +109,7 @@ def policy_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
             "off-policy, and their references are scored here"
         )
 
-    def load_plain(directory: Path) -> Any:
-        trusted = config.trust_remote_code
-        return load_causal_lm(directory, torch.float32, trust_remote_code=trusted)
+    load = partial(load_causal_lm, dtype=torch.float32, trust_remote_code=config.trust_remote_code)
 
     def prepare(context: TrainContext) -> Prepared:
         context.progress.phase(f"loading {policy.name}")
@@ -135,7 +132,7 @@ def policy_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
         return Prepared(
             trainer=trainer,
             findings={"references": found},
-            load=lambda directory: load_trained(directory, policy, load_plain),
+            load=load,
             stopping=stopping,
         )
 
@@ -254,16 +251,14 @@ def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
     taken = ", ".join(f"{name} {count}" for name, count in mix.items())
     reports = [report.to_json() for report in data.reports]
 
-    load_plain = partial(
-        load_reward_model,
-        tokenizer=policy.tokenizer,
-        seed=config.seed,
-        trust_remote_code=config.trust_remote_code,
+    trusted = config.trust_remote_code
+    load = partial(
+        load_reward_model, tokenizer=policy.tokenizer, seed=config.seed, trust_remote_code=trusted
     )
 
     def prepare(context: TrainContext) -> Prepared:
         context.progress.phase(f"loading {policy.name}")
-        model = load_plain(policy.directory)
+        model = load(policy.directory)
         model.config.use_cache = False
         pad_id = model.config.get_text_config().pad_token_id
         if config.lora.enabled:
@@ -277,12 +272,9 @@ def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
             pad_id=pad_id,
         )
         none = {"text": "a reward model needs none"}
-        return Prepared(
-            trainer=trainer,
-            findings={"references": none},
-            load=lambda directory: load_trained(directory, policy, load_plain),
-            tokenizer=policy.tokenizer,
-        )
+        findings = {"references": none}
+        tokenizer = policy.tokenizer
+        return Prepared(trainer=trainer, findings=findings, load=load, tokenizer=tokenizer)
 
     return Job(
         identity={"data": fingerprint},

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from sso_data.core.errors import SsoDataError, described
 from sso_data.core.statistics import Estimate, mean_of
-from sso_data.models.training_model import PolicyFiles
+from sso_data.models.training_model import PolicyFiles, load_trained
 from sso_data.training.encode import EncodedRow
 from sso_data.training.reference import evenly
 from sso_data.training.row_trainer import RowTrainer
@@ -29,7 +29,7 @@ _LOST = 0.1
 
 Floats = NDArray[np.float64]
 Load = Callable[[Path], Any]
-"""Loads the model of a directory (an adapter on its base) in float32."""
+"""Loads the whole model of a directory in float32."""
 
 
 def fixed_rows(rows: Sequence[EncodedRow]) -> list[EncodedRow]:
@@ -54,7 +54,7 @@ def compare(
     _release(trainer)
 
     def preferences(directory: Path, dtype: torch.dtype | None = None) -> Floats:
-        model = load(directory)
+        model = load_trained(directory, policy, load)
         for parameter in model.parameters():
             if dtype is not None:
                 parameter.data = parameter.data.to(dtype).to(parameter.dtype)

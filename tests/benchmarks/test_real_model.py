@@ -1,4 +1,4 @@
-"""The study on a real model: every arm is a valid iteration, and its page is made of its numbers."""
+"""The study on a real model: every arm is a valid iteration, the table is made of its numbers."""
 
 from argparse import Namespace
 from pathlib import Path

@@ -219,16 +219,20 @@ class Heard:
         self.warnings.append(text)
 
 
-def test_hardly_any_of_the_first_rows_kept_is_warned_about() -> None:
-    listener = Heard()
+def test_hardly_any_of_the_first_rows_kept_is_warned_about_once() -> None:
     bad = encode(make_row(means=PLAIN_IS_LOWEST), b"", 0)
-    generation._warn_if_few(bad * 64, DEFAULT, listener)  # type: ignore[arg-type]
-    assert len(listener.warnings) == 1
-    assert "of the first 64 rows" in listener.warnings[0]
+    good = encode(make_row(), b"", 0)
+    listener = Heard()
+    kept = generation._KeptRows(DEFAULT, listener)  # type: ignore[arg-type]
+    for number in range(200):
+        kept.add(bad)
+        assert len(listener.warnings) == (number >= 63)
+    assert "of the first 64 rows\nno pairs: 0 of 64 rows" in listener.warnings[0]
     assert "--set filter.steered=contrast" in listener.warnings[0]
-    one = encode(make_row(), b"", 0)
-    generation._warn_if_few(bad * 62 + one * 2, DEFAULT, listener)  # type: ignore[arg-type]
-    assert len(listener.warnings) == 1, "2 of 64 are 3 %"
+    few = generation._KeptRows(DEFAULT, listener)  # type: ignore[arg-type]
+    for record in (good, good, *[bad] * 100):  # 2 of the first 64 are 3 %
+        few.add(record)
+    assert len(listener.warnings) == 1 and few.count == 2
 
 
 def test_training_and_exports_hear_it(tmp_path: Path) -> None:

@@ -110,7 +110,8 @@ INTERVALS = {
 
 def test_remarks_say_what_changed_and_what_to_do() -> None:
     """0.6 +- 0.05 and 0.4 +- 0.05 are sqrt(2) * 0.05 = 0.0707 around -0.2 apart."""
-    worse = {"accuracy_kept": 0.7, "tokens_original": 180.0, "kept_share": 0.1, "unprompted": 0.4}
+    worse: dict[str, Any] = {"accuracy_kept": 0.7, "tokens_original": 180.0}
+    worse |= {"kept_share": 0.1, "unprompted": 0.4}
     worse |= {"accuracy_kept_interval": [0.6, 0.78], "unprompted_interval": [0.35, 0.45]}
     worse |= {"tokens_original_interval": [165.0, 195.0]}
     found = "\n".join(remarks(rounds({"unprompted": 0.6} | INTERVALS, worse)))

@@ -4,6 +4,7 @@ Eight prompts, answers of at most 48 tokens, one short principle.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sso_data.config.loading import load
@@ -29,7 +31,7 @@ from tests.engines.asking import ask
 from tests.engines.conftest import needs_vllm
 from tests.once import once
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 PROMPTS, REDONE = 8, 2
 MOST_TOKENS = 48
@@ -203,11 +205,14 @@ def test_a_few_steps_of_training(
         TrainConfig,
         model=str(smollm2),
         data={"limit": 4},
-        optim={"lr": 1e-4, "max_steps": 2, "batch_size": 2, "schedule": "constant"},
+        optim={"lr": 1e-4, "max_steps": 3, "batch_size": 2, "schedule": "constant"},
         lora={"enabled": True, "r": 4},
         log={"plot": False},
     )
     summary = train(str(run), tmp_path / "out", config)
-    print(summary.to_json())
-    assert summary.new_steps == 2
-    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    assert summary.new_steps == 3
+    references = summary.manifest["references"]
+    assert references["source"] == "recorded" and references["worst"] < 1e-4
+    assert all(math.isfinite(summary.manifest[name]["loss"]) for name in ("first", "last"))
+    adapter = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert all(bool(b.any()) for name, b in adapter.items() if "lora_B" in name), "all have moved"

@@ -355,7 +355,8 @@ def test_warmup_is_a_share_below_1_and_steps_from_1(tmp_path: Path, given: str, 
 )
 def test_the_first_step_has_a_rate(tmp_path: Path, from_zero: bool, shares: list[float]) -> None:
     """Two steps of warm-up before a cosine over three: (1 + cos(pi k/3)) / 2 is 1, 3/4, 1/4."""
-    rates = {"learning_rate": 2e-3, "warmup_steps": 2, "lr_scheduler_type": "cosine"}
+    rates: dict[str, Any] = {"learning_rate": 2e-3, "warmup_steps": 2}
+    rates["lr_scheduler_type"] = "cosine"
     trainer = make_trainer(tmp_path, random_rows(1), max_steps=5, **rates)
     trainer.warmup_from_zero = from_zero
     trainer.create_optimizer_and_scheduler(num_training_steps=5)
