@@ -22,7 +22,7 @@ from sso_data.core.records import VIEWS, JsonRow, Row, View
 from sso_data.exporting.formats import Format, format_of
 from sso_data.exporting.output import RowsWriter, mark_as_ours, new_directory
 from sso_data.exporting.recipes import ExportJob
-from sso_data.filtering.refilter import why_nothing
+from sso_data.filtering.refilter import doubt_about, why_nothing
 from sso_data.runs.files import write_new
 from sso_data.runs.journal import load_scores
 from sso_data.runs.pairs import not_a_row, read_decided, read_pairs
@@ -85,6 +85,7 @@ def export(
     job = _job_of(run, out, manifest, decided, wanted, drawn=drawn, name=name)
     source = _answers(run, manifest) if decided is None else _pairs(run, decided)
     counts = _Counts(wanted, job.drawn)
+    doubt = doubt_about(str(run)) if decided else None
     with new_directory(out, overwrite=overwrite) as directory:
         progress.phase("exporting")
         _write(directory, job, wanted, source, counts, progress)
@@ -117,7 +118,7 @@ def export(
         exported=counts.exported,
         skipped=dict(counts.skipped),
         files=files,
-        notes=tuple(counts.notes(source.missing)),
+        notes=(*counts.notes(source.missing), *([doubt] if doubt else [])),
         next=wanted.command(job),
     )
 

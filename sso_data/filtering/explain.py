@@ -224,7 +224,7 @@ def explain_run(
     """
     features: Features = {}
     first = np.arange(min(len(scores), _MOST_READ))
-    with suppress(RunError):  # a damaged line is reported by what needs it
+    with suppress(RunError, LookupError, TypeError, ValueError):  # who needs the line reports it
         lines = (orjson.loads(line) for line in scores.lines(first))
         features = features_of(line["principles"] for line in lines)
     return explain(scores.rows, config, decision, features=features, own=own)

@@ -9,7 +9,7 @@ from sso_data.config.migration import earlier_values
 from sso_data.config.run import FilterConfig, RunConfig, load_config
 from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.filtering.explain import Explanation, effect_of, explain_run
+from sso_data.filtering.explain import Explanation, explain_run
 from sso_data.filtering.filters import Decision, decide
 from sso_data.runs.journal import load_scores
 from sso_data.runs.pairs import read_decided, write_pairs
@@ -171,9 +171,10 @@ def _decided(
 
 
 def doubt_about(source: str) -> str | None:
-    """Return a warning if `source` is a run whose texts show no effect on the model, else None.
+    """Return a warning if `source` is a run with few pairs, or whose texts show no effect.
 
-    Raises InputError where its filter kept nothing, and RunError.
+    None for another run, for what is no run, and where its journal cannot be read. Raises
+    InputError where its filter kept nothing.
     """
     run = Path(source)
     if not source.strip() or not (run / "run.json").is_file():
@@ -181,21 +182,32 @@ def doubt_about(source: str) -> str | None:
     pairs = run / "pairs" / "train.jsonl"
     if pairs.is_file() and not pairs.stat().st_size:
         raise InputError(f"{pairs}: empty, the filter kept nothing; {why_nothing(run)}")
-    effect = effect_of(load_scores(run, dry=True).rows)
-    if not effect.is_missing:
+    try:
+        found = _explained(run)
+    except RunError:
         return None
-    return (
-        f"{run}: {effect}; which answer of a pair is called chosen may be chance (docs/filter.md)"
-    )
+    if found.effect.is_missing:
+        return (
+            f"{run}: {found.effect}; which answer of a pair is called chosen may be chance "
+            "(docs/filter.md)"
+        )
+    if not found.is_few:
+        return None
+    step = found.next_step(command=f"sso-data filter {run}")
+    return f"{run}: few pairs, {found.kept} of {found.rows} rows are kept; {step}"
 
 
 def why_nothing(run: Path) -> str:
     """Return as one phrase what to do about a run whose filter kept nothing. Raises RunError."""
+    return _explained(run).next_step(command=f"sso-data filter {run}")
+
+
+def _explained(run: Path) -> Explanation:
+    """Return the explanation of the decision that stands."""
     own, last = _own_filter(require_run(run)), last_decision(run)
     config = last.config if last else own
     scores = load_scores(run, dry=True)
-    found = explain_run(scores, config, decide(scores.rows, config), own)
-    return found.next_step(command=f"sso-data filter {run}")
+    return explain_run(scores, config, decide(scores.rows, config), own)
 
 
 def _own_filter(manifest: Manifest) -> FilterConfig:

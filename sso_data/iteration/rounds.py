@@ -190,7 +190,9 @@ def _make_run(
             f"the engine ran inside this process, which keeps some of the memory of {device} while "
             "training runs; set generate.engine.isolation=subprocess"
         )
-    account, decision = summary.account, summary.decision
+    account, decision, why = summary.account, summary.decision, summary.explanation
+    if why.is_few or why.effect.is_missing:
+        work.progress.warn(why.text(prefix="generate."))
     if account.prompts != work.rows:
         raise RunError(
             f"{run}: holds {account.prompts} prompts, and the round took {work.rows}; delete "
@@ -205,8 +207,8 @@ def _make_run(
             "failed": account.failed,
             "kept": len(decision.kept),
             "dropped": {reason: n for reason, n in decision.dropped.items() if n},
-            "effect": summary.explanation.effect.verdict,
-            "to_keep": summary.explanation.next_step(prefix="generate."),
+            "effect": why.effect.verdict,
+            "to_keep": why.next_step(prefix="generate."),
             "model": manifest["identity"]["model"],
         },
     )

@@ -16,7 +16,7 @@ from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.exporting.formats import llama_factory_entry
 from sso_data.filtering.explain import effect_of
-from sso_data.filtering.refilter import why_nothing
+from sso_data.filtering.refilter import doubt_about, why_nothing
 from sso_data.publishing.card import CardConfig, RunFacts, dataset_card, read_facts
 from sso_data.publishing.hub import MAIN, HubRepo, check_repo_id
 from sso_data.publishing.public import public_json, public_text
@@ -81,6 +81,8 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
                 f"{run}: {effect}; what that means is in docs/filter.md; publish it all the same "
                 "with --yes, or without --public"
             )
+        if int(facts.decided["kept"]) and (doubt := doubt_about(str(run))):
+            progress.warn(doubt)
         if facts.unfinished:
             progress.note(f"the run is unfinished: {facts.unfinished}")
         progress.phase("making the card")

@@ -242,6 +242,11 @@ def test_training_and_exports_hear_it(tmp_path: Path) -> None:
     assert doubt is not None and "no effect shown" in doubt
     assert doubt_about(str(make_run(tmp_path / "good", [make_row(i) for i in range(9)]))) is None
     assert "no filter setting helps" in why_nothing(run)
+    some = make_run(tmp_path / "some", [*placebo(), make_row(50)])
+    doubt = doubt_about(str(some))
+    assert doubt is not None and "few pairs, 1 of 41 rows are kept; `sso-data filter" in doubt
+    (some / "rows" / "00000.jsonl").write_text("{}\n")
+    assert doubt_about(str(some)) is None, "whoever needs the line reports it"
     far = make_run(tmp_path / "far", placebo())
     kept = decide(
         encode_rows(placebo()), FilterConfig(steered="contrast", closeness_offset=5, closeness=0.75)
