@@ -105,7 +105,7 @@ class DemoResult:
 
 
 def run_demo(out: Path | None, number: int, progress: Progress) -> DemoResult:
-    """Generate, filter and train with the tiny policy.
+    """Generate, filter and train with the tiny policy. Raises SsoDataError.
 
     The run goes to `out`, the trained policy to `out`/trained; without `out` both are thrown away.
     """
@@ -162,7 +162,7 @@ def one_round(run: Path, out: Path, progress: Progress) -> Round:
     from sso_data.training.run import train
 
     summary = train(str(run), out, demo_training(), progress, overwrite=True)
-    progress.phase("asking the policy before and after")
+    progress.phase("measuring the policy before and after training")
     before, after = unprompted(policy_dir()), unprompted(out)
     gains = [new - old for old, new in zip(before, after, strict=True)]
     return Round(

@@ -55,7 +55,7 @@ def _options(
 
 def demo(
     out: Annotated[Path | None, opt.out_option("Keep the run in this directory.")] = None,
-    number: Annotated[int, typer.Option("-n", min=8, help="How many prompts.")] = 288,
+    number: Annotated[int, typer.Option("-n", min=8, help="Number of prompts.")] = 288,
     as_json: opt.Json = False,
 ) -> None:
     """Run every step on the embedded tiny policy: no GPU, no download, under a minute."""

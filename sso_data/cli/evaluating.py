@@ -85,7 +85,7 @@ def _show(done: "Evaluation", out: Path, *, as_json: bool) -> None:
     for note in done.notes:
         say(note)
     if done.judge and not done.judged:
-        say("warning: the judge has judged no pair, so there is no win rate")
+        say("warning: no pair was judged, so there is no win rate")
     if done.failed or done.signal_failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -112,7 +112,7 @@ def _lines(done: "Evaluation", out: Path) -> list[str]:
         lines.append(f"signal accuracy (y+ better than y-): {done.signal}")
     if done.signal_failed:
         parts = ", ".join(f"{count} {reason}" for reason, count in done.signal_failed.items())
-        lines.append(f"of y+ against y-, not judged: {parts}")
+        lines.append(f"y+ against y-, without verdict: {parts}")
     lines += ["benchmarks:", *(f"  {command}" for command in done.commands)]
     return [*lines, f"{out / 'commands.sh'}", f"{out / 'eval.json'} ({duration(done.seconds)})"]
 

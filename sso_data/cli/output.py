@@ -114,7 +114,7 @@ def nothing_kept(run: Path, decision: "Decision") -> str:
     remedy = {
         "truncated": "raise sampling.max_tokens in a new run, or --set filter.drop_truncated=false",
         "not_steered": "the policy does not follow these principles; see `sso-data preview`",
-        "leak": "--set filter.drop_leaks=false keeps rows that speak of their guidelines",
+        "leak": "--set filter.drop_leaks=false keeps rows that mention their guidelines",
         "off_policy": f"loosen it: sso-data filter {run} --set filter.closeness=q0.8 --dry-run",
         "gap": f"loosen it: sso-data filter {run} --set filter.gap=q0.2 --dry-run",
     }.get(worst, "docs/filter.md explains every reason")
@@ -196,7 +196,7 @@ def principle_stats(found: "Sequence[PrincipleStats]") -> Table:
         "kept",
         "kept share",
         "gap (nats/token)\ngood / bad",
-        "below the policy's own answer\nchosen / rejected (nats/token)",
+        "distance below the policy's own answer\nchosen / rejected (nats/token)",
     ):
         table.add_column(name, justify="right")
     for one in found:

@@ -40,7 +40,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wins:
-    """How often the model's plain answer is better than the other's; ties count half.
+    """The share of prompts where the model's plain answer is better than the other's; ties: half.
 
     `length_controlled`: at equal lengths (`statistics.length_controlled`). `agreement`: the
     share of pairs with the same verdict in both orders, where the judge is asked about both.
@@ -67,12 +67,12 @@ class Wins:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steering:
-    """How often the good view still raises y+ and the bad view y-, over the model's rows.
+    """Shares of the model's rows where the good view still raises y+ and the bad view y-.
 
     With m = nats/token: `good` is the share of rows with m.good.good > m.plain.good > m.bad.good,
     `bad` with m.bad.bad > m.plain.bad > m.good.bad, `both` with both. `gap_good` and `gap_bad` are
     the mean differences between the outer two, `below_good` and `below_bad` how far y+ and y- lie
-    below y0 under the plain view, in the mean.
+    below y0 under the plain view, on average.
     """
 
     rows: int
@@ -159,7 +159,7 @@ def wins_of(verdicts: Sequence[Verdict], chars: Mapping[str, tuple[int, int]]) -
 
 
 def steering_of(rows: Rows) -> Steering:
-    """How the views move the log-probs of rows; those with an empty response are left out."""
+    """Return how views move the log-probs of rows; those with an empty response are left out."""
     rows = rows[(rows["num_tokens"] > 0).all(axis=1)]
     mean = partial(mean_logp, rows)
 

@@ -1,4 +1,4 @@
-"""When the signal is gone: the limits of `stop`, and what to change when one is passed."""
+"""The limits of `stop`, for when the signal is gone, and what to change when one is passed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Why no further round is made, and what to change.
+    """The reason for which no further round is made, and what to change.
 
     `good_until` says which policy is the last good one: that which came out of this round (0: the
     first policy).
@@ -29,7 +29,7 @@ class Stop:
 
 
 def before_training(lines: Sequence[Line], config: StopRules) -> Stop | None:
-    """Why the newest round's rows are not worth training on, if so; `lines` holds all rounds."""
+    """Return a Stop if the newest round's rows should not be trained on; `lines`: all rounds."""
     line, number = lines[-1], int(lines[-1]["round"])
     if not line["kept"]:
         dropped: Mapping[str, int] = line.get("dropped") or {}
@@ -68,7 +68,7 @@ def before_training(lines: Sequence[Line], config: StopRules) -> Stop | None:
 
 
 def after_training(line: Line, config: IterateConfig) -> Stop | None:
-    """Why the policy of a round may be damaged: its training stopped early.
+    """Return a Stop if the policy of a round may be damaged: its training stopped early.
 
     Without the limit `train.stop.chosen_drop` an early stop is not counted as damage.
     """
@@ -86,7 +86,7 @@ def after_training(line: Line, config: IterateConfig) -> Stop | None:
 _TO_KEEP: Mapping[str, str] = {
     "truncated": "raise generate.sampling.max_tokens, or set generate.filter.drop_truncated=false",
     "not_steered": "look at the views with `sso-data preview`: the policy does not tell them apart",
-    "leak": "set generate.filter.drop_leaks=false, or word the system message otherwise",
+    "leak": "set generate.filter.drop_leaks=false, or change the wording of the system message",
     "off_policy": "loosen the filter: generate.filter.closeness=q0.8",
     "gap": "loosen the filter: generate.filter.gap=q0.2",
 }

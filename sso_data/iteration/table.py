@@ -135,7 +135,7 @@ _MUCH_LONGER, _FALLS, _DRIFT, _FEW = 1.5, 0.05, 0.1, 0.2
 
 
 def remarks(lines: Sequence[Line]) -> list[str]:
-    """What the rounds show in words, each with what one could change; none of a single round."""
+    """Return what the rounds show, each line with advice where needed; none of a single round."""
     if len(lines) < 2:
         return []
     first, last = lines[0], lines[-1]
@@ -147,7 +147,7 @@ def remarks(lines: Sequence[Line]) -> list[str]:
     found = []
     if (tokens := both("tokens_original")) and tokens[0]:
         growth = tokens[1] / tokens[0]
-        advice = "; against growth: generate.steering.concision_probability up"
+        advice = "; to limit it, raise generate.steering.concision_probability"
         found.append(
             f"the policy's own answers went from {tokens[0]:.1f} to {tokens[1]:.1f} tokens "
             f"({growth:.2f} times)" + advice * (growth > _MUCH_LONGER)
@@ -166,8 +166,8 @@ def remarks(lines: Sequence[Line]) -> list[str]:
     if drift := both("closeness_chosen"):
         advice = "; generate.filter.closeness bounds it"
         found.append(
-            f"chosen responses lie {drift[0]:.3f} to {drift[1]:.3f} nats/token below the policy's "
-            "own answer" + advice * (drift[1] - drift[0] > _DRIFT)
+            "distance of chosen responses below the policy's own answer: "
+            f"{drift[0]:.3f} to {drift[1]:.3f} nats/token" + advice * (drift[1] - drift[0] > _DRIFT)
         )
     share, dropped = last.get("kept_share"), last.get("dropped") or {}
     if share is not None and share < _FEW and dropped:

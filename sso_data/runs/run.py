@@ -136,7 +136,7 @@ def open_run(
 
 
 def run_account(run: Path, scores: Scores) -> Account:
-    """Return the counts of a finished or interrupted run, from its files alone."""
+    """Return the counts of a finished or interrupted run, from its files alone. Raises RunError."""
     failed = {row_key(failure.id) for failure in iterate_failures(run)}
     if failed:
         failed.difference_update(scores.keys().tolist())  # done later

@@ -86,9 +86,9 @@ def new_catalogue(
                 else:
                     refused.append(principle_or_reason)
     if len(made) < count:
-        last = f" (the last was refused: {refused[-1]})" if refused else ""
+        last = f" (last problem: {refused[-1]})" if refused else ""
         raise EngineError(
-            f"{len(made)} of {count} principles could be made after {ATTEMPTS} answers"
+            f"only {len(made)} of {count} principles are valid after {ATTEMPTS} answers"
             f"{last}; ask for fewer with -n, or a stronger model"
         )
     write_catalogue(made, out)

@@ -216,7 +216,7 @@ class TestARepositoryThatIsThere:
         hub.add_dataset(REPO, {".gitattributes": b""})
         refused = push(run)
         assert refused.exit_code == 1
-        assert "is public; say --public" in refused.stderr
+        assert "is public; add --public" in refused.stderr
         assert len(stored(hub)) == 1
         assert push(run, "--public").exit_code == 0
         assert not hub.repos[REPO].private
@@ -246,7 +246,7 @@ class TestARepositoryThatIsThere:
         hub.add_dataset(REPO, {".gitignore": b"rows/\n"}, private=True)
         refused = push(run)
         assert refused.exit_code == 1
-        assert ".gitignore keeps rows/00000.jsonl out" in refused.stderr
+        assert ".gitignore excludes rows/00000.jsonl" in refused.stderr
         assert set(stored(hub)) == {".gitignore"}
 
 

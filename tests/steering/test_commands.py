@@ -179,7 +179,7 @@ def test_a_preview_asks_and_writes_nothing(
         (["steering.endpoint=http://user:pw@host/v1"], "without a key in it"),
         (["steering.endpoint=http://host/v1?key=x"], "without a key in it"),
         (["steering.api_key_env=sk-12 34"], "steering.api_key_env"),
-        (["steering.choose=policy", "steering.count=7"], "the policy cannot choose 7 of 7"),
+        (["steering.choose=policy", "steering.count=7"], "the policy chooses from 7"),
         (["templates=nowhere"], "nowhere: not a directory of templates"),
     ],
 )
@@ -254,7 +254,7 @@ def test_without_enough_principles_nothing_is_written(cli: Cli, tmp_path: Path) 
     with serving(lambda body, attempt: made(principle(0))) as server:
         result = done(new(cli, server, tmp_path / "legal"), 1)
     line = result.stderr.splitlines()[-1]
-    assert "1 of 2 principles could be made after 6 answers" in line
+    assert "only 1 of 2 principles are valid after 6 answers" in line
     assert "ask for fewer with -n, or a stronger model" in line
     assert list(tmp_path.iterdir()) == []
 
@@ -285,7 +285,7 @@ def test_write_shows_lines_in_the_order_of_the_queries(
     assert {name for line in lines for name in line["written_by"]} == {"team/big"}
     assert "written, 0 from the catalogue (0.0%)" in result.stderr
     refused = cli("principles", "write", prompts, *endpoint, "--set=steering.choose=policy")
-    assert "an endpoint writes but does not choose" in done(refused, 1).stderr
+    assert "an endpoint cannot choose features" in done(refused, 1).stderr
 
 
 def test_write_with_the_policy_itself(cli: Cli, prompts: Path) -> None:
