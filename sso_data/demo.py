@@ -1,25 +1,29 @@
-"""`demo`: generate, filter and train on the embedded tiny policy.
+"""`demo`: generate, filter and train on the embedded tiny policy, or on a small real model.
 
-The exact oracle of its world judges the pairs, and the policy's own answers before and after.
+The exact oracle of the tiny world judges the pairs, and the policy's own answers before and after;
+on the real model, which is told to be brief, the words of its answers are counted.
 """
 
 import json
 import statistics
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sso_data.config.loading import load
-from sso_data.config.run import RunConfig, load_config
+from sso_data.config.run import FilterConfig, RunConfig, load_config
 from sso_data.config.training import TrainConfig
-from sso_data.core.progress import Progress
+from sso_data.core.paths import examples_dir
+from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import SIDE_OF, Message, Row
 from sso_data.engines import start_engine
 from sso_data.engines.interface import Sampled, SampleRequest
 from sso_data.generation.generate import Summary, generate
+from sso_data.models.smollm2 import find_smollm2
 from sso_data.runs.journal import read_rows
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
 from sso_data.world import catalogue_dir, policy_dir, queries, score
@@ -28,13 +32,35 @@ _SEED = 1
 _EXAMPLES = 3
 _HELD_OUT, _HELD_OUT_SEED = 200, 77
 _STEPS = 12
+_REAL_HELD_OUT = 16
+_REAL_STEPS = 12
+_WARM_UP = 4
+"""Prompts on which the time of a demo on the real model is measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """What a demo runs on, and the number by which an answer to a prompt is judged.
+
+    `signal` and `unprompted` name, in the report, what is measured of pairs and of answers.
+    """
+
+    run: RunConfig
+    training: TrainConfig
+    prompts: Sequence[str]
+    held_out: Sequence[str]
+    measure: Callable[[str, str], float]
+    less_is_better: bool
+    unit: str
+    signal: str
+    unprompted: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """Share of rows in which the oracle scores *chosen* above *rejected*.
+    """Share of rows in which *chosen* is better than *rejected* by the story's measure.
 
-    `accuracy` counts a tie as half; `chosen`, `rejected`, `original` are mean scores, 0 to 1.
+    `accuracy` counts a tie as half; `chosen`, `rejected`, `original` are means, in `unit`.
     """
 
     rows: int
@@ -42,20 +68,21 @@ class Signal:
     chosen: float
     rejected: float
     original: float
+    unit: str = "score"
 
     def __str__(self) -> str:
         return (
-            f"{self.accuracy:.3f} over {self.rows} rows (mean score: chosen {self.chosen:.2f}, "
-            f"original {self.original:.2f}, rejected {self.rejected:.2f})"
+            f"{self.accuracy:.3f} over {self.rows} rows (mean {self.unit}: chosen "
+            f"{self.chosen:.2f}, original {self.original:.2f}, rejected {self.rejected:.2f})"
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """The oracle's mean score (0 to 1) of answers without any principle, before and after training.
+    """The mean measure of answers without any principle, before and after training.
 
     The same held-out queries and random numbers both times; `gain_error` is the standard error of
-    the mean gain over queries.
+    the mean difference over queries.
     """
 
     queries: int
@@ -65,10 +92,11 @@ class Round:
     steps: int
 
     def __str__(self) -> str:
-        gain = f"{self.after - self.before:+.3f} +- {self.gain_error:.3f}"
+        gain = self.after - self.before
+        shown = "" if abs(gain) > 2 * self.gain_error else "; no difference shown"
         return (
             f"{self.before:.3f} before, {self.after:.3f} after {self.steps} steps "
-            f"({gain}, {self.queries} held-out queries)"
+            f"({gain:+.3f} +- {self.gain_error:.3f}, {self.queries} held-out queries{shown})"
         )
 
 
@@ -76,6 +104,7 @@ class Round:
 class DemoResult:
     """The result of `run_demo`; `examples` are kept rows."""
 
+    story: Story
     summary: Summary
     all_rows: Signal
     kept: Signal | None
@@ -84,13 +113,14 @@ class DemoResult:
 
     @property
     def verdict(self) -> str:
-        """The signal accuracy, and the gain by a round of training, in three lines."""
-        nothing = "no row was kept"
-        return (
-            f"signal accuracy by the oracle, all rows:   {self.all_rows}\n"
-            f"signal accuracy by the oracle, kept pairs: {self.kept or nothing}\n"
-            f"unprompted score by the oracle:            {self.trained or nothing}"
-        )
+        """The signal accuracy, and the difference by a round of training, in three lines."""
+        shown = {
+            f"{self.story.signal}, all rows:": self.all_rows,
+            f"{self.story.signal}, kept pairs:": self.kept or "no row was kept",
+            f"{self.story.unprompted}:": self.trained or "no row was kept",
+        }
+        width = max(map(len, shown))
+        return "\n".join(f"{name:{width}} {value}" for name, value in shown.items())
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -104,27 +134,148 @@ class DemoResult:
         }
 
 
-def run_demo(out: Path | None, number: int, progress: Progress) -> DemoResult:
-    """Generate, filter and train with the tiny policy. Raises SsoDataError.
+def run_demo(
+    out: Path | None, number: int | None, progress: Progress, *, real: bool = False
+) -> DemoResult:
+    """Generate, filter and train with the tiny policy, or with the real model. Raises SsoDataError.
 
     The run goes to `out`, the trained policy to `out`/trained; without `out` both are thrown away.
+    `number` of prompts: by default 288, and 48 of the real model, which has no more. Raises
+    ModelError where the real model cannot be had.
     """
+    story = real_story(number, progress) if real else tiny_story(number or 288)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sso-data-demo-")))
-        prompts = scratch / "prompts.jsonl"
-        lines = [json.dumps({"prompt": text}) for text in queries(number, seed=_SEED)]
-        prompts.write_text("\n".join(lines) + "\n", encoding="utf-8")
         run = out or scratch / "run"
-        summary = generate(str(prompts), run, demo_config(), progress)
+        if real:
+            progress.note(estimate(story, scratch, progress))
+        prompts = _prompt_file(scratch, story.prompts)
+        summary = generate(str(prompts), run, story.run, progress)
         rows = list(read_rows(run))
         pairs = [rows[position] for position in summary.decision.kept]
         return DemoResult(
+            story=story,
             summary=summary,
-            all_rows=signal(rows),
-            kept=signal(pairs) if pairs else None,
-            trained=one_round(run, run / "trained", progress) if pairs else None,
+            all_rows=signal(rows, story),
+            kept=signal(pairs, story) if pairs else None,
+            trained=one_round(story, run, run / "trained", progress) if pairs else None,
             examples=tuple(pairs[:_EXAMPLES]),
         )
+
+
+def tiny_story(number: int) -> Story:
+    """Return the story of the tiny policy, judged by its world's oracle."""
+    return Story(
+        run=demo_config(),
+        training=demo_training(),
+        prompts=queries(number, seed=_SEED),
+        held_out=queries(_HELD_OUT, seed=_HELD_OUT_SEED, held_out=True),
+        measure=lambda prompt, text: score(prompt, text).total,
+        less_is_better=False,
+        unit="score",
+        signal="signal accuracy by the oracle",
+        unprompted="unprompted score by the oracle",
+    )
+
+
+def real_story(number: int | None, progress: Progress) -> Story:
+    """Return the story of SmolLM2-135M-Instruct: one short principle, which word counts can check.
+
+    Raises ModelError where neither the Hub nor a package index gives the model.
+    """
+    progress.phase("looking for the model")
+    model = str(find_smollm2(progress))
+    examples = examples_dir() / "demo"
+    questions = (examples / "questions.txt").read_text(encoding="utf-8").splitlines()
+    return Story(
+        run=load_config(
+            model=model,
+            seed=_SEED,
+            principles=examples / "principles",
+            steering={"choose": "fixed", "features": ("Concision",), "concision_probability": 0.0},
+            sampling={"max_tokens": 128},
+            engine=_REAL_ENGINE,
+            filter=_REAL_FILTER,
+        ),
+        training=load(
+            TrainConfig,
+            model=model,
+            seed=_SEED,
+            optim={"lr": 2e-4, "max_steps": _REAL_STEPS, "batch_size": 8, "warmup_steps": 1.0},
+            lora={"enabled": True},
+            checkpoints={"every": _REAL_STEPS},
+            log={"plot": False},
+        ),
+        prompts=questions[:-_REAL_HELD_OUT][:number],
+        held_out=questions[-_REAL_HELD_OUT:],
+        measure=lambda prompt, text: len(text.split()),
+        less_is_better=True,
+        unit="words",
+        signal="chosen shorter than rejected",
+        unprompted="words of an unprompted answer",
+    )
+
+
+_REAL_ENGINE: dict[str, Any] = {"max_model_len": 1024, "max_num_seqs": 32}
+_REAL_FILTER: dict[str, Any] = {
+    **{"steered": "contrast", "closeness": 0.5, "closeness_offset": 5.0, "gap": 0.02},
+    "drop_truncated": False,
+}
+"""The engine and the filter of the demo on the real model."""
+
+
+class _Stopwatch(NullProgress):
+    """Takes the time of every count."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
+        """Note the time."""
+        self.times.append(time.monotonic())
+
+
+def estimate(story: Story, scratch: Path, progress: Progress) -> str:
+    """Return how long the story will take here, measured on its first prompts and one step.
+
+    A few prompts are less work at once than many, so that the time is an upper estimate.
+    """
+    from sso_data.training.run import train
+
+    progress.phase(f"measuring the time of {_WARM_UP} prompts and of a step")
+    started = time.monotonic()
+    start_engine(Path(story.run.model), story.run.engine).close()
+    loading = time.monotonic() - started
+    prompts = _prompt_file(scratch, story.prompts[:_WARM_UP])
+    every_row = FilterConfig(preset="none", drop_truncated=False)
+    config = story.run.model_copy(update={"filter": every_row})
+    summary = generate(str(prompts), scratch / "warm-up", config)
+    each = max(0.0, summary.seconds - loading) / _WARM_UP
+    watch = _Stopwatch()
+    step = {"optim": story.training.optim.model_copy(update={"max_steps": 1})}
+    trained = train(
+        str(scratch / "warm-up"),
+        scratch / "warm-up" / "trained",
+        story.training.model_copy(update=step),
+        watch,
+    )
+    one = watch.times[-1] - watch.times[0]
+    steps = one * story.training.optim.batch_size / len(summary.decision.kept)
+    parts = {
+        "generating": loading + each * len(story.prompts),
+        "training": trained.seconds - one + steps * (story.training.optim.max_steps or 0),
+        "asking before and after": 2 * (loading + each * len(story.held_out) / len(SIDE_OF)),
+    }
+    minutes = ", ".join(f"{part} {seconds / 60:.1f}" for part, seconds in parts.items())
+    return f"at most about {sum(parts.values()) / 60:.0f} minutes from here on ({minutes})"
+
+
+def _prompt_file(folder: Path, prompts: Sequence[str]) -> Path:
+    """Write prompts into a file, and return it."""
+    file = folder / "prompts.jsonl"
+    lines = [json.dumps({"prompt": text}) for text in prompts]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
 
 
 def demo_config() -> RunConfig:
@@ -157,13 +308,13 @@ def demo_training() -> TrainConfig:
     )
 
 
-def one_round(run: Path, out: Path, progress: Progress) -> Round:
-    """Train the tiny policy on the kept pairs of `run`; compare its answers before and after."""
+def one_round(story: Story, run: Path, out: Path, progress: Progress) -> Round:
+    """Train on the kept pairs of `run`; compare the model's answers before and after."""
     from sso_data.training.run import train
 
-    summary = train(str(run), out, demo_training(), progress, overwrite=True)
+    summary = train(str(run), out, story.training, progress, overwrite=True)
     progress.phase("measuring the policy before and after training")
-    before, after = unprompted(policy_dir()), unprompted(out)
+    before, after = unprompted(story), unprompted(story, out)
     gains = [new - old for old, new in zip(before, after, strict=True)]
     return Round(
         queries=len(gains),
@@ -174,44 +325,51 @@ def one_round(run: Path, out: Path, progress: Progress) -> Round:
     )
 
 
-def unprompted(model: Path) -> list[float]:
-    """Return the oracle's scores of a model's plain answers to held-out queries."""
-    config = demo_config()
-    texts = queries(_HELD_OUT, seed=_HELD_OUT_SEED, held_out=True)
-    template = ChatTemplate(load_tokenizer(model), config.views, today=today())
+def unprompted(story: Story, trained: Path | None = None) -> list[float]:
+    """Return the measures of plain answers to held-out queries, by the model or a trained one."""
+    model, engine_config = Path(story.run.model), story.run.engine
+    if trained and story.training.lora.enabled:
+        engine_config = engine_config.model_copy(update={"adapter": trained})
+    elif trained:
+        model = trained
+    sampling = story.run.sampling
+    template = ChatTemplate(load_tokenizer(model), story.run.views, today=today())
     requests = [
         SampleRequest(
             key=str(place),
             prompt_ids=template.ids((Message(role="user", content=text),)),
-            max_tokens=config.sampling.max_tokens,
+            max_tokens=sampling.max_tokens,
             seed=place,
-            temperature=config.sampling.temperature,
-            top_p=config.sampling.top_p,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
         )
-        for place, text in enumerate(texts)
+        for place, text in enumerate(story.held_out)
     ]
-    totals = [0.0] * len(texts)
-    with closing(start_engine(model, config.engine)) as engine:
+    found = [0.0] * len(requests)
+    with closing(start_engine(model, engine_config)) as engine:
         engine.submit(requests)
         answered = 0
         while answered < len(requests):
             for result in engine.step():
                 assert isinstance(result, Sampled), result
                 place = int(result.key)
-                totals[place] = score(texts[place], template.text(result.token_ids)).total
+                found[place] = story.measure(story.held_out[place], template.text(result.token_ids))
                 answered += 1
-    return totals
+    return found
 
 
-def signal(rows: Sequence[Row]) -> Signal:
-    """Return the oracle's scores of rows whose prompts are queries of the tiny world."""
-    totals = {
-        side: [score(row.messages[-1].content, row.responses[view].text).total for row in rows]
+def signal(rows: Sequence[Row], story: Story) -> Signal:
+    """Return the measures of rows, and how often *chosen* is the better answer."""
+    measured = {
+        side: [story.measure(row.messages[-1].content, row.responses[view].text) for row in rows]
         for view, side in SIDE_OF.items()
     }
-    wins = [
-        float(chosen > rejected) + 0.5 * float(chosen == rejected)
-        for chosen, rejected in zip(totals["chosen"], totals["rejected"], strict=True)
-    ]
-    means = {side: sum(values) / len(rows) for side, values in totals.items()}
-    return Signal(rows=len(rows), accuracy=sum(wins) / len(rows), **means)
+    accuracy = share_better(measured["chosen"], measured["rejected"], less=story.less_is_better)
+    means = {side: statistics.fmean(values) for side, values in measured.items()}
+    return Signal(rows=len(rows), accuracy=accuracy, unit=story.unit, **means)
+
+
+def share_better(chosen: Sequence[float], rejected: Sequence[float], *, less: bool) -> float:
+    """Return the share of rows in which *chosen* is better: more, or `less`; a tie is a half."""
+    pairs = zip(chosen, rejected, strict=True)
+    return statistics.fmean(0.5 if a == b else float((a < b) == less) for a, b in pairs)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -11,14 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sso_data.config.run import EngineConfig, ViewsConfig
-from sso_data.core.errors import SsoDataError
+from sso_data.config.run import EngineConfig, SamplingConfig, ViewsConfig
+from sso_data.core.errors import SsoDataError, one_line
 from sso_data.models.directory import model_fingerprint, resolve_model
 from sso_data.models.memory import free_memory
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
 
 _PACKAGES = ("transformers", "datasets", "huggingface_hub")
 _GIB = 1 << 30
+_NEUTRAL: dict[str, Any] = {
+    **{"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0},
+    **{"typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "repetition_penalty": 1.0},
+    **{"no_repeat_ngram_size": 0, "suppress_tokens": None, "bad_words_ids": None},
+}
+"""Keys of generation_config.json that change what is sampled, with their values for no effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,30 @@ def _model(model: str, engine: EngineConfig) -> Iterator[Finding]:
         return
     yield Finding("model", "ok", f"{directory}, fingerprint {fingerprint}")
     yield _weights(directory)
+    yield _generation_config(directory)
     yield from _template(template)
+
+
+def _generation_config(directory: Path) -> Finding:
+    """Name the sampling settings that come with a model: none of them is applied."""
+    what, ours = "generation_config.json", SamplingConfig().model_dump()
+    try:
+        brought = json.loads((directory / what).read_bytes())
+        found = {key: brought[key] for key in _NEUTRAL if brought.get(key) is not None}
+    except FileNotFoundError:
+        found = {}
+    except (OSError, ValueError, AttributeError) as error:
+        return Finding(what, "fail", f"not readable: {one_line(error, 200)}", "download it again")
+    other = {key: value for key, value in found.items() if value != ours.get(key, _NEUTRAL[key])}
+    if not other:
+        return Finding(what, "ok", "asks for no other sampling than the defaults here")
+    settings = [f"--set sampling.{key}={value}" for key, value in other.items() if key in ours]
+    return Finding(
+        what,
+        "warn",
+        f"{', '.join(f'{key} {value}' for key, value in other.items())}: not applied",
+        f"to sample like it: {' '.join(settings)}" if settings else "none needed",
+    )
 
 
 def _template(template: ChatTemplate) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sso_data.chat.answer_checks import fence_for
 from sso_data.chat.interface import CompletionRequest
 from sso_data.config.augmentation import AnswersConfig, AugmentConfig, Operation
 from sso_data.config.run import SourceConfig
@@ -151,13 +152,15 @@ def draw(number: int, seeds: tuple[Seed, ...], config: AugmentConfig) -> Attempt
 
 def request(attempt: Attempt, templates: Templates, config: AnswersConfig) -> CompletionRequest:
     """The chat request of an attempt; raises ConfigError where the template cannot be rendered."""
-    system = attempt.base.system
+    own = attempt.base.system
+    system = own.content if own else ""
     messages = templates.messages(
         TEMPLATE,
         operation=attempt.operation,
         seeds=list(attempt.texts),
         context=[message.to_json() for message in attempt.context],
-        system=system.content if system else "",
+        system=system,
+        fence=fence_for([*attempt.texts, *(turn.content for turn in attempt.context), system]),
     )
     return CompletionRequest(
         key=str(attempt.number),

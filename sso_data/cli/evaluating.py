@@ -84,8 +84,8 @@ def _show(done: "Evaluation", out: Path, *, as_json: bool) -> None:
             typer.echo(line)
     for note in done.notes:
         say(note)
-    if done.judge and not done.judged:
-        say("warning: no pair was judged, so there is no win rate")
+    for warning in done.warnings:
+        say(f"warning: {warning}")
     if done.failed or done.signal_failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -95,13 +95,14 @@ def _lines(done: "Evaluation", out: Path) -> list[str]:
     wins, steering = done.wins, done.steering
     lines = [done.account]
     if wins is not None:
+        twice = f"{wins.contradicted} contradicted, " if wins.consistency else ""
         lines.append(
             f"win rate of {done.model.name} against {done.against.name} by {done.judge}: "
-            f"{wins.rate} ({wins.won} won, {wins.tied} tied, {wins.lost} lost); at equal lengths "
-            f"{wins.length_controlled}"
+            f"{wins.rate} ({wins.won} won, {wins.tied} tied, {twice}{wins.lost} lost); at equal "
+            f"lengths {wins.length_controlled}"
         )
-        if wins.agreement is not None:
-            lines.append(f"both orders agree on {wins.agreement:.1%} of the pairs")
+        if wins.consistency is not None:
+            lines.append(f"the judge: {wins.consistency}")
     lines += [_side_line(done.model), _side_line(done.against)]
     lines.append(
         f"steering over {steering.rows} rows: the good view raises y+ in {share(steering.good)}, "
@@ -109,7 +110,8 @@ def _lines(done: "Evaluation", out: Path) -> list[str]:
         f"{number(steering.gap_good)} and {number(steering.gap_bad)} nats/token"
     )
     if done.signal is not None:
-        lines.append(f"signal accuracy (y+ better than y-): {done.signal}")
+        judge = f"; the judge: {done.signal_consistency}" if done.signal_consistency else ""
+        lines.append(f"signal accuracy (y+ better than y-): {done.signal}{judge}")
     if done.signal_failed:
         parts = ", ".join(f"{count} {reason}" for reason, count in done.signal_failed.items())
         lines.append(f"y+ against y-, without verdict: {parts}")

@@ -14,6 +14,9 @@ PrincipleModel = Annotated[
     str | None,
     typer.Option("--principle-model", help="A model that writes principles for each prompt."),
 ]
+Samples = Annotated[
+    int | None, typer.Option("--samples", help="Rows of each prompt (default 1).", metavar="N")
+]
 Shard = Annotated[
     str | None,
     typer.Option("--shard", help="Only share I of N, for several machines.", metavar="I/N"),
@@ -29,6 +32,7 @@ def generate(
     templates: opt.TemplatesDir = None,
     principle_model: PrincipleModel = None,
     limit: opt.Limit = None,
+    samples: Samples = None,
     seed: opt.Seed = None,
     split: opt.Split = None,
     column: opt.Column = None,
@@ -53,6 +57,7 @@ def generate(
         seed=seed,
         principles=principles,
         templates=templates,
+        sampling__samples=samples,
         steering__principle_model=principle_model,
         steering__principles="written" if principle_model else None,
         engine__name=engine,
@@ -69,12 +74,13 @@ def generate(
             "sampled_tokens": done.counts.tokens,
             "steering": done.steering.to_json() if done.steering else None,
         }
-        print_json(output.run_summary(out, done.decision, done.account) | work)
+        summary = output.run_summary(out, done.decision, done.account, done.explanation)
+        print_json(summary | work)
     else:
         output.show_decision(done.decision, done.account)
         output.show_steering(done.steering)
         typer.echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)})")
-    output.end(done.account, done.decision, out)
+    output.end(done.account, done.explanation, out)
 
 
 def filter_(
@@ -89,26 +95,43 @@ def filter_(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show the funnel; write nothing.")
     ] = False,
+    sweep: Annotated[
+        bool,
+        typer.Option("--sweep", help="Only show the rows kept by other tests and thresholds."),
+    ] = False,
     as_json: opt.Json = False,
 ) -> None:
     """Decide again which rows become pairs, from the journal: no GPU, as often as you like."""
     from sso_data.filtering.refilter import refilter, run_config
+    from sso_data.filtering.sweep import sweep_run
     from sso_data.publishing.read_back import run_directory
 
     with showing_progress(f"{(out or run) / 'pairs'} is unchanged") as progress:
-        run = run_directory(str(run), out, dry_run=dry_run, progress=progress)
+        run = run_directory(str(run), out, dry_run=dry_run or sweep, progress=progress)
         resolved = run_config(run, settings, preset=preset)
-        done = refilter(run, resolved, progress, dry_run=dry_run)
+        if sweep:
+            swept = sweep_run(run, resolved.filter)
+        else:
+            done = refilter(run, resolved, progress, dry_run=dry_run)
+    if sweep:
+        if as_json:
+            print_json(swept.to_json())
+        else:
+            output.console().print(output.sweep(swept))
+        return
     if as_json:
-        print_json(output.run_summary(run, done.decision, done.account) | {"dry_run": dry_run})
+        summary = output.run_summary(run, done.decision, done.account, done.explanation)
+        print_json(summary | {"dry_run": dry_run})
     else:
         output.show_decision(done.decision, done.account)
         if not dry_run:
             typer.echo(str(run / "pairs" / "train.jsonl"))
     if done.unfinished:
-        say(f"the run is unfinished: {done.account.prompts} of {done.expected} prompts are done")
-    if not len(done.decision.kept):
-        say(output.nothing_kept(run, done.decision))
+        say(
+            f"the run is unfinished: {done.account.done} of {done.expected} "
+            f"{done.account.unit} are done"
+        )
+    output.explain(done.explanation, run)
 
 
 def retry(
@@ -135,9 +158,10 @@ def retry(
         done = run_retry(run, resolved, progress, asked=asked)
     tried, rows = done.counts.taken, done.counts.rows
     decision, account = done.refiltered.decision, done.refiltered.account
+    explanation = done.refiltered.explanation
     if as_json:
         counts = {"tried": tried, "new_rows": rows, "failed_again": done.counts.failed}
-        summary = output.run_summary(run, decision, account)
+        summary = output.run_summary(run, decision, account, explanation)
         print_json(summary | counts | {"no_prompts": done.no_prompts})
     elif tried:
         output.show_decision(decision, account)
@@ -153,11 +177,11 @@ def retry(
         )
     if done.refiltered.unfinished:
         say(
-            f"the run is unfinished: {account.prompts} of {done.refiltered.expected} prompts "
+            f"the run is unfinished: {account.done} of {done.refiltered.expected} {account.unit} "
             "are done; `retry` runs failed prompts only, run `generate` for the rest"
         )
     if tried or done.no_prompts:
-        output.end(account, decision, run)
+        output.end(account, explanation, run)
 
 
 def merge(
@@ -178,8 +202,10 @@ def merge(
     with showing_progress(hint) as progress:
         merged = run_merge(runs, out, progress, overwrite=overwrite)
     decision, account = merged.refiltered.decision, merged.refiltered.account
+    explanation = merged.refiltered.explanation
     if as_json:
-        print_json(output.run_summary(out, decision, account) | {"repeated": merged.repeated})
+        summary = output.run_summary(out, decision, account, explanation)
+        print_json(summary | {"repeated": merged.repeated})
     else:
         output.show_decision(decision, account)
         typer.echo(str(out / "pairs" / "train.jsonl"))
@@ -187,7 +213,7 @@ def merge(
         say(f"{merged.repeated} rows were in more than one of the runs; the first was taken")
     for run, how_far in merged.unfinished:
         say(f"{run} is unfinished: {how_far}; finish it and merge again")
-    output.end(account, decision, out)
+    output.end(account, explanation, out)
 
 
 def preview(
@@ -202,9 +228,17 @@ def preview(
     column: opt.Column = None,
     config: opt.ConfigFile = None,
     settings: opt.Settings = None,
+    summary: Annotated[
+        bool,
+        typer.Option("--summary", help="Show no rows, but what share of all would be kept."),
+    ] = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Show the first few prompts' three responses side by side with their scores; write nothing."""
+    """Show the first few prompts' three responses side by side with their scores; write nothing.
+
+    With --summary (and -n 32, say): the share of rows that a whole run would keep, with its 95 %
+    interval, and why.
+    """
     from sso_data.config.run import load_config
     from sso_data.generation.preview import preview as run_preview
 
@@ -223,7 +257,13 @@ def preview(
     if as_json:
         rows = [row.to_json() | {"reason": verdict} for row, verdict in shown.rows]
         failures = [failure.to_json() for failure in shown.failures]
-        print_json({"rows": rows, "failed": failures})
+        found = {"failed": failures, "explanation": shown.explanation.to_json()}
+        print_json(found if summary else {"rows": rows, **found})
+    elif summary:
+        console = output.console()
+        console.print(output.funnel(shown.decision))
+        typer.echo(shown.explanation.prediction)
+        output.explain(shown.explanation, None)
     else:
         console = output.console()
         for row, verdict in shown.rows:

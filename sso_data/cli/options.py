@@ -44,7 +44,11 @@ EngineName = Annotated[
 ]
 PrinciplesDir = Annotated[
     Path | None,
-    typer.Option("--principles", help="Directory of principle files; by default the shipped ones."),
+    typer.Option(
+        "--principles",
+        help="long (default), short, checkable, or a directory of principle files.",
+        metavar="NAME|DIR",
+    ),
 ]
 TemplatesDir = Annotated[
     Path | None,
@@ -66,7 +70,8 @@ JudgeName = Annotated[
     str | None,
     typer.Option(
         "--judge",
-        help="Judge: oracle (tiny world), reward:MODEL, llm:MODEL, python:MODULE:FUNCTION or none.",
+        help="Judge: oracle (tiny world), rule[:CATALOGUE], reward:MODEL, llm:MODEL, "
+        "python:MODULE:FUNCTION or none.",
         metavar="JUDGE",
     ),
 ]

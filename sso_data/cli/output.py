@@ -17,7 +17,9 @@ from sso_data.core.records import SIDE_OF, VIEWS, Row
 
 if TYPE_CHECKING:
     from sso_data.doctor import Finding
+    from sso_data.filtering.explain import Explanation
     from sso_data.filtering.filters import Decision
+    from sso_data.filtering.sweep import Sweep
     from sso_data.runs.run import Account
     from sso_data.steering.counts import SteeringCounts
     from sso_data.steering.principles import Catalogue, Principle
@@ -81,11 +83,29 @@ def show_decision(decision: "Decision", account: "Account") -> None:
     dropped = [f" + {count} {reason}" for reason, count in decision.dropped.items() if count]
     rows = len(decision.reason_code)
     whole = "" if rows == account.rows else "the run's "
+    books = f"prompts {account.prompts}{account.times} = rows {account.rows}"
     line = (
-        f"prompts {account.prompts} = rows {account.rows} + failed {account.failed}; "
+        f"{books} + failed {account.failed}; "
         f"{whole}rows {rows} = kept {len(decision.kept)}{''.join(dropped)}"
     )
     out.print(line, highlight=False)
+    if decision.ranking:
+        typer.echo(str(decision.ranking))
+
+
+def sweep(found: "Sweep") -> Group:
+    """Return a table of kept rows for each steering test, by closeness and gap."""
+    shown: list[Text | Table] = []
+    for test, counts in found.kept.items():
+        passing = f"{found.steered[test]} of {found.rows} rows reach the thresholds; kept:"
+        table = Table()
+        table.add_column("closeness \\ gap", justify="right")
+        for gap in found.gap:
+            table.add_column(f"{gap:g}", justify="right")
+        for closeness, row in zip(found.closeness, counts, strict=True):
+            table.add_row("any" if closeness is None else f"{closeness:g}", *map(str, row))
+        shown += [Text(f"filter.steered={test}: {passing}"), table]
+    return Group(*shown)
 
 
 def show_steering(counts: "SteeringCounts | None") -> None:
@@ -94,8 +114,10 @@ def show_steering(counts: "SteeringCounts | None") -> None:
         typer.echo(text)
 
 
-def run_summary(run: Path, decision: "Decision", account: "Account") -> dict[str, Any]:
-    """Return the counts, thresholds and funnel for `--json`."""
+def run_summary(
+    run: Path, decision: "Decision", account: "Account", explanation: "Explanation"
+) -> dict[str, Any]:
+    """Return the counts, thresholds, funnel and explanation for `--json`."""
     from dataclasses import asdict
 
     return {
@@ -105,26 +127,20 @@ def run_summary(run: Path, decision: "Decision", account: "Account") -> dict[str
         "dropped": decision.dropped,
         "thresholds": dict(decision.thresholds),
         "funnel": [asdict(stage) for stage in decision.funnel],
+        **({"ranking": decision.ranking.to_json()} if decision.ranking else {}),
+        "explanation": explanation.to_json(),
     }
 
 
-def nothing_kept(run: Path, decision: "Decision") -> str:
-    """Return a warning with advice for the reason that dropped most rows."""
-    worst = max(decision.dropped, key=decision.dropped.__getitem__, default="")
-    remedy = {
-        "truncated": "raise sampling.max_tokens in a new run, or --set filter.drop_truncated=false",
-        "not_steered": "the policy does not follow these principles; see `sso-data preview`",
-        "leak": "--set filter.drop_leaks=false keeps rows that mention their guidelines",
-        "off_policy": f"loosen it: sso-data filter {run} --set filter.closeness=q0.8 --dry-run",
-        "gap": f"loosen it: sso-data filter {run} --set filter.gap=q0.2 --dry-run",
-    }.get(worst, "docs/filter.md explains every reason")
-    return f"warning: the filter kept nothing, most rows are {worst}; {remedy}"
+def explain(found: "Explanation", run: Path | None) -> None:
+    """Say why the filter keeps what it keeps: a line where pairs are many, in full where few."""
+    if text := found.text(command=f"sso-data filter {run}" if run else ""):
+        say(f"warning: {text}" if found.is_few or found.effect.is_missing else text)
 
 
-def end(account: "Account", decision: "Decision", run: Path) -> None:
-    """Warn where no row was kept; exit with code 3 where prompts failed."""
-    if account.rows and not len(decision.kept):
-        say(nothing_kept(run, decision))
+def end(account: "Account", explanation: "Explanation", run: Path) -> None:
+    """Explain the pairs; exit with code 3 where prompts failed."""
+    explain(explanation, run)
     if account.failed:
         say(f"{account.failed} prompts failed; see {run / 'failed.jsonl'}")
         raise typer.Exit(SOME_FAILED)
@@ -184,6 +200,8 @@ def principle_text(found: "Principle") -> str:
     ]
     lines += [f"good, other words: {text}" for text in found.paraphrases.good]
     lines += [f"bad, other words: {text}" for text in found.paraphrases.bad]
+    if found.check:
+        lines.append(f"check of the good side: {found.check.model_dump(exclude_none=True)}")
     return "\n".join(lines)
 
 
@@ -197,6 +215,7 @@ def principle_stats(found: "Sequence[PrincipleStats]") -> Table:
         "kept share",
         "gap (nats/token)\ngood / bad",
         "distance below the policy's own answer\nchosen / rejected (nats/token)",
+        "signal by its check\nall / kept",
     ):
         table.add_column(name, justify="right")
     for one in found:
@@ -208,6 +227,7 @@ def principle_stats(found: "Sequence[PrincipleStats]") -> Table:
             f"{one.kept_share:.0%}",
             f"{number(one.gap_good)} / {number(one.gap_bad)}",
             f"{number(one.below_chosen)} / {number(one.below_rejected)}",
+            f"{number(one.signal, 2)} / {number(one.signal_kept, 2)}",
         )
     return table
 

@@ -8,7 +8,7 @@ import typer
 
 from sso_data.cli import options as opt
 from sso_data.cli import output
-from sso_data.cli.outcome import print_json, say
+from sso_data.cli.outcome import SOME_FAILED, print_json, say
 from sso_data.cli.progress import showing_progress
 from sso_data.core.errors import InputError
 
@@ -95,18 +95,31 @@ def new(
     model: Asked = None,
     endpoint: EndpointUrl = None,
     engine: opt.EngineName = None,
+    templates: opt.TemplatesDir = None,
     seed: opt.Seed = None,
     config: opt.ConfigFile = None,
     settings: opt.Settings = None,
 ) -> None:
-    """Make a catalogue from a plain description with a model; read it before you use it."""
+    """Make a catalogue from a plain description with a model; read it before you use it.
+
+    What was wrong with an answer is said, and the missing ones are asked for again. If too few can
+    be made, they are written all the same, and the exit code is 3.
+    """
     from sso_data.steering.new_principles import new_catalogue
 
-    resolved = _asking(config, settings, model, endpoint, seed=seed, engine__name=engine)
+    resolved = _asking(
+        config, settings, model, endpoint, seed=seed, templates=templates, engine__name=engine
+    )
     with showing_progress() as progress:
         made = new_catalogue(description, number, out, resolved, progress)
     output.console().print(output.catalogue(made))
     typer.echo(f"{out} ({len(made.principles)} principles); next: sso-data principles check {out}")
+    if len(made.principles) < number:
+        say(
+            f"warning: {len(made.principles)} of {number} principles could be made; ask for the "
+            "others with another --out and --seed, or a stronger model, and put the files together"
+        )
+        raise typer.Exit(SOME_FAILED)
 
 
 def write(

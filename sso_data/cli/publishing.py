@@ -99,6 +99,10 @@ def push(
     overwrite: Annotated[
         bool, opt.overwrite_option("Replace what another run put into the repository.")
     ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="With --public: even where the texts show no effect."),
+    ] = False,
     as_json: opt.Json = False,
 ) -> None:
     """Publish a run on the Hub: pairs, every scored row, a card. Private unless you say --public.
@@ -120,6 +124,7 @@ def push(
             language=language or (),
             license=license_,
             overwrite=overwrite,
+            confirmed=yes,
             progress=progress,
         )
     if as_json:

@@ -181,6 +181,8 @@ def _show(summary: "TrainSummary", published: "Published | None") -> None:
     for name in _SHOWN:
         if name in first and name in last:
             typer.echo(f"{name}: {first[name]:.4g} at the first step, {last[name]:.4g} at the last")
+    if comparison := manifest.get("comparison"):
+        typer.echo(comparison["text"])
     typer.echo(f"{summary.out} ({duration(summary.seconds)})")
     if published:
         show_published(published)

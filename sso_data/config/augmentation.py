@@ -66,6 +66,10 @@ class ChecksConfig(Section):
     """Most length, as a multiple of that mean; shorter seeds count as 40 characters."""
     language: bool = True
     """Reject a query in another language than its seed, if both are identified with confidence."""
+    questions: bool = True
+    """Reject a rephrased question that asks nothing (has no question mark)."""
+    pieces: bool = True
+    """Reject a query that is a piece of a seed shown."""
 
 
 class DuplicatesConfig(Section):

@@ -13,16 +13,19 @@ from sso_data.config.section import Count, EndpointSection, Section
 from sso_data.core.errors import ConfigError
 from sso_data.core.yaml_files import Tree
 
-FORMS = "oracle, reward:MODEL, llm:MODEL or python:MODULE:FUNCTION"
+FORMS = "oracle, rule, rule:CATALOGUE, reward:MODEL, llm:MODEL or python:MODULE:FUNCTION"
 """Values of `--judge`."""
 
 
 class JudgeConfig(EndpointSection):
     """Judge that decides which of two answers is better."""
 
-    kind: Literal["none", "oracle", "reward", "llm", "python"] = "none"
-    """`oracle`: the tiny world's exact score; `reward`: a reward model; `llm`: a chat model that is
-    asked about both orders; `python`: a function of yours; `none`: nobody."""
+    kind: Literal["none", "oracle", "rule", "reward", "llm", "python"] = "none"
+    """`oracle`: the tiny world's exact score; `rule`: the checks of the row's principles; `reward`:
+    a reward model; `llm`: a chat model that is asked about both orders; `python`: a function of
+    yours; `none`: nobody."""
+    principles: Path | None = None
+    """rule: catalogue whose checks decide, by name or directory; default: `checkable`."""
     model: str | None = None
     """reward, llm: a directory or Hub id, or the model's name at `endpoint`."""
     revision: str | None = None
@@ -58,6 +61,8 @@ class JudgeConfig(EndpointSection):
             raise ValueError(f"judge {self.kind}: name its model, as in {self.kind}:MODEL")
         if self.kind == "python" and not self.callable:
             raise ValueError("judge python: name its function, as in python:MODULE:FUNCTION")
+        if self.principles and self.kind != "rule":
+            raise ValueError("judge.principles: only a judge of kind rule reads a catalogue")
         if self.endpoint and self.kind != "llm":
             raise ValueError("judge.endpoint: only for judge.kind llm")
         return self
@@ -88,6 +93,7 @@ class EvalConfig(Section):
             ("model", bool(given.model)),
             ("seed", bool(given.seed)),
             ("source", given.source != SourceConfig()),
+            ("sampling.samples", given.sampling.samples > 1),
         ):
             if is_set:
                 raise ValueError(f"generate.{name} is set by the evaluation itself; leave it out")
@@ -112,6 +118,8 @@ def judge_tree(text: str | None, endpoint: str | None = None) -> Tree:
     tree: Tree = {"kind": kind}
     if kind in ("reward", "llm") and rest:
         tree["model"] = rest
+    elif kind == "rule":
+        tree |= {"principles": rest} if rest else {}
     elif kind == "python" and ":" in rest:
         tree["callable"] = rest
     elif kind not in ("oracle", "none") or rest:

@@ -112,6 +112,10 @@ class IterateConfig(Section):
     train: TrainConfig = TrainConfig()
     """Training of a round (docs/train_configuration.md); model and seed are the round's. Of kind
     `reward`, it trains a reward model on the pairs, in one round."""
+    carry_float32: bool = True
+    """Save the rounds' policies in float32, where `train.optim.save_dtype` is `auto`, so that a
+    round goes on from exactly the weights that the one before it trained (4 bytes a weight on disk,
+    each round). Off: in the number format of `model`, which small updates do not survive."""
     launcher: tuple[str, ...] = ()
     """Command before `-m sso_data train` instead of this Python, for example `[accelerate, launch,
     --config_file, examples/accelerate/ddp.yaml]`."""

@@ -28,10 +28,12 @@ def load(
     """Return the configuration of `kind`: defaults, then `base` or `file`, `overrides`, `settings`.
 
     `overrides` are keys with `__` for the dot, None is skipped; `settings` the texts of `--set`.
-    Raises ConfigError, naming the first wrong key.
+    `base` is stored: what has no effect is refused only outside of it. Raises ConfigError, naming
+    the first wrong key.
     """
     tree = config_tree(file, settings, base=base, **overrides)
-    return validated(kind, tree, origin=str(file or "configuration"))
+    given = config_tree(file, settings, base={}, **overrides)
+    return validated(kind, tree, origin=str(file or "configuration"), given=given)
 
 
 def config_tree(
@@ -60,11 +62,14 @@ def config_tree(
     return tree
 
 
-def validated(kind: type[C], tree: Tree, *, origin: str = "configuration") -> C:
+def validated(
+    kind: type[C], tree: Tree, *, origin: str = "configuration", given: Tree | None = None
+) -> C:
     """Return the configuration of `kind` with the keys of `tree`.
 
-    `origin` names the file or option in messages. Raises ConfigError, naming the first wrong key,
-    and for a value that looks like a secret, because manifests store the configuration.
+    `origin` names the file or option in messages; `given` are the keys that the user gave here, by
+    default all. Raises ConfigError, naming the first wrong key, for a given key without effect, and
+    for a value that looks like a secret, because manifests store the configuration.
     """
     try:
         made = kind.model_validate(tree)
@@ -79,7 +84,19 @@ def validated(kind: type[C], tree: Tree, *, origin: str = "configuration") -> C:
             f"{origin}: contains what looks like an access token, which run.json would store; put "
             "it in an environment variable (HF_TOKEN)"
         )
+    _refuse_idle(made, tree if given is None else given, origin)
     return made
+
+
+def _refuse_idle(section: Section, given: Tree, origin: str, prefix: str = "") -> None:
+    """Raise ConfigError for a given key that has no effect."""
+    why, keys = section.idle()
+    for name, value in given.items():
+        if name in keys:
+            raise ConfigError(f"{origin}: {prefix}{name} has no effect with {prefix}{why}")
+        inner = getattr(section, name)
+        if isinstance(inner, Section) and isinstance(value, dict):
+            _refuse_idle(inner, value, origin, f"{prefix}{name}.")
 
 
 def read_mapping(file: Path, example: str, noun: str = "file") -> Tree:

@@ -32,14 +32,15 @@ PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
     "run": {"run": ("",)},
     "training": {"training": ("",)},
     "iteration": {
+        "iteration": ("",),
         "run": ("generate.",),
         "training": ("train.", "generator.train."),
         "judge": ("held_out.judge.",),
     },
     "evaluation": {"run": ("generate.",), "judge": ("judge.",)},
-    "augmentation": {"run": ("",)},
+    "augmentation": {"augmentation": ("",)},
 }
-"""Key prefixes of run, training and judge configurations in each kind of manifest."""
+"""Key prefixes of the configurations in each kind of manifest."""
 
 IDENTITY_PLACES = {**PLACES, "evaluation": {"run": ("",)}}
 """The same for the keys of the identity; that of an evaluation is that of its run."""
@@ -51,7 +52,8 @@ class Change:
 
     `old`: the name that the key had before (a renamed key), or None. `values`: values that were
     renamed. `default`: what directories of earlier formats keep where they do not name the key (a
-    new key, or a changed default). `in_identity`: identities hold the key.
+    new key, or a changed default). `in_identity`: identities hold the key; as a string, those that
+    hold this other key do (those of runs hold no filter, those of labelled iterations no run).
     """
 
     format: int
@@ -60,13 +62,13 @@ class Change:
     old: str | None = None
     values: Mapping[Any, Any] = field(default_factory=dict)
     default: Any = _SAME
-    in_identity: bool = False
+    in_identity: bool | str = False
 
 
 CHANGES: tuple[Change, ...] = (
     Change(
         format=2,
-        of=("run", "judge"),
+        of=("run", "judge", "augmentation"),
         key="engine.isolation",
         old="engine.process",
         values={"child": "subprocess"},
@@ -82,6 +84,27 @@ CHANGES: tuple[Change, ...] = (
         key="reward.center_rewards_coefficient",
         old="reward.centre",
     ),
+    *(
+        Change(format=3, of=(of,), key=key, default=default, in_identity=in_identity)
+        for of, key, default, in_identity in (
+            ("run", "sampling.top_k", 0, "sampling.top_p"),
+            ("run", "sampling.min_p", 0.0, "sampling.top_p"),
+            ("run", "sampling.samples", 1, "filter.gap"),
+            ("run", "steering.placement", "system", "steering.choose"),
+            ("run", "steering.checks", "form", "steering.max_length_ratio"),
+            ("run", "filter.steered", "chain", "filter.gap"),
+            ("run", "filter.closeness_offset", 0.0, "filter.gap"),
+            ("run", "filter.keep_best", 1.0, "filter.gap"),
+            ("run", "filter.per_prompt", "all", "filter.gap"),
+            ("run", "filter.drop_echoes", False, "filter.gap"),
+            ("training", "optim.warmup_from_zero", True, "optim.lr"),
+            ("training", "optim.save_dtype", "auto", "optim.lr"),
+            ("iteration", "carry_float32", False, True),
+            ("judge", "principles", None, False),
+            ("augmentation", "checks.questions", False, True),
+            ("augmentation", "checks.pieces", False, True),
+        )
+    ),
 )
 
 
@@ -93,7 +116,7 @@ def upgraded(manifest: Mapping[str, Any], kind: Kind) -> Tree:
     found: Tree = copy.deepcopy(dict(manifest))
     added: Tree = {}
     for change, prefix in _changes(PLACES[kind], after=written):
-        if change.default is not _SAME:
+        if change.default is not _SAME and _holds(found.get("config"), prefix):
             _put(added, f"{prefix}{change.key}", change.default)
         for name in ("config", "defaults"):
             if isinstance(found.get(name), dict):
@@ -115,6 +138,16 @@ def kept_defaults(manifest: Mapping[str, Any], kind: Kind) -> Tree:
     """
     found = upgraded(manifest, kind).get("defaults")
     return found if isinstance(found, dict) else {}
+
+
+def earlier_values(section: str) -> Tree:
+    """Return what directories of earlier formats keep for the keys of a run's section."""
+    start = f"{section}."
+    return {
+        change.key.removeprefix(start): change.default
+        for change in CHANGES
+        if change.default is not _SAME and "run" in change.of and change.key.startswith(start)
+    }
 
 
 def defaults_of(config: BaseModel) -> Tree:
@@ -160,8 +193,15 @@ def _rename_flat(identity: Tree, change: Change, prefix: str) -> None:
     if change.old is not None and old in identity:
         value = identity.pop(old)
         identity[new] = change.values.get(value, value) if change.values else value
-    elif change.default is not _SAME and change.in_identity:
+        return
+    beside = change.in_identity
+    if beside is True or (beside and f"{prefix}{beside}" in identity):
         identity.setdefault(new, change.default)
+
+
+def _holds(config: Any, prefix: str) -> bool:
+    """Return True unless an iteration's `config` has no such part (a generator, for example)."""
+    return not isinstance(config, dict) or _section(config, f"{prefix}key") is not None
 
 
 def _rename_nested(config: Tree, change: Change, prefix: str) -> None:

@@ -15,6 +15,7 @@ from sso_data.config.loading import load
 from sso_data.config.paper import RUN, DefaultsFrom, over_paper
 from sso_data.config.section import Count, EndpointSection, NotNegative, Seconds, Section, Share
 from sso_data.core.errors import one_line
+from sso_data.core.records import MOST_SAMPLES
 from sso_data.core.yaml_files import Tree
 
 Quantile = Annotated[str, StringConstraints(pattern=r"^q(0(\.\d+)?|1(\.0+)?)$")]
@@ -118,6 +119,9 @@ class SteeringConfig(EndpointSection):
     paraphrase: bool = True
     """Draw each row's wording of its principles and of the system message from all there are; off:
     always the main one."""
+    placement: Literal["system", "user", "both"] = "system"
+    """Place of a row's principles in its good and bad view: the system message, the end of the last
+    user turn, or both."""
     principles: Literal["catalogue", "written"] = "catalogue"
     """`catalogue`: the texts of the principle files; `written`: a model writes a good and a bad
     text for each prompt and feature; they are checked, and the catalogue's replace failed ones."""
@@ -132,6 +136,10 @@ class SteeringConfig(EndpointSection):
     """Most tokens of such an answer."""
     max_length_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
     """Largest length of a written principle, as a multiple of the other side's length."""
+    checks: Literal["all", "form"] = "all"
+    """Checks of written principles. `form`: lengths, language, leaks, quotations of the request;
+    `all`: also that they are directions (no answers, refusals, copied examples or injected orders),
+    that their sentences end, and that the sides are far enough apart and not swapped."""
     max_fallback_share: Share = 0.2
     """Share of choices or of written principles that had to be replaced above which a run warns."""
 
@@ -160,14 +168,25 @@ class ViewsConfig(Section):
 
 
 class SamplingConfig(Section):
-    """Sampling of responses, the same under all three views."""
+    """Sampling of responses, the same under all three views.
+
+    The settings of a model's own generation_config.json are not applied; `doctor --model` names
+    them. Log-probs are the raw model's, whatever is excluded here.
+    """
 
     temperature: Annotated[float, Field(gt=0, le=5)] = 0.7
     """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Nucleus: the smallest set of tokens with this much probability is sampled from."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Sample from this many most likely tokens, and those as likely as the last; 0: from all."""
+    min_p: Share = 0.0
+    """Sample from tokens with at least this share of the most likely one's probability, after
+    temperature; 0: from all. `top_p` is taken of what `top_k` and `min_p` leave."""
     max_tokens: Count = 2048
     """Most tokens of a response; less where the context is shorter."""
+    samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = 1
+    """Rows of each prompt, with seeds and principles of their own; a run may grow in them."""
     min_completion: Count = 16
     """A prompt that leaves less room than this fails as prompt_too_long."""
 
@@ -238,22 +257,49 @@ class FilterConfig(Section):
     preset: Literal["closeness", "reference", "none"] = "closeness"
     """`closeness`: row-local thresholds; `reference`: the paper's three relative stages; `none`: no
     test of log-probs, for comparison."""
+    steered: Literal["chain", "contrast", "off"] = "chain"
+    """closeness preset: `chain`: a response is likeliest under its own view, then the plain one,
+    then the opposite one; `contrast`: likelier under its own view than under the opposite one;
+    `off`: no such test."""
     closeness: NotNegative | Quantile = 0.3
     """closeness preset: most that a drawn response may lie below the policy's own answer, as means
     under the plain view, nats/token; or a quantile such as q0.8 of the rows left."""
+    closeness_offset: NotNegative = 0.0
+    """closeness preset: nats that are taken off each whole response (offset / tokens off its mean).
+    To end early is improbable under the plain view: it costs some nats once, which weigh on the
+    mean of a short answer (docs/filter.md)."""
     gap: NotNegative | Quantile = 0.05
     """closeness preset: least difference between the two steered views, nats/token or a
     quantile."""
     strict_paper: bool = False
     """reference preset: drop only what the authors drop (identical texts, then the stages)."""
+    per_prompt: Literal["all", "best"] = "all"
+    """Where a prompt has several samples: keep every row that passes, or of each prompt the one
+    with the largest margin (the sum of both gaps)."""
     drop_truncated: bool = True
     """Drop rows with a response that was cut off."""
     drop_leaks: bool = True
     """Drop rows with a response that mentions its guidelines (templates/leakage.txt)."""
+    drop_echoes: bool = True
+    """Drop rows with a response that repeats six or more words in a row of its principles."""
     min_tokens: Annotated[int, Field(ge=0)] = 1
     """Fewest tokens of a response."""
     max_tokens: Count | None = None
     """Most tokens of a response."""
+    keep_best: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the rows that pass everything else to keep, those with the largest margin (the sum
+    of the two gaps). Below 1 a row's fate depends on the other rows."""
+
+    @property
+    def steering_test(self) -> Literal["chain", "contrast", "off"]:
+        """The steering test in force: the paper's presets have their own."""
+        return {"closeness": self.steered, "reference": "chain", "none": "off"}[self.preset]
+
+    def idle(self) -> tuple[str, tuple[str, ...]]:
+        """Return the preset, and the keys that it ignores."""
+        ignored = ("steered", "closeness", "closeness_offset", "gap", "strict_paper")
+        own = {"closeness": ignored[:4], "reference": ignored[4:], "none": ()}[self.preset]
+        return f"preset {self.preset}", tuple(key for key in ignored if key not in own)
 
 
 class OutputConfig(Section):
@@ -274,7 +320,8 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the run; a row's seeds come from it, the row's id and the view."""
     principles: Path | None = None
-    """Directory of principle files; by default the shipped catalogue."""
+    """Catalogue of principles: `long` (by default), `short`, `checkable`, or a directory of
+    principle files (one with such a name: by its full path)."""
     templates: Path | None = None
     """Directory of templates that replace shipped ones of the same name (docs/principles.md)."""
     source: SourceConfig = SourceConfig()

@@ -35,6 +35,10 @@ class Section(BaseModel):
     )
     page: ClassVar[str] = "docs/configuration.md"
 
+    def idle(self) -> tuple[str, tuple[str, ...]]:
+        """Return what makes keys of this section idle, and their names; users may not give them."""
+        return "", ()
+
 
 class EndpointSection(Section):
     """A section whose model may be at an endpoint; `chat.endpoint` reads it."""

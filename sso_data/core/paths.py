@@ -19,9 +19,13 @@ def _shipped(name: str) -> Path:
     return in_wheel if in_wheel.is_dir() else _PACKAGE.parent / name
 
 
-def principles_dir() -> Path:
-    """Return the folder of the shipped principle catalogue, one YAML file per principle pair."""
-    return _shipped("principles")
+CATALOGUES = ("long", "short", "checkable")
+"""The shipped principle catalogues: folders of `principles`, one YAML file per principle pair."""
+
+
+def principles_dir(name: str = "long") -> Path:
+    """Return the folder of a shipped principle catalogue, one of CATALOGUES."""
+    return _shipped("principles") / name
 
 
 def templates_dir() -> Path:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
 from sso_data.core.errors import RunError
@@ -21,10 +21,17 @@ SCHEMA_VERSION = 1
 View = Literal["plain", "good", "bad"]
 Cell = tuple[View, View]
 FinishReason = Literal["stop", "length", "unclosed_thinking"]
+Placement = Literal["system", "user", "both"]
+"""Where a steered view shows its principles: the system message, the last user turn, or both."""
+
+MOST_SAMPLES = 256
+"""Most rows of one prompt."""
+_FURTHER_SAMPLES = frozenset(str(sample) for sample in range(2, MOST_SAMPLES + 1))
 JsonRow = dict[str, Any]
 T = TypeVar("T", str, int)
 
 VIEWS: tuple[View, ...] = ("plain", "good", "bad")
+STEERED_VIEWS: tuple[View, ...] = ("good", "bad")
 SIDE_OF: Mapping[View, str] = {"good": "chosen", "bad": "rejected", "plain": "original"}
 ON_VIEW: tuple[Cell, ...] = tuple((view, view) for view in VIEWS)
 ALL_CELLS: tuple[Cell, ...] = tuple((seen, drawn) for seen in VIEWS for drawn in VIEWS)
@@ -72,6 +79,7 @@ class Steering:
     `paraphrase_*` is the wording of a catalogue's text: 0 the main one, n the n-th other one.
     `system_template` is the file that renders the texts as system messages. These are empty in rows
     of versions that did not store them.
+    `placement` is where the rendered texts stand.
     """
 
     features: tuple[str, ...]
@@ -82,6 +90,7 @@ class Steering:
     paraphrase_good: tuple[int, ...] = ()
     paraphrase_bad: tuple[int, ...] = ()
     system_template: str = ""
+    placement: Placement = "system"
 
     def to_json(self) -> JsonRow:
         """Return its fields of a row; empty ones are left out."""
@@ -90,6 +99,7 @@ class Steering:
             "paraphrase_good": list(self.paraphrase_good),
             "paraphrase_bad": list(self.paraphrase_bad),
             "system_template": self.system_template,
+            "placement": self.placement if self.placement != "system" else "",
         }
         return {
             "principles": list(self.features),
@@ -115,6 +125,7 @@ class Steering:
             system_template=_typed(row, "system_template", str)
             if row.get("system_template")
             else "",
+            placement=_placement(row),
         )
 
 
@@ -136,7 +147,8 @@ class Row:
     """One finished prompt: three responses and their log-probs under the views, kept or not.
 
     `logp` maps (seen, drawn) to total nats; `system` holds the system message of the good and the
-    bad view; `seed` and `prompt_hash` are per view.
+    bad view ("": none of its own), `user` what stands at the end of the last user turn there (for
+    the placements `user` and `both`); `seed` and `prompt_hash` are per view.
     """
 
     id: str
@@ -153,6 +165,12 @@ class Row:
     template_fingerprint: str
     template_kwargs: str = "{}"
     metadata: str = "{}"
+    user: Mapping[View, str] = field(default_factory=dict)
+
+    @property
+    def sample(self) -> int:
+        """Which sample of its prompt the row is, from 1, as its id says."""
+        return split_sample(self.id)[1]
 
     def mean(self, seen: View, drawn: View) -> float:
         """Return `logp.<seen>.<drawn>.mean` in nats per token."""
@@ -164,6 +182,7 @@ class Row:
             "schema_version": SCHEMA_VERSION,
             "id": self.id,
             "source_id": self.source_id,
+            **({"sample": self.sample} if self.sample > 1 else {}),
             "prompt": [message.to_json() for message in self.messages],
         }
         for view, side in SIDE_OF.items():
@@ -171,6 +190,7 @@ class Row:
         row |= self.steering.to_json()
         row["system_good"] = self.system["good"]
         row["system_bad"] = self.system["bad"]
+        row |= {f"user_{view}": text for view, text in self.user.items() if text}
         for seen, drawn in ALL_CELLS:
             if (seen, drawn) in self.logp:
                 row[f"logp_{seen}_{drawn}"] = self.logp[seen, drawn]
@@ -215,6 +235,11 @@ class Row:
             template_fingerprint=_typed(row, "template_fingerprint", str),
             template_kwargs=_typed(row, "template_kwargs", str),
             metadata=_typed(row, "metadata", str),
+            user={
+                view: _typed(row, f"user_{view}", str)
+                for view in STEERED_VIEWS
+                if row.get(f"user_{view}") is not None
+            },
         )
 
 
@@ -296,6 +321,14 @@ def _list(row: JsonRow, name: str, kind: type[T]) -> tuple[T, ...]:
     return tuple(value)
 
 
+def _placement(row: JsonRow) -> Placement:
+    value: Any = row.get("placement") or "system"
+    if value not in get_args(Placement):
+        raise TypeError(f"placement is not one of {', '.join(get_args(Placement))}")
+    found: Placement = value
+    return found
+
+
 def _nats(row: JsonRow, name: str) -> float:
     value = row[name]
     if type(value) not in (float, int) or not -math.inf < value < math.inf:
@@ -327,6 +360,18 @@ def content_hash(messages: tuple[Message, ...]) -> str:
 def row_id(content: str, occurrence: int) -> str:
     """Return a row's id: the content hash and the number of the equal prompt (from 0)."""
     return f"{content}-{occurrence}"
+
+
+def sample_id(first: str, sample: int) -> str:
+    """Return the id of a prompt's n-th sample, from that of its first."""
+    return f"{first}.{sample}" if sample > 1 else first
+
+
+def split_sample(row: str) -> tuple[str, int]:
+    """Return the id of a prompt's first sample, and which sample the row is (from 1)."""
+    first, dot, number = row.rpartition(".")
+    is_further = dot and first and number in _FURTHER_SAMPLES
+    return (first, int(number)) if is_further else (row, 1)
 
 
 def derive_seed(run_seed: int, row: str, purpose: str) -> int:

@@ -87,6 +87,8 @@ class DecodeBatch:
             logits,
             self._model.numbers([request.temperature for request in requests]),
             self._model.numbers([request.top_p for request in requests]),
+            self._model.tensor([request.top_k for request in requests]),
+            self._model.numbers([request.min_p for request in requests]),
             self._model.numbers([row.rng.random() for row in self._rows]),
         )
         for row, token, value in zip(self._rows, drawn.tolist(), nats.tolist(), strict=True):

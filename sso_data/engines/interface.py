@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 class SampleRequest:
     """Continue `prompt_ids` by at most `max_tokens` ids; equal requests continue equally.
 
+    `top_k` 0 and `min_p` 0 are off; both are as vLLM has them: after temperature, before `top_p`.
     `schema` is the text of a JSON schema that the continuation must obey, where the engine can
     enforce one; the log-probs are then those of what the schema allowed.
     """
@@ -23,6 +24,8 @@ class SampleRequest:
     seed: int
     temperature: float
     top_p: float
+    top_k: int = 0
+    min_p: float = 0.0
     schema: str | None = None
 
 

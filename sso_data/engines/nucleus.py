@@ -1,5 +1,7 @@
 """Draw one token per row by inverse CDF: a row's token depends on its logits and its draw alone."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,24 +13,47 @@ CANDIDATES = 1024
 
 
 def draw_tokens(
-    logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor
+    logits: Tensor,
+    temperature: Tensor,
+    top_p: Tensor,
+    top_k: Tensor,
+    min_p: Tensor,
+    uniform: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """One token id per row, and its raw log-prob (fp32, nats): both [B].
 
-    `logits` is [B, V], unscaled; `temperature` (0 is greedy), `top_p` and `uniform` (in [0, 1))
-    are [B]. The nucleus is the smallest set of most likely tokens that reaches `top_p` after
-    temperature, at least one; equally likely tokens come in the order of their ids.
+    `logits` is [B, V], unscaled; `temperature` (0 is greedy), `top_p`, `top_k` and `min_p` (0 is
+    off) and `uniform` (in [0, 1)) are [B]. The nucleus is the smallest set of most likely tokens
+    that reaches `top_p` of what temperature, `min_p` and `top_k` leave, at least one; equally
+    likely tokens come in the order of their ids.
     """
     ids, nats = [], []
-    parts = (torch.split(tensor, ROWS_AT_ONCE) for tensor in (logits, temperature, top_p, uniform))
-    for part, heat, share, u in zip(*parts, strict=True):
+    settings = (temperature, top_p, top_k, min_p, uniform)
+    parts = (torch.split(tensor, ROWS_AT_ONCE) for tensor in (logits, *settings))
+    for part, heat, share, most, least, u in zip(*parts, strict=True):
         raw = part.float()
         greedy = heat <= 0
         scaled = raw / torch.where(greedy, 1.0, heat)[:, None]
+        if bool(((most > 0) | (least > 0)).any()):
+            scaled = _truncated(scaled, most, least)
         found = _draw(scaled.softmax(-1), torch.where(greedy, 0.0, share), u)
         ids.append(found)
         nats.append(logits_logprobs(raw, found))
     return torch.cat(ids), torch.cat(nats)
+
+
+def _truncated(scaled: Tensor, top_k: Tensor, min_p: Tensor) -> Tensor:
+    """Scaled logits [b, V] with -inf for what min_p and top_k exclude; ties of the k-th stay.
+
+    As vLLM 0.32 does it (MinPLogitsProcessor, apply_top_k_top_p).
+    """
+    probs = scaled.softmax(-1)
+    excluded = probs < probs.amax(-1, keepdim=True) * min_p[:, None]
+    is_limited = (top_k > 0) & (top_k < scaled.shape[-1])
+    place = torch.where(is_limited, top_k, 1)[:, None]
+    kth = scaled.topk(int(place.max()), dim=-1).values.gather(-1, place - 1)
+    excluded |= is_limited[:, None] & (scaled < kth)
+    return scaled.masked_fill(excluded, -math.inf)
 
 
 def _draw(probs: Tensor, top_p: Tensor, uniform: Tensor) -> Tensor:

@@ -70,6 +70,8 @@ def _refusal(request: Request, context_tokens: int, vocab_size: int) -> str | No
             return "max_tokens is less than 1"
         if not request.temperature >= 0 or not 0 < request.top_p <= 1:
             return f"temperature {request.temperature} or top_p {request.top_p} is out of range"
+        if request.top_k < 0 or not 0 <= request.min_p <= 1:
+            return f"top_k {request.top_k} or min_p {request.min_p} is out of range"
     if (total := total_ids(request)) > context_tokens:
         return f"{total} token ids are more than the context of {context_tokens}"
     for ids in (request.prompt_ids, completion):

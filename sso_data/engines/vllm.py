@@ -271,7 +271,7 @@ def _lora_arguments(adapter: Path) -> dict[str, Any]:
 
 
 def _sampling_params(request: SampleRequest, eos_ids: tuple[int, ...]) -> Any:
-    """Temperature and top-p sampling; all other options are off, whatever the model's config."""
+    """What the request asks for; all else neutral, whatever the model's own config."""
     from vllm.sampling_params import StructuredOutputsParams
 
     grammar = None if request.schema is None else _grammar(request.schema)
@@ -282,8 +282,8 @@ def _sampling_params(request: SampleRequest, eos_ids: tuple[int, ...]) -> Any:
         top_p=request.top_p,
         seed=request.seed,
         stop_token_ids=list(eos_ids),
-        top_k=0,
-        min_p=0.0,
+        top_k=request.top_k,
+        min_p=request.min_p,
         repetition_penalty=1.0,
         presence_penalty=0.0,
         frequency_penalty=0.0,

@@ -106,4 +106,6 @@ def _request(prompt: Prompt, setup: Setup, engine: LazyEngine) -> SampleRequest 
         seed=derive_seed(setup.config.seed, prompt.id, "plain"),
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
     )

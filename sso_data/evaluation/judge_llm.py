@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sso_data.chat import open_chat
+from sso_data.chat.answer_checks import Examples, fence_for
 from sso_data.chat.interface import Completion, CompletionRequest, Completions
 from sso_data.chat.json_answers import json_values
 from sso_data.config.evaluation import JudgeConfig
@@ -34,7 +35,6 @@ ASKED_MOST = 2
 """Questions for one order at most: an answer that is no verdict is asked for once more."""
 
 _FIRST_WINS = {"first": 1.0, "second": 0.0, "tie": 0.5}
-_FENCE = "====="
 _DETAIL_CHARS = 300
 
 
@@ -82,6 +82,7 @@ class LlmJudge:
         self._completions = completions
         self._config = config
         self._templates = templates
+        self._examples = examples_of(templates)
         self._close = close
 
     def compare(self, comparisons: Sequence[Comparison]) -> Iterator[Verdict | NoVerdict]:
@@ -127,7 +128,7 @@ class LlmJudge:
             pair.said[order] = NoVerdict(key=key, reason="judge_refused", detail=answer.detail)
             return None
         is_cut = answer.finish_reason == "length"
-        found = None if is_cut else read_verdict(answer.text)
+        found = None if is_cut else read_verdict(answer.text, self._examples)
         if found is not None:
             better, reason = found
             first_wins = _FIRST_WINS[better]
@@ -183,10 +184,19 @@ def open_llm(config: JudgeConfig, *, tell: Callable[[str], None] = lambda line: 
         )
 
 
-def read_verdict(text: str) -> tuple[str, str] | None:
+def examples_of(templates: Templates) -> Examples:
+    """What the template itself says, without a request and answers."""
+    blank = {"conversation": [{"role": "user", "content": ""}], "system": "", "first": ""}
+    return Examples(
+        [templates.messages(TEMPLATE, **blank, second="", fence=fence_for(()), again=True)]
+    )
+
+
+def read_verdict(text: str, examples: Examples | None = None) -> tuple[str, str] | None:
     """("first", "second" or "tie"; the reason) of an answer.
 
-    None where it holds no verdict, or several that differ.
+    None where it holds no verdict, several that differ, or a reason that is copied from `examples`,
+    the judge's own question.
     """
     found = [
         (better, one_line(str(value.get("reason", "")), _DETAIL_CHARS))
@@ -197,15 +207,9 @@ def read_verdict(text: str) -> tuple[str, str] | None:
     ]
     if len({better for better, _ in found}) != 1:
         return None
+    if examples is not None and any(examples.hold(reason) for _, reason in found):
+        return None
     return found[-1]
-
-
-def fence_for(texts: Sequence[str]) -> str:
-    """A line of equals signs that none of the texts holds: no answer can end its own quotation."""
-    fence = _FENCE
-    while any(fence in text for text in texts):
-        fence += "="
-    return fence
 
 
 def _parts(key: str) -> tuple[int, Order, int]:

@@ -47,12 +47,16 @@ class Answered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Is `a` or `b` the better answer to `messages`? Keys are unique within one call."""
+    """Is `a` or `b` the better answer to `messages`? Keys are unique within one call.
+
+    `principles`: the features that steered the row of the answers, where there is one.
+    """
 
     key: str
     messages: tuple[Message, ...]
     a: Answered
     b: Answered
+    principles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +89,7 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name in reports: "oracle", "reward model X", "X as judge", "module:function"."""
+        """Its name in reports: "oracle", "reward model X", "X as judge", "module:function"..."""
         ...
 
     def compare(self, comparisons: Sequence[Comparison]) -> Iterator[Verdict | NoVerdict]:
@@ -118,6 +122,7 @@ def signal_comparison(row: Row) -> Comparison:
         messages=row.messages,
         a=answered(row, "good"),
         b=answered(row, "bad"),
+        principles=row.steering.features,
     )
 
 
@@ -158,6 +163,10 @@ def open_judge(config: JudgeConfig, *, tell: Callable[[str], None] = lambda line
     match config.kind:
         case "oracle":
             return Oracle()
+        case "rule":
+            from sso_data.evaluation.judge_rule import RuleJudge
+
+            return RuleJudge(config.principles)
         case "reward":
             from sso_data.evaluation.judge_reward import RewardJudge
 
@@ -189,6 +198,10 @@ def judge_identity(config: JudgeConfig) -> dict[str, Any]:
         templates = Templates(directory=config.templates)
         templates.check()
         found["template"] = templates.fingerprint(TEMPLATE)
+    if config.kind == "rule":
+        from sso_data.evaluation.judge_rule import checks_fingerprint
+
+        found["checks"] = checks_fingerprint(config.principles)
     if config.kind == "python":
         from sso_data.evaluation.judge_function import function_fingerprint
 

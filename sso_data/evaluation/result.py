@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sso_data.core.records import SCHEMA_VERSION, View
+from sso_data.core.statistics import Estimate
 from sso_data.evaluation.answers import Answer, NoAnswer
 from sso_data.evaluation.judges import NoVerdict, Verdict
 from sso_data.evaluation.statistics import (
+    Consistency,
     Rate,
-    agreement,
+    consistency_of,
     length_controlled,
     mean_score,
     rate_of,
@@ -42,8 +44,9 @@ class Side:
 class Wins:
     """The share of prompts where the model's plain answer is better than the other's; ties: half.
 
-    `length_controlled`: at equal lengths (`statistics.length_controlled`). `agreement`: the
-    share of pairs with the same verdict in both orders, where the judge is asked about both.
+    `length_controlled`: at equal lengths (`statistics.length_controlled`). A pair of which the
+    judge prefers the same place in both orders counts half, too, but is no tie:
+    `judged = won + tied + contradicted + lost`. `consistency`: of a judge asked in both orders.
     """
 
     rate: Rate
@@ -51,7 +54,12 @@ class Wins:
     won: int
     tied: int
     lost: int
-    agreement: float | None
+    consistency: Consistency | None
+
+    @property
+    def contradicted(self) -> int:
+        """Pairs of which the judge preferred the same place in both orders."""
+        return self.consistency.contradicted if self.consistency else 0
 
     def to_json(self) -> dict[str, Any]:
         """The keys that eval.json holds."""
@@ -61,7 +69,8 @@ class Wins:
             "won": self.won,
             "tied": self.tied,
             "lost": self.lost,
-            "agreement": self.agreement,
+            "contradicted": self.contradicted,
+            **_of_orders(self.consistency),
         }
 
 
@@ -90,7 +99,9 @@ class Evaluation:
     """A finished evaluation: `prompts = judged + failed`, failures by party and reason.
 
     Without a judge, `judged` counts the prompts that both models answered. `signal` is how often
-    the judge finds y+ better than y- (its failures are in `signal_failed`).
+    the judge finds y+ better than y- (its failures are in `signal_failed`); `signal_consistency`
+    says how far these verdicts depend on the order. `score_difference` and `tokens_difference` are
+    those of the plain answers to the same prompts, the model's less the other's.
     """
 
     model: Side
@@ -103,8 +114,11 @@ class Evaluation:
     wins: Wins | None
     steering: Steering
     signal: Rate | None
+    signal_consistency: Consistency | None
     signal_failed: Mapping[str, int]
     seconds: float
+    score_difference: Estimate | None = None
+    tokens_difference: Estimate | None = None
     notes: Sequence[str] = ()
     commands: Sequence[str] = ()
 
@@ -121,6 +135,22 @@ class Evaluation:
         parts = [f"prompts {self.prompts} = {what} {self.judged}"]
         return " + ".join([*parts, *(f"{n} {reason}" for reason, n in self.failed.items())])
 
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the rates must know: no verdicts, or a judge that contradicts itself."""
+        found = []
+        if self.judge and not self.judged:
+            found.append("the judge has judged no pair, so there is no win rate")
+        rates = {"win rate": self.wins and self.wins.consistency}
+        rates["signal accuracy"] = self.signal_consistency
+        for name, one in rates.items():
+            if one and one.is_low:
+                found.append(
+                    f"the {name} says little: {one} of {one.n} pairs (a coin agrees in 50 %); "
+                    "take a stronger judge"
+                )
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """The content of eval.json."""
         return {
@@ -134,7 +164,10 @@ class Evaluation:
             **(self.wins.to_json() if self.wins else {}),
             "steering": asdict(self.steering),
             "signal_accuracy": self.signal.to_json() if self.signal else None,
+            **_of_orders(self.signal_consistency, "signal_"),
             "signal_failed": dict(self.signal_failed),
+            "score_difference": self.score_difference and self.score_difference.to_json(),
+            "tokens_difference": self.tokens_difference and self.tokens_difference.to_json(),
             "notes": list(self.notes),
             "seconds": round(self.seconds, 2),
         }
@@ -145,7 +178,8 @@ def wins_of(verdicts: Sequence[Verdict], chars: Mapping[str, tuple[int, int]]) -
     preferences = [verdict.preference for verdict in verdicts]
     lengths = [chars[verdict.key] for verdict in verdicts]
     won = sum(preference > 0.5 for preference in preferences)
-    ties = tied(verdicts)
+    ties, consistency = tied(verdicts), consistency_of(verdicts)
+    contradicted = consistency.contradicted if consistency else 0
     return Wins(
         rate=rate_of(preferences),
         length_controlled=length_controlled(
@@ -153,8 +187,8 @@ def wins_of(verdicts: Sequence[Verdict], chars: Mapping[str, tuple[int, int]]) -
         ),
         won=won,
         tied=ties,
-        lost=len(verdicts) - won - ties,
-        agreement=agreement(verdicts),
+        lost=len(verdicts) - won - ties - contradicted,
+        consistency=consistency,
     )
 
 
@@ -216,6 +250,14 @@ def failures_of(
         elif isinstance(verdict, NoVerdict):
             found[f"judge.{verdict.reason}"] += 1
     return dict(sorted(found.items()))
+
+
+def _of_orders(found: Consistency | None, start: str = "") -> dict[str, float | None]:
+    """The keys of eval.json about the two orders."""
+    return {
+        f"{start}agreement": found.agreement if found else None,
+        f"{start}first_share": found.first_share if found else None,
+    }
 
 
 def _mean(values: Sequence[float]) -> float | None:

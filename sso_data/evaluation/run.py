@@ -22,6 +22,7 @@ from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Prompt, Row, content_hash
+from sso_data.core.statistics import mean_of
 from sso_data.evaluation.answers import Answer, NoAnswer, answer_all, answer_to, stored_answer
 from sso_data.evaluation.exports import COMMANDS, EXPORTS, BenchmarkFiles, export_all
 from sso_data.evaluation.judges import (
@@ -35,7 +36,7 @@ from sso_data.evaluation.judges import (
     signal_comparison,
 )
 from sso_data.evaluation.result import Evaluation, failures_of, side_of, steering_of, wins_of
-from sso_data.evaluation.statistics import rate_of
+from sso_data.evaluation.statistics import consistency_of, rate_of
 from sso_data.generation.generate import Setup, generate, lazy_engine, prepare
 from sso_data.prompts import read_prompts
 from sso_data.runs.files import make_dir
@@ -208,12 +209,14 @@ def _verdicts(
     config = plan.config
     if config.judge.kind == "none":
         return None, {}
+    features = {row.id: row.steering.features for row in answers.rows}
     comparisons = [
         Comparison(
             key=prompt.id,
             messages=prompt.messages,
             a=Answered(text=mine.text, num_tokens=mine.num_tokens),
             b=Answered(text=theirs.text, num_tokens=theirs.num_tokens),
+            principles=features[prompt.id],
         )
         for prompt, mine, theirs in answers.compared(plan.prompts)
     ]
@@ -237,7 +240,7 @@ def _evaluation(
     mine, theirs = [one for _, one, _ in compared], [one for *_, one in compared]
     verdicts = [one for key in ids if isinstance(one := said.get(key), Verdict)]
     signal = [said.get(f"{row.id}/signal") for row in answers.rows]
-    preferences = [one.preference for one in signal if isinstance(one, Verdict)]
+    preferred = [one for one in signal if isinstance(one, Verdict)]
     refused = Counter(one.reason for one in signal if isinstance(one, NoVerdict))
     ours, other = plan.model.policy, plan.against.policy
     chars = {prompt.id: (len(a.text), len(b.text)) for prompt, a, b in compared}
@@ -251,8 +254,13 @@ def _evaluation(
         failed=failures_of(ids, answers.model, answers.against, said),
         wins=wins_of(verdicts, chars) if judge else None,
         steering=steering_of(load_scores(plan.out / MODEL, dry=False).rows),
-        signal=rate_of(preferences) if judge and plan.config.signal else None,
+        signal=(
+            rate_of([one.preference for one in preferred]) if judge and plan.config.signal else None
+        ),
+        signal_consistency=consistency_of(preferred),
         signal_failed=dict(sorted(refused.items())),
+        score_difference=mean_of(a - b for a, b in (one.scores for one in verdicts if one.scores)),
+        tokens_difference=mean_of(a.num_tokens - b.num_tokens for _, a, b in compared),
         notes=exported.notes,
         commands=exported.commands,
         seconds=time.monotonic() - started,

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sso_data.core.statistics import Z_95, wilson
 from sso_data.evaluation.judges import Verdict
-
-Z_95 = 1.959963984540054
-"""The normal distribution's 0.975 quantile."""
 
 LENGTH_PENALTY = 0.01
 """Ridge on the length coefficient: the fit exists even where the longer answer always won."""
+
+LEAST_AGREEMENT = 0.6
+"""Agreement of both orders below which a judge's verdicts say little about the answers."""
 
 _MOST_LOGIT = 20.0
 _MOST_STEPS = 200
@@ -57,10 +58,8 @@ def rate_of(preferences: Sequence[float]) -> Rate:
     if not len(preferences):
         return NO_RATE
     n, share = len(preferences), float(np.mean(preferences))
-    centre = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
-    half = Z_95 / (1 + Z_95**2 / n)
-    half *= math.sqrt(max(0.0, share * (1 - share)) / n + Z_95**2 / (4 * n**2))
-    return Rate(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), n=n)
+    low, high = wilson(share, n)
+    return Rate(value=share, low=low, high=high, n=n)
 
 
 def length_controlled(
@@ -121,17 +120,51 @@ def fit_logistic(feature: Floats, targets: Floats) -> tuple[tuple[float, float],
     return (float(at[0]), float(at[1])), variance
 
 
-def agreement(verdicts: Sequence[Verdict]) -> float | None:
-    """The share of pairs with the same verdict in both orders; None where none was judged twice."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consistency:
+    """What a judge's verdicts in both orders say of the judge, over `n` pairs.
+
+    `agreement`: the share of pairs with the same verdict in both orders; a coin has .5.
+    `first_share`: the share of verdicts, ties apart, for the answer shown first (None: all are
+    ties). `contradicted`: pairs of which it preferred the first, or the second, both times.
+    """
+
+    agreement: float
+    first_share: float | None
+    contradicted: int
+    n: int
+
+    @property
+    def is_low(self) -> bool:
+        """True where its verdicts say little about the answers."""
+        return self.agreement < LEAST_AGREEMENT
+
+    def __str__(self) -> str:
+        first = "" if self.first_share is None else f", first place {self.first_share:.1%}"
+        return f"both orders agree {self.agreement:.1%}{first}"
+
+
+def consistency_of(verdicts: Iterable[Verdict]) -> Consistency | None:
+    """How far the verdicts depend on the order of the answers; None where none was judged twice."""
     orders = [verdict.orders for verdict in verdicts if verdict.orders is not None]
     if not orders:
         return None
-    return sum(first == second for first, second in orders) / len(orders)
+    # of the answer shown first: `a` in the first order, `b` in the second
+    said = [one for a, b in orders for one in (a, 1 - b) if one != 0.5]
+    return Consistency(
+        agreement=sum(a == b for a, b in orders) / len(orders),
+        first_share=sum(said) / len(said) if said else None,
+        contradicted=sum({a, b} == {0.0, 1.0} for a, b in orders),
+        n=len(orders),
+    )
 
 
 def tied(verdicts: Sequence[Verdict]) -> int:
-    """The number of ties."""
-    return sum(verdict.preference == 0.5 for verdict in verdicts)
+    """The number of ties; verdicts that contradict each other in the two orders are none."""
+    return sum(
+        verdict.preference == 0.5 and (verdict.orders is None or 0.5 in verdict.orders)
+        for verdict in verdicts
+    )
 
 
 def mean_score(verdicts: Iterable[Verdict], side: int) -> float | None:

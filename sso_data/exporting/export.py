@@ -22,10 +22,11 @@ from sso_data.core.records import VIEWS, JsonRow, Row, View
 from sso_data.exporting.formats import Format, format_of
 from sso_data.exporting.output import RowsWriter, mark_as_ours, new_directory
 from sso_data.exporting.recipes import ExportJob
+from sso_data.filtering.refilter import why_nothing
 from sso_data.runs.files import write_new
 from sso_data.runs.journal import load_scores
 from sso_data.runs.pairs import not_a_row, read_decided, read_pairs
-from sso_data.runs.run import expected_prompts, require_run, run_account
+from sso_data.runs.run import expected_rows, require_run, run_account
 from sso_data.runs.workdir import section
 
 _PROGRESS_ROWS = 256
@@ -136,10 +137,7 @@ class _Source:
 def _pairs(run: Path, decided: Mapping[str, Any]) -> _Source:
     """The rows that `filter` kept; InputError where it kept none."""
     if not decided["kept"]:
-        raise InputError(
-            f"{run}: the filter kept nothing to export; loosen it, e.g. `sso-data filter {run} "
-            "--set filter.closeness=q0.8 --set filter.gap=q0.2`"
-        )
+        raise InputError(f"{run}: the filter kept nothing to export; {why_nothing(run)}")
     return _Source(total=decided["kept"], rows=(_row(row, where) for where, row in read_pairs(run)))
 
 
@@ -153,7 +151,7 @@ def _answers(run: Path, manifest: dict[str, Any]) -> _Source:
     return _Source(
         total=len(scores),
         rows=(_row(orjson.loads(line), str(run / "rows")) for line in lines),
-        missing=expected_prompts(manifest, account) - account.rows,
+        missing=expected_rows(manifest, account) - account.rows,
     )
 
 
@@ -254,7 +252,13 @@ def _job_of(
             f"--name {one_line(name, 100)}: use letters, digits, '.', '-' and '_' only, at most "
             f"{_LONGEST_NAME} characters (it becomes a file name)"
         )
-    config = validated(RunConfig, manifest["config"], origin=str(run / "run.json"))
+    config = validated(RunConfig, manifest["config"], origin=str(run / "run.json"), given={})
+    if wanted.shows_system and config.steering.placement != "system":
+        raise ConfigError(
+            f"--to {wanted.name}: holds the principles as system messages only, and this run has "
+            f"steering.placement={config.steering.placement}; train on it with `sso-data train`, "
+            "or export the pairs alone, for example --to trl"
+        )
     template = section(manifest, "template")
     try:
         made = datetime.fromisoformat(manifest["created"]).timestamp()

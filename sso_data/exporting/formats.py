@@ -23,7 +23,8 @@ class Format:
     a row has no place in the format, or None; `wants` describes those that do. Of rows with the
     same value of `once` the first is exported. `doubt` is said, with their number, of exported rows
     that are `doubtful`. `recipes` maps file names to templates, `info` file names to JSON content;
-    `next` is the command to run.
+    `next` is the command to run. `shows_system`: its rows hold the views' system messages, and no
+    other place of the principles.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Format:
     doubt: str = ""
     recipes: Mapping[str, str] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
+    shows_system: bool = False
 
     def converters(self, job: ExportJob) -> dict[str, Convert]:
         """Return the functions that make the rows of the data files, by file name."""
@@ -154,6 +156,7 @@ FORMATS: Mapping[str, Format] = {
             recipes={"sso.yaml": "recipe_sso.yaml.j2"},
             info={"dataset_info.json": {"pairs": _SSO_ENTRY}},
             next="llamafactory-cli train {directory}/sso.yaml",
+            shows_system=True,
         ),
         Format(
             name="autoalign",
@@ -163,6 +166,7 @@ FORMATS: Mapping[str, Format] = {
             },
             recipes={"train.sh": "recipe_autoalign.sh.j2"},
             next="bash {directory}/train.sh",
+            shows_system=True,
         ),
         Format(
             name="rewardbench",

@@ -148,6 +148,8 @@ def second_turn(row: Row) -> str | None:
     """A first question, its answer, a second question; and a question id."""
     if [message.role for message in _without_system(row)] != ["user", "assistant", "user"]:
         return "not_two_turns"
+    if row.sample > 1:
+        return "repeated_prompt"
     return None if question_id(row) is not None else "no_question_id"
 
 

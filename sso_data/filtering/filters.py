@@ -8,13 +8,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sso_data.config.run import FilterConfig, quantile_of
-from sso_data.core.records import NEEDED_CELLS, VIEWS, Row
+from sso_data.core.records import NEEDED_CELLS, Row, View
+from sso_data.filtering.ranking import Ranking, best, margin, ranking_of
 from sso_data.runs.columns import (
     FINISH_REASONS,
     SCORES,
@@ -26,6 +27,7 @@ from sso_data.runs.columns import (
     leak_fingerprint,
     mean_logp,
     num_tokens,
+    prompt_keys,
 )
 
 REASONS = (
@@ -36,12 +38,15 @@ REASONS = (
     "identical_chosen_original",
     "identical_rejected_original",
     "leak",
+    "echo",
     "too_short",
     "too_long",
     "incomplete_scores",
     "not_steered",
     "off_policy",
     "gap",
+    "low_margin",
+    "not_best_of_prompt",
 )
 """Reasons by their code; 0 is a kept row."""
 
@@ -51,6 +56,7 @@ SLACK = 1e-9
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Limits = Mapping[str, float]
+_STEERED: tuple[Literal["good", "bad"], ...] = ("good", "bad")
 _STOP = FINISH_REASONS.index("stop")
 
 
@@ -93,13 +99,15 @@ class Decision:
     """Result of the filter: `reason_code` per row (a position in REASONS, 0: kept).
 
     `thresholds` holds the resolved numbers (nats/token; None where no row was left to take them
-    from); `funnel` opens with all rows (reason `rows`), then one stage per check.
+    from); `funnel` opens with all rows (reason `rows`), then one stage per check; `ranking` says
+    what `filter.keep_best` below 1 does to the lengths.
     """
 
     reason_code: NDArray[np.uint8]
     reasons: tuple[str, ...]
     thresholds: Mapping[str, float | None]
     funnel: tuple[Stage, ...]
+    ranking: Ranking | None = None
 
     def __post_init__(self) -> None:
         if len(self.kept) + sum(self.dropped.values()) != len(self.reason_code):
@@ -125,7 +133,11 @@ class Decision:
     def summary(self, config: FilterConfig) -> dict[str, Any]:
         """Return the content of filter.json, which depends only on rows and configuration."""
         requested: Any = {
-            "closeness": {"closeness": config.closeness, "gap": config.gap},
+            "closeness": {
+                "closeness": config.closeness,
+                "closeness_offset": config.closeness_offset,
+                "gap": config.gap,
+            },
             "reference": "means",
             "none": {},
         }[config.preset]
@@ -139,6 +151,7 @@ class Decision:
                 "resolved": dict(self.thresholds),
             },
             "funnel": [asdict(stage) for stage in self.funnel],
+            **({"ranking": self.ranking.to_json()} if self.ranking else {}),
             "config": config.model_dump(mode="json"),
             "leakage_fingerprint": leak_fingerprint(),
         }
@@ -150,7 +163,10 @@ def decide(rows: Rows, config: FilterConfig) -> Decision:
     left: NDArray[np.intp] = np.arange(len(rows))
     resolved: dict[str, float | None] = {}
     funnel = [_stage("rows", 0, rows)]
+    ranking = None
     for check in checks(config):
+        if check.reason == "low_margin":
+            ranking = ranking_of(rows, config.keep_best)
         limits = check.limits(rows, config)
         fails = check.fails(rows, limits)
         dropped = int(np.count_nonzero(fails))
@@ -159,7 +175,13 @@ def decide(rows: Rows, config: FilterConfig) -> Decision:
             left, rows = left[~fails], rows[~fails]
         funnel.append(_stage(check.reason, dropped, rows))
         resolved |= {k: v if math.isfinite(v) else None for k, v in limits.items()}
-    return Decision(reason_code=codes, reasons=REASONS, thresholds=resolved, funnel=tuple(funnel))
+    return Decision(
+        reason_code=codes,
+        reasons=REASONS,
+        thresholds=resolved,
+        funnel=tuple(funnel),
+        ranking=ranking,
+    )
 
 
 def decide_row(row: Row | np.void | bytes, config: FilterConfig) -> str | None:
@@ -178,13 +200,20 @@ def decide_row(row: Row | np.void | bytes, config: FilterConfig) -> str | None:
 
 def checks(config: FilterConfig) -> tuple[Check, ...]:
     """Return the checks of a configuration, in order."""
-    if config.preset == "reference" and config.strict_paper:
-        return (*IDENTICAL, INCOMPLETE, NOT_STEERED, UNDER_MEAN, GAP_NOT_OVER_MEAN)
-    if config.preset == "reference":
-        return (*_texts(config), INCOMPLETE, NOT_STEERED, UNDER_MEAN, GAP_UNDER_MEAN)
+    ranked = (_best(config.keep_best),) if config.keep_best < 1 else ()
+    return (*_preset(config), *((NOT_BEST,) if config.per_prompt == "best" else ()), *ranked)
+
+
+def _preset(config: FilterConfig) -> tuple[Check, ...]:
+    """Return the checks of the preset."""
     if config.preset == "none":
         return (*_texts(config), INCOMPLETE)
-    return (*_texts(config), INCOMPLETE, NOT_STEERED, *_thresholds(config))
+    steered = STEERED[config.steering_test]
+    if config.preset == "closeness":
+        return (*_texts(config), INCOMPLETE, *steered, *_thresholds(config))
+    if config.strict_paper:
+        return (*IDENTICAL, INCOMPLETE, *steered, UNDER_MEAN, GAP_NOT_OVER_MEAN)
+    return (*_texts(config), INCOMPLETE, *steered, UNDER_MEAN, GAP_UNDER_MEAN)
 
 
 def _texts(config: FilterConfig) -> tuple[Check, ...]:
@@ -194,6 +223,7 @@ def _texts(config: FilterConfig) -> tuple[Check, ...]:
         *((TRUNCATED,) if config.drop_truncated else ()),
         *IDENTICAL,
         *((LEAK,) if config.drop_leaks else ()),
+        *((ECHO,) if config.drop_echoes else ()),
         TOO_SHORT,
         *((TOO_LONG,) if config.max_tokens is not None else ()),
     )
@@ -201,19 +231,35 @@ def _texts(config: FilterConfig) -> tuple[Check, ...]:
 
 def _thresholds(config: FilterConfig) -> tuple[Check, Check]:
     """Return the closeness preset's two checks, each with a number or a quantile as threshold."""
+    offset = config.closeness_offset
     return (
         Check(
             reason="off_policy",
-            fails=lambda rows, limits: _distance(rows) > limits["closeness"] + SLACK,
-            limits=lambda rows, c: {"closeness": _resolve(c.closeness, _distance(rows))},
+            fails=lambda rows, limits: distance(rows, offset) > limits["closeness"] + SLACK,
+            limits=lambda rows, c: {"closeness": _resolve(c.closeness, distance(rows, offset))},
             row_local=not isinstance(config.closeness, str),
         ),
         Check(
             reason="gap",
-            fails=lambda rows, limits: _smaller_gap(rows) < limits["gap"] - SLACK,
-            limits=lambda rows, c: {"gap": _resolve(c.gap, _smaller_gap(rows))},
+            fails=lambda rows, limits: smaller_gap(rows) < limits["gap"] - SLACK,
+            limits=lambda rows, c: {"gap": _resolve(c.gap, smaller_gap(rows))},
             row_local=not isinstance(config.gap, str),
         ),
+    )
+
+
+def _best(share: float) -> Check:
+    """Return the check that drops all but the `share` of the rows with the largest margins."""
+
+    def limits(rows: Rows, _config: FilterConfig) -> Limits:
+        kept = margin(rows)[best(rows, share)]
+        return {"margin": float(kept.min()) if len(kept) else math.nan}
+
+    return Check(
+        reason="low_margin",
+        fails=lambda rows, _limits: ~best(rows, share),
+        limits=limits,
+        row_local=False,
     )
 
 
@@ -255,14 +301,32 @@ def _incomplete(rows: Rows, _limits: Limits) -> Mask:
     return fails
 
 
-def _not_steered(rows: Rows, _limits: Limits) -> Mask:
+def _not_chained(rows: Rows, _limits: Limits) -> Mask:
     """Mark rows without m.good.good > m.plain.good > m.bad.good, or the same for bad and good."""
-    good = [mean_logp(rows, seen, "good") for seen in VIEWS]
-    bad = [mean_logp(rows, seen, "bad") for seen in VIEWS]
-    plain_, good_, bad_ = (VIEWS.index(view) for view in ("plain", "good", "bad"))
-    chosen_is = (good[good_] > good[plain_]) & (good[plain_] > good[bad_])
-    rejected_is = (bad[bad_] > bad[plain_]) & (bad[plain_] > bad[good_])
-    return ~(chosen_is & rejected_is)
+    holds = comparisons(rows)[:, :, :2] > 0
+    return ~(holds[:, 0, 0] & holds[:, 0, 1] & holds[:, 1, 0] & holds[:, 1, 1])
+
+
+def _not_contrasted(rows: Rows, _limits: Limits) -> Mask:
+    """Mark rows without m.good.good > m.bad.good, or without m.bad.bad > m.good.bad."""
+    holds = comparisons(rows)[:, :, 2] > 0
+    return ~(holds[:, 0] & holds[:, 1])
+
+
+def comparisons(rows: Rows) -> Floats:
+    """Return the differences [row, response, comparison] of the steering tests, nats/token.
+
+    Responses: y+, y-. Comparisons of a response's means: its own view minus plain, plain minus the
+    opposite view, own minus opposite (the gap). NaN where a log-prob is missing.
+    """
+    pairs: tuple[tuple[View, View], ...] = (("good", "bad"), ("bad", "good"))
+    sides = []
+    for own, opposite in pairs:
+        at, against = mean_logp(rows, own, own), mean_logp(rows, opposite, own)
+        plain = mean_logp(rows, "plain", own)
+        sides.append(np.stack([at - plain, plain - against, at - against], axis=1))
+    found: Floats = np.stack(sides, axis=1)
+    return found
 
 
 def _under_mean(rows: Rows, limits: Limits) -> Mask:
@@ -305,16 +369,31 @@ def _gaps(rows: Rows) -> tuple[Floats, Floats]:
     return gap(mean, "good"), gap(mean, "bad")
 
 
-def _smaller_gap(rows: Rows) -> Floats:
+def smaller_gap(rows: Rows) -> Floats:
     """Return the smaller of the two gaps: both must reach the threshold."""
     smaller: Floats = np.minimum(*_gaps(rows))
     return smaller
 
 
-def _distance(rows: Rows) -> Floats:
-    """Return the larger closeness of chosen and rejected to the policy's own answer, nats/token."""
+def _not_best(rows: Rows, _limits: Limits) -> Mask:
+    """Mark all rows of a prompt but that with the largest margin; of equals, the first sample."""
+    keys = prompt_keys(rows)
+    order = np.lexsort((rows["sample"], -margin(rows), keys))
+    fails = np.ones(len(rows), np.bool_)
+    fails[order[np.unique(keys[order], return_index=True)[1]]] = False
+    return fails
+
+
+def distance(rows: Rows, offset: float = 0.0) -> Floats:
+    """Return the larger closeness of chosen and rejected to the policy's own answer, nats/token.
+
+    `offset`: nats that are taken off each whole response, offset / tokens off its mean.
+    """
     mean = partial(mean_logp, rows)
-    farther: Floats = np.maximum(closeness(mean, "good"), closeness(mean, "bad"))
+    good, bad = (
+        closeness(mean, view) - offset / np.maximum(num_tokens(rows, view), 1) for view in _STEERED
+    )
+    farther: Floats = np.maximum(good, bad)
     return farther
 
 
@@ -368,6 +447,7 @@ IDENTICAL = tuple(
     )
 )
 LEAK = Check(reason="leak", fails=_flagged(Flag.LEAK_GOOD, Flag.LEAK_BAD))
+ECHO = Check(reason="echo", fails=_flagged(Flag.ECHO_GOOD, Flag.ECHO_BAD))
 TOO_SHORT = Check(
     reason="too_short", fails=_too_short, limits=lambda _, c: {"min_tokens": c.min_tokens}
 )
@@ -377,9 +457,15 @@ TOO_LONG = Check(
     limits=lambda _, c: {"max_tokens": math.inf if c.max_tokens is None else c.max_tokens},
 )
 INCOMPLETE = Check(reason="incomplete_scores", fails=_incomplete)
-NOT_STEERED = Check(reason="not_steered", fails=_not_steered)
+STEERED: Mapping[str, tuple[Check, ...]] = {
+    "chain": (Check(reason="not_steered", fails=_not_chained),),
+    "contrast": (Check(reason="not_steered", fails=_not_contrasted),),
+    "off": (),
+}
+"""The checks of `filter.steered`."""
 UNDER_MEAN = Check(reason="off_policy", fails=_under_mean, limits=_plain_means, row_local=False)
 GAP_UNDER_MEAN = Check(reason="gap", fails=_gap_under_mean, limits=_gap_means, row_local=False)
+NOT_BEST = Check(reason="not_best_of_prompt", fails=_not_best, row_local=False)
 GAP_NOT_OVER_MEAN = Check(
     reason="gap", fails=_gap_not_over_mean, limits=_gap_means, row_local=False
 )

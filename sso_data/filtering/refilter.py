@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sso_data.config.loading import validated
+from sso_data.config.migration import earlier_values
 from sso_data.config.run import FilterConfig, RunConfig, load_config
-from sso_data.core.errors import ConfigError, RunError
+from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.progress import NullProgress, Progress
+from sso_data.filtering.explain import Explanation, effect_of, explain_run
 from sso_data.filtering.filters import Decision, decide
 from sso_data.runs.journal import load_scores
 from sso_data.runs.pairs import read_decided, write_pairs
-from sso_data.runs.run import Account, expected_prompts, require_run, run_account
-from sso_data.runs.workdir import locked, section
+from sso_data.runs.run import Account, expected_rows, require_run, run_account
+from sso_data.runs.workdir import Manifest, locked, section
 
 _BY_FILTER = "filter"
 """Value of `decided_by` in filter.json for a decision by the `filter` command."""
@@ -20,16 +22,20 @@ _BY_FILTER = "filter"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refiltered:
-    """A decision about all rows of a run, which will have `expected` prompts when finished."""
+    """A decision about all rows of a run, which will have `expected` of them or failures.
+
+    `explanation` says why it keeps what it keeps.
+    """
 
     decision: Decision
     account: Account
     expected: int
+    explanation: Explanation
 
     @property
     def unfinished(self) -> bool:
         """True while prompts are to be done: the run was interrupted, or is being made."""
-        return self.account.prompts < self.expected
+        return self.account.done < self.expected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +74,8 @@ def last_decision(run: Path) -> LastDecision | None:
     """Return the decision stored in pairs/filter.json; None if there is none or it is invalid."""
     try:
         decided = read_decided(run)
-        found = dict(section(decided, "config"))
-        config = validated(FilterConfig, found, origin=str(run))
+        found = earlier_values("filter") | dict(section(decided, "config"))
+        config = validated(FilterConfig, found, origin=str(run), given={})
     except (RunError, ConfigError):
         return None
     return LastDecision(config=config, by_filter=decided.get("decided_by") == _BY_FILTER)
@@ -157,5 +163,41 @@ def _decided(
             )
     account = run_account(run, scores)
     return Refiltered(
-        decision=decision, account=account, expected=expected_prompts(manifest, account)
+        decision=decision,
+        account=account,
+        expected=expected_rows(manifest, account),
+        explanation=explain_run(scores, config.filter, decision, _own_filter(manifest)),
     )
+
+
+def doubt_about(source: str) -> str | None:
+    """Return a warning if `source` is a run whose texts show no effect on the model, else None.
+
+    Raises InputError where its filter kept nothing, and RunError.
+    """
+    run = Path(source)
+    if not source.strip() or not (run / "run.json").is_file():
+        return None
+    pairs = run / "pairs" / "train.jsonl"
+    if pairs.is_file() and not pairs.stat().st_size:
+        raise InputError(f"{pairs}: empty, the filter kept nothing; {why_nothing(run)}")
+    effect = effect_of(load_scores(run, dry=True).rows)
+    if not effect.is_missing:
+        return None
+    return (
+        f"{run}: {effect}; which answer of a pair is called chosen may be chance (docs/filter.md)"
+    )
+
+
+def why_nothing(run: Path) -> str:
+    """Return as one phrase what to do about a run whose filter kept nothing. Raises RunError."""
+    own, last = _own_filter(require_run(run)), last_decision(run)
+    config = last.config if last else own
+    scores = load_scores(run, dry=True)
+    found = explain_run(scores, config, decide(scores.rows, config), own)
+    return found.next_step(command=f"sso-data filter {run}")
+
+
+def _own_filter(manifest: Manifest) -> FilterConfig:
+    """Return the filter of a run's own configuration, from which `filter` starts."""
+    return load_config(None, base=manifest["config"]).filter

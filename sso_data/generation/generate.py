@@ -1,15 +1,20 @@
 """`generate`: check everything before the engine starts, then make rows of all prompts."""
 
+import pickle
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from tempfile import TemporaryFile, gettempdir
+from typing import IO, Any, Protocol
+
+import numpy as np
 
 from sso_data.config.migration import defaults_of, with_defaults
-from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, RunConfig
+from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, FilterConfig, RunConfig
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
@@ -17,6 +22,7 @@ from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Prompt, content_hash
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import Engine, EngineInfo
+from sso_data.filtering.explain import Explanation, explain
 from sso_data.filtering.filters import Decision, decide_row
 from sso_data.filtering.refilter import filter_again
 from sso_data.generation.logprob_check import LogprobCheck
@@ -29,7 +35,7 @@ from sso_data.models.directory import (
     tokenizer_fingerprint,
 )
 from sso_data.prompts import BadRow, Candidate, read_prompts
-from sso_data.runs.columns import row_key
+from sso_data.runs.columns import SCORES, row_key
 from sso_data.runs.ledger import DONE, FAILED, Ledger
 from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run
 from sso_data.runs.steering import SteeringStore
@@ -43,6 +49,8 @@ from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, toda
 
 _IDENTITY_SECTIONS = ("sampling", "scoring")
 _IDENTITY_ENGINE_KEYS = ("dtype", "max_model_len")
+_FIRST_ROWS, _FEW_OF_FIRST = 64, 0.02
+"""So many rows tell whether a run will have pairs: a smaller share kept is warned about at once."""
 
 
 class RunMetadata(Protocol):
@@ -76,12 +84,17 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The result of `generate`; `steering` counts what models were asked about the prompts."""
+    """The result of `generate`.
+
+    `explanation` says why the filter keeps what it keeps, `steering` counts what models were asked
+    about the prompts.
+    """
 
     account: Account
     counts: RowCounts
     seconds: float
     decision: Decision
+    explanation: Explanation
     steering: SteeringCounts | None = None
 
 
@@ -153,22 +166,28 @@ def generate(
         config = with_defaults(config, stored_defaults(out, RUN))
     setup = prepare(config, date=manifest["date"] if manifest else None)
     progress.phase("checking the prompts")
-    name = Ledger().next_id
-    rows = read_prompts(source, config.source)
-    keys = array("Q", (row_key(name(content_hash(row.messages))) for row in rows))
-    total = len(keys)
-    progress.note(f"{total} prompts")
-    with open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite) as run:
+    samples = config.sampling.samples
+    name = Ledger().next_ids
+    with ExitStack() as stack:
+        spool = stack.enter_context(TemporaryFile()) if setup.rules.asks_a_model else None
+        rows = _spooled(source, config, spool)
+        ids = (one for row in rows for one in name(content_hash(row.messages), samples))
+        keys = array("Q", map(row_key, ids))
+        total = len(keys)
+        progress.note(f"{total // samples} prompts" + (f" x {samples} samples" * (samples > 1)))
+        opened = open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite)
+        run = stack.enter_context(opened)
         _note_given(run, source, config, keys)
         del keys  # the run's ledger knows them from here on
 
         def prompts_left() -> Iterator[Prompt]:
-            return prompts_of(read_prompts(source, config.source), Ledger().next_id, run.is_open)
+            name = partial(Ledger().next_ids, samples=samples)
+            return prompts_of(_read_back(spool), name, run.is_open)
 
         with run_guide(setup, run, prompts_left, total) as guide:
             prompts = read_prompts(source, config.source)
             counts = make_rows(prompts, setup, run, run, progress, guide=guide, total=total)
-        account = run.account()
+        account = run.account(samples)
         account.check()
     progress.phase("filtering")
     refiltered = filter_again(out, config, progress, asked=asked)
@@ -177,14 +196,44 @@ def generate(
         counts=counts,
         seconds=time.monotonic() - started,
         decision=refiltered.decision,
+        explanation=refiltered.explanation,
         steering=guide.counts if guide else None,
     )
 
 
-def _note_given(run: Run, source: str, config: RunConfig, keys: "array[int]") -> None:
-    """Write to run.json the source of this call, and how many prompts the finished run will have.
+def _spooled(
+    source: str, config: RunConfig, spool: IO[bytes] | None
+) -> Iterator[Candidate | BadRow]:
+    """Yield the rows of the source; `spool` keeps them for the passes of models that steer.
 
-    These are the rows of the source, by their `keys`, and those done earlier that are not in it.
+    Raises RunError when the temporary directory has no space for them.
+    """
+    for row in read_prompts(source, config.source):
+        if spool:
+            try:
+                pickle.dump(row, spool)
+            except OSError as error:
+                raise RunError(
+                    f"{gettempdir()}: the prompts cannot be kept there: {error.strerror}; make "
+                    "space, or name another directory in TMPDIR"
+                ) from error
+        yield row
+
+
+def _read_back(spool: IO[bytes] | None) -> Iterator[Candidate | BadRow]:
+    """Yield what `_spooled` kept."""
+    assert spool
+    spool.seek(0)
+    with suppress(EOFError):
+        while True:
+            yield pickle.load(spool)  # noqa: S301 - written by this process
+
+
+def _note_given(run: Run, source: str, config: RunConfig, keys: "array[int]") -> None:
+    """Write to run.json the source of this call, and how many samples the finished run will have.
+
+    These are those of the source's prompts, by their `keys`, and those done earlier that are not
+    among them.
     """
     given = Given(
         source=source, settings=config.source.model_dump(mode="json", exclude_defaults=True)
@@ -254,11 +303,7 @@ def make_rows(
     candidates, for the display. Raises EngineError when the engine is lost for good, RunError when
     a row cannot be written or the engine is not the one that made the earlier rows.
     """
-    kept = 0
-
-    def count_kept(record: bytes) -> None:
-        nonlocal kept
-        kept += decide_row(record, setup.config.filter) is None
+    kept = _KeptRows(setup.config.filter, progress)
 
     def note_engine(info: EngineInfo) -> None:
         earlier = metadata.get("engine")
@@ -285,13 +330,38 @@ def make_rows(
             sink,
             check=check,
             on_check=lambda result: metadata.set(logprob_check=result.to_json()),
-            on_record=count_kept,
+            on_record=kept.add,
         )
         started = time.monotonic()
         for counts in pipeline.run(candidates):
-            state = _state(counts, kept, time.monotonic() - started)
+            state = _state(counts, kept.count, time.monotonic() - started)
             progress.count(counts.done, total, "rows", state)
         return pipeline.counts
+
+
+class _KeptRows:
+    """Counts the rows that the filter keeps; warns once if it keeps hardly any of the first ones.
+
+    What depends on other rows (a quantile, say) is left out of the count.
+    """
+
+    def __init__(self, config: FilterConfig, progress: Progress) -> None:
+        self._config, self._progress = config, progress
+        self._first: list[bytes] = []
+        self.count = 0
+
+    def add(self, record: bytes) -> None:
+        """Count a row by its SCORES record."""
+        self.count += decide_row(record, self._config) is None
+        if len(self._first) < _FIRST_ROWS:
+            self._first.append(record)
+            if len(self._first) == _FIRST_ROWS:
+                self._warn_if_few()
+
+    def _warn_if_few(self) -> None:
+        found = explain(np.frombuffer(b"".join(self._first), SCORES), self._config)
+        if found.kept < _FEW_OF_FIRST * found.rows:
+            self._progress.warn(f"of the first {found.rows} rows\n{found.text()}")
 
 
 def _state(counts: RowCounts, kept: int, seconds: float) -> str:
@@ -312,12 +382,16 @@ def _resume_promise(info: EngineInfo, config: EngineConfig) -> str:
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:
-    """Return the configuration keys that decide a row's content, by dotted name."""
+    """Return the configuration keys that decide a row's content, by dotted name.
+
+    The number of samples is not among them: a run may grow in it.
+    """
     dumped = config.model_dump(mode="json")
     keys = {
         f"{section}.{key}": value
         for section in _IDENTITY_SECTIONS
         for key, value in dumped[section].items()
+        if key != "samples"
     }
     keys |= {f"engine.{key}": dumped["engine"][key] for key in _IDENTITY_ENGINE_KEYS}
     return keys | {

@@ -20,7 +20,7 @@ from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.ledger import DONE
 from sso_data.runs.run import (
     Run,
-    expected_prompts,
+    expected_rows,
     iterate_failures,
     open_run,
     origin_of,
@@ -130,7 +130,7 @@ def _part(run: Path) -> _Part:
         manifest=manifest,
         scores=scores,
         failed=_failed_keys(run),
-        missing=expected_prompts(manifest, account) - account.prompts,
+        missing=expected_rows(manifest, account) - account.done,
         unfinished=unfinished(manifest, account),
     )
 

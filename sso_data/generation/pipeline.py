@@ -49,8 +49,8 @@ from sso_data.templating.chat_template import ChatTemplate, RenderedViews, Unren
 class Sink(Protocol):
     """The place that finished rows and failures go to."""
 
-    def admit(self, content: str) -> tuple[str, bool]:
-        """Return the id of the next prompt with this content hash, and True if it is to be done."""
+    def admit(self, content: str, samples: int) -> list[tuple[str, bool]]:
+        """Return the ids of the next prompt with this hash, each with True if it is to be done."""
         ...
 
     def write_row(self, row: Row) -> bytes:
@@ -166,23 +166,29 @@ class Pipeline:
 
     def _planned(self, candidates: Iterable[Candidate | BadRow]) -> Iterator[_InFlight]:
         """Yield the rows to make; failures that need no engine are written on the way."""
+        samples = self._config.sampling.samples
         for candidate in candidates:
-            self.counts.taken += 1
-            identity, is_open = self._sink.admit(content_hash(candidate.messages))
-            if not is_open:
-                self.counts.skipped += 1
-            elif isinstance(candidate, BadRow):
-                prompt = Prompt(id=identity, messages=candidate.messages)
-                self._fail(prompt, "source", "malformed", f"{candidate.where}: {candidate.detail}")
-            elif row := self._plan(
-                Prompt(
-                    id=identity,
-                    messages=candidate.messages,
-                    source_id=candidate.source_id,
-                    metadata=candidate.metadata,
-                )
-            ):
-                yield row
+            for identity, is_open in self._sink.admit(content_hash(candidate.messages), samples):
+                self.counts.taken += 1
+                if not is_open:
+                    self.counts.skipped += 1
+                elif row := self._row_of(candidate, identity):
+                    yield row
+
+    def _row_of(self, candidate: Candidate | BadRow, identity: str) -> _InFlight | None:
+        """Return the row to make under an id; None where it has failed, which is written."""
+        if isinstance(candidate, BadRow):
+            prompt = Prompt(id=identity, messages=candidate.messages)
+            self._fail(prompt, "source", "malformed", f"{candidate.where}: {candidate.detail}")
+            return None
+        return self._plan(
+            Prompt(
+                id=identity,
+                messages=candidate.messages,
+                source_id=candidate.source_id,
+                metadata=candidate.metadata,
+            )
+        )
 
     def _plan(self, prompt: Prompt) -> _InFlight | None:
         """Render a prompt's three views and choose its seeds and budget; None where that fails.
@@ -195,7 +201,9 @@ class Pipeline:
             return None
         steered = self._steer(prompt)
         try:
-            rendered = self._policy.template.views(prompt.messages, steered.good, steered.bad)
+            rendered = self._policy.template.views(
+                prompt.messages, steered.good, steered.bad, steered.steering.placement
+            )
         except Unrenderable as error:
             self._fail(prompt, "views", error.reason, str(error))
             return None
@@ -230,6 +238,8 @@ class Pipeline:
                 seed=row.seed[view],
                 temperature=self._config.sampling.temperature,
                 top_p=self._config.sampling.top_p,
+                top_k=self._config.sampling.top_k,
+                min_p=self._config.sampling.min_p,
             )
             row.waiting[request.key] = (view, view)
             self._window.ask(request)
@@ -331,6 +341,7 @@ class Pipeline:
                 messages=row.prompt.messages,
                 steering=row.steering,
                 system=row.rendered.system,
+                user=row.rendered.user,
                 responses=row.responses,
                 logp={**row.scored, **{cell: on_view[cell] for cell in ON_VIEW}},
                 seed=row.seed,

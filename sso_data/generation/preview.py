@@ -1,16 +1,19 @@
 """`preview`: make rows of the first few prompts in memory, without writing anything."""
 
-from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from sso_data.config.run import RunConfig
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.core.records import Failure, Row, row_id
-from sso_data.filtering.filters import decide_row
+from sso_data.core.records import Failure, Row
+from sso_data.filtering.explain import Explanation, explain, features_of
+from sso_data.filtering.filters import Decision, decide, decide_row
 from sso_data.generation.generate import make_rows, prepare
 from sso_data.prompts import read_prompts
-from sso_data.runs.columns import encode
+from sso_data.runs.columns import SCORES, Rows, encode
 from sso_data.runs.ledger import Ledger
 from sso_data.runs.steering import MemorySteeringStore
 from sso_data.steering.counts import SteeringCounts
@@ -25,13 +28,12 @@ class _Memory:
     failures: list[Failure] = field(default_factory=list)
     findings: dict[str, Any] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
-    _occurrences: Counter[str] = field(default_factory=Counter)
+    _ledger: Ledger = field(default_factory=Ledger)
 
-    def admit(self, content: str) -> tuple[str, bool]:
-        identity = row_id(content, self._occurrences[content])
-        self._occurrences[content] += 1
-        self.order[identity] = len(self.order)
-        return identity, True
+    def admit(self, content: str, samples: int) -> list[tuple[str, bool]]:
+        found = self._ledger.next_ids(content, samples)
+        self.order |= {identity: len(self.order) + n for n, identity in enumerate(found)}
+        return [(identity, True) for identity in found]
 
     def write_row(self, row: Row) -> bytes:
         self.rows.append(row)
@@ -49,10 +51,15 @@ class _Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """Rows with the filter's row-local verdict (None: kept), and the prompts that failed."""
+    """Rows with the filter's row-local verdict (None: kept), and the prompts that failed.
+
+    `decision` and `explanation` are the filter's about these rows as a whole run.
+    """
 
     rows: tuple[tuple[Row, str | None], ...]
     failures: tuple[Failure, ...]
+    decision: Decision
+    explanation: Explanation
 
 
 def preview(source: str, config: RunConfig, progress: Progress | None = None) -> Preview:
@@ -64,10 +71,13 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     progress.phase("checking the model and its chat template")
     setup = prepare(config)
     candidates = list(read_prompts(source, config.source))  # all checked before the model is loaded
-    total = len(candidates)
+    samples = config.sampling.samples
+    total = len(candidates) * samples
     memory = _Memory()
     guide = Guide(
-        prompts=lambda: prompts_of(candidates, Ledger().next_id, lambda identity: True),
+        prompts=lambda: prompts_of(
+            candidates, partial(Ledger().next_ids, samples=samples), lambda identity: True
+        ),
         store=MemorySteeringStore(),
         counts=SteeringCounts(),
         total=total,
@@ -83,4 +93,16 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     )
     rows = sorted(memory.rows, key=lambda row: memory.order[row.id])
     judged = tuple((row, decide_row(row, config.filter)) for row in rows)
-    return Preview(rows=judged, failures=tuple(memory.failures))
+    records: Rows = np.frombuffer(b"".join(encode(row, b"", 0) for row in rows), SCORES)
+    decision = decide(records, config.filter)
+    return Preview(
+        rows=judged,
+        failures=tuple(memory.failures),
+        decision=decision,
+        explanation=explain(
+            records,
+            config.filter,
+            decision,
+            features=features_of(row.steering.features for row in rows),
+        ),
+    )

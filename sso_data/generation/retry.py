@@ -62,8 +62,8 @@ class _FailedPrompts:
             if unanswerable(failure.messages) is None:
                 yield Prompt(id=identity, messages=failure.messages)
 
-    def admit(self, content: str) -> tuple[str, bool]:
-        return self._ids[content].popleft(), True
+    def admit(self, content: str, samples: int) -> list[tuple[str, bool]]:
+        return [(self._ids[content].popleft(), True)]  # each failed sample is a candidate
 
     def write_row(self, row: Row) -> bytes:
         return self._run.write_row(row)

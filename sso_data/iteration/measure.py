@@ -19,6 +19,7 @@ from sso_data.config.evaluation import JudgeConfig
 from sso_data.config.run import FilterConfig
 from sso_data.core.progress import Progress
 from sso_data.core.records import SIDE_OF, JsonRow, Row
+from sso_data.core.statistics import mean_of
 from sso_data.evaluation.judges import (
     Answered,
     Comparison,
@@ -28,8 +29,8 @@ from sso_data.evaluation.judges import (
     judge_all,
     judge_identity,
 )
-from sso_data.evaluation.statistics import rate_of
-from sso_data.filtering.filters import INCOMPLETE, NOT_STEERED, decide
+from sso_data.evaluation.statistics import consistency_of, rate_of
+from sso_data.filtering.filters import INCOMPLETE, STEERED, decide
 from sso_data.runs.columns import Rows, closeness, gap, mean_logp, num_tokens
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.templating.external_rows import preference_of
@@ -40,16 +41,20 @@ CountTokens = Callable[[str], int]
 """Counts the tokens of a text, without special ones."""
 
 _DIGITS = 6
-_SCORES = {"oracle": True, "reward": True, "llm": False}
+_SCORES = {"oracle": True, "rule": True, "reward": True, "llm": False}
 """Kinds of judges that score single answers, and that do not; a function's verdicts show it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRows:
-    """The rows of a run as the filter sees them; `kept` are ascending positions in `scores`."""
+    """The rows of a run as the filter sees them; `kept` are ascending positions in `scores`.
+
+    `test` names the filter's steering test, the chain where it has none.
+    """
 
     scores: Scores
     kept: NDArray[np.intp]
+    test: str = "chain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,18 +75,23 @@ class ToJudge:
 def load_run(run: Path, config: FilterConfig) -> RunRows:
     """Return the rows of a finished run, and those that the filter keeps. Raises RunError."""
     scores = load_scores(run, dry=False)
-    return RunRows(scores=scores, kept=decide(scores.rows, config).kept)
+    test = "contrast" if config.steering_test == "contrast" else "chain"
+    return RunRows(scores=scores, kept=decide(scores.rows, config).kept, test=test)
 
 
 def numbers_of(run: RunRows) -> dict[str, Any]:
-    """The share of steered rows, and means over all rows and over the kept ones."""
+    """The share of steered rows, means over all rows and over the kept ones, and the 95 %
+    intervals of the former."""
     rows = run.scores.rows
     complete = ~INCOMPLETE.fails(rows, {})
-    steered = complete & ~NOT_STEERED.fails(rows, {})
+    steered = complete
+    for check in STEERED[run.test]:
+        steered &= ~check.fails(rows, {})
     return {
         "steered": ratio(int(steered.sum()), int(complete.sum())),
         "all": means(rows),
         "kept": means(rows[run.kept]),
+        "intervals": {name: interval_of(values) for name, values in measures(rows).items()},
     }
 
 
@@ -97,6 +107,11 @@ def means_of_pairs(rows: Iterable[JsonRow], count_tokens: CountTokens) -> dict[s
 
 
 def means(rows: Rows) -> Numbers:
+    """The means of `measures`."""
+    return {name: mean(values) for name, values in measures(rows).items()}
+
+
+def measures(rows: Rows) -> dict[str, Floats]:
     """Lengths (tokens), closeness to the policy's own answer, gaps, plain-view log-probs.
 
     `closeness_*` = m.plain.plain - m.plain.<drawn>, `gap_good` = m.good.good - m.bad.good,
@@ -113,7 +128,13 @@ def means(rows: Rows) -> Numbers:
     found["closeness_rejected"] = closeness(logp, "bad")
     found["logp_rejected"] = logp("plain", "bad")
     found["gap_good"], found["gap_bad"] = gap(logp, "good"), gap(logp, "bad")
-    return {name: mean(values) for name, values in found.items()}
+    return found
+
+
+def interval_of(values: Iterable[float]) -> list[float] | None:
+    """The 95 % interval of a mean; None of fewer than two values."""
+    found = mean_of(values)
+    return found.to_json()[1:] if found else None
 
 
 def mean(values: Floats | Sequence[float]) -> float | None:
@@ -178,18 +199,23 @@ def judge_round(
         said |= ask(_own(asked, scores=scores))[1]
     found = [(said[one.key], kept) for one, kept in asked.pairs]
     every = [one.preference for one, _ in found if isinstance(one, Verdict)]
+    orders = consistency_of(one for one, _ in found if isinstance(one, Verdict))
     kept = [one.preference for one, is_kept in found if isinstance(one, Verdict) and is_kept]
     own = [one for row in asked.own if isinstance(one := said.get(f"{row.id}/own"), Verdict)]
+    own_scores = [one.scores[0] for one in own if one.scores] if scores else []
     return {
         "judge": identity,
         "name": name,
         "judged": len(every),
         "refused": dict(Counter(o.reason for o in said.values() if isinstance(o, NoVerdict))),
+        "agreement": orders.agreement if orders else None,
+        "first_share": orders.first_share if orders else None,
         "accuracy_all": mean(every),
         "accuracy_all_interval": _interval(every),
         "accuracy_kept": mean(kept),
         "accuracy_kept_interval": _interval(kept),
-        "unprompted": mean([one.scores[0] for one in own if one.scores]) if scores else None,
+        "unprompted": mean(own_scores),
+        "unprompted_interval": interval_of(own_scores),
         "unprompted_win_rate": None if scores else mean([one.preference for one in own]),
     }
 
@@ -203,6 +229,7 @@ def _own(asked: ToJudge, *, scores: bool) -> list[Comparison]:
             messages=row.messages,
             a=answered(row, "plain"),
             b=answered(row, "bad") if scores else answered(first[row.id], "plain"),
+            principles=row.steering.features,
         )
         for row in asked.own
         if scores or row.id in first

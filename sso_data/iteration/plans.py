@@ -77,7 +77,8 @@ def generator_config(config: IterateConfig, number: int, policy: PolicyAt) -> Tr
 def eval_config(config: IterateConfig) -> EvalConfig:
     """The configuration that compares a policy with the first one on held-out prompts."""
     held_out = config.held_out
-    own: dict[str, Any] = {"model": "", "seed": 0, "source": SourceConfig()}
+    single = config.generate.sampling.model_copy(update={"samples": 1})
+    own: dict[str, Any] = {"model": "", "seed": 0, "source": SourceConfig(), "sampling": single}
     return EvalConfig(
         prompts=held_out.prompts or "",
         source=SourceConfig(split=held_out.split, column=held_out.column, limit=held_out.limit),
@@ -97,8 +98,11 @@ def _of_round(
     config: IterateConfig, train: TrainConfig, number: int, policy: PolicyAt, purpose: str
 ) -> TrainConfig:
     is_first = policy.path == config.model
+    carried = config.carry_float32 and train.optim.save_dtype == "auto"
+    optim = train.optim.model_copy(update={"save_dtype": "float32"} if carried else {})
     return train.model_copy(
         update={
+            "optim": optim,
             "model": policy.path,
             "revision": train.revision if is_first else None,
             "seed": seed_of(config, number, purpose),

@@ -96,9 +96,12 @@ class Iterated:
             for name, count in found.items()
             if name.startswith("dropped.")
         ]
+        samples = found["samples"]
+        times = f" with {samples} samples" if samples != found["prompts"] else ""
         return (
-            f"{len(self.lines)} rounds: prompts {found['prompts']} = rows {found['rows']} + failed "
-            f"{found['failed']}; rows {found['rows']} = kept {found['kept']}{''.join(dropped)}"
+            f"{len(self.lines)} rounds: prompts {found['prompts']}{times} = rows {found['rows']} + "
+            f"failed {found['failed']}; rows {found['rows']} = kept {found['kept']}"
+            f"{''.join(dropped)}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import numpy as np
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.migration import FORMAT, upgraded
 from sso_data.config.run import RunConfig
-from sso_data.core.errors import RunError
+from sso_data.core.errors import RunError, SsoDataError
 from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Row
 from sso_data.evaluation.judges import judge_identity, signal_comparison
@@ -200,10 +200,13 @@ def _make_run(
         mark,
         {
             "prompts": account.prompts,
+            "samples": account.samples,
             "rows": account.rows,
             "failed": account.failed,
             "kept": len(decision.kept),
             "dropped": {reason: n for reason, n in decision.dropped.items() if n},
+            "effect": summary.explanation.effect.verdict,
+            "to_keep": summary.explanation.next_step(prefix="generate."),
             "model": manifest["identity"]["model"],
         },
     )
@@ -243,6 +246,7 @@ def _measured(work: Work, place: RoundDir) -> dict[str, Any]:
     pairs = numbers_of(load_run(pairs_run, config))
     for group in ("all", "kept"):
         pairs[group]["tokens_original"] = own[group]["tokens_original"]
+    pairs["intervals"]["tokens_original"] = own["intervals"]["tokens_original"]
     return pairs
 
 
@@ -302,9 +306,20 @@ def _train(work: Work, place: RoundDir, policy: PolicyAt, source: Path) -> None:
 
 
 def _run_training(work: Work, place: RoundDir, training: Training, what: str) -> None:
-    if not is_trained(training.out):
-        work.begin(place.number, what)
+    if is_trained(training.out):
+        return
+    work.begin(place.number, what)
+    try:
         work.train(training)
+    except SsoDataError:
+        if not is_trained(training.out):
+            raise
+        # It has ended, and changed nothing: `after_training` stops for that.
+    size = sum(file.stat().st_size for file in training.out.glob("*.safetensors")) / 1e9
+    work.progress.note(
+        f"{training.out}: {size:.3g} GB; engines load it in generate.engine.dtype="
+        f"{work.config.generate.engine.dtype} (auto: bfloat16 on a GPU, float32 on a CPU)"
+    )
 
 
 def evaluate_policy(work: Work, place: RoundDir, policy: PolicyAt) -> None:
@@ -346,8 +361,13 @@ def evaluate_policy(work: Work, place: RoundDir, policy: PolicyAt) -> None:
         "held_out_tokens": found.model.mean_tokens,
         "held_out_tokens_first": found.against.mean_tokens,
     }
-    rounded = {
+    rounded: dict[str, Any] = {
         name: None if value is None else round(float(value), 6) for name, value in numbers.items()
+    }
+    rounded |= {
+        "win_rate_interval": [wins.rate.low, wins.rate.high] if wins else None,
+        "held_out_score_difference": found.score_difference and found.score_difference.to_json(),
+        "held_out_tokens_difference": found.tokens_difference and found.tokens_difference.to_json(),
     }
     place.mark("evaluated", rounded | {"of": answers | judge})
 

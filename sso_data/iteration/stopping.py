@@ -34,7 +34,7 @@ def before_training(lines: Sequence[Line], config: StopRules) -> Stop | None:
     if not line["kept"]:
         dropped: Mapping[str, int] = line.get("dropped") or {}
         worst = max(dropped, key=lambda reason: dropped[reason], default="failed")
-        to_keep = _TO_KEEP.get(worst, "docs/filter.md explains every reason")
+        to_keep = line.get("to_keep") or "`sso-data filter RUN --dry-run` on its run says why"
         return Stop(
             rule="nothing_kept",
             reason=f"round {number}: the filter kept none of {line['rows']} rows; most are {worst}",
@@ -68,13 +68,20 @@ def before_training(lines: Sequence[Line], config: StopRules) -> Stop | None:
 
 
 def after_training(line: Line, config: IterateConfig) -> Stop | None:
-    """Return a Stop if the policy of a round may be damaged: its training stopped early.
+    """Return a Stop if a round gave no new policy: training changed nothing, or stopped early.
 
     Without the limit `train.stop.chosen_drop` an early stop is not counted as damage.
     """
+    number = int(line["round"])
+    if line.get("train_changed_saved") == 0:
+        return Stop(
+            rule="nothing_trained",
+            reason=f"round {number}: no weight of its policy differs from the one it began with",
+            advice=_ADVICE["nothing_trained"],
+            good_until=number - 1,
+        )
     if not line.get("train_stopped") or config.train.stop.chosen_drop is None:
         return None
-    number = int(line["round"])
     return Stop(
         rule="training",
         reason=f"round {number}: its training stopped early: {line['train_stopped']}",
@@ -82,15 +89,6 @@ def after_training(line: Line, config: IterateConfig) -> Stop | None:
         good_until=number - 1,
     )
 
-
-_TO_KEEP: Mapping[str, str] = {
-    "truncated": "raise generate.sampling.max_tokens, or set generate.filter.drop_truncated=false",
-    "not_steered": "look at the views with `sso-data preview`: the policy does not tell them apart",
-    "leak": "set generate.filter.drop_leaks=false, or change the wording of the system message",
-    "off_policy": "loosen the filter: generate.filter.closeness=q0.8",
-    "gap": "loosen the filter: generate.filter.gap=q0.2",
-}
-"""What to change where a reason drops most rows."""
 
 _ADVICE: Mapping[str, tuple[str, ...]] = {
     "signal_accuracy": (
@@ -112,9 +110,12 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         "bound lengths: generate.filter.max_tokens",
     ),
     "nothing": (
-        "try other thresholds on the round's run, which costs nothing: `sso-data filter RUN "
-        "--set filter.gap=q0.2 --dry-run`",
+        "other tests and thresholds on the round's run: `sso-data filter RUN --sweep`",
         "or the policy is no longer steerable: make fewer rounds",
+    ),
+    "nothing_trained": (
+        "raise train.optim.lr or the steps of a round, in a new --out",
+        "save the policies in float32: carry_float32=true, or train.optim.save_dtype=float32",
     ),
     "training": (
         "lower train.optim.lr, raise train.loss.beta, or add train.loss.nll",

@@ -1,9 +1,11 @@
 """The table over the rounds: one flat line a round, its display, and remarks in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sso_data.core.statistics import Estimate, difference
+from sso_data.evaluation.statistics import LEAST_AGREEMENT
 from sso_data.iteration.state import RoundDir
 from sso_data.iteration.stopping import Line
 
@@ -35,6 +37,11 @@ QUANTITIES = (
     Quantity(name="steered share", keys=("steered",), form="{:.1%}"),
     Quantity(name="signal accuracy: kept / all rows", keys=("accuracy_kept", "accuracy_all")),
     Quantity(
+        name="its judge: both orders agree / says first",
+        keys=("agreement", "first_share"),
+        form="{:.1%}",
+    ),
+    Quantity(
         name="below the own answer: y+ / y- (nats/token)",
         keys=("closeness_chosen", "closeness_rejected"),
     ),
@@ -60,6 +67,16 @@ QUANTITIES = (
     Quantity(
         name="accuracy at the end: base / good / bad",
         keys=("train_accuracy_base", "train_accuracy_good", "train_accuracy_bad"),
+    ),
+    Quantity(
+        name="D over the start, same rows: in memory / saved / in bfloat16",
+        keys=("train_d_memory", "train_d_saved", "train_d_loaded"),
+        form="{:.3g}",
+    ),
+    Quantity(
+        name="weights changed: saved / in bfloat16",
+        keys=("train_changed_saved", "train_changed_loaded"),
+        form="{:.1%}",
     ),
     Quantity(name="reward margin at the end", keys=("train_margin",)),
     Quantity(name="reward accuracy at the end", keys=("train_accuracy",)),
@@ -94,15 +111,19 @@ def line_of(place: RoundDir) -> dict[str, Any]:
     gaps = [every[key] for key in ("gap_good", "gap_bad") if every.get(key) is not None]
     rows, kept = generated.get("rows"), generated.get("kept")
     evaluated = place.step("evaluated") or {}
+    left = trained.get("comparison") or {}
+    intervals = measured.get("intervals") or {}
     return {
         "round": place.number,
         "policy": place.facts.get("policy", {}).get("fingerprint"),
         "malformed": (place.step("sliced") or {}).get("malformed") or None,
         "prompts": generated.get("prompts"),
+        "samples": generated.get("samples"),
         "rows": rows,
         "failed": generated.get("failed"),
         "kept": kept,
         "dropped": generated.get("dropped"),
+        "to_keep": generated.get("to_keep"),
         "kept_share": round(kept / rows, 6) if rows and kept is not None else None,
         "steered": measured.get("steered"),
         **{name: judged.get(name) for name in _JUDGED},
@@ -113,15 +134,24 @@ def line_of(place: RoundDir) -> dict[str, Any]:
         "train_steps": trained.get("steps"),
         "train_stopped": trained.get("stopped"),
         **{f"train_{name}": value for name, value in trained.get("numbers", {}).items()},
+        **{f"train_d_{name}": (left.get(name) or [None])[0] for name in _COMPARED},
+        **{f"train_changed_{name}": left.get(f"changed_{name}") for name in _COMPARED[1:]},
+        **{f"{name}_interval": intervals.get(name) for name in _WITH_INTERVALS},
         **{name: evaluated.get(name) for name in _EVALUATED},
     }
 
 
-_JUDGED = ("accuracy_kept", "accuracy_all", "judged", "unprompted", "unprompted_win_rate")
+_JUDGED = (
+    *("accuracy_kept", "accuracy_all", "agreement", "first_share", "judged"),
+    *("unprompted", "unprompted_win_rate", "accuracy_kept_interval", "unprompted_interval"),
+)
 _EVALUATED = (
     *("win_rate", "win_rate_length_controlled", "held_out_accuracy", "held_out_steered"),
     *("held_out_score", "held_out_score_first", "held_out_tokens", "held_out_tokens_first"),
+    *("win_rate_interval", "held_out_score_difference", "held_out_tokens_difference"),
 )
+_COMPARED = ("memory", "saved", "loaded")
+_WITH_INTERVALS = ("tokens_original", "closeness_chosen")
 
 
 def shown(lines: Sequence[Line]) -> list[tuple[str, list[str]]]:
@@ -130,44 +160,70 @@ def shown(lines: Sequence[Line]) -> list[tuple[str, list[str]]]:
     return [(name, cells) for name, cells in found if any(cell != "-" for cell in cells)]
 
 
-_MUCH_LONGER, _FALLS, _DRIFT, _FEW = 1.5, 0.05, 0.1, 0.2
-"""Limits over which advice is added: growth, falls of shares, nats/token, a kept share."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """A quantity that is told in words; `advice` is added to a shown difference that `is_bad`."""
+
+    key: str
+    words: str
+    form: str = "{:.3f}"
+    advice: str = ""
+    is_bad: Callable[[float, float], bool] = lambda before, after: False
+
+
+_TOLD = (
+    _Told(
+        key="tokens_original",
+        words="tokens of the policy's own answers",
+        form="{:.1f}",
+        advice="against growth: generate.steering.concision_probability up",
+        is_bad=lambda before, after: after > 1.5 * before,
+    ),
+    _Told(
+        key="accuracy_kept",
+        words="signal accuracy of the kept pairs",
+        advice="the policy of an earlier round may be the better one",
+        is_bad=lambda before, after: before - after > 0.05,
+    ),
+    _Told(key="unprompted", words="the score of the policy's own answers"),
+    _Told(
+        key="closeness_chosen",
+        words="nats/token of chosen responses below the policy's own answer",
+        advice="generate.filter.closeness bounds it",
+        is_bad=lambda before, after: after - before > 0.1,
+    ),
+)
+_FEW = 0.2
+"""A kept share under which the remarks name what dropped the rest."""
 
 
 def remarks(lines: Sequence[Line]) -> list[str]:
-    """Return what the rounds show, each line with advice where needed; none of a single round."""
+    """Return what the rounds show, each line with advice where needed.
+
+    A difference is told with its 95 % interval, and as none where that holds 0. The rows of two
+    rounds are taken as independent, which is too careful where they answer the same prompts.
+    """
+    found = _held_out_remarks(lines[-1]) if lines else []
     if len(lines) < 2:
-        return []
+        return found
     first, last = lines[0], lines[-1]
-
-    def both(key: str) -> tuple[float, float] | None:
-        before, after = first.get(key), last.get(key)
-        return None if before is None or after is None else (before, after)
-
-    found = []
-    if (tokens := both("tokens_original")) and tokens[0]:
-        growth = tokens[1] / tokens[0]
-        advice = "; to limit it, raise generate.steering.concision_probability"
+    for told in _TOLD:
+        before, after = first.get(told.key), last.get(told.key)
+        if before is None or after is None:
+            continue
+        values = f"{told.words}: {told.form.format(before)} to {told.form.format(after)}, "
+        estimates = [_estimate(line, told.key) for line in (last, first)]
+        if not estimates[0] or not estimates[1]:  # a round of an earlier version
+            found.append(f"{values}no interval is known")
+            continue
+        change = difference(estimates[0], estimates[1])
+        advised = told.advice and change.is_shown and told.is_bad(before, after)
+        found.append(values + _in_words(change) + f"; {told.advice}" * bool(advised))
+    agreement = last.get("agreement")
+    if agreement is not None and agreement < LEAST_AGREEMENT:
         found.append(
-            f"the policy's own answers went from {tokens[0]:.1f} to {tokens[1]:.1f} tokens "
-            f"({growth:.2f} times)" + advice * (growth > _MUCH_LONGER)
-        )
-    if accuracy := both("accuracy_kept"):
-        advice = "; the policy of an earlier round may be the better one"
-        found.append(
-            f"signal accuracy of the kept pairs: {accuracy[0]:.3f} to {accuracy[1]:.3f}"
-            + advice * (accuracy[0] - accuracy[1] > _FALLS)
-        )
-    if score := both("unprompted"):
-        word = "rose" if score[1] > score[0] else "fell" if score[1] < score[0] else "stayed"
-        found.append(
-            f"the score of the policy's own answers {word}: {score[0]:.3f} to {score[1]:.3f}"
-        )
-    if drift := both("closeness_chosen"):
-        advice = "; generate.filter.closeness bounds it"
-        found.append(
-            "distance of chosen responses below the policy's own answer: "
-            f"{drift[0]:.3f} to {drift[1]:.3f} nats/token" + advice * (drift[1] - drift[0] > _DRIFT)
+            f"the judge agreed with itself in both orders of {agreement:.0%} of the pairs (a coin: "
+            "50%), so signal accuracy says little; take a stronger judge"
         )
     share, dropped = last.get("kept_share"), last.get("dropped") or {}
     if share is not None and share < _FEW and dropped:
@@ -176,6 +232,30 @@ def remarks(lines: Sequence[Line]) -> list[str]:
             f"the last round kept {share:.0%} of its rows; most others are {worst} (docs/filter.md)"
         )
     return found
+
+
+def _held_out_remarks(line: Line) -> list[str]:
+    """The policy that came out of a round against the first one, on the same held-out prompts."""
+    found = []
+    if rate := _estimate(line, "win_rate"):
+        half = Estimate(rate.value - 0.5, rate.low - 0.5, rate.high - 0.5)
+        found.append(f"win rate {rate.value:.3f}, over one half: {_in_words(half)}")
+    for what in ("score", "tokens"):
+        if change := line.get(f"held_out_{what}_difference"):
+            found.append(f"{what}: {_in_words(Estimate(*change))}")
+    return [f"held out, against the first policy on the same prompts: {text}" for text in found]
+
+
+def _estimate(line: Line, key: str) -> Estimate | None:
+    """A measured value with its interval; None without one."""
+    interval = line.get(f"{key}_interval")
+    return Estimate(line[key], *interval) if interval else None
+
+
+def _in_words(change: Estimate) -> str:
+    if not change.is_shown:
+        return f"no difference shown ({change})"
+    return f"{'rose' if change.value > 0 else 'fell'} ({change})"
 
 
 def totals(lines: Sequence[Line]) -> Mapping[str, int]:
@@ -191,7 +271,9 @@ def totals(lines: Sequence[Line]) -> Mapping[str, int]:
     for line in lines:
         for reason, count in (line.get("dropped") or {}).items():
             dropped[reason] = dropped.get(reason, 0) + count
-    if found["prompts"] != found["rows"] + found["failed"]:
+    wanted = sum((line.get("prompts") or 0) * (line.get("samples") or 1) for line in lines)
+    found["samples"] = wanted
+    if wanted != found["rows"] + found["failed"]:
         raise AssertionError(f"prompts {found} are not rows and failed ones")
     if found["rows"] != found["kept"] + sum(dropped.values()):
         raise AssertionError(f"rows {found} are not kept and dropped ones: {dropped}")

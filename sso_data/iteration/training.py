@@ -142,6 +142,7 @@ def training_facts(out: Path) -> dict[str, Any]:
         "references": manifest["references"].get("source"),
         "steps": manifest["steps"],
         "stopped": manifest["stopped"],
+        "comparison": manifest.get("comparison"),
         "numbers": numbers,
     }
 

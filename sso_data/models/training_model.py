@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sso_data.models.directory import (
     tokenizer_fingerprint,
 )
 from sso_data.models.facts import ModelFacts, read_model_facts
-from sso_data.models.loading import load_causal_lm
+from sso_data.models.loading import load_adapter, load_causal_lm
 from sso_data.runs.files import make_dir, write_atomic
 from sso_data.templating.chat_template import load_tokenizer
 
@@ -124,10 +125,30 @@ def with_adapter(
         raise ConfigError(f"lora.targets: {described(error)}") from error
 
 
+def load_trained(directory: Path, policy: PolicyFiles, load: Callable[[Path], Any]) -> Any:
+    """What a training wrote, by `load`: a model, or an adapter on the policy that it began with."""
+    if not (directory / "adapter_config.json").is_file():
+        return load(directory)
+    return load_adapter(load(policy.directory), directory)
+
+
+def saved_dtype(policy: PolicyFiles, config: TrainConfig) -> torch.dtype:
+    """The number format in which a training saves its weights."""
+    name = config.optim.save_dtype
+    chosen: torch.dtype = policy.dtype if name == "auto" else getattr(torch, name)
+    return chosen
+
+
 def save_model(
-    model: Any, state: dict[str, Any], policy: PolicyFiles, out: Path, *, tokenizer: Any = None
+    model: Any,
+    state: dict[str, Any],
+    policy: PolicyFiles,
+    out: Path,
+    dtype: torch.dtype,
+    *,
+    tokenizer: Any = None,
 ) -> None:
-    """Write weights (safetensors, in the policy's own number format), configuration, tokenizer.
+    """Write weights (safetensors, in the number format `dtype`), configuration, tokenizer.
 
     `state` is the whole state dict. The tokenizer's files are the policy's own, byte for byte,
     unless another `tokenizer` is given.
@@ -138,8 +159,8 @@ def save_model(
     for name, tensor in state.items():
         key = (tensor.data_ptr(), tensor.shape)
         if key not in made:
-            dtype = policy.dtype if tensor.is_floating_point() else tensor.dtype
-            made[key] = tensor.detach().to("cpu", dtype)
+            kind = dtype if tensor.is_floating_point() else tensor.dtype
+            made[key] = tensor.detach().to("cpu", kind)
         converted[name] = made[key]
     make_dir(out)
     model.save_pretrained(
@@ -160,6 +181,6 @@ def save_model(
         content["base_model_name_or_path"] = policy.name
     else:
         original = json.loads((policy.directory / file.name).read_text(encoding="utf-8"))
-        content["dtype"] = str(policy.dtype).removeprefix("torch.")
+        content["dtype"] = str(dtype).removeprefix("torch.")
         content["use_cache"] = original.get("use_cache", True)
     write_atomic(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

@@ -74,7 +74,7 @@ def _not_empty(pairs: Path, run: Path) -> str:
     """The name of a file of pairs; raises InputError where the filter kept nothing."""
     if not pairs.stat().st_size:
         raise InputError(
-            f"{pairs}: empty, the filter kept nothing; loosen it, e.g. `sso-data filter {run} "
-            "--set filter.closeness=q0.8 --set filter.gap=q0.2`"
+            f"{pairs}: empty, the filter kept nothing; `sso-data filter {run} --dry-run` says why, "
+            "and what would keep more"
         )
     return str(pairs)

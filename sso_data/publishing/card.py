@@ -108,7 +108,7 @@ def read_facts(run: Path) -> RunFacts:
     return RunFacts(
         run=run,
         manifest=manifest,
-        config=validated(RunConfig, manifest["config"], origin=str(run / "run.json")),
+        config=validated(RunConfig, manifest["config"], origin=str(run / "run.json"), given={}),
         decided=read_decided(run),
         scores=scores,
         account=run_account(run, scores),
@@ -222,6 +222,7 @@ def _sections(facts: RunFacts, numbers: PairNumbers) -> dict[str, Any]:
         "made": table(("", ""), list(_made(facts, numbers)), "ll"),
         "failed": f"{facts.account.failed:,}",
         "steered": table(("principle", "pairs", "share"), steered, "lrr") if steered else "",
+        "placement": facts.config.steering.placement,
         "preset": code(decided["preset"]),
         "kept": f"{decided['kept']:,}",
         "rows": f"{decided['rows']:,}",
@@ -254,7 +255,8 @@ def _made(facts: RunFacts, numbers: PairNumbers) -> Iterator[Cells]:
         links.append(code(source) if is_file else link)
     yield "prompts from", ", ".join(links) or "not recorded"
     account = facts.account
-    parts = [f"{account.prompts:,} = rows {account.rows:,} + failed {account.failed:,}"]
+    books = f"{account.prompts:,}{account.times} = rows {account.rows:,}"
+    parts = [f"{books} + failed {account.failed:,}"]
     if numbers.several_turns:
         parts.append(f"{numbers.several_turns:,} of the pairs have several turns")
     if numbers.own_system:

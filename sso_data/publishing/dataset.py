@@ -15,6 +15,8 @@ import orjson
 from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.exporting.formats import llama_factory_entry
+from sso_data.filtering.explain import effect_of
+from sso_data.filtering.refilter import why_nothing
 from sso_data.publishing.card import CardConfig, RunFacts, dataset_card, read_facts
 from sso_data.publishing.hub import MAIN, HubRepo, check_repo_id
 from sso_data.publishing.public import public_json, public_text
@@ -49,13 +51,15 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
     language: Sequence[str] = (),
     license: str | None = None,  # noqa: A002 - the name of the card's field
     overwrite: bool = False,
+    confirmed: bool = False,
     progress: Progress | None = None,
 ) -> Published:
     """Publish a run; `what` is `pairs` or `all` (also every scored row, and the failures).
 
     `private` None leaves a repository as it is; a new one is private. Everything is made and
-    checked here before the Hub is asked. An unfinished run is published only in private. Raises
-    SsoDataError; the repository is then as it was, or is private, or holds everything.
+    checked here before the Hub is asked. An unfinished run is published only in private, and so is
+    one whose texts show no effect on the model, unless `confirmed`. Raises SsoDataError; the
+    repository is then as it was, or is private, or holds everything.
     """
     progress = progress or NullProgress()
     if what not in ("pairs", "all"):
@@ -70,6 +74,12 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
             raise RunError(
                 f"{run}: is unfinished, {facts.unfinished}; finish it with its `sso-data generate` "
                 "command (--limit ends it earlier), or push it without --public"
+            )
+        effect = effect_of(facts.scores.rows)
+        if effect.is_missing and private is False and not confirmed:
+            raise RunError(
+                f"{run}: {effect}; what that means is in docs/filter.md; publish it all the same "
+                "with --yes, or without --public"
             )
         if facts.unfinished:
             progress.note(f"the run is unfinished: {facts.unfinished}")
@@ -100,8 +110,8 @@ def pack(
     run, kept, rows = facts.run, int(facts.decided["kept"]), len(facts.scores)
     if not kept:
         raise InputError(
-            f"{run}: nothing to push, the filter kept none of {facts.decided['rows']} rows; loosen "
-            f"it, e.g. `sso-data filter {run} --set filter.gap=q0.2`"
+            f"{run}: nothing to push, the filter kept none of {facts.decided['rows']} rows; "
+            f"{why_nothing(run)}"
         )
     files = {PAIRS: run / "pairs" / PAIRS, "filter.json": run / "pairs" / "filter.json"}
     features = card_features(files[PAIRS], journal=False)

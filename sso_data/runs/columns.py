@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntFlag
 from typing import Literal, TypeAlias, TypeVar, get_args
 
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sso_data.core.jinja import phrases
-from sso_data.core.records import ALL_CELLS, VIEWS, FinishReason, Row, View
+from sso_data.core.records import ALL_CELLS, VIEWS, FinishReason, Row, View, split_sample
+from sso_data.core.words import runs, words
 
 Rows: TypeAlias = NDArray[np.void]
 """A one-dimensional array of SCORES."""
@@ -30,10 +31,12 @@ SCORES = np.dtype(
         ("num_tokens", "<u4", (3,)),  # by view drawn under
         ("flags", "<u2"),  # see Flag
         ("finish", "u1", (3,)),  # position in FINISH_REASONS, by view drawn under
-        ("spare", "u1", (3,)),  # zero
+        ("sample", "u1"),  # of the prompt, from 0
+        ("spare", "u1", (2,)),  # zero
         ("check", "<u4"),  # CRC-32 of this record up to here
     ]
 )
+_STEP = 0x9E3779B97F4A7C15
 CHECKED_BYTES = SCORES.itemsize - 4
 """Bytes of a record that its `check` covers."""
 
@@ -50,6 +53,12 @@ class Flag(IntFlag):
     LEAK_PLAIN = 1 << 6
     LEAK_GOOD = 1 << 7
     LEAK_BAD = 1 << 8
+    ECHO_GOOD = 1 << 9
+    ECHO_BAD = 1 << 10
+
+
+ECHO_WORDS = 6
+"""A response with this many words in a row of its principles repeats them."""
 
 
 def encode(row: Row, line: bytes, offset: int) -> bytes:
@@ -64,12 +73,16 @@ def encode(row: Row, line: bytes, offset: int) -> bytes:
     record["num_tokens"] = [row.responses[view].num_tokens for view in VIEWS]
     record["flags"] = flags_of(row)
     record["finish"] = [FINISH_REASONS.index(row.responses[view].finish_reason) for view in VIEWS]
+    record["sample"] = row.sample - 1
     record["check"] = zlib.crc32(record.tobytes()[:CHECKED_BYTES])
     return record.tobytes()
 
 
 def flags_of(row: Row) -> Flag:
-    """Return the flags of a row; texts are compared exactly, leaks are found in any case."""
+    """Return the flags of a row.
+
+    Texts are compared exactly; leaks and echoes are found in any case.
+    """
     text = {view: row.responses[view].text for view in VIEWS}
     found = Flag(0)
     for view in VIEWS:
@@ -77,6 +90,10 @@ def flags_of(row: Row) -> Flag:
             found |= Flag[f"BLANK_{view.upper()}"]
         if leaks(text[view]):
             found |= Flag[f"LEAK_{view.upper()}"]
+    if echoes(text["good"], row.steering.good):
+        found |= Flag.ECHO_GOOD
+    if echoes(text["bad"], row.steering.bad):
+        found |= Flag.ECHO_BAD
     if text["good"] == text["bad"]:
         found |= Flag.SAME_GOOD_BAD
     if text["good"] == text["plain"]:
@@ -92,14 +109,42 @@ def leaks(text: str) -> bool:
     return any(phrase in lower for phrase in phrases("leakage.txt"))
 
 
+def echoes(text: str, principles: Sequence[str]) -> bool:
+    """Return True if a response repeats ECHO_WORDS words in a row of one of its principles."""
+    asked = {run for one in principles for run in runs(words(one), ECHO_WORDS)}
+    return bool(asked) and not asked.isdisjoint(runs(words(text), ECHO_WORDS))
+
+
 def leak_fingerprint() -> str:
     """Return a hash of the leakage phrases, without comments: 16 hexadecimal digits."""
     return hashlib.sha256("\n".join(phrases("leakage.txt")).encode()).hexdigest()[:16]
 
 
+def flags_fingerprint() -> str:
+    """Return a hash of what decides the flags of a row: 16 hexadecimal digits.
+
+    Side files with another one, those of versions without echoes too, are made again.
+    """
+    rules = f"{leak_fingerprint()} echo {ECHO_WORDS}"
+    return hashlib.sha256(rules.encode()).hexdigest()[:16]
+
+
+def hash64(text: str) -> int:
+    """Return a uniform 64-bit hash of a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
 def row_key(row_id: str) -> int:
-    """Return a uniform 64-bit hash of a row id."""
-    return int.from_bytes(hashlib.blake2b(row_id.encode(), digest_size=8).digest(), "little")
+    """Return a uniform 64-bit hash of a row id; those of a prompt's samples lie _STEP apart."""
+    first, sample = split_sample(row_id)
+    return (hash64(first) + (sample - 1) * _STEP) % 2**64
+
+
+def prompt_keys(rows: Rows) -> NDArray[np.uint64]:
+    """Return the `row_key` [row] of the first sample of each row's prompt."""
+    steps = rows["sample"].astype(np.uint64) * np.uint64(_STEP)
+    keys: NDArray[np.uint64] = rows["key"] - steps  # modulo 2**64
+    return keys
 
 
 def mean_logp(rows: Rows, seen: View, drawn: View) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sso_data.core.errors import RunError
 from sso_data.core.records import SCHEMA_VERSION, Row
-from sso_data.runs.columns import CHECKED_BYTES, SCORES, Rows, encode, leak_fingerprint
+from sso_data.runs.columns import CHECKED_BYTES, SCORES, Rows, encode, flags_fingerprint
 from sso_data.runs.files import Appender, closing_on_error, make_dir, reading
 from sso_data.runs.jsonl import open_lines, read_lines, to_line
 
@@ -172,7 +172,7 @@ def _continue_side(part: Path, trusted: int, missing: bytes) -> Appender:
 
 
 def _header() -> bytes:
-    return _HEADER.pack(_MAGIC, SCHEMA_VERSION, SCORES.itemsize, leak_fingerprint().encode())
+    return _HEADER.pack(_MAGIC, SCHEMA_VERSION, SCORES.itemsize, flags_fingerprint().encode())
 
 
 def _trusted(part: Path) -> Rows:

@@ -5,7 +5,7 @@ While it grows, the ledger takes at most 64 bytes a prompt, a quarter of a dict 
 
 from array import array
 
-from sso_data.core.records import row_id
+from sso_data.core.records import row_id, sample_id
 from sso_data.runs.columns import row_key
 
 SEEN, DONE, FAILED = 1, 2, 4
@@ -81,6 +81,14 @@ class Ledger(KeyTable):
         masks = [f for f in range(1, 8) if f & wanted == wanted and not f & without]
         flags = self._values.tobytes()
         return sum(flags.count(mask) for mask in masks)
+
+    def next_ids(self, content: str, samples: int = 1) -> list[str]:
+        """Return the ids of all samples of the next prompt with this hash; mark them as seen."""
+        first = self.next_id(content)
+        further = [sample_id(first, sample) for sample in range(2, samples + 1)]
+        for identity in further:
+            self.mark(row_key(identity), SEEN)
+        return [first, *further]
 
     def next_id(self, content: str) -> str:
         """Return the id of the next prompt with this content hash, and mark it as seen.

@@ -71,11 +71,8 @@ def _write_rows(
             from sso_data.runs.parquet import ParquetWriter
 
             total_bytes = int(scores.rows["length"][kept].sum(dtype=np.uint64))
-            seen, drawn = (VIEWS.index(view) for view in OPTIONAL_SCORE)
-            has_ninth = bool(np.isfinite(scores.rows["logp"][kept, seen, drawn]).any())
-            table = stack.enter_context(
-                ParquetWriter(directory, total_bytes, optional_score=has_ninth)
-            )
+            present = _optional_columns(scores, kept)
+            table = stack.enter_context(ParquetWriter(directory, total_bytes, present=present))
         for done, line in enumerate(scores.lines(kept), start=1):
             row = outside_row(orjson.loads(line))
             lines.write(row)
@@ -83,6 +80,20 @@ def _write_rows(
                 table.add(row, len(line))
             if done % _PROGRESS_ROWS == 0 or done == len(kept):
                 progress.count(done, len(kept), "pairs written")
+
+
+def _optional_columns(scores: Scores, kept: NDArray[np.intp]) -> set[str]:
+    """Return the names of columns that not every run has, as far as a kept row has them.
+
+    The placement of a run's principles is the same in all rows.
+    """
+    present = set[str]().union(*(orjson.loads(line) for line in scores.lines(kept[:1])))
+    seen, drawn = (VIEWS.index(view) for view in OPTIONAL_SCORE)
+    if np.isfinite(scores.rows["logp"][kept, seen, drawn]).any():
+        present.add(f"logp_{VIEWS[seen]}_{VIEWS[drawn]}")
+    if scores.rows["sample"][kept].any():
+        present.add("sample")
+    return present
 
 
 def outside_row(row: JsonRow) -> JsonRow:

@@ -1,7 +1,7 @@
 """Outside rows as Parquet, with a schema that does not depend on the rows."""
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sso_data.core.errors import RunError, one_line
-from sso_data.core.records import ALL_CELLS, OPTIONAL_SCORE, SIDE_OF, VIEWS, Cell, JsonRow
+from sso_data.core.records import (
+    ALL_CELLS,
+    OPTIONAL_SCORE,
+    SIDE_OF,
+    STEERED_VIEWS,
+    VIEWS,
+    JsonRow,
+)
 from sso_data.runs.files import NewFile
 
 PART_BYTES = 512 << 20
@@ -20,8 +27,12 @@ _BATCH_ROWS = 1000
 _BATCH_BYTES = 16 << 20
 
 
-def schema(cells: Sequence[Cell] = ALL_CELLS) -> pa.Schema:
-    """Return the columns of an outside row, in its order; `cells` have a log-prob column.
+OPTIONAL = ("sample", "placement", "user_good", "user_bad", "logp_{}_{}".format(*OPTIONAL_SCORE))
+"""Columns that are left out where no row has them."""
+
+
+def schema(present: Collection[str] = OPTIONAL) -> pa.Schema:
+    """Return the columns of an outside row, in its order; of OPTIONAL ones those in `present`.
 
     Numbers have 64 bits, as in what readers of the JSON lines make of them.
     """
@@ -31,6 +42,7 @@ def schema(cells: Sequence[Cell] = ALL_CELLS) -> pa.Schema:
         ("schema_version", pa.int64()),
         ("id", pa.string()),
         ("source_id", pa.string()),
+        ("sample", pa.int64()),
         ("prompt", pa.list_(message)),
     ]
     fields += [(side, pa.list_(message)) for side in SIDE_OF.values()]
@@ -38,9 +50,11 @@ def schema(cells: Sequence[Cell] = ALL_CELLS) -> pa.Schema:
     fields += [(f"principles_{view}", texts) for view in ("good", "bad")]
     fields += [("written_by", texts)]
     fields += [(f"paraphrase_{view}", pa.list_(pa.int64())) for view in ("good", "bad")]
-    fields += [("system_template", pa.string())]
-    fields += [(f"system_{view}", pa.string()) for view in ("good", "bad")]
-    fields += [(f"logp_{seen}_{drawn}", pa.float64()) for seen, drawn in cells]
+    fields += [("system_template", pa.string()), ("placement", pa.string())]
+    fields += [
+        (f"{part}_{view}", pa.string()) for part in ("system", "user") for view in STEERED_VIEWS
+    ]
+    fields += [(f"logp_{seen}_{drawn}", pa.float64()) for seen, drawn in ALL_CELLS]
     for side in SIDE_OF.values():
         fields += [
             (f"{side}_num_tokens", pa.int64()),
@@ -52,7 +66,7 @@ def schema(cells: Sequence[Cell] = ALL_CELLS) -> pa.Schema:
     words = ("model", "model_fingerprint", "template_fingerprint", "template_kwargs", "metadata")
     fields += [(word, pa.string()) for word in words]
     fields += [("chosen_message", message), ("rejected_message", message)]
-    return pa.schema(fields)
+    return pa.schema([one for one in fields if one[0] not in OPTIONAL or one[0] in present])
 
 
 def part_names(total_bytes: int) -> list[str]:
@@ -66,13 +80,13 @@ def part_names(total_bytes: int) -> list[str]:
 class ParquetWriter:
     """Writes rows whose JSON lines have `total_bytes` in all to Parquet files in `directory`.
 
+    `present` are the OPTIONAL columns that a row has.
     Its `with` block ends with finishing the files; after an error they stay incomplete. `add`
     raises RunError when a row does not fit the columns.
     """
 
-    def __init__(self, directory: Path, total_bytes: int, *, optional_score: bool) -> None:
-        cells = [cell for cell in ALL_CELLS if optional_score or cell != OPTIONAL_SCORE]
-        self._schema = schema(cells)
+    def __init__(self, directory: Path, total_bytes: int, *, present: Collection[str]) -> None:
+        self._schema = schema(present)
         self._paths = [directory / name for name in part_names(total_bytes)]
         self._share = total_bytes / len(self._paths)
         self._done_bytes = 0
@@ -154,12 +168,10 @@ _NAMES = {"double": "float64"}
 def card_features(*files: Path, journal: bool) -> list[dict[str, Any]]:
     """Return the columns of pairs or journal files as `features` of a card's dataset_info.
 
-    The ninth log-prob is a column if any row has it.
+    OPTIONAL ones are there if any row has them.
     """
-    spare = "logp_{}_{}".format(*OPTIONAL_SCORE)
-    is_there = any(_has_column(file, spare) for file in files)
-    cells = [cell for cell in ALL_CELLS if is_there or cell != OPTIONAL_SCORE]
-    fields = [field for field in schema(cells) if not (journal and field.name in _MESSAGES)]
+    present = {name for name in OPTIONAL if any(_has_column(file, name) for file in files)}
+    fields = [field for field in schema(present) if not (journal and field.name in _MESSAGES)]
     return [{"name": field.name, **_feature(field.type)} for field in fields]
 
 

@@ -7,11 +7,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from sso_data.core.errors import RunError
-from sso_data.core.records import Failure, Row
-from sso_data.runs.columns import row_key
+from sso_data.core.records import Failure, Row, split_sample
+from sso_data.runs.columns import prompt_keys, row_key
 from sso_data.runs.files import locked_file, make_dir, recover_dir
 from sso_data.runs.journal import Journal, Scores, load_scores
 from sso_data.runs.jsonl import PeriodicSync, open_lines, read_lines, to_line
@@ -54,15 +55,36 @@ RUN = WorkKind(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Counts of a run: `prompts = rows + failed`."""
+    """Counts of a run: `prompts x samples = rows + failed`.
+
+    `samples`: rows wanted of each prompt; None where prompts have different numbers of them.
+    """
 
     prompts: int
     rows: int
     failed: int
+    samples: int | None = 1
+
+    @property
+    def done(self) -> int:
+        """Samples that are rows or failed."""
+        return self.rows + self.failed
+
+    @property
+    def unit(self) -> str:
+        """What is counted by `done`, in a word."""
+        return "prompts" if self.samples == 1 else "samples"
+
+    @property
+    def times(self) -> str:
+        """What stands after the number of prompts in the books: nothing, or the samples."""
+        if self.samples == 1:
+            return ""
+        return f" x samples {self.samples}" if self.samples else f" with {self.done} samples"
 
     def check(self) -> None:
         """Raise AssertionError if a prompt was lost."""
-        if self.prompts != self.rows + self.failed:
+        if self.samples and self.prompts * self.samples != self.done:
             raise AssertionError(
                 f"{self.prompts} prompts came in, but {self.rows} rows + {self.failed} failed"
             )
@@ -137,24 +159,34 @@ def open_run(
 
 def run_account(run: Path, scores: Scores) -> Account:
     """Return the counts of a finished or interrupted run, from its files alone. Raises RunError."""
-    failed = {row_key(failure.id) for failure in iterate_failures(run)}
+    ids = (failure.id for failure in iterate_failures(run))
+    failed = {row_key(identity): row_key(split_sample(identity)[0]) for identity in ids}
     if failed:
-        failed.difference_update(scores.keys().tolist())  # done later
-    return Account(prompts=len(scores) + len(failed), rows=len(scores), failed=len(failed))
+        for key in scores.keys().tolist():  # done later
+            failed.pop(key, None)
+    prompts = np.concatenate([prompt_keys(scores.rows), np.array([*failed.values()], np.uint64)])
+    found, samples = np.unique(prompts, return_counts=True)
+    least, most = (int(samples.min()), int(samples.max())) if len(found) else (1, 1)
+    return Account(
+        prompts=len(found),
+        rows=len(scores),
+        failed=len(failed),
+        samples=least if least == most else None,
+    )
 
 
-def expected_prompts(manifest: Manifest, account: Account) -> int:
-    """Return how many prompts the finished run will have, by run.json or by its files."""
+def expected_rows(manifest: Manifest, account: Account) -> int:
+    """Return how many rows and failures the finished run will have, by run.json or its files."""
     given = manifest.get("prompts")
-    return max(given if isinstance(given, int) else 0, account.prompts)
+    return max(given if isinstance(given, int) else 0, account.done)
 
 
 def unfinished(manifest: Manifest, account: Account) -> str | None:
     """Return "M of N prompts are done" for an unfinished run, None for a finished one."""
-    expected = expected_prompts(manifest, account)
-    if account.prompts == expected:
+    expected = expected_rows(manifest, account)
+    if account.done == expected:
         return None
-    return f"{account.prompts} of {expected} prompts are done"
+    return f"{account.done} of {expected} {account.unit} are done"
 
 
 class Run(WorkDir):
@@ -177,10 +209,9 @@ class Run(WorkDir):
         """Make everything durable and close the files."""
         self._opened.close()
 
-    def admit(self, content: str) -> tuple[str, bool]:
-        """Return the id of the next prompt with this content hash, and True if it is to be done."""
-        identity = self.ledger.next_id(content)
-        return identity, self.is_open(identity)
+    def admit(self, content: str, samples: int = 1) -> list[tuple[str, bool]]:
+        """Return the ids of the next prompt with this hash, each with True if it is to be done."""
+        return [(one, self.is_open(one)) for one in self.ledger.next_ids(content, samples)]
 
     def is_open(self, identity: str) -> bool:
         """Return True for a prompt that is neither done nor failed."""
@@ -199,10 +230,11 @@ class Run(WorkDir):
         self.ledger.mark(row_key(failure.id), FAILED)
         self._sync()
 
-    def account(self) -> Account:
-        """Return the counts of the prompts that were admitted."""
+    def account(self, samples: int = 1) -> Account:
+        """Return the counts of the prompts that were admitted, `samples` times each."""
         return Account(
-            prompts=self.ledger.count(SEEN),
+            samples=samples,
+            prompts=self.ledger.count(SEEN) // samples,
             rows=self.ledger.count(SEEN | DONE),
             failed=self.ledger.count(SEEN | FAILED, without=DONE),
         )

@@ -12,7 +12,7 @@ import orjson
 
 from sso_data.core.errors import RunError
 from sso_data.core.records import JsonRow, row_id
-from sso_data.runs.columns import row_key
+from sso_data.runs.columns import hash64
 from sso_data.runs.files import reading
 from sso_data.runs.jsonl import PeriodicSync, open_lines, read_lines, to_line
 from sso_data.runs.ledger import KeyTable
@@ -63,14 +63,14 @@ class SteeringStore:
 
     def _remember(self, line: JsonRow, offset: int) -> None:
         """Index a line by its offset + 1, because values of the table are positive."""
-        self._ends.put(row_key(f"{line['kind']}/{line['id']}"), offset + 1)
+        self._ends.put(hash64(f"{line['kind']}/{line['id']}"), offset + 1)
         content = content_of(line["id"])
         if line["id"] != row_id(content, 0):
             for feature in asked_features(line):
-                self._ends.put(row_key(f"text/{content}/{feature}"), offset + 1)
+                self._ends.put(hash64(f"text/{content}/{feature}"), offset + 1)
 
     def _at(self, key: str) -> JsonRow | None:
-        place = self._ends.get(row_key(key))
+        place = self._ends.get(hash64(key))
         if not place:
             return None
         with reading(self._path):

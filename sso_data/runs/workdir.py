@@ -23,6 +23,8 @@ from sso_data.runs.files import locked_file, make_dir, remove_tree, write_atomic
 Manifest = dict[str, Any]
 
 OVERWRITE = "use another --out, or --overwrite to start over"
+_TEXTS = ("templates", "principles")
+"""Keys of identities that are hashes of texts; those that ship are read where no DIR is given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,8 +209,19 @@ def refuse_another(
     here: Mapping[str, Any],
     remedy: str = OVERWRITE,
 ) -> None:
-    """Raise RunError that names the first three differences of two identities, if there are any."""
+    """Raise RunError that names the first three differences of two identities, if there are any.
+
+    Where texts differ that ship with the package, it says how to go on with the earlier ones.
+    """
     if changed := differences(there, here):
+        of = "generate." if noun in ("iteration", "evaluation") else ""
+        other = [key for key in _TEXTS if key in there and there[key] != here.get(key)]
+        texts = [f"--set {of}{key}=DIR" for key in other]
+        if texts:
+            remedy = (
+                f"give the texts that began it with {' and '.join(texts)} (those that ship change "
+                f"with the version: docs/principles.md), or {remedy}"
+            )
         raise RunError(f"{path}: holds another {noun}: {_listed(changed, 3)}; {remedy}")
 
 

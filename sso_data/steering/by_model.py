@@ -6,6 +6,7 @@ all their answers by key, and returns the line that the run keeps.
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from sso_data.chat.interface import Completion, CompletionRequest
@@ -13,13 +14,15 @@ from sso_data.core.errors import one_line
 from sso_data.core.records import SCHEMA_VERSION, JsonRow, Message, Prompt, derive_seed
 from sso_data.engines.interface import Refused
 from sso_data.runs.steering import content_of
-from sso_data.steering.checks import problem
+from sso_data.steering.checks import content_problem, problem
+from sso_data.steering.principles import Principle
 from sso_data.steering.questions import (
     PAIR_SCHEMA,
     choice_messages,
     choice_schema,
     conversation_of,
     pair_messages,
+    shown_examples,
 )
 from sso_data.steering.replies import NAMES_NONE, NAMES_TOO_FEW, NO_PAIR, read_choice, read_pair
 from sso_data.steering.rules import FREE_FORM, Rules, Text
@@ -82,14 +85,17 @@ def steer_by_model(
         features = rules.chosen(prompt.id, chosen) if chosen else rules.draw(prompt.id)
         chosen_by = "policy" if chosen else "fallback"
         line["choice"] = {"model": model(), "attempts": attempts}
+        if chosen:
+            names = [one.name for one in pool]
+            line["choice"] |= {"offered": len(pool), "places": [names.index(f) for f in chosen]}
     elif earlier is not None:
         features, chosen_by = tuple(earlier["principles"]), earlier["chosen_by"]
         line["choice"] = earlier["choice"]
-    elif rules.config.choose == "none":
+    elif rules.choose == "none":
         features, chosen_by = rules.chosen(prompt.id, (FREE_FORM,)), "none"
     else:
         features = rules.draw(prompt.id)
-        chosen_by = "fallback" if rules.config.choose == "policy" else rules.config.choose
+        chosen_by = "fallback" if rules.choose == "policy" else rules.choose
     if task.kind == "choice":
         return line | {"principles": list(features), "chosen_by": chosen_by}
     texts: dict[str, Text] = {}
@@ -112,14 +118,17 @@ def _write_all(
     Seeds and keys are the content's, so that equal prompts share the answers.
     """
     conversation, content = conversation_of(prompt), content_of(prompt.id)
+    config, templates = task.rules.config, task.rules.templates
 
-    def read(text: str) -> Text | str:
-        pair = read_pair(text, task.writer)
+    def read(text: str, feature: Principle | None) -> Text | str:
+        pair, request = read_pair(text, task.writer), conversation.request
         if pair is None:
             return NO_PAIR
-        ratio = task.rules.config.max_length_ratio
-        request = conversation.request
-        return problem(pair, request, max_ratio=ratio, is_control=task.is_control) or pair
+        ratio = config.max_length_ratio
+        wrong = problem(pair, request, max_ratio=ratio, is_control=task.is_control)
+        if wrong is None and config.checks == "all":
+            wrong = content_problem(pair, request, feature, shown_examples(templates))
+        return wrong or pair
 
     texts: dict[str, Text] = {}
     written: dict[str, JsonRow] = {}
@@ -128,10 +137,9 @@ def _write_all(
         line = known(feature)
         if line is None:
             principle = None if feature == FREE_FORM else task.rules.catalogue[feature]
-            asked = pair_messages(conversation, principle, task.rules.templates)
-            asking[feature] = _attempts(
-                f"{content}/write/{feature}", asked, PAIR_SCHEMA, read, task
-            )
+            asked = pair_messages(conversation, principle, templates)
+            key, reading = f"{content}/write/{feature}", partial(read, feature=principle)
+            asking[feature] = _attempts(key, asked, PAIR_SCHEMA, reading, task)
             continue
         written[feature] = {"by": line["written"][feature]["by"], "as": line["id"]}
         if written[feature]["by"] != "catalogue":

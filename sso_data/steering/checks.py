@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
+from sso_data.chat.answer_checks import Examples, control_token, opening
+from sso_data.core.jinja import phrases
 from sso_data.core.language import is_another_language
+from sso_data.core.words import containment, holds, likeness, normal, runs, words
 from sso_data.runs.columns import leaks
 from sso_data.steering.principles import Principle
 from sso_data.steering.rules import FREE_FORM, Text
@@ -30,18 +33,28 @@ NEAR_DUPLICATE = 0.5
 REVIEWED_WORDS = 3
 """Fewest words of a catalogue's text without a warning."""
 
-_WORD = re.compile(
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+"
-)
-"""A word, or one character of Thai, Lao, Burmese, Khmer, Japanese or Chinese."""
+MAX_LIKENESS, MAX_CONTAINED = 0.4, 0.7
+"""Most that the sides of a written pair may have in common.
+
+Pairs of neighbouring words, of all and of the shorter side. The pairs of the shipped catalogue lie
+at .15 and .28 and below, their paraphrases, which are built alike, at .39 and .59 and below.
+"""
 
 _FILLERS = frozenset("a an the and or to of in please very really".split())  # noqa: SIM905
-_CONTROL = re.compile(r"<\|[^|>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>")
+_NEGATIONS = frozenset("no not never nor without avoid don less nicht kein keine ohne".split())  # noqa: SIM905
+_END = re.compile(r"[.!?…。！？।][\"'”’»)\]]*$")
+_STATEMENT = re.compile(
+    r"^\W*(?:\d|[\w-]+(?:['’]s|\s+(?:is|are|was|were|has|have|had|means|ist|sind|war|est|sont))\s)"
+)
+_ORDER = re.compile(
+    r"\b(?:ignore|disregard|forget|override|ignorier\w*|vergiss|oublie[rz]?|ignora|olvida)\b"
+    r".*?\b(?:write|say|print|output|reply|answer|respond|schreib\w*|sag\w*|antworte\w*|écri\w+"
+    r"|répond\w*|escrib\w+|respond\w+)\b(?:\s+(?:with|only|just|that|exactly|nur|mit))*(.+)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""An order to whoever reads a request: leave what you were told and write something."""
 
-
-def words(text: str) -> list[str]:
-    """Return the case-folded words of a text; in scripts without spaces, its characters."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+_ORDERED_WORDS = 3
 
 
 def length_ratio(one: str, other: str) -> float:
@@ -62,12 +75,6 @@ def are_alike(one: str, other: str) -> bool:
     return first == second
 
 
-def likeness(one: str, other: str) -> float:
-    """Return the Jaccard similarity of two texts' pairs of neighbouring words, 0 to 1."""
-    first, second = _ngrams(words(one), 2), _ngrams(words(other), 2)
-    return len(first & second) / len(first | second) if first | second else 0.0
-
-
 def quotes(text: str, request: str) -> bool:
     """Return True when `text` copies a passage of `request`, or the whole of a short one."""
     asked, said = words(request), words(text)
@@ -77,12 +84,7 @@ def quotes(text: str, request: str) -> bool:
         size = len(asked)
         if size < SHORT_REQUEST:
             return False
-    return not _ngrams(asked, size).isdisjoint(_ngrams(said, size))
-
-
-def holds_control(text: str) -> bool:
-    """Return True when the text holds something like a control token of any chat template."""
-    return bool(_CONTROL.search(text))
+    return not runs(asked, size).isdisjoint(runs(said, size))
 
 
 def is_showable(text: str) -> bool:
@@ -103,7 +105,7 @@ def problem(
         ("too_short", lambda: any(len(words(text)) < MIN_WORDS for text in both)),
         ("too_long", lambda: any(len(text) > MAX_CHARS for text in both)),
         ("unshowable", lambda: not all(map(is_showable, both))),
-        ("control_tokens", lambda: any(holds_control(t) or is_control(t) for t in both)),
+        ("control_tokens", lambda: any(control_token(t) or is_control(t) for t in both)),
         ("leak", lambda: any(map(leaks, both))),
         ("same", lambda: are_alike(*both)),
         ("unequal_length", lambda: length_ratio(*both) > max_ratio),
@@ -111,6 +113,71 @@ def problem(
         ("language", lambda: any(is_another_language(text, request) for text in both)),
     )
     return next((reason for reason, fails in tests if fails()), None)
+
+
+def content_problem(
+    pair: Text, request: str, feature: Principle | None, examples: Examples
+) -> str | None:
+    """Return why a pair of sound form gives no two opposite directions, in one word, or None.
+
+    `feature` is the one that the texts are of (None: any); `examples` are those that the model was
+    shown.
+    """
+    both = (pair.good, pair.bad)
+    tests: tuple[tuple[str, Callable[[], bool]], ...] = (
+        ("copied_example", lambda: any(map(examples.lend, both))),
+        ("refusal", lambda: any(map(refuses, both))),
+        ("injected", lambda: any(obeys(text, request) for text in both)),
+        ("no_direction", lambda: not all(map(is_direction, both))),
+        ("unfinished", lambda: not all(_END.search(text.strip()) for text in both)),
+        ("alike", lambda: likeness(*both) > MAX_LIKENESS),
+        ("contained", lambda: containment(*both) > MAX_CONTAINED),
+        ("swapped", lambda: feature is not None and are_swapped(pair, feature)),
+    )
+    return next((reason for reason, fails in tests if fails()), None)
+
+
+def refuses(text: str) -> bool:
+    """Return True for a text that refuses or asks for a refusal (templates/refusals.txt)."""
+    lower = text.replace("’", "'").lower()
+    return any(phrase in lower for phrase in phrases("refusals.txt"))
+
+
+def is_direction(text: str) -> bool:
+    """Return False for a text that begins as an answer, a statement, a list, or a question.
+
+    By its opening (templates/not_directions.txt) and its first verb; an answer that begins with an
+    imperative, such as a recipe, cannot be told from a direction.
+    """
+    is_question = text.rstrip(" \"'”»").endswith(("?", "？"))
+    is_answer = opening(text, "not_directions.txt") or opening(text, "not_queries.txt")
+    return not (is_question or is_answer or _STATEMENT.match(text))
+
+
+def obeys(text: str, request: str) -> bool:
+    """Return True when `text` says what a request orders ("ignore this and write ...")."""
+    order = _ORDER.search(request)
+    if order is None:
+        return False
+    ordered = words(order[1])
+    if len(ordered) <= _ORDERED_WORDS:
+        return bool(ordered) and holds(normal(text), " ".join(ordered))
+    return not runs(ordered, _ORDERED_WORDS).isdisjoint(runs(words(text), _ORDERED_WORDS))
+
+
+def are_swapped(pair: Text, feature: Principle) -> bool:
+    """Return True when the good side asks for the bad adjective, and the bad side does not.
+
+    An adjective with a negation among the three words before it does not count.
+    """
+    wanted = words(feature.adjectives.bad)
+
+    def asks(text: str) -> bool:
+        said = words(text)
+        places = [n for n in range(len(said)) if said[n : n + len(wanted)] == wanted]
+        return any(_NEGATIONS.isdisjoint(said[max(0, n - 3) : n]) for n in places)
+
+    return asks(pair.good) and not asks(pair.bad)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +209,7 @@ def _of_one(one: Principle) -> Iterator[Finding]:
         start = f"{text[:40]!r}..." if len(text) > 40 else repr(text)
         if leaks(text):
             yield _error(one, f"speaks of its instructions, which answers repeat: {start}")
-        if holds_control(text):
+        if control_token(text):
             yield _error(one, f"holds a control token: {start}")
         if len(words(text)) < REVIEWED_WORDS:
             yield _warning(one, f"says very little: {start}")
@@ -183,7 +250,3 @@ def _error(one: Principle, text: str) -> Finding:
 
 def _warning(one: Principle, text: str) -> Finding:
     return Finding(severity="warning", feature=one.name, text=text)
-
-
-def _ngrams(found: list[str], size: int) -> set[tuple[str, ...]]:
-    return {tuple(found[start : start + size]) for start in range(len(found) - size + 1)}

@@ -46,7 +46,7 @@ def write_principles(
 
     def todo() -> Iterator[Prompt]:
         candidates = read_prompts(source, config.source)
-        for prompt in prompts_of(candidates, Ledger().next_id, lambda identity: True):
+        for prompt in prompts_of(candidates, Ledger().next_ids, lambda identity: True):
             begun[prompt.id] = {"prompt": [message.to_json() for message in prompt.messages]}
             yield prompt
 
@@ -59,10 +59,13 @@ def write_principles(
         while begun and "kind" in begun[first := next(iter(begun))]:
             yield begun.pop(first)
 
+    progress.phase(f"opening {config.steering.principle_model or config.model}")
     with open_writer(config, tell=progress.warn) as model:
+        progress.phase("writing principles")
+        progress.count(0, total, PROMPTS_STEERED)
         task = Task(
             rules=rules,
-            choose=config.steering.choose == "policy",
+            choose=rules.choose == "policy",
             write=True,
             writer=public_name(str(config.steering.principle_model or config.model)),
             is_control=(

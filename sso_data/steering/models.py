@@ -19,8 +19,14 @@ from sso_data.steering.passes import Guide, Models, look_up, steer_all
 from sso_data.steering.questions import CHOOSE, WRITE
 from sso_data.steering.rules import Rules, Steered
 
-_BY_RULE = ("choose", "features", "count", "weights", "concision_probability", "paraphrase")
-_BY_MODEL = ("principles", "temperature", "max_tokens", "structured", "max_length_ratio")
+_BY_RULE = (
+    *("choose", "features", "count", "weights", "concision_probability"),
+    *("paraphrase", "placement"),
+)
+_BY_MODEL = (
+    *("principles", "temperature", "max_tokens", "structured", "max_length_ratio"),
+    "checks",
+)
 
 
 class LazyEngine:
@@ -55,7 +61,7 @@ def identity_of(rules: Rules) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if rules.asks_a_model:
         keys += _BY_MODEL
-        names += [CHOOSE] if config.choose == "policy" else []
+        names += [CHOOSE] if rules.choose == "policy" else []
         names += [WRITE] if config.principles == "written" else []
     if (name := config.principle_model) and config.endpoint:
         found["steering.writer"] = f"endpoint:{name}"

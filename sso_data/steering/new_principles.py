@@ -1,12 +1,14 @@
 """`principles new`: a catalogue that a model makes from a plain description."""
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from sso_data.chat.interface import CompletionRequest, answer
+from sso_data.chat.answer_checks import Examples
+from sso_data.chat.interface import Completion, CompletionRequest, answer
 from sso_data.chat.json_answers import json_values
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import EngineError, InputError, one_line
@@ -14,7 +16,7 @@ from sso_data.core.jinja import Templates
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import derive_seed
 from sso_data.engines.interface import Refused
-from sso_data.steering.checks import review
+from sso_data.steering.checks import content_problem, review
 from sso_data.steering.models import open_writer
 from sso_data.steering.principles import (
     Catalogue,
@@ -23,6 +25,7 @@ from sso_data.steering.principles import (
     refuse_existing,
     write_catalogue,
 )
+from sso_data.steering.rules import Text
 
 TEMPLATE = "new_principles.j2"
 TOKENS_EACH = 400
@@ -41,8 +44,9 @@ def new_catalogue(
 ) -> Catalogue:
     """Ask for `count` principles of the described job and write them to the new directory `out`.
 
-    Either all of them are written or nothing is. Raises InputError when `out` exists or the
-    description is blank, EngineError when the answers did not hold enough that can be used.
+    Those that could be made are written, fewer than `count` too, also where the model fails or the
+    process is interrupted; `progress` hears what was wrong with each answer. Raises InputError when
+    `out` exists or the description is blank, EngineError when no answer held one that can be used.
     """
     progress = progress or NullProgress()
     description = description.strip()
@@ -52,47 +56,72 @@ def new_catalogue(
     templates = Templates(directory=config.templates)
     templates.check()
     made: list[Principle] = []
-    refused: list[str] = []  # why others were not taken
-    progress.phase(f"asking for {count} principles")
-    with open_writer(config, tell=progress.warn) as model:
-        for number in range(ATTEMPTS):
-            missing = count - len(made)
-            if not missing:
-                break
-            taken = [one.name for one in made]
-            request = CompletionRequest(
-                key=f"principles/{number}",
-                messages=templates.messages(
-                    TEMPLATE, description=description, count=missing, taken=taken
-                ),
-                max_tokens=TOKENS_EACH * (missing + 1),
-                seed=derive_seed(config.seed, description, f"principles/{number}"),
-                schema=_schema(missing),
-            )
-            reply = answer(model, request)
-            if isinstance(reply, Refused):
-                refused.append(one_line(reply.detail, 200))
-                continue
-            found = (list(_candidates(value)) for value in json_values(reply.text))
-            candidates = next(filter(None, found), [])
-            if not candidates:
-                refused.append("no JSON object with principles in the answer")
-            for candidate in candidates:
-                if len(made) == count:
+    progress.phase(f"opening {config.steering.principle_model or config.model}")
+    try:
+        with open_writer(config, tell=progress.warn) as model:
+            progress.phase(f"asking for {count} principles")
+            for number in range(1, ATTEMPTS + 1):
+                missing = count - len(made)
+                if not missing:
                     break
-                principle_or_reason = _principle(candidate, made)
-                if isinstance(principle_or_reason, Principle):
-                    made.append(principle_or_reason)
-                else:
-                    refused.append(principle_or_reason)
-    if len(made) < count:
-        last = f" (last problem: {refused[-1]})" if refused else ""
+                progress.count(len(made), count, "principles", f"answer {number}")
+                request = _request(description, missing, made, number - 1, config, templates)
+                for refused in _take(answer(model, request), missing, made, templates):
+                    progress.warn(f"answer {number} of at most {ATTEMPTS}: {refused}")
+            progress.count(len(made), count, "principles")
+    finally:
+        if made:
+            write_catalogue(made, out)
+        if 0 < len(made) < count:
+            progress.note(f"{len(made)} of {count} principles are in {out}")
+    if not made:
         raise EngineError(
-            f"only {len(made)} of {count} principles are valid after {ATTEMPTS} answers"
-            f"{last}; ask for fewer with -n, or a stronger model"
+            f"none of {count} principles could be made of {ATTEMPTS} answers (see the warnings); "
+            "ask for fewer with -n, or a stronger model"
         )
-    write_catalogue(made, out)
     return load_catalogue(out)
+
+
+def _request(
+    description: str,
+    missing: int,
+    made: list[Principle],
+    number: int,
+    config: RunConfig,
+    templates: Templates,
+) -> CompletionRequest:
+    """Return the question for the principles that are missing."""
+    taken = [one.name for one in made]
+    return CompletionRequest(
+        key=f"principles/{number}",
+        messages=templates.messages(TEMPLATE, description=description, count=missing, taken=taken),
+        max_tokens=TOKENS_EACH * (missing + 1),
+        seed=derive_seed(config.seed, description, f"principles/{number}"),
+        schema=_schema(missing),
+    )
+
+
+def _take(
+    reply: Completion | Refused, missing: int, made: list[Principle], templates: Templates
+) -> Iterator[str]:
+    """Add at most `missing` usable principles of an answer to `made`; yield why others are not."""
+    if isinstance(reply, Refused):
+        yield one_line(reply.detail, 200)
+        return
+    found = (list(_candidates(value)) for value in json_values(reply.text))
+    candidates = next(filter(None, found), [])
+    if not candidates:
+        cut = ", it was cut off" if reply.finish_reason == "length" else ""
+        yield f"no JSON object with principles in it{cut}: {one_line(reply.text, 80)!r}"
+    for candidate in candidates:
+        if not missing:
+            return
+        principle_or_reason = _principle(candidate, made, templates)
+        if isinstance(principle_or_reason, Principle):
+            made.append(principle_or_reason)
+            missing -= 1
+        else:
+            yield principle_or_reason
 
 
 def _schema(count: int) -> dict[str, Any]:
@@ -122,7 +151,9 @@ def _candidates(value: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
         yield from _candidates(part, depth + 1)
 
 
-def _principle(candidate: dict[str, Any], others: list[Principle]) -> Principle | str:
+def _principle(
+    candidate: dict[str, Any], others: list[Principle], templates: Templates
+) -> Principle | str:
     """Return the principle of a candidate that is valid with the others, or why it is not."""
     name = one_line(candidate.get("name", "?"), 80)
     try:
@@ -133,5 +164,14 @@ def _principle(candidate: dict[str, Any], others: list[Principle]) -> Principle 
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         return f"{name}: {place}: {one_line(first['msg'], 120)}"
+    pair = Text(good=principle.good, bad=principle.bad)
+    if reason := content_problem(pair, "", principle, _examples(templates)):
+        return f"{name}: {reason} (docs/principles.md): {one_line(pair.good, 60)!r}"
     errors = [one for one in review([*others, principle]) if one.severity == "error"]
     return f"{name}: {errors[0].text}" if errors else principle
+
+
+@cache
+def _examples(templates: Templates) -> Examples:
+    """Return the examples that the question shows."""
+    return Examples([templates.messages(TEMPLATE, description="", count=1, taken=[])])

@@ -160,7 +160,7 @@ def steer_all(
     Raises EngineError when a model can answer nothing any more.
     """
     progress = progress or NullProgress()
-    chooses = rules.config.choose == "policy"
+    chooses = rules.choose == "policy"
     writes = rules.config.principles == "written"
 
     def run(
@@ -214,16 +214,16 @@ def look_up(store: AnyStore, rules: Rules) -> Callable[[Prompt], Steered]:
 
 def prompts_of(
     candidates: Iterable[Candidate | BadRow],
-    name: Callable[[str], str],
+    name: Callable[[str], Iterable[str]],
     is_open: Callable[[str], bool],
 ) -> Iterator[Prompt]:
     """Yield the answerable prompts that are still to be done.
 
-    `name` gives the id for a content hash, `is_open` says which ids are still to be done.
+    `name` gives the ids for a content hash, one a sample; `is_open` says which are to be done.
     """
     for candidate in candidates:
-        identity = name(content_hash(candidate.messages))
-        if isinstance(candidate, BadRow) or not is_open(identity):
+        ids = name(content_hash(candidate.messages))
+        if isinstance(candidate, BadRow) or unanswerable(candidate.messages) is not None:
             continue
-        if unanswerable(candidate.messages) is None:
+        for identity in filter(is_open, ids):
             yield Prompt(id=identity, messages=candidate.messages)

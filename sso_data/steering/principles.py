@@ -17,9 +17,10 @@ from pydantic import (
 )
 
 from sso_data.core.errors import InputError, SsoDataError, one_line
-from sso_data.core.paths import principles_dir
+from sso_data.core.paths import CATALOGUES, principles_dir
 from sso_data.core.yaml_files import read_yaml, yaml_text
 from sso_data.runs.files import make_dir, remove_tree, swap_dir, write_new
+from sso_data.steering.response_checks import ResponseCheck
 
 _WIDTH = 98
 """Columns of a written file."""
@@ -65,7 +66,10 @@ class Paraphrases(_Strict):
 
 
 class Principle(_Strict):
-    """A feature of responses, and the texts given to the model for its good and its bad side."""
+    """A feature of responses, and the texts given to the model for its good and its bad side.
+
+    `check`: what a program can tick off a response that follows the good side, if it can.
+    """
 
     name: Name
     adjectives: Adjectives
@@ -73,6 +77,7 @@ class Principle(_Strict):
     good: Text
     bad: Text
     paraphrases: Paraphrases = Paraphrases()
+    check: ResponseCheck | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,24 +89,30 @@ class Catalogue:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over every principle's content (not its file name)."""
+        """16 hexadecimal digits over what decides rows: all but the files' names and the checks."""
         digest = hashlib.sha256()
         for principle in self.principles.values():
-            digest.update(principle.model_dump_json().encode() + b"\n")
+            digest.update(principle.model_dump_json(exclude={"check"}).encode() + b"\n")
         return digest.hexdigest()[:16]
+
+    @property
+    def checks(self) -> Mapping[str, ResponseCheck]:
+        """The checks of the principles that have one, by feature name."""
+        return {name: one.check for name, one in self.principles.items() if one.check}
 
     def __getitem__(self, feature: str) -> Principle:
         return self.principles[feature]
 
 
 def load_catalogue(directory: Path | None = None) -> Catalogue:
-    """Read the catalogue in `directory`, by default the shipped one.
+    """Read the catalogue in `directory`, or a shipped one by its name; by default the long one.
 
     Raises InputError that names the file and the field when one is not a valid principle, or is a
     link to a file elsewhere: a catalogue by others must not read other files.
     """
-    may_link = directory is None
-    directory = directory or principles_dir()
+    name = str(directory or "long")
+    may_link = name in CATALOGUES
+    directory = principles_dir(name) if may_link else Path(name)
     try:
         if not directory.is_dir():
             raise InputError(

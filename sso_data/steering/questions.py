@@ -1,9 +1,13 @@
 """Questions to a model that steers: which features fit a prompt, two principles for a feature."""
 
+import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from sso_data.chat.answer_checks import Examples, fence_for
 from sso_data.core.jinja import Templates
 from sso_data.core.records import Message, Prompt
 from sso_data.steering.principles import Principle
@@ -16,6 +20,7 @@ TURN_CHARS = 600
 SYSTEM_CHARS = 2000
 EARLIER_TURNS = 6
 CUT = " [...] "
+_MOST_LISTS = 250
 
 PAIR_SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -39,10 +44,11 @@ class Conversation:
         return self.turns[-1].content
 
     def variables(self) -> dict[str, object]:
-        """The template variables `conversation` and `system`."""
+        """The template variables `conversation`, `system` and `fence`."""
         return {
             "conversation": [turn.to_json() for turn in self.turns],
             "system": self.system,
+            "fence": fence_for([*(turn.content for turn in self.turns), self.system]),
         }
 
 
@@ -88,14 +94,26 @@ def choice_messages(
 
 
 def choice_schema(features: Iterable[Principle], count: int) -> dict[str, Any]:
-    """Return the JSON schema of a list of `count` names; the same for every order of features."""
+    """Return the JSON schema of a list of `count` names; the same for every order of features.
+
+    No name comes twice: one list for each beginning (grammars of engines know no `uniqueItems`).
+    Where there are more than `_MOST_LISTS` beginnings, shorter ones are told apart from what
+    follows.
+    """
     names = sorted(one.name for one in features)
-    return {
-        "type": "array",
-        "items": {"type": "string", "enum": names},
-        "minItems": count,
-        "maxItems": count,
-    }
+    told = count - 1
+    while told and math.perm(len(names), told) > _MOST_LISTS:
+        told -= 1
+    size = {"minItems": count, "maxItems": count}
+    if not told:
+        return {"type": "array", "items": {"type": "string", "enum": names}, **size}
+    lists = []
+    for start in itertools.permutations(names, told):
+        rest = [name for name in names if name not in start]
+        enums = [*([name] for name in start), *([rest] * (count - told))]
+        items = [{"type": "string", "enum": enum} for enum in enums]
+        lists.append({"type": "array", "prefixItems": items, **size})
+    return {"anyOf": lists}
 
 
 def pair_messages(
@@ -112,3 +130,10 @@ def pair_messages(
         adjectives=feature.adjectives.model_dump() if feature else {},
         **conversation.variables(),
     )
+
+
+@cache
+def shown_examples(templates: Templates) -> Examples:
+    """Return the examples that the question for two principles shows."""
+    blank = Conversation(turns=(Message(role="user", content=""),), system="")
+    return Examples([pair_messages(blank, None, templates)])

@@ -49,19 +49,25 @@ class Rules:
     @property
     def asks_a_model(self) -> bool:
         """True when a model is asked about each prompt."""
-        return self.config.choose in ("policy", "none") or self.config.principles == "written"
+        return self.choose in ("policy", "none") or self.config.principles == "written"
+
+    @property
+    def choose(self) -> str:
+        """How features are chosen: as configured, but of a single one all, without a question."""
+        is_single = self.config.choose == "policy" and len(self.weights) == 1
+        return "all" if is_single else self.config.choose
 
     def by_rule(self, row: str) -> Steered:
         """Return a row's steering where no model is asked."""
-        return self.steered(self.steering(row, self.draw(row), self.config.choose))
+        return self.steered(self.steering(row, self.draw(row), self.choose))
 
     def draw(self, row: str) -> tuple[str, ...]:
         """Return the features of a row by rule; for rows that a model steers, the fallback."""
         rng = self._rng(row, "steering")
         weights = self.weights
-        if self.config.choose == "fixed":
+        if self.choose == "fixed":
             features = list(self.config.features)
-        elif self.config.choose == "all":
+        elif self.choose == "all":
             features = sorted(weights, key=lambda feature: -weights[feature])
         else:
             # Efraimidis and Spirakis 2006: each next feature is drawn in proportion to its weight
@@ -105,6 +111,7 @@ class Rules:
             paraphrase_good=tuple(text.paraphrase_good for text in texts),
             paraphrase_bad=tuple(text.paraphrase_bad for text in texts),
             system_template=names[int(self._rng(row, "wording/system").random() * len(names))],
+            placement=self.config.placement,
         )
 
     def steered(self, steering: Steering) -> Steered:
@@ -118,9 +125,12 @@ class Rules:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The features to choose from, with their weights; those of weight 0 are left out."""
-        config = self.config
-        pool = config.features or [f for f in self.catalogue.principles if f != CONCISION]
+        """The features to choose from, with their weights; those of weight 0 are left out.
+
+        Concision is among them only by its name in `features`, or in a catalogue of nothing else.
+        """
+        config, every = self.config, list(self.catalogue.principles)
+        pool = config.features or [f for f in every if f != CONCISION] or every
         weights = {feature: config.weights.get(feature, 1.0) for feature in pool}
         return {feature: weight for feature, weight in weights.items() if weight > 0}
 
@@ -153,10 +163,11 @@ def check_features(config: SteeringConfig, catalogue: Catalogue) -> None:
                     f"steering.{key}: no principle {feature!r} in {catalogue.directory}; "
                     f"there are {known}"
                 )
-    left = len(Rules(config=config, catalogue=catalogue, seed=0).weights)
+    rules = Rules(config=config, catalogue=catalogue, seed=0)
+    left = len(rules.weights)
     if not left:
         raise ConfigError("steering.weights: every feature has weight 0; give one a weight above 0")
-    if config.choose == "policy" and left <= config.count:
+    if rules.choose == "policy" and left <= config.count:
         raise ConfigError(
             f"steering.count {config.count}: the policy chooses from {left} features and needs "
             "more than that many; lower it, or set steering.choose=all"

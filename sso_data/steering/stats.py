@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import orjson
 
-from sso_data.core.errors import RunError
+from sso_data.core.errors import InputError, RunError
 from sso_data.core.records import JsonRow
 from sso_data.runs.columns import closeness, gap, mean_logp, row_key
 from sso_data.runs.journal import load_scores
 from sso_data.runs.pairs import read_pairs
 from sso_data.runs.run import require_run
+from sso_data.runs.workdir import section
+from sso_data.steering.principles import load_catalogue
+from sso_data.steering.response_checks import ResponseCheck
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +29,8 @@ class PrincipleStats:
     Means in nats/token over the rows with all scores: `gap_*` is how much likelier a response is
     under its own view than under the opposite one; `below_*` how far a response lies below the
     policy's own answer, both seen under the plain view. `wording` is "main", "paraphrase 2" or who
-    wrote the text; None for all wordings together.
+    wrote the text; None for all wordings together. `signal*`: how often y+ follows the check of the
+    principle better than y-, over all rows and over the kept ones, ties half; None without a check.
     """
 
     principle: str
@@ -36,6 +41,8 @@ class PrincipleStats:
     gap_bad: float | None
     below_chosen: float | None
     below_rejected: float | None
+    signal: float | None
+    signal_kept: float | None
 
     @property
     def kept_share(self) -> float:
@@ -48,7 +55,7 @@ def principle_stats(run: Path, *, wordings: bool = False) -> list[PrincipleStats
 
     Raises RunError when the run has no rows, or no pairs were decided on yet.
     """
-    require_run(run)
+    checks = _checks_of(require_run(run))
     kept = {row_key(str(row["id"])) for _, row in read_pairs(run)}
     scores = load_scores(run, dry=True)
     if not len(scores):
@@ -61,8 +68,12 @@ def principle_stats(run: Path, *, wordings: bool = False) -> list[PrincipleStats
     is_scored = np.asarray(np.isfinite(numbers).all(axis=1))
     is_kept = np.array([key in kept for key in scores.keys().tolist()])
     places: dict[tuple[str, str | None], list[int]] = defaultdict(list)
+    better: dict[tuple[str, int], float] = {}
     for place, line in enumerate(scores.lines(np.arange(len(scores)))):
-        for principle, wording in _wordings_of(orjson.loads(line)):
+        row = orjson.loads(line)
+        for principle, wording in _wordings_of(row):
+            if principle in checks:
+                better[principle, place] = _preference(checks[principle], row)
             places[principle, None].append(place)
             if wordings:
                 places[principle, wording].append(place)
@@ -71,6 +82,7 @@ def principle_stats(run: Path, *, wordings: bool = False) -> list[PrincipleStats
         scored = numbers[own][is_scored[own]]
         means: list[Any] = [math.nan] * 4 if not len(scored) else scored.mean(axis=0).tolist()
         values = [value if math.isfinite(value) else None for value in means]
+        signal = [(better[name, at], is_kept[at]) for at in own if (name, at) in better]
         found.append(
             PrincipleStats(
                 principle=name,
@@ -81,10 +93,31 @@ def principle_stats(run: Path, *, wordings: bool = False) -> list[PrincipleStats
                 gap_bad=values[1],
                 below_chosen=values[2],
                 below_rejected=values[3],
+                signal=_mean([value for value, _ in signal]),
+                signal_kept=_mean([value for value, taken in signal if taken]),
             )
         )
     whole = {one.principle: one.kept_share for one in found if one.wording is None}
     return sorted(found, key=lambda one: (-whole[one.principle], one.principle, one.wording or ""))
+
+
+def _checks_of(manifest: Mapping[str, Any]) -> Mapping[str, ResponseCheck]:
+    """Return the checks of a run's catalogue by feature; none where it is not here any more."""
+    name = section(manifest, "config").get("principles")
+    try:
+        return load_catalogue(Path(name) if name else None).checks
+    except InputError:
+        return {}
+
+
+def _preference(check: ResponseCheck, row: JsonRow) -> float:
+    """Return 1 where y+ follows the check better than y-, 0 where y- does, 0.5 for a tie."""
+    chosen, rejected = (check.degree(row[side][0]["content"]) for side in ("chosen", "rejected"))
+    return 0.5 if chosen == rejected else float(chosen > rejected)
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _wordings_of(row: JsonRow) -> list[tuple[str, str]]:

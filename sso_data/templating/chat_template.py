@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from sso_data.config.run import ViewsConfig
 from sso_data.core.errors import ConfigError, ModelError, described, one_line
-from sso_data.core.records import Message, View
+from sso_data.core.records import STEERED_VIEWS, Message, Placement, View
 
 _PROBE_SYSTEM, _PROBE_USER = "Qz7001zQ", "Qz7002zQ"
 _FIRST_MARK = 9000
@@ -82,10 +82,11 @@ class TemplateFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedViews:
-    """Per view the prompt's token ids; for good and bad the whole system message."""
+    """Per view the prompt's token ids; for good and bad the system message, and the user's end."""
 
     ids: Mapping[View, list[int]]
     system: Mapping[View, str]
+    user: Mapping[View, str]
 
     @property
     def longest(self) -> int:
@@ -147,23 +148,29 @@ class ChatTemplate:
         content = json.dumps([self._source, asdict(self.facts)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    def views(self, messages: tuple[Message, ...], good: str, bad: str) -> RenderedViews:
+    def views(
+        self,
+        messages: tuple[Message, ...],
+        good: str,
+        bad: str,
+        placement: Placement = "system",
+    ) -> RenderedViews:
         """The three views of a prompt, `good` and `bad` being the steering texts.
 
-        Raises Unrenderable when the template refuses the prompt.
+        They are added to the system message (`placement` system), to the end of the last user turn
+        (user), or to both. Raises Unrenderable when the template refuses the prompt.
         """
         own = messages[0].content if messages and messages[0].role == "system" else None
         base = own if own is not None else self.facts.default_system
-        system: dict[View, str] = {
-            "good": f"{base}\n\n{good}" if base else good,
-            "bad": f"{base}\n\n{bad}" if base else bad,
-        }
-        ids: dict[View, list[int]] = {
-            "plain": self.ids(messages),
-            "good": self.ids(with_system(messages, system["good"])),
-            "bad": self.ids(with_system(messages, system["bad"])),
-        }
-        return RenderedViews(ids=ids, system=system)
+        ids: dict[View, list[int]] = {"plain": self.ids(messages)}
+        system: dict[View, str] = {}
+        user: dict[View, str] = {}
+        for view, text in zip(STEERED_VIEWS, (good, bad), strict=True):
+            steered = f"{base}\n\n{text}" if base else text
+            system[view] = (own or "") if placement == "user" else steered
+            user[view] = "" if placement == "system" else text
+            ids[view] = self.ids(steered_turns(messages, system[view], user[view]))
+        return RenderedViews(ids=ids, system=system, user=user)
 
     def ids(self, messages: tuple[Message, ...]) -> list[int]:
         """The prompt's ids, generation prompt included, with exactly one BOS where there is one.
@@ -436,6 +443,20 @@ def with_system(messages: tuple[Message, ...], system: str) -> tuple[Message, ..
     """The messages with `system` in the place of their own system message."""
     turns = messages[1:] if messages and messages[0].role == "system" else messages
     return (Message(role="system", content=system), *turns)
+
+
+def steered_turns(
+    messages: tuple[Message, ...], system: str, user: str = ""
+) -> tuple[Message, ...]:
+    """The messages of a steered view: its system message, and the end of its last user turn.
+
+    An empty text leaves what the messages have.
+    """
+    turns = list(with_system(messages, system) if system else messages)
+    last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=None)
+    if user and last is not None:
+        turns[last] = Message(role="user", content=f"{turns[last].content}\n\n{user}")
+    return tuple(turns)
 
 
 def fold_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:

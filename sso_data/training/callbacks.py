@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from sso_data.core.progress import Progress
 from sso_data.runs.files import Appender
 from sso_data.runs.jsonl import open_lines, to_line
 
+_FEW = 0.25
+"""Share of the weights that can move in bfloat16, under which a training counts as short."""
 _WINDOW = 4
 """Logged steps over which the chosen log-prob is averaged before it is judged."""
 
@@ -76,6 +78,44 @@ def _in_short(values: Mapping[str, float]) -> str:
     if "tokens_chosen" in values:
         parts.append(f"tokens {values['tokens_chosen']:.0f}/{values['tokens_rejected']:.0f}")
     return ", ".join(parts)
+
+
+class FewSteps(TrainerCallback):  # type: ignore[misc]
+    """Says before the first step when hardly a weight can move by a step of bfloat16.
+
+    AdamW moves a weight by about the rate a step at most, so in all by about the sum of the rates.
+    """
+
+    def __init__(self, progress: Progress, *, saved_in_bfloat16: bool) -> None:
+        self._say = progress.warn if saved_in_bfloat16 else progress.note
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Bound the share of the weights from the schedule."""
+        if state.global_step:  # said when it began
+            return
+        share_of = kwargs["lr_scheduler"].lr_lambdas[0]
+        most = args.learning_rate * sum(share_of(step) for step in range(state.max_steps))
+        found = movable_share(kwargs["model"].parameters(), most)
+        if found < _FEW:
+            self._say(
+                f"{state.max_steps} steps, whose rates add up to {most:.2g}: at most about "
+                f"{found:.1%} of the weights can move by a step of bfloat16; raise optim.lr, train "
+                "more steps, or keep small changes by optim.save_dtype=float32"
+            )
+
+
+def movable_share(parameters: Iterable[torch.Tensor], most: float) -> float:
+    """The share of the weights that another one of bfloat16 is nearest to after `most`."""
+    moved, whole = 0, 0
+    for parameter in parameters:
+        weight = parameter.detach()
+        here = weight.to(torch.bfloat16)
+        ends = ((weight + sign * most).to(torch.bfloat16) != here for sign in (1, -1))
+        moved += int(torch.logical_or(*ends).sum())
+        whole += weight.numel()
+    return moved / whole
 
 
 class EarlyStopping(TrainerCallback):  # type: ignore[misc]

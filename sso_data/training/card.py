@@ -21,6 +21,7 @@ def write_card(
     text = render(
         "model_card.j2",
         manifest=manifest,
+        comparison=manifest.get("comparison"),
         base_model=_hub_id(manifest["model"]["name"]),
         model=public_name(manifest["model"]["name"]),
         source=public_name(manifest["data"]["source"]),

@@ -17,8 +17,8 @@ from sso_data.templating.chat_template import (
     ChatTemplate,
     Unrenderable,
     reserved,
+    steered_turns,
     today,
-    with_system,
 )
 from sso_data.templating.external_rows import completion_ids, preference_of, turns_of
 from sso_data.training.loss import (
@@ -127,7 +127,10 @@ class Encoder:
     def _prompt(self, row: JsonRow, view: View, messages: tuple[Message, ...], where: str) -> Ids:
         turns = messages
         if view != "plain":
-            turns = with_system(messages, typed(row, f"system_{view}", (str,), where))
+            system = typed(row, f"system_{view}", (str,), where)
+            end = f"user_{view}"
+            user = typed(row, end, (str,), where) if row.get(end) is not None else ""
+            turns = steered_turns(messages, system, user)
         ids = self.template.ids(turns)
         if hash_ids(ids) != typed(row, f"prompt_hash_{view}", (str,), where):
             raise InputError(

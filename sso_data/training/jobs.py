@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,15 @@ from transformers import TrainingArguments
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import TrainError
 from sso_data.core.progress import Progress
-from sso_data.models.training_model import PolicyFiles, compute_dtype, load_model, with_adapter
+from sso_data.models.loading import load_causal_lm
+from sso_data.models.training_model import (
+    PolicyFiles,
+    compute_dtype,
+    load_model,
+    with_adapter,
+)
 from sso_data.prompts.preferences import read_preferences
+from sso_data.runs.run import RUN, read_run
 from sso_data.training.callbacks import EarlyStopping
 from sso_data.training.data import (
     Data,
@@ -37,6 +45,7 @@ from sso_data.training.reference import (
 )
 from sso_data.training.reward import RewardTrainer, load_reward_model
 from sso_data.training.row_trainer import RowTrainer
+from sso_data.training.saved import Load
 from sso_data.training.trainer import SSOTrainer
 
 
@@ -53,11 +62,13 @@ class TrainContext:
 class Prepared:
     """A trainer with its model loaded; `findings` go to train.json.
 
-    `stopping` may end the training early; `tokenizer` is saved in place of the policy's own files.
+    `load` loads a whole model in float32, for the comparison at the end. `stopping` may end the
+    training early; `tokenizer` is saved in place of the policy's own files.
     """
 
     trainer: RowTrainer
     findings: Mapping[str, Any]
+    load: Load
     stopping: EarlyStopping | None = None
     tokenizer: Any = None
 
@@ -98,11 +109,15 @@ def policy_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
             "their references are scored again"
         )
 
+    load = partial(load_causal_lm, dtype=torch.float32, trust_remote_code=config.trust_remote_code)
+
     def prepare(context: TrainContext) -> Prepared:
         context.progress.phase(f"loading {policy.name}")
         model = load_model(policy, config)
         pad_id = int(policy.tokenizer.pad_token_id or 0)
-        rows, found = _with_references(data, model, pad_id, policy, config, context)
+        rows, found = _with_references(
+            data, model, pad_id, policy, config, context, _sampled_in(source)
+        )
         count = len(data.train)
         trainer = SSOTrainer(
             model,
@@ -114,7 +129,12 @@ def policy_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
         )
         start = _mean_chosen(rows[:count]) if config.loss.needs_reference else None
         stopping = EarlyStopping(config.stop, start, context.progress)
-        return Prepared(trainer=trainer, findings={"references": found}, stopping=stopping)
+        return Prepared(
+            trainer=trainer,
+            findings={"references": found},
+            load=load,
+            stopping=stopping,
+        )
 
     return Job(
         identity={"data": data.fingerprint, "chat_template": data.template_fingerprint},
@@ -135,6 +155,12 @@ def policy_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
     )
 
 
+def _sampled_in(source: str) -> str | None:
+    """The number format in which the engine of a run computed; None of data from elsewhere."""
+    manifest = read_run(Path(source)) if Path(source, RUN.manifest).is_file() else None
+    return ((manifest or {}).get("engine") or {}).get("dtype")
+
+
 def _with_references(
     data: Data,
     model: Any,
@@ -142,8 +168,12 @@ def _with_references(
     policy: PolicyFiles,
     config: TrainConfig,
     context: TrainContext,
+    sampled_in: str | None,
 ) -> tuple[list[EncodedRow], dict[str, Any]]:
-    """Training rows, then held-out ones, with references; and what the check found."""
+    """Training rows, then held-out ones, with references; and what the check found.
+
+    `sampled_in`: the number format of the engine that made the rows.
+    """
     rows, loss, progress = [*data.train, *data.held_out], config.loss, context.progress
     if data.foreign_model:  # another model's log-probs do not count
         rows = [replace(row, ref_CS=np.full_like(row.ref_CS, np.nan)) for row in rows]
@@ -171,6 +201,7 @@ def _with_references(
         cache=context.out / "references.npz",
         model_key=f"{policy.fingerprint}/{dtype}/{context.args.device.type}",
         writes_cache=context.args.process_index == 0,
+        formats=(str(dtype).removeprefix("torch."), sampled_in),
     )
     progress.note(str(report))
     findings: dict[str, Any] = {"text": str(report), **report.to_json()}
@@ -223,14 +254,14 @@ def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
     taken = ", ".join(f"{name} {count}" for name, count in mix.items())
     reports = [report.to_json() for report in data.reports]
 
+    trusted = config.trust_remote_code
+    load = partial(
+        load_reward_model, tokenizer=policy.tokenizer, seed=config.seed, trust_remote_code=trusted
+    )
+
     def prepare(context: TrainContext) -> Prepared:
         context.progress.phase(f"loading {policy.name}")
-        model = load_reward_model(
-            policy.directory,
-            policy.tokenizer,
-            seed=config.seed,
-            trust_remote_code=config.trust_remote_code,
-        )
+        model = load(policy.directory)
         model.config.use_cache = False
         pad_id = model.config.get_text_config().pad_token_id
         if config.lora.enabled:
@@ -244,7 +275,9 @@ def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
             pad_id=pad_id,
         )
         none = {"text": "a reward model needs none"}
-        return Prepared(trainer=trainer, findings={"references": none}, tokenizer=policy.tokenizer)
+        findings = {"references": none}
+        tokenizer = policy.tokenizer
+        return Prepared(trainer=trainer, findings=findings, load=load, tokenizer=tokenizer)
 
     return Job(
         identity={"data": fingerprint},

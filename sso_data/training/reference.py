@@ -40,6 +40,7 @@ class ReferenceReport:
     `source`: `not_needed` (the base loss has no reference), `recorded`, `scored`, or `both` (the
     recorded ones, and scored ones for the `scored_rows` that had none). `worst` is the largest
     95th percentile over the contrasts of what the loss sees of the difference; None: not checked.
+    `formats`: number formats here and at sampling, None where the latter is not recorded.
     """
 
     source: Literal["not_needed", "recorded", "scored", "both"]
@@ -48,27 +49,37 @@ class ReferenceReport:
     checked_rows: int = 0
     tolerance: float | None = None
     worst: float | None = None
+    formats: tuple[str, str | None] | None = None
 
     def __str__(self) -> str:
         match self.source:
             case "not_needed":
                 return "the base loss needs no reference"
             case "scored":
-                found = "" if self.worst is None else f" (recorded ones differ: {self.difference})"
+                found = "" if self.worst is None else f"; recorded ones differ: {self.difference}"
                 return f"references of {self.rows} rows scored here{found}"
             case _:
                 more = f"; {self.scored_rows} rows scored here" if self.scored_rows else ""
-                return f"references from the data ({self.difference}){more}"
+                return f"references from the data{more}: {self.difference}"
 
     @property
     def difference(self) -> str:
-        """The check as a phrase."""
+        """The check in words: what differs, by how much, and why."""
         if self.worst is None:
             return "not checked"
-        return (
-            f"difference (D) before training: 95 % of {self.checked_rows} rows within "
-            f"{self.worst:.4f}, tolerance {self.tolerance}"
+        text = (
+            f"the log-probs of sampling and those of this training put D at step 0 at most "
+            f"{self.worst:.2g} from 0 in 95 % of {self.checked_rows} rows (tolerance "
+            f"{self.tolerance})"
         )
+        match self.formats:
+            case (here, str(there)) if here != there:
+                return f"{text}, because the same weights compute in {there} there and {here} here"
+            case (here, str()):
+                return f"{text}; both compute in {here}, by different kernels"
+            case (here, None):
+                return f"{text}; computed in {here} here, and how the engine did is not recorded"
+        return text
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,6 +94,7 @@ def resolve_references(
     cache: Path | None = None,
     model_key: str = "",
     writes_cache: bool = True,
+    formats: tuple[str, str | None] | None = None,
 ) -> tuple[list[EncodedRow], ReferenceReport]:
     """The rows with references for every contrast of the objective, and where those came from.
 
@@ -106,11 +118,13 @@ def resolve_references(
     keep: NDArray[np.bool_] = np.zeros(len(rows), np.bool_)
     if config.mode != "rescore" and has.any():
         report = _checked(rows, np.flatnonzero(has), scorer, loss, config)
+        report = replace(report, formats=formats)
         accepted = report.source == "recorded"
         if config.mode == "strict" and not accepted:
             raise TrainError(
-                f"--ref strict: recorded log-probs differ from this model's ({report.difference}); "
-                "use the model that made the data, or --ref auto to score again"
+                f"--ref strict: recorded log-probs differ from this model's: "
+                f"{report.difference}; use the model that made the data, or --ref auto to score "
+                "again"
             )
         keep = has if accepted else keep
     missing = np.flatnonzero(~keep)

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, TrainingArguments, set_seed
@@ -60,6 +62,9 @@ class RewardTrainer(RowTrainer):
     Overridden besides RowTrainer's: `training_step` (a step's mean over its rows), `compute_loss`
     and `prediction_step` (no labels; our metrics).
     """
+
+    preference_of = "reward of y+ less that of y-"
+    starts_from_policy = False  # its head is new
 
     def __init__(
         self,
@@ -124,6 +129,17 @@ class RewardTrainer(RowTrainer):
             rewards = self.rewards(model, inputs)
         self._note(self._pending_eval, reward_metrics(rewards, response_tokens(inputs["base"])))
         return bradley_terry(rewards, self.config.center_rewards_coefficient).mean(), None, None
+
+    def preferences(self, model: Any, rows: Sequence[EncodedRow]) -> NDArray[np.float64]:
+        """r(y+) - r(y-) of rows [n]."""
+        size, found = self.args.per_device_eval_batch_size, []
+        compute = torch.autocast(model.device.type, torch.bfloat16, enabled=self.args.bf16)
+        for first in range(0, len(rows), size):
+            batch = self.data_collator(list(enumerate(rows[first : first + size])))
+            with torch.no_grad(), compute:
+                rewards = self.rewards(model, batch)
+            found.append((rewards[:, 0] - rewards[:, 1]).double().cpu().numpy())
+        return np.concatenate(found)
 
     def rewards(self, model: Any, inputs: Batch) -> Tensor:
         """Rewards [B, S] of a batch, fp32 at least, from one forward pass."""

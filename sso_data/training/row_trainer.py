@@ -1,10 +1,10 @@
 """`RowTrainer`: transformers.Trainer whose step is a mean over rows, however they are cut.
 
 Overridden hooks, and why: `get_batch_samples` (counts a step's rows on all processes), the train
-sampler (sorted by length), `evaluation_loop` and `log` (means of our metrics over rows),
-`_save_checkpoint` (a mark once every process has written its part), the three `_load_*` (one line
-for a checkpoint that cannot be read). A subclass brings `training_step`, `compute_loss` and
-`prediction_step`.
+sampler (sorted by length), `create_scheduler` (no first step at rate 0), `evaluation_loop` and
+`log` (means of our metrics over rows), `_save_checkpoint` (a mark once every process has written
+its part), the three `_load_*` (one line for a checkpoint that cannot be read). A subclass brings
+`training_step`, `compute_loss`, `prediction_step` and `preferences`.
 """
 
 import json
@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import DistributedType
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
@@ -42,6 +45,13 @@ class RowTrainer(Trainer):  # type: ignore[misc]
     keep = 1
     """How many of the newest checkpoints are kept, besides the best one. Trainer's own rotation
     removes old ones before the new one is whole."""
+    lr_scheduler: Any
+    warmup_from_zero = False
+    """Keep transformers' schedules, whose first warm-up step has rate 0."""
+    preference_of = ""
+    """What `preferences` are, with their unit."""
+    starts_from_policy = True
+    """The starting model has preferences, too, with which they are compared."""
     loss_is_scaled_for_ga = False  # the logged loss would be multiplied by the accumulation
 
     def __init__(
@@ -81,6 +91,15 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         self._num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self._pending: Sums = {}
         self._pending_eval: Sums = {}
+
+    def preferences(self, model: Any, rows: Sequence[EncodedRow]) -> NDArray[np.float64]:
+        """How much `model`, whole and on the device, prefers y+ to y- [n], without gradient."""
+        raise NotImplementedError
+
+    @property
+    def is_sharded(self) -> bool:
+        """True where no process has all the weights."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     # data
 
@@ -133,6 +152,20 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         both = torch.stack([sums.float(), counts]).to(self.args.device)
         both = self.accelerator.reduce(both, reduction="sum").cpu()
         return dict(zip(pending, (both[0] / both[1]).tolist(), strict=True))
+
+    # the learning rate
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Step k of n warm-up steps has k/(n + 1) of the rate, where transformers has (k - 1)/n."""
+        if self.lr_scheduler is not None or self.warmup_from_zero:
+            return super().create_scheduler(num_training_steps, optimizer)
+        then = super().create_scheduler(num_training_steps, optimizer)
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        share = then.lr_lambdas[0]
+        self.lr_scheduler = LambdaLR(
+            then.optimizer, lambda step: (step + 1) / (warmup + 1) if step < warmup else share(step)
+        )
+        return self.lr_scheduler
 
     # parts of a step
 

@@ -21,10 +21,11 @@ from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import ConfigError, InputError, RunError, TrainError
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.models.training_model import PolicyFiles, find_policy, save_model
+from sso_data.filtering.refilter import doubt_about
+from sso_data.models.training_model import PolicyFiles, find_policy, save_model, saved_dtype
 from sso_data.runs.files import make_dir, publish_files, remove_tree
 from sso_data.runs.workdir import Manifest, locked, refuse_other_content, stored_defaults
-from sso_data.training.callbacks import Metrics
+from sso_data.training.callbacks import FewSteps, Metrics
 from sso_data.training.card import draw, write_card
 from sso_data.training.jobs import Job, Prepared, TrainContext, policy_job, reward_job
 from sso_data.training.processes import (
@@ -35,6 +36,7 @@ from sso_data.training.processes import (
     wait,
 )
 from sso_data.training.row_trainer import WRITE_ERRORS, unwritten
+from sso_data.training.saved import compare, fixed_rows, summary, unchanged, warnings
 from sso_data.training.state import (
     TRAINING,
     TrainingDir,
@@ -79,6 +81,7 @@ class TrainSummary:
             "seconds": round(self.seconds, 2),
             "new_steps": self.new_steps,
             **{key: self.manifest[key] for key in keys},
+            "comparison": self.manifest.get("comparison"),
         }
 
 
@@ -96,7 +99,7 @@ def train(
     every process calls this; the first one writes and reports.
     Raises ConfigError for settings that do not fit this machine or each other, ModelError for the
     model, InputError for the data, RunError for what is in `out` or cannot be written, TrainError
-    when training must stop.
+    when training must stop, or when it has changed no weight of the saved model.
     """
     started = time.monotonic()
     if not overwrite:
@@ -116,6 +119,8 @@ def train(
     if first:
         refuse_other_content(out, TRAINING)
     context.progress.phase("reading the data")
+    if doubt := doubt_about(source):
+        context.progress.warn(doubt)
     job = (reward_job if config.kind == "reward" else policy_job)(source, policy, config)
     if config.data.eval_share and not job.data["held_out"]:
         raise InputError(
@@ -134,8 +139,12 @@ def train(
         if folder.is_finished:
             context.progress.note(f"{out}: already finished; nothing to do")
             seconds = time.monotonic() - started
-            return TrainSummary(out=out, manifest=folder.manifest, new_steps=0, seconds=seconds)
-        return _steps(folder, checkpoint, job, policy, config, context, started)
+            done = TrainSummary(out=out, manifest=folder.manifest, new_steps=0, seconds=seconds)
+        else:
+            done = _steps(folder, checkpoint, job, policy, config, context, started)
+    if reason := unchanged(done.manifest.get("comparison")):
+        raise TrainError(f"{out}: {reason}")
+    return done
 
 
 def _refuse_inputs_in(out: Path, source: str, policy: PolicyFiles, config: TrainConfig) -> None:
@@ -218,11 +227,15 @@ def _steps(
         prepared = job.prepare(context)
     trainer = prepared.trainer
     trainer.keep = config.checkpoints.keep
+    trainer.warmup_from_zero = config.optim.warmup_from_zero
     trainer.remove_callback(PrinterCallback)
     metrics = Metrics(context.out / "metrics.jsonl" if is_first() else None, context.progress)
     trainer.add_callback(metrics)
     if prepared.stopping:
         trainer.add_callback(prepared.stopping)
+    if not (config.lora.enabled or trainer.is_sharded):
+        is_bf16 = saved_dtype(policy, config) is torch.bfloat16
+        trainer.add_callback(FewSteps(context.progress, saved_in_bfloat16=is_bf16))
     if is_first():
         folder.set(**prepared.findings)
     context.progress.phase("training")
@@ -231,10 +244,19 @@ def _steps(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         metrics.close()
+    memory = None
+    if is_first() and not trainer.is_sharded:
+        context.progress.phase("comparing the weights in memory with the saved ones")
+        with _memory_named():
+            whole = trainer.accelerator.unwrap_model(trainer.model)
+            memory = trainer.preferences(whole, fixed_rows(trainer.train_dataset.rows))
     context.progress.phase("writing the model")
     _write_model(trainer, prepared, policy, config, context.out)
     if is_first():
-        _finish(folder, trainer, prepared, config, context)
+        context.progress.phase("comparing the saved model with the start")
+        found = compare(trainer, policy, prepared.load, context.out, memory)
+        found |= {"text": summary(found), "warnings": warnings(found, merged=config.lora.merge)}
+        _finish(folder, trainer, prepared, config, context, found)
     wait()
     done = trainer.state.global_step - (step_of(checkpoint) if checkpoint else 0)
     seconds = time.monotonic() - started
@@ -261,14 +283,17 @@ def _write_model(
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not is_first():
         return
+    dtype = saved_dtype(policy, config)
     if config.lora.enabled and config.lora.merge:
         unwrapped.load_state_dict(state)
+        if dtype is torch.float32:  # frozen weights may be in bfloat16
+            unwrapped.to(dtype)
         unwrapped = unwrapped.merge_and_unload()
         state = unwrapped.state_dict()
     new = out / ".model"
     remove_tree(new)
     try:
-        save_model(unwrapped, state, policy, new, tokenizer=prepared.tokenizer)
+        save_model(unwrapped, state, policy, new, dtype, tokenizer=prepared.tokenizer)
     except WRITE_ERRORS as error:
         if isinstance(error, RunError):
             raise
@@ -283,6 +308,7 @@ def _finish(
     prepared: Prepared,
     config: TrainConfig,
     context: TrainContext,
+    comparison: Mapping[str, Any],
 ) -> None:
     """Write the card and the plot, and last of all `finished` into train.json."""
     history = [line for line in trainer.state.log_history if {"loss", "eval_loss"} & line.keys()]
@@ -295,7 +321,13 @@ def _finish(
         "best_checkpoint": trainer.state.best_global_step if config.checkpoints.keep_best else None,
         "first": logs[0] if logs else {},
         "last": logs[-1] if logs else {},
+        "comparison": comparison,
     }
+    context.progress.note(comparison["text"])
+    if "error" in comparison:
+        context.progress.warn(f"the saved model was not compared: {comparison['error']}")
+    for line in comparison["warnings"]:
+        context.progress.warn(line)
     if stopped:
         context.progress.warn(f"stopped early: {stopped}")
     write_card(folder.manifest, history, context.out / "README.md")

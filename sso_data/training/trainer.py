@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import DistributedType
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
@@ -19,7 +21,15 @@ from sso_data.models.head import IGNORED, CompletionScorer
 from sso_data.training.backward import BackwardMode, Outcome, Step, run_eval, run_step
 from sso_data.training.batch import Batch, response_tokens
 from sso_data.training.encode import EncodedRow
-from sso_data.training.loss import PREFERENCE_TERMS, PreferenceTerm, metrics, terms_of
+from sso_data.training.loss import (
+    PREFERENCE_TERMS,
+    SEEN,
+    PreferenceTerm,
+    metrics,
+    scores,
+    terms_of,
+)
+from sso_data.training.reference import model_scorer
 from sso_data.training.row_trainer import RowTrainer
 
 
@@ -53,6 +63,9 @@ class SSOTrainer(RowTrainer):
             pad_id=pad_id,
             **options,
         )
+        self._compared: PreferenceTerm = "base" if "base" in self.contrasts else "good"
+        unit = "nats" if loss.compares == "totals" else "nats/token"
+        self.preference_of = f"D of y+ over y-, {SEEN[self._compared]} view ({unit})"
         self.backward_mode = self._possible(backward)
         self._scorer = CompletionScorer(model)
 
@@ -105,6 +118,18 @@ class SSOTrainer(RowTrainer):
         outcome = run_eval(self._step(model, inputs, 1.0))
         self._note(self._pending_eval, self._metrics(outcome, inputs))
         return outcome.parts.loss.mean(), None, None
+
+    def preferences(self, model: Any, rows: Sequence[EncodedRow]) -> NDArray[np.float64]:
+        """s(y+) - s(y-) of rows [n], in what the loss compares: D is its change."""
+        name, autocast = self._compared, torch.bfloat16 if self.args.bf16 else None
+        pad_id = self.data_collator.pad_id
+        found = np.empty(len(rows))
+        for group, nats in model_scorer(model, (name,), pad_id=pad_id, autocast=autocast)(rows):
+            tokens = [[len(rows[p].sequence(name, side)[1]) for side in (0, 1)] for p in group]
+            totals = torch.from_numpy(nats[:, PREFERENCE_TERMS.index(name)])
+            s = scores(totals, torch.tensor(tokens), self.loss)
+            found[group] = (s[:, 0] - s[:, 1]).numpy()
+        return found
 
     def floating_point_ops(self, inputs: Batch) -> int:
         """Forward and backward of every token of every contrast: 6 a parameter."""

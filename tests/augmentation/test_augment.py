@@ -257,17 +257,24 @@ def test_another_augmentation_is_refused_with_the_difference(seeds: Path, tmp_pa
 
 
 def test_an_augmentation_of_an_earlier_format_goes_on(seeds: Path, tmp_path: Path) -> None:
-    """A report of format 1 has no defaults, and keys by their old names."""
-    run(seeds, tmp_path / "whole" / "new.jsonl", 12)
+    """A report of format 1 has no defaults, keys by their old names, and not the later checks."""
+    before = config(checks={"questions": False, "pieces": False})
+    run(seeds, tmp_path / "whole" / "new.jsonl", 12, settings=before)
     out = tmp_path / "out" / "new.jsonl"
-    run(seeds, out, 4)
+    run(seeds, out, 4, settings=before)
     report = out.with_name("new.jsonl.report.json")
     content = json.loads(report.read_text())
-    del content["defaults"]
+    del content["defaults"], content["identity"]["checks.questions"]
+    del content["identity"]["checks.pieces"]
     content["config"]["engine"]["process"] = content["config"]["engine"].pop("isolation", "child")
     report.write_text(json.dumps(content | {"schema_version": 1}))
     run(seeds, out, 12)
-    assert files(out.parent) == files(tmp_path / "whole")
+    made, expected = (files(folder) for folder in (out.parent, tmp_path / "whole"))
+    reports = [json.loads(found.pop(f"{report.name}")) for found in (made, expected)]
+    assert made == expected
+    kept, _ = (one.pop("defaults") for one in reports)
+    assert kept["checks"] == {"questions": False, "pieces": False}
+    assert reports[0] == reports[1]
     report.write_text(json.dumps(content | {"schema_version": FORMAT + 1}))
     with pytest.raises(RunError, match=r"has format 4 .*upgrade sso-data"):
         run(seeds, out, 12)
@@ -365,9 +372,9 @@ def test_conversations_keep_their_turns_and_system_messages(tmp_path: Path) -> N
         else:
             assert before == [system, *turns[:-1]]
             assert "assistant: Head, luff, leech" in said
-            assert said.endswith(f"Query: {turns[-1]['content']}")
+            assert said.endswith(f"Query:\n=====\n{turns[-1]['content']}\n=====")
         if base == "s0" and operation == "topic":
-            assert said.endswith(f"Query: {turns[0]['content']}")
+            assert said.endswith(f"Query:\n=====\n{turns[0]['content']}\n=====")
         kinds.add((base, operation == "topic"))
     assert len(kinds) == 6
     read = list(read_prompts(str(tmp_path / "new.jsonl"), SourceConfig()))
@@ -406,6 +413,7 @@ def test_near_duplicates_examples_and_benchmarks(seeds: Path, tmp_path: Path) ->
         decontaminate={"files": [bench]},
         limits={"attempts_per_query": 5},
         operations={"topic": 0, "evolve": 0, "harder": 0, "easier": 0},
+        checks={"questions": False},
     )
     done = run(seeds, tmp_path / "new.jsonl", 2, model, settings)
     found = rows(tmp_path / "new.jsonl.rejected.jsonl")[:4]

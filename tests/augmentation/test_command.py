@@ -69,7 +69,7 @@ def test_the_tiny_policy_with_a_template_of_its_own(seeds: Path, tmp_path: Path)
     )
     assert made.exit_code == 0, made.output
     run = {row["id"]: row for row in rows(tmp_path / "run" / "rows" / "00000.jsonl")}
-    assert list(run) == [row["id"] for row in first[:2]]
+    assert set(run) == {row["id"] for row in first[:2]}, "finished in any order"
     for row in first[:2]:
         assert json.loads(run[row["id"]]["metadata"]) == {"provenance": row["provenance"]}
 

@@ -10,11 +10,11 @@ import pytest
 
 from sso_data.augmentation.duplicates import (
     NearDuplicateIndex,
-    normal,
     rows_of_bands,
     shingles,
 )
 from sso_data.config.augmentation import DuplicatesConfig
+from sso_data.core.words import normal
 
 SAME_WISH = [
     ("How do I make tea?", "how do I make  tea"),

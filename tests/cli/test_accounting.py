@@ -138,7 +138,7 @@ class TestMerge:
         mixed = cli("merge", *shards, "--out", tmp_path / "mixed")
         said = f"decided differently; they are decided with preset none, as in {shards[0]}"
         assert said in mixed.stderr
-        cli("filter", out, "--set=filter.gap=0.5")
+        cli("filter", out, "--preset=closeness", "--set=filter.gap=0.5")
         cli("merge", *shards, "--out", out)
         assert decided(out)["config"]["gap"] == 0.5, "what was last decided on `out` stands"
 

@@ -106,6 +106,18 @@ def test_preview_writes_nothing_and_shows_what_generate_makes(
     }
 
 
+def test_preview_predicts_the_kept_share(cli: Cli, tmp_path: Path, prompts: Path) -> None:
+    """The share that `generate` keeps of these rows, and its interval; nothing is written."""
+    shown = cli("preview", prompts, "-n", 12, "--summary", *INLINE)
+    assert shown.exit_code == 0, shown.output
+    assert sorted(tmp_path.iterdir()) == [prompts]
+    made = json.loads(cli("generate", prompts, "--out", tmp_path / "run", "--json", *INLINE).stdout)
+    low, high = made["explanation"]["kept_share_interval"]
+    said = f"{made['kept']} of 12 rows would be kept: expect {made['kept'] / 12:.0%} "
+    assert f"{said}[{low:.0%}, {high:.0%}]" in shown.stdout
+    assert "the texts move this model" in shown.stderr and "drawn under" not in shown.stdout
+
+
 def test_preview_for_people(cli: Cli, prompts: Path) -> None:
     shown = cli("preview", prompts, "-n", 1, *INLINE)
     for word in ("chosen: drawn under good", "rejected", "original", "log-prob under plain"):
@@ -127,6 +139,7 @@ def test_doctor(cli: Cli) -> None:
     assert found["BOS"]["detail"] == "one, from the template"
     assert found["system role"]["detail"] == "native"
     assert found["control tokens typed by users"]["detail"] == "stay text"
+    assert found["generation_config.json"]["state"] == "ok"
     broken = cli("doctor", "--model", "/nowhere")
     assert broken.exit_code == 1
     assert "no such model directory" in broken.stdout
@@ -139,8 +152,12 @@ def test_a_filter_that_keeps_nothing_warns_and_exits_0(
     cli("generate", prompts, "--out", run, *INLINE)
     done = cli("filter", run, "--set", "filter.gap=50")
     assert done.exit_code == 0
-    assert "warning: the filter kept nothing" in done.stderr
+    assert "warning: no pairs: 0 of 12 rows are kept" in done.stderr
+    assert "most are lost at gap" in done.stderr and "the texts move this model" in done.stderr
     assert (run / "pairs" / "train.jsonl").read_text() == ""
+    step = next(line for line in done.stderr.splitlines() if line.startswith("try: "))
+    kept = json.loads(cli(*step.partition(" (tried")[0].split()[2:], "--json").stdout)["kept"]
+    assert f"(tried: keeps {kept} of 12 rows)" in step
 
 
 def test_demo_measures_the_signal_and_trains(cli: Cli, tmp_path: Path) -> None:
@@ -148,7 +165,7 @@ def test_demo_measures_the_signal_and_trains(cli: Cli, tmp_path: Path) -> None:
     done = cli("demo", "-n", 48, "--json", "--out", tmp_path / "demo")
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
-    assert result["account"] == {"prompts": 48, "rows": 48, "failed": 0}
+    assert result["account"] == {"prompts": 48, "rows": 48, "failed": 0, "samples": 1}
     assert result["signal_all"]["accuracy"] > 0.8
     assert result["signal_kept"]["accuracy"] >= result["signal_all"]["accuracy"] - 0.05
     assert result["signal_all"]["chosen"] > result["signal_all"]["original"]

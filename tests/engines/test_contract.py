@@ -140,18 +140,28 @@ def test_a_tiny_nucleus_is_greedy(engine: Engine, plain_model: Any) -> None:
     assert results["p"].token_ids == results["t"].token_ids == tuple(ids[3:])
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 0.8), (1.3, 1.0)])
-def test_draws_follow_temperature_and_nucleus(
-    engine: Engine, plain_model: Any, temperature: float, top_p: float
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k", "min_p"),
+    [
+        *((0.7, 0.8, 0, 0.0), (1.3, 1.0, 0, 0.0), (1.3, 1.0, 5, 0.0), (1.3, 1.0, 0, 0.3)),
+        *((1.3, 0.8, 12, 0.0), (1.3, 0.9, 300, 0.1), (2.0, 0.7, 8, 0.2)),
+    ],
+)
+def test_draws_follow_their_settings(
+    engine: Engine, plain_model: Any, temperature: float, top_p: float, top_k: int, min_p: float
 ) -> None:
     draws = 800
-    settings: dict[str, Any] = {"max_tokens": 1, "temperature": temperature, "top_p": top_p}
+    settings: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
+    settings |= {"top_k": top_k, "min_p": min_p, "max_tokens": 1}
     results = ask(engine, [sample(f"d{i}", seed=i, **settings) for i in range(draws)])
     with torch.no_grad():
         logits = plain_model(input_ids=torch.tensor([[1, 40, 41]])).logits[0, -1]
     probs = (logits / temperature).softmax(-1).double()
     mass, order = probs.sort(descending=True)
-    kept = int((mass.cumsum(-1) - mass < top_p).sum())
+    mass[mass < min_p * mass[0]] = 0
+    mass[top_k or VOCAB :] = 0
+    mass /= mass.sum()
+    kept = int(((mass.cumsum(-1) - mass < top_p) & (mass > 0)).sum())
     expected = dict(
         zip(order[:kept].tolist(), (mass[:kept] / mass[:kept].sum()).tolist(), strict=True)
     )
@@ -186,6 +196,8 @@ def test_bad_requests_are_refused_and_the_others_go_on(engine: Engine) -> None:
             sample("no prompt", ()),
             sample("no room", max_tokens=0),
             sample("strange id", (1, VOCAB)),
+            sample("top_k below 0", top_k=-1),
+            sample("min_p above 1", min_p=1.5),
             score("no completion", (1, 5), ()),
             score("score too long", (5,) * room, (6,)),
             score("score fits", (5,) * (room - 1), (6,)),

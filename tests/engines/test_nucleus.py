@@ -1,5 +1,7 @@
 """The draw itself: whole sorts, candidate sorts, ties and edges agree with the definition."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -27,12 +29,22 @@ def by_definition(logits: list[float], temperature: float, top_p: float, uniform
     return kept[-1]
 
 
-def draw(logits: torch.Tensor, heat: float, top_p: float, uniform: list[float]) -> list[int]:
+def draw(
+    logits: torch.Tensor,
+    heat: float,
+    top_p: float,
+    uniform: list[float],
+    *,
+    top_k: int = 0,
+    min_p: float = 0.0,
+) -> list[int]:
     count = len(uniform)
     ids, _ = draw_tokens(
         logits.expand(count, -1),
         torch.full((count,), heat, dtype=torch.float64),
         torch.full((count,), top_p, dtype=torch.float64),
+        torch.full((count,), top_k),
+        torch.full((count,), min_p, dtype=torch.float64),
         torch.tensor(uniform, dtype=torch.float64),
     )
     found: list[int] = ids.tolist()
@@ -64,10 +76,56 @@ def test_equal_tokens_come_in_the_order_of_their_ids(
     assert draw(logits, 1.0, 1e-9, [0.99]) == draw(logits, 0.0, 1.0, [0.99]) == [11]
 
 
+FIFTHS = torch.tensor([0.0625, 0.5, 0.25, 0.125, 0.0625]).log()
+"""Token 1 has probability 1/2, 2 has 1/4, 3 has 1/8, 0 and 4 have 1/16 each."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "uniform", "expected"),
+    [
+        # 1 and 2 are left, with 2/3 and 1/3
+        ({"top_k": 2}, [0.0, 0.66, 0.67, 0.99], [1, 1, 2, 2]),
+        # at least 0.2 of 1/2: 1, 2 and 3 are left, with 4/7, 2/7 and 1/7
+        ({"min_p": 0.2}, [0.57, 0.58, 0.85, 0.86], [1, 2, 2, 3]),
+        ({"min_p": 0.49}, [0.66, 0.67], [1, 2]),
+        ({"min_p": 1.0}, [0.99], [1]),
+        # a token as likely as the fourth stays, so all five do
+        ({"top_k": 4}, [0.0, 0.99], [0, 4]),
+        ({"top_k": 5}, [0.0, 0.99], [0, 4]),
+        ({"top_k": 9}, [0.0, 0.99], [0, 4]),
+        # whichever leaves less decides: with these, 1 and 2
+        ({"top_k": 2, "min_p": 0.1}, [0.99], [2]),
+        ({"top_k": 3, "min_p": 0.4}, [0.99], [2]),
+        # top_p is of what is left: 2/3 reach 0.6 alone, 1/2 of all would not
+        ({"top_k": 2, "top_p": 0.6}, [0.99], [1]),
+        ({"top_p": 0.6}, [0.99], [2]),
+        ({"top_k": 2, "top_p": 0.7}, [0.99], [2]),
+        # temperature comes first: at 2, 1/16 is to 1/2 as 0.25 to 0.71, and all are above 0.3
+        ({"min_p": 0.3, "heat": 2.0}, [0.999], [4]),
+        ({"min_p": 0.3}, [0.999], [2]),
+        # greedy
+        ({"top_k": 3, "min_p": 0.1, "heat": 0.0}, [0.99], [1]),
+    ],
+)
+@pytest.mark.parametrize("candidates", [4, 1024])
+def test_top_k_and_min_p_by_hand(
+    monkeypatch: pytest.MonkeyPatch,
+    candidates: int,
+    settings: dict[str, float],
+    uniform: list[float],
+    expected: list[int],
+) -> None:
+    monkeypatch.setattr(nucleus, "CANDIDATES", candidates)
+    given: dict[str, Any] = {"heat": 1.0, "top_p": 1.0} | settings
+    assert draw(FIFTHS, uniform=uniform, **given) == expected
+
+
 def test_a_row_does_not_see_its_neighbours() -> None:
     torch.manual_seed(2)
     logits = torch.randn(150, 30)
-    settings = [torch.rand(150, dtype=torch.float64) for _ in range(3)]
+    heat, top_p, min_p, uniform = (torch.rand(150, dtype=torch.float64) for _ in range(4))
+    top_k = torch.randint(0, 30, (150,))
+    settings = [heat, top_p, top_k, min_p * (top_k % 2), uniform]
     together, nats = draw_tokens(logits, *settings)
     for row in range(0, 150, 7):
         alone, own = draw_tokens(logits[row, None], *(s[row, None] for s in settings))

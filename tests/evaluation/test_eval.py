@@ -18,6 +18,7 @@ from sso_data.config.evaluation import EvalConfig
 from sso_data.config.loading import load
 from sso_data.config.migration import FORMAT
 from sso_data.core.errors import RunError
+from sso_data.core.records import VIEWS
 from sso_data.demo import demo_config
 from sso_data.engines.interface import Engine
 from sso_data.evaluation.judges import Comparison, NoVerdict, Oracle, Verdict
@@ -25,6 +26,7 @@ from sso_data.evaluation.run import _plan, evaluate
 from sso_data.evaluation.statistics import length_controlled, rate_of
 from sso_data.generation.generate import generate
 from sso_data.runs.journal import read_rows
+from sso_data.steering.stats import principle_stats
 from sso_data.world import catalogue_dir, policy_dir, queries, score
 from tests.chat.server import said, serving
 from tests.evaluation.conftest import SETTINGS, Eval, done, lines_of, write_prompts
@@ -161,6 +163,39 @@ def test_again_costs_nothing_and_says_the_same(evaluated: Eval, prompts: Path, p
     assert same(json.loads((place / "eval.json").read_text()), first)
 
 
+@pytest.mark.usefixtures("no_engine")
+def test_the_rule_judges_the_same_answers_by_the_checks_of_their_principles(
+    evaluated: Eval, prompts: Path, place: Path, tmp_path: Path
+) -> None:
+    """Every principle asks for at most 10 words; the numbers are counted here once more."""
+    checked = tmp_path / "checked"
+    shutil.copytree(catalogue_dir(), checked)
+    for file in checked.iterdir():
+        file.write_text(f"{file.read_text()}\ncheck: {{max_words: 10}}\n")
+    options = ("--prompts", prompts, f"--judge=rule:{checked}", "--out", place, "--json")
+    found = json.loads(done(evaluated(*options)).stdout)
+    rows = list(read_rows(place / "model"))
+
+    def follows(text: str) -> float:
+        return min(1.0, 10 / max(len(text.split()), 1)) if text.strip() else 0.0
+
+    pairs = [[follows(row.responses[view].text) for view in VIEWS] for row in rows]
+    signal = [0.5 if good == bad else float(good > bad) for _, good, bad in pairs]
+    assert found["judge"]["name"] == "rule"
+    assert found["signal_accuracy"]["value"] == pytest.approx(sum(signal) / 12)
+    assert found["model"]["score"] == pytest.approx(sum(plain for plain, *_ in pairs) / 12)
+    manifest = json.loads((place / "model" / "run.json").read_text())
+    manifest["config"]["principles"] = str(checked)
+    (place / "model" / "run.json").write_text(json.dumps(manifest))
+    for one in principle_stats(place / "model"):
+        own = [
+            value
+            for value, row in zip(signal, rows, strict=True)
+            if one.principle in row.steering.features
+        ]
+        assert one.signal == pytest.approx(sum(own) / len(own))
+
+
 def begun_with(place: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Change setup.json, and continue with settings that do not name `max_tokens`."""
     there = json.loads((place / "setup.json").read_text())
@@ -255,10 +290,13 @@ def test_another_judge_judges_the_same_answers(
         llm = ("--judge=llm:big", f"--judge-endpoint={server.url}")
         told = done(evaluated("--prompts", prompts, *llm, "--out", out, "--set=signal=false"))
         assert len(server.bodies) == 24
-    assert "both orders agree on 0.0% of the pairs" in told.output
+    assert "0 won, 0 tied, 12 contradicted, 0 lost" in told.output
+    assert "the judge: both orders agree 0.0%, first place 100.0%" in told.output
+    assert "warning: the win rate says little: both orders agree 0.0%" in told.output
     found = json.loads((out / "eval.json").read_text())
     assert found["win_rate"]["value"] == 0.5
     assert (found["agreement"], found["signal_accuracy"]) == (0.0, None)
+    assert (found["first_share"], found["contradicted"], found["tied"]) == (1.0, 12, 0)
 
 
 @pytest.mark.usefixtures("no_engine")
@@ -354,7 +392,10 @@ def test_what_is_another_evaluation_is_refused(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--judge=oracel",), "--judge oracel: write it as oracle, reward:MODEL"),
+        (
+            ("--judge=oracel",),
+            "--judge oracel: write it as oracle, rule, rule:CATALOGUE, reward:MODEL",
+        ),
         (("--judge-endpoint=http://x/v1",), "name the model there with --judge llm:MODEL"),
         (("--judge=reward:/no/where",), "/no/where: no such model directory"),
         (

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from sso_data.chat.answer_checks import fence_for
 from sso_data.chat.interface import CompletionRequest
 from sso_data.config.evaluation import JudgeConfig
 from sso_data.core.errors import ConfigError, EngineError
-from sso_data.core.jinja import Templates
-from sso_data.evaluation.judge_llm import SCHEMA, LlmJudge, fence_for, read_verdict
+from sso_data.core.jinja import SHIPPED, Templates
+from sso_data.evaluation.judge_llm import SCHEMA, LlmJudge, examples_of, read_verdict
 from sso_data.evaluation.judges import (
     NoVerdict,
     Verdict,
@@ -18,7 +19,7 @@ from sso_data.evaluation.judges import (
     open_judge,
     signal_comparison,
 )
-from sso_data.evaluation.statistics import agreement, rate_of, tied
+from sso_data.evaluation.statistics import Consistency, consistency_of, rate_of, tied
 from tests.chat.server import Reply, failed, said, serving
 from tests.evaluation.sides import compared, judged, verdicts_of
 from tests.factories import make_row
@@ -44,6 +45,12 @@ def longer(request: CompletionRequest) -> str:
     return verdict("tie" if first == second else "first" if first > second else "second")
 
 
+def agreement(verdicts: list[Verdict]) -> float:
+    found = consistency_of(verdicts)
+    assert found is not None
+    return found.agreement
+
+
 def judge(say: Say, config: JudgeConfig = CONFIG, **options: Any) -> tuple[LlmJudge, Scripted]:
     model = Scripted(say, max_in_flight=3)
     return LlmJudge(model, config, name="big as judge", **options), model
@@ -57,6 +64,7 @@ def test_a_judge_that_looks_at_the_answers() -> None:
     assert [one.orders for one in results] == [(1, 1), (0, 0), (0.5, 0.5)]
     assert [one.key for one in results] == [one.key for one in asked]
     assert agreement(results) == 1
+    assert tied(results) == 1
     assert len(model.asked) == 6
     assert model.most_waiting <= 2 * 3 + 1
     assert {(request.temperature, request.top_p) for request in model.asked} == {(0.0, 1.0)}
@@ -70,7 +78,10 @@ def test_a_judge_that_prefers_the_first_place_says_nothing() -> None:
     assert {one.preference for one in results} == {0.5}
     assert {one.orders for one in results} == {(1.0, 0.0)}
     assert rate_of([one.preference for one in results]).value == 0.5
-    assert agreement(results) == 0
+    found_out = Consistency(agreement=0.0, first_share=1.0, contradicted=20, n=20)
+    assert consistency_of(results) == found_out
+    assert found_out.is_low
+    assert tied(results) == 0, "it contradicts itself: nothing is a tie"
 
 
 def test_half_agreement() -> None:
@@ -126,6 +137,48 @@ def test_what_is_no_verdict_is_asked_for_once_more_then_failed() -> None:
 )
 def test_reading_a_verdict(text: str, found: tuple[str, str] | None) -> None:
     assert read_verdict(text) == found
+
+
+def test_a_reason_that_is_copied_from_the_question_is_no_verdict() -> None:
+    """The placeholder of an earlier question was copied by a small model, with a verdict at it."""
+    examples = examples_of(SHIPPED)
+    said = " ".join(SHIPPED.render("judge.j2", **_blank()).split())
+    for copied in (
+        "name in a sentence or two what this very answer does that the other one does not",
+        "Is what it says true and safe",
+        "A longer answer is not better for its length.",
+    ):
+        assert copied.lower().rstrip(".") in said.lower()
+        assert read_verdict(verdict("first", copied)) is not None
+        assert read_verdict(verdict("first", copied), examples) is None
+    for own in ("It names 3 metals, the other one none.", "because", ""):
+        assert read_verdict(verdict("first", own), examples) == ("first", own)
+    found, model = judge(
+        lambda request: verdict("first", "The order in which the answers stand means nothing")
+    )
+    (result,) = judged(found, [compared("a", "b")])
+    assert isinstance(result, NoVerdict)
+    assert result.reason == "no_verdict"
+    assert len(model.asked) == 4
+
+
+def _blank() -> dict[str, Any]:
+    turns = []
+
+    def turn(role: str, caller: Callable[[], str]) -> str:
+        turns.append(role)
+        return str(caller())
+
+    conversation = [{"role": "user", "content": ""}]
+    texts = {"system": "", "first": "", "second": "", "fence": "=====", "again": True}
+    return {"turn": turn, "conversation": conversation, **texts}
+
+
+def test_the_question_holds_no_object_that_could_be_copied() -> None:
+    chat = SHIPPED.messages("judge.j2", **{k: v for k, v in _blank().items() if k != "turn"})
+    for message in chat:
+        assert "{" not in message.content
+        assert read_verdict(message.content) is None
 
 
 def test_an_answer_cannot_end_its_own_quotation() -> None:

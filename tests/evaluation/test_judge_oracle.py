@@ -100,7 +100,7 @@ def test_the_short_form(text: str, tree: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("text", ["", "oracel", "oracle:x", "reward", "reward:", "llm", "python:a"])
 def test_another_form_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="write it as oracle, reward:MODEL"):
+    with pytest.raises(ConfigError, match="write it as oracle, rule, rule:CATALOGUE, reward:MODEL"):
         judge_tree(text)
 
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sso_data.core.statistics import Z_95
 from sso_data.evaluation.judges import Verdict
 from sso_data.evaluation.statistics import (
     LENGTH_PENALTY,
     NO_RATE,
-    Z_95,
+    Consistency,
     Rate,
-    agreement,
+    consistency_of,
     fit_logistic,
     length_controlled,
     rate_of,
@@ -153,6 +154,12 @@ def test_agreement_and_ties() -> None:
         Verdict(key="c", preference=0.5, orders=(0.5, 0.5)),
         Verdict(key="d", preference=0.25, orders=(0.5, 0.0)),
     ]
-    assert agreement(verdicts) == 0.5
-    assert tied(verdicts) == 2
-    assert agreement([Verdict(key="a", preference=1.0)]) is None
+    # verdicts for the answer shown first, ties apart: a yes and no, b yes and yes, d yes
+    assert consistency_of(verdicts) == Consistency(
+        agreement=0.5, first_share=0.8, contradicted=1, n=4
+    )
+    assert tied(verdicts) == 1, "b contradicts itself"
+    assert consistency_of([Verdict(key="a", preference=1.0)]) is None
+    assert tied([Verdict(key="a", preference=0.5, scores=(1.0, 1.0))]) == 1
+    only_ties = consistency_of([Verdict(key="c", preference=0.5, orders=(0.5, 0.5))])
+    assert str(only_ties) == "both orders agree 100.0%"

@@ -277,3 +277,16 @@ def test_the_next_command_is_quoted_for_a_shell(run: Path, tmp_path: Path) -> No
     done = export(run, "trl", out)
     assert shlex.split(done.next) == ["trl", "dpo", "--config", f"{out}/dpo.yaml"]
     assert lines_of(out / "train.jsonl")
+
+
+@pytest.mark.parametrize("to", ["sso", "autoalign"])
+def test_a_format_of_system_messages_refuses_another_placement_by_name(
+    to: str, cli: Cli, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", every_kind(), settings=["steering.placement=user"])
+    done = cli("export", run, "--to", to, "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert f"--to {to}: holds the principles as system messages only" in done.stderr
+    assert "steering.placement=user" in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert cli("export", run, "--to", "trl", "--out", tmp_path / "trl").exit_code == 0

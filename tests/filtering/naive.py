@@ -1,10 +1,13 @@
 """The filter once more, written independently: plain loops over journal lines as dicts."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sso_data.config.run import FilterConfig
 from sso_data.core.jinja import phrases
+from sso_data.runs.columns import row_key
 
 EPSILON = 1e-9
 SIDES = {"good": "chosen", "bad": "rejected", "plain": "original"}
@@ -13,11 +16,23 @@ JsonRow = dict[str, Any]
 
 def naive_reasons(rows: list[JsonRow], config: FilterConfig) -> list[str | None]:
     """Why each row is dropped (None: kept)."""
+    reasons = unranked_reasons(rows, config)
+    left = [i for i, reason in enumerate(reasons) if reason is None]
+    best = sorted(left, key=lambda i: (-sum(gaps(rows[i])), row_key(rows[i]["id"])))
+    for i in best[math.ceil(config.keep_best * len(left) - EPSILON) :]:
+        reasons[i] = "low_margin"
+    return reasons
+
+
+def unranked_reasons(rows: list[JsonRow], config: FilterConfig) -> list[str | None]:
+    """Why each row is dropped before the ranking by margin."""
     strict = config.preset == "reference" and config.strict_paper
     reasons = [local_reason(row, config, strict=strict) for row in rows]
     left = [i for i, reason in enumerate(reasons) if reason is None]
     if config.preset == "closeness":
-        stages = [("off_policy", far, config.closeness), ("gap", narrow, config.gap)]
+        stages: list[tuple[str, Callable[[JsonRow], float], float | str]]
+        stages = [("off_policy", partial(far, offset=config.closeness_offset), config.closeness)]
+        stages.append(("gap", narrow, config.gap))
         for name, value, threshold in stages:
             limit = resolve(threshold, [value(rows[i]) for i in left])
             for i in left:
@@ -44,7 +59,9 @@ def naive_reasons(rows: list[JsonRow], config: FilterConfig) -> list[str | None]
 
 
 def local_reason(row: JsonRow, config: FilterConfig, *, strict: bool) -> str | None:
-    own, identical, scores = own_rules(row, config), identical_rules(row), score_rules(row)
+    own, identical = own_rules(row, config), identical_rules(row)
+    test = "chain" if config.preset == "reference" else config.steered
+    scores = score_rules(row, test)
     rules = identical + scores if strict else own[:2] + identical + own[2:] + scores
     return next((reason for reason, applies in rules if applies), None)
 
@@ -59,9 +76,21 @@ def own_rules(row: JsonRow, config: FilterConfig) -> list[tuple[str, bool]]:
         ("empty", blank or 0 in count),
         ("truncated", config.drop_truncated and finish != ["stop", "stop", "stop"]),
         ("leak", config.drop_leaks and any(p in said for p in phrases("leakage.txt"))),
+        ("echo", config.drop_echoes and (repeats(row, "good") or repeats(row, "bad"))),
         ("too_short", min(count) < config.min_tokens),
         ("too_long", max(count) > (config.max_tokens or 10**9)),
     ]
+
+
+def repeats(row: JsonRow, view: str) -> bool:
+    """Six words in a row of a principle, as plain words between blanks; texts here are plain."""
+    said = f" {' '.join(row[SIDES[view]][0]['content'].lower().replace('.', '').split())} "
+    for principle in row[f"principles_{view}"]:
+        asked = principle.lower().replace(".", "").split()
+        for start in range(len(asked) - 5):
+            if f" {' '.join(asked[start : start + 6])} " in said:
+                return True
+    return False
 
 
 def identical_rules(row: JsonRow) -> list[tuple[str, bool]]:
@@ -69,7 +98,7 @@ def identical_rules(row: JsonRow) -> list[tuple[str, bool]]:
     return [(f"identical_{a}_{b}", row[a] == row[b]) for a, b in pairs]
 
 
-def score_rules(row: JsonRow) -> list[tuple[str, bool]]:
+def score_rules(row: JsonRow, test: str) -> list[tuple[str, bool]]:
     cells = [(s, d) for s in SIDES for d in SIDES if (s, d) != ("good", "plain")]
     if any(row.get(f"logp_{s}_{d}") is None for s, d in cells):
         return [("incomplete_scores", True)]
@@ -78,6 +107,11 @@ def score_rules(row: JsonRow) -> list[tuple[str, bool]]:
     m = {(s, d): mean(row, s, d) for s, d in cells}
     chosen_is = m["good", "good"] > m["plain", "good"] > m["bad", "good"]
     rejected_is = m["bad", "bad"] > m["plain", "bad"] > m["good", "bad"]
+    if test == "off":
+        return []
+    if test == "contrast":
+        chosen_is = m["good", "good"] > m["bad", "good"]
+        rejected_is = m["bad", "bad"] > m["good", "bad"]
     return [("not_steered", not (chosen_is and rejected_is))]
 
 
@@ -86,9 +120,13 @@ def mean(row: JsonRow, seen: str, drawn: str) -> float:
     return total / len(row[f"{SIDES[drawn]}_token_ids"])
 
 
-def far(row: JsonRow) -> float:
+def far(row: JsonRow, *, offset: float) -> float:
     own = mean(row, "plain", "plain")
-    return max(own - mean(row, "plain", "good"), own - mean(row, "plain", "bad"))
+    distances: list[float] = []
+    for view in ("good", "bad"):
+        tokens = len(row[f"{SIDES[view]}_token_ids"])
+        distances.append((own * tokens - row[f"logp_plain_{view}"] - offset) / tokens)
+    return max(distances)
 
 
 def gaps(row: JsonRow) -> tuple[float, float]:

@@ -1,5 +1,7 @@
 """The vectorised filter and the naive one agree on random rows, whatever the settings."""
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,9 @@ from sso_data.filtering.filters import decide, decide_row
 from tests.factories import MEANS, encode_rows, make_row
 from tests.filtering.naive import naive_reasons
 
-TEXTS = ("A kite.", "A kite!", "A toy.", "Flies.", "As INSTRUCTED, a kite.", "", " \n")
+ECHO = "Name one thing that it says of kites."
+"""The first principle of both sides, and the text of some responses."""
+TEXTS = ("A kite.", "A kite!", "A toy.", "Flies.", "As INSTRUCTED, a kite.", ECHO, "", " \n")
 STEPS = (st.integers(-3, 3) | st.integers(-10, 10)).map(lambda step: step / 8)
 
 
@@ -23,7 +27,7 @@ def rows(draw: st.DrawFn, index: int = 0) -> Row:
         return make_row(draw(st.integers(0, 9)), means=means)
     if draw(st.booleans()):
         means[draw(st.sampled_from(ALL_CELLS))] = None
-    return make_row(
+    row = make_row(
         draw(st.integers(0, 9)),
         means=means,
         texts={view: draw(st.sampled_from(TEXTS)) for view in VIEWS},
@@ -33,17 +37,23 @@ def rows(draw: st.DrawFn, index: int = 0) -> Row:
             for view in VIEWS
         },
     )
+    steering = replace(row.steering, good=(ECHO, "Be right."), bad=("Be dull.", ECHO))
+    return replace(row, steering=steering)
 
 
 QUANTILES = st.sampled_from(("q0", "q0.2", "q0.5", "q0.7", "q0.8", "q1", "q1.0"))
 CONFIGS = st.builds(
     FilterConfig,
     preset=st.sampled_from(("closeness", "reference")),
+    steered=st.sampled_from(("chain", "contrast", "off")),
+    keep_best=st.sampled_from((1.0, 1.0, 0.9, 0.5, 0.01)),
     closeness=st.sampled_from((0.0, 0.125, 0.25, 0.3, 0.5)) | QUANTILES,
     gap=st.sampled_from((0.0, 0.05, 1.25, 1.5)) | QUANTILES,
+    closeness_offset=st.sampled_from((0.0, 0.0, 1.0, 3.0)),
     strict_paper=st.booleans(),
     drop_truncated=st.booleans(),
     drop_leaks=st.booleans(),
+    drop_echoes=st.booleans(),
     min_tokens=st.sampled_from((0, 1, 8)),
     max_tokens=st.sampled_from((None, 8)),
 )

@@ -1,13 +1,16 @@
 """The filter on rows a person can check by hand."""
 
 import json
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 
+from sso_data.config.migration import earlier_values
 from sso_data.config.run import FilterConfig
 from sso_data.core.records import Cell, Row
 from sso_data.filtering.filters import REASONS, Decision, decide, decide_row
+from sso_data.runs.columns import Flag, flags_of
 from tests.factories import encode_rows, make_row
 
 CLOSENESS = FilterConfig()
@@ -80,6 +83,28 @@ def test_what_drops_a_row(config: FilterConfig, spoilt: dict[str, Any], reason: 
     assert decide_row(row, config) == reason
 
 
+def test_a_response_that_repeats_its_principle_is_an_echo() -> None:
+    """Six words in a row of its own side's text: five, or the other side's, are none."""
+    asked = "Name one thing that it says of kites, and stop."
+    steering = replace(make_row().steering, good=("Be right.", asked), bad=("Be dull.", "Ramble."))
+
+    def row(good: str = "A kite.", bad: str = "A toy.") -> Row:
+        return replace(make_row(texts={"good": good, "bad": bad}), steering=steering)
+
+    six, five = "NAME one thing, that it says: a kite.", "Name one thing that it does: fly."
+    assert reasons([row(good=six), row(good=five), row(bad=six)], CLOSENESS) == [
+        "echo",
+        None,
+        None,
+    ]
+    kept = FilterConfig(drop_echoes=False)
+    assert reasons([row(good=six)], kept) == [None]
+    assert flags_of(row(good=six)) == Flag.ECHO_GOOD
+    turned = replace(row(bad=six), steering=replace(steering, bad=(asked, "Ramble.")))
+    assert flags_of(turned) == Flag.ECHO_BAD
+    assert earlier_values("filter")["drop_echoes"] is False
+
+
 def test_a_leak_in_the_original_is_no_leak() -> None:
     assert reasons([make_row(texts={"plain": "See the guidelines."})], CLOSENESS) == [None]
 
@@ -133,6 +158,26 @@ def test_closeness_is_one_sided_and_absolute() -> None:
     """The policy's own answer has -0.875: chosen may lie 0.3 below it, and anywhere above it."""
     rows = [make_row(means={("plain", "good"): mean}) for mean in (-1.175, -1.176, -0.6)]
     assert reasons(rows, CLOSENESS) == [None, "off_policy", None]
+
+
+def test_an_offset_is_taken_off_the_whole_response() -> None:
+    """Chosen lies 0.8 a token below: 6.4 nats of 8 tokens, 25.6 of 32; 4 of them do not count."""
+    far: dict[Cell, float | None] = {("plain", "good"): -1.675}
+    rows = [make_row(i, means=far, tokens={"good": n}) for i, n in enumerate((8, 32))]
+    assert reasons(rows, CLOSENESS) == ["off_policy"] * 2
+    assert reasons(rows, FilterConfig(closeness_offset=4.0)) == [None, "off_policy"]
+    assert reasons(rows, FilterConfig(closeness_offset=16.0)) == [None] * 2
+
+
+def test_contrast_leaves_the_plain_view_out() -> None:
+    between: dict[Cell, float | None] = {("plain", "good"): -0.4, ("plain", "bad"): -2.5}
+    wrong: dict[Cell, float | None] = {("good", "bad"): -0.4}
+    rows = [make_row(means=between), make_row(means=between | wrong), make_row(means=wrong)]
+    tests: tuple[Literal["chain", "contrast", "off"], ...] = ("chain", "contrast", "off")
+    found = [reasons(rows, FilterConfig(steered=test, closeness=9.0, gap=0.0)) for test in tests]
+    assert found[0] == ["not_steered"] * 3
+    assert found[1] == [None, "not_steered", "not_steered"]
+    assert found[2] == [None, "gap", "gap"]
 
 
 def test_gap_is_absolute_for_both_sides() -> None:
@@ -199,7 +244,11 @@ def test_summary_is_json_and_adds_up() -> None:
     assert summary["config"]["preset"] == "reference"
     quantile = FilterConfig(closeness="q0.8")
     summary = decide(encode_rows(reference_rows()), quantile).summary(quantile)
-    assert summary["thresholds"]["requested"] == {"closeness": "q0.8", "gap": 0.05}
+    assert summary["thresholds"]["requested"] == {
+        "closeness": "q0.8",
+        "closeness_offset": 0.0,
+        "gap": 0.05,
+    }
 
 
 def test_rows_that_do_not_add_up_are_refused() -> None:
@@ -219,3 +268,22 @@ def test_decide_row_leaves_out_what_needs_other_rows() -> None:
     assert decide_row(far, FilterConfig(closeness="q0.5")) is None
     assert decide_row(far, REFERENCE) is None
     assert decide_row(make_row(texts={"bad": ""}), REFERENCE) == "empty"
+
+
+def test_of_each_prompt_the_row_with_the_largest_margin_is_kept() -> None:
+    """Gaps by hand: 1.5 + 1.5, then 1.7 + 1.5; of equal margins the first sample stays."""
+    best = FilterConfig(per_prompt="best")
+    first, other = make_row(0), make_row(1)
+    second = make_row(0, means={("bad", "good"): -2.2})
+    samples = [first, *(replace(second, id=f"{first.id}.{number}") for number in (2, 3)), other]
+    lost = "not_best_of_prompt"
+    assert reasons(samples, best) == [lost, None, lost, None]
+    assert reasons(samples[::-1], best) == [None, lost, None, lost]
+    assert reasons(samples, CLOSENESS) == [None] * 4
+    spoilt = [
+        replace(one, responses=make_row(finish={"good": "length"}).responses) for one in samples
+    ]
+    assert reasons([first, spoilt[1], other], best) == [None, "truncated", None]
+    assert decide_row(first, best) is None, "it is not told from one row alone"
+    dropped = decide(encode_rows(samples), best).dropped
+    assert dropped[lost] == 2

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sso_data.config.run import RunConfig, ViewsConfig
-from sso_data.core.records import Failure, Message, Row, row_id
+from sso_data.core.records import Failure, Message, Row, row_id, sample_id
 from sso_data.engines.interface import (
     EngineInfo,
     Refused,
@@ -127,11 +127,11 @@ class Memory:
     closed: set[str] = field(default_factory=set)
     counts: dict[str, int] = field(default_factory=dict)
 
-    def admit(self, content: str) -> tuple[str, bool]:
+    def admit(self, content: str, samples: int) -> list[tuple[str, bool]]:
         number = self.counts.get(content, 0)
         self.counts[content] = number + 1
-        identity = row_id(content, number)
-        return identity, identity not in self.closed
+        ids = [sample_id(row_id(content, number), sample) for sample in range(1, samples + 1)]
+        return [(identity, identity not in self.closed) for identity in ids]
 
     def write_row(self, row: Row) -> bytes:
         self.rows.append(row)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TEXTS = [
     file
-    for pattern in ("*.md", "docs/*.md", "templates/*", "principles/*.yaml", "sso_data/**/*.py")
+    for pattern in ("*.md", "docs/*.md", "templates/*", "principles/*/*.yaml", "sso_data/**/*.py")
     for file in sorted(ROOT.glob(pattern))
 ]
 

@@ -42,8 +42,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_carries_what_is_read_at_run_time(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("principles", "templates", "examples/recipes", "examples/accelerate"):
-        for file in (ROOT / folder).iterdir():
-            assert f"sso_data/_shipped/{folder}/{file.name}" in names
+        for file in filter(Path.is_file, (ROOT / folder).rglob("*")):
+            assert f"sso_data/_shipped/{file.relative_to(ROOT)}" in names
     assert "sso_data/world/policy/model.safetensors" in names
     assert "sso_data/world/data/prompts.jsonl" in names
     assert "sso_data/py.typed" in names
@@ -84,4 +84,4 @@ def test_installed_into_an_empty_venv_it_runs_from_the_root(wheel: Path, tmp_pat
     assert call(python, "-c", _RECIPES).split() == ["True"] * 4
     assert call(python, "-c", "import sso_data; print(sso_data.__file__)").startswith(str(venv))
     result = json.loads(call(command, "demo", "-n", "16", "--json"))
-    assert result["account"] == {"prompts": 16, "rows": 16, "failed": 0}
+    assert result["account"] == {"prompts": 16, "rows": 16, "failed": 0, "samples": 1}

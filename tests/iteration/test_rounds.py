@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.loading import validated
@@ -15,6 +17,7 @@ from sso_data.core.records import Row, View
 from sso_data.core.yaml_files import deep_merge
 from sso_data.iteration.report import Iterated
 from sso_data.iteration.run import iterate
+from sso_data.iteration.table import shown
 from sso_data.iteration.training import Training
 from sso_data.models.directory import model_fingerprint
 from sso_data.runs.files import locked_file
@@ -86,6 +89,32 @@ def test_lineage(done: Iterated, out: Path) -> None:
         assert trained["references"]["source"] == "recorded"
         seen += [row.source_id or "" for row in rows]
     assert sorted(seen) == sorted(f"q{number}" for number in range(2 * PROMPTS)), "disjoint"
+
+
+def test_policies_are_carried_in_float32(done: Iterated, out: Path) -> None:
+    """Nothing that a round trained is rounded away before the next one, and the table says so."""
+    for number, line in enumerate(done.lines, start=1):
+        model = out / f"round-{number}" / "model"
+        tensors = load_file(model / "model.safetensors")
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+        assert any(not torch.equal(t.bfloat16().float(), t) for t in tensors.values())
+        left = json.loads((model / "train.json").read_text())["comparison"]
+        assert line["train_d_memory"] == line["train_d_saved"] == left["memory"][0]
+        assert line["train_d_loaded"] == left["loaded"][0]
+        assert line["train_changed_saved"] > line["train_changed_loaded"] > 0
+    shown_rows = dict(shown(done.lines))
+    assert "D over the start, same rows: in memory / saved / in bfloat16" in shown_rows
+
+
+def test_a_round_that_trains_nothing_stops(prompts: Path, tmp_path: Path) -> None:
+    """A rate that moves no weight in bfloat16: the training fails, and the iteration says why."""
+    nothing = {"optim": {"lr": 1e-12, "max_steps": 1}}
+    config = tiny(prompts, rounds=2, carry_float32=False, train=nothing)
+    for _ in range(2):
+        ended = run(config, tmp_path / "out")
+        assert ended.stop is not None and ended.stop.rule == "nothing_trained"
+        assert ended.policy.path == str(policy_dir()) and len(ended.lines) == 1
+        assert any("no weight of its policy differs" in text for text in ended.verdict)
 
 
 def test_books_and_table(done: Iterated, out: Path) -> None:

@@ -43,7 +43,8 @@ def test_a_good_round_goes_on() -> None:
         ("signal_accuracy", {"accuracy_kept": 0.55}, "train.loss.g"),
         ("steered", {"steered": 0.1}, "preview"),
         ("gap", {"gap": 0.005}, "train.loss.g"),
-        ("nothing_kept", {"kept": 0, "dropped": {"gap": 3, "off_policy": 6}}, "closeness=q0.8"),
+        ("nothing_kept", {"kept": 0, "to_keep": "`--set a=b` keeps 9"}, "`--set a=b` keeps 9"),
+        ("nothing_kept", {"kept": 0, "dropped": {"gap": 3, "off_policy": 6}}, "--dry-run"),
         ("length_growth", {"tokens_original": 301.0}, "concision_probability"),
     ],
 )
@@ -84,7 +85,7 @@ def test_a_training_that_ended_early() -> None:
 
 def test_the_books_over_all_rounds() -> None:
     assert totals(rounds({}, {})) == {
-        **{"prompts": 20, "rows": 18, "failed": 2, "kept": 10},
+        **{"prompts": 20, "samples": 20, "rows": 18, "failed": 2, "kept": 10},
         "dropped.gap": 8,
     }
     with pytest.raises(AssertionError, match="failed"):
@@ -100,11 +101,56 @@ def test_the_table_shows_what_is_there() -> None:
     assert not any("held out" in name for name in table)
 
 
+INTERVALS = {
+    "unprompted_interval": [0.55, 0.65],
+    "accuracy_kept_interval": [0.85, 0.93],
+    "tokens_original_interval": [90.0, 110.0],
+}
+
+
 def test_remarks_say_what_changed_and_what_to_do() -> None:
-    worse = {"accuracy_kept": 0.7, "tokens_original": 180.0, "kept_share": 0.1, "unprompted": 0.4}
-    found = "\n".join(remarks(rounds({"unprompted": 0.6}, worse)))
-    for part in ("1.80 times", "concision", "0.900 to 0.700", "fell: 0.600 to 0.400", "kept 10%"):
+    """0.6 +- 0.05 and 0.4 +- 0.05 are sqrt(2) * 0.05 = 0.0707 around -0.2 apart."""
+    worse: dict[str, Any] = {"accuracy_kept": 0.7, "tokens_original": 180.0}
+    worse |= {"kept_share": 0.1, "unprompted": 0.4}
+    worse |= {"accuracy_kept_interval": [0.6, 0.78], "unprompted_interval": [0.35, 0.45]}
+    worse |= {"tokens_original_interval": [165.0, 195.0]}
+    found = "\n".join(remarks(rounds({"unprompted": 0.6} | INTERVALS, worse)))
+    for part in (
+        "100.0 to 180.0, rose (+80 ",
+        "concision",
+        "0.900 to 0.700, fell (-0.2 ",
+        "0.600 to 0.400, fell (-0.2 [-0.271, -0.129])",
+        "kept 10%",
+    ):
         assert part in found
-    calm = "\n".join(remarks(rounds({}, {})))
+    calm = "\n".join(remarks(rounds(INTERVALS, INTERVALS)))
     assert "concision" not in calm and "docs/filter.md" not in calm
     assert remarks(rounds({})) == []
+
+
+def test_a_difference_that_is_none_is_not_told_as_one() -> None:
+    """Two rounds that trained nothing were told as "rose: 0.630 to 0.633"."""
+    same = [{"unprompted": value} | INTERVALS for value in (0.630, 0.633)]
+    same[0]["unprompted_interval"], same[1]["unprompted_interval"] = [0.59, 0.67], [0.593, 0.673]
+    (told,) = (text for text in remarks(rounds(*same)) if "score" in text)
+    assert "0.630 to 0.633, no difference shown (+0.003 [-0.0536, +0.0596])" in told
+    earlier = [{"unprompted": value} for value in (0.5, 0.9)]
+    assert any("0.900, no interval is known" in text for text in remarks(rounds(*earlier)))
+
+
+def test_held_out_differences_are_those_of_pairs() -> None:
+    line = {"win_rate": 0.6, "win_rate_interval": [0.51, 0.68]}
+    line |= {"held_out_score_difference": [0.003, -0.02, 0.026]}
+    win, score = remarks(rounds(line))
+    assert win.startswith("held out, against the first policy on the same prompts: win rate 0.600")
+    assert "rose (+0.1 [+0.01, +0.18])" in win and "no difference shown (+0.003" in score
+
+
+def test_a_round_that_trained_nothing_ends_the_iteration() -> None:
+    stop = after_training(
+        GOOD | {"round": 2, "train_changed_saved": 0.0}, validated(IterateConfig, {})
+    )
+    assert stop is not None and (stop.rule, stop.good_until) == ("nothing_trained", 1)
+    assert "carry_float32" in stop.advice[1]
+    moved = GOOD | {"round": 2, "train_changed_saved": 1e-6}
+    assert after_training(moved, validated(IterateConfig, {})) is None

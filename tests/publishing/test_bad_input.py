@@ -14,6 +14,9 @@ from sso_data.filtering.refilter import refilter
 from sso_data.publishing.hub import HubRepo
 from sso_data.runs.workdir import locked
 from tests.cli.test_bad_input import one_line
+from tests.exporting.making import make_run
+from tests.factories import make_row
+from tests.filtering.test_explain import noise
 from tests.hub_server import HubServer, Repo
 from tests.publishing.conftest import REPO, TOKEN, Push
 
@@ -24,6 +27,16 @@ class TestTheRun:
         refilter(run, RunConfig(filter=strict))
         one_line(push(run), "nothing to push", "kept none of 6 rows", "sso-data filter")
         assert not hub.requests
+
+    def test_texts_without_effect_are_public_only_when_confirmed(
+        self, hub: HubServer, push: Push, tmp_path: Path
+    ) -> None:
+        rows = [make_row(i, means=noise(i)) for i in range(20)]
+        run = make_run(tmp_path / "run", rows, settings=["filter.preset=none"])
+        one_line(push(run, "--public"), "no effect shown", "--yes")
+        assert not hub.requests
+        assert push(run, "--public", "--yes").exit_code == 0
+        assert push(run).exit_code == 0
 
     def test_not_filtered(self, push: Push, run: Path) -> None:
         shutil.rmtree(run / "pairs")

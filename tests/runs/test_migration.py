@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sso_data.config import migration
+from sso_data.config.iteration import IterateConfig
 from sso_data.config.migration import (
     FORMAT,
     Change,
@@ -46,6 +48,14 @@ def test_a_row_or_failure_of_a_later_format_is_refused() -> None:
         Failure.from_json(failure | {"schema_version": 2})
 
 
+@pytest.fixture
+def renames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the new keys of later versions."""
+    renamed = tuple(change for change in migration.CHANGES if change.old is not None)
+    monkeypatch.setattr(migration, "CHANGES", renamed)
+
+
+@pytest.mark.usefixtures("renames")
 def test_renamed_keys_take_their_new_names_and_values_in_config_and_identity() -> None:
     old = {
         "identity": {"loss.base": "dpo", "optim.warmup": 0.04, "model": "m"},
@@ -63,6 +73,7 @@ def test_renamed_keys_take_their_new_names_and_values_in_config_and_identity() -
     assert upgraded(found, "training") == found
 
 
+@pytest.mark.usefixtures("renames")
 def test_nested_configurations_are_upgraded_too() -> None:
     old = {
         "identity": {"generate.engine.process": "child", "train.optim.warmup": 0.1},
@@ -74,16 +85,38 @@ def test_nested_configurations_are_upgraded_too() -> None:
         },
     }
     found = upgraded(old, "iteration")
-    assert found["identity"] == {
-        "generate.engine.isolation": "subprocess",
-        "train.optim.warmup_steps": 0.1,
-    }
+    renamed = {"generate.engine.isolation": "subprocess", "train.optim.warmup_steps": 0.1}
+    assert found["identity"].items() >= renamed.items()
+    assert "generate.engine.process" not in found["identity"]
     assert found["config"] == {
         "generate": {"engine": {"isolation": "subprocess"}},
         "train": {"optim": {"param_dtype": "auto"}},
         "generator": None,
         "held_out": {"judge": {"engine": {"isolation": "inline"}}},
     }
+
+
+def test_a_new_key_goes_where_its_section_is() -> None:
+    """An iteration without a generator gets none, one with labelled pairs no keys of `generate`."""
+    old: dict[str, Any] = {
+        "identity": {"seed": 0, "train.optim.lr": 1e-6, "generator": None},
+        "config": {"train": {"optim": {}}, "generator": None, "generate": {}},
+    }
+    found = upgraded(old, "iteration")
+    assert found["identity"] == old["identity"] | {
+        "train.optim.warmup_from_zero": True,
+        "train.optim.save_dtype": "auto",
+        "carry_float32": False,
+    }
+    assert "generator" not in found["defaults"]
+    again = with_defaults(IterateConfig(), found["defaults"])
+    assert again.generator is None and not again.carry_float32
+    assert again.train.optim.warmup_from_zero
+    old["identity"] |= {"generator.train.optim.lr": 1e-6}
+    old["config"] |= {"generator": {"train": {"optim": {}}}}
+    found = upgraded(old, "iteration")
+    assert found["identity"]["generator.train.optim.warmup_from_zero"]
+    assert found["config"]["generator"]["train"]["optim"]["save_dtype"] == "auto"
 
 
 def test_a_new_key_and_a_changed_default_keep_their_old_behaviour(
@@ -107,6 +140,46 @@ def test_a_new_key_and_a_changed_default_keep_their_old_behaviour(
     assert with_defaults(RunConfig(), kept).sampling.top_p == 0.5
     asked = load_config(None, ["sampling.top_p=0.9"])
     assert with_defaults(asked, kept).sampling.top_p == 0.9
+
+
+def test_new_keys_of_a_run_are_none_of_an_augmentation() -> None:
+    old = {"identity": {"engine.process": "child"}, "config": {"engine": {"process": "child"}}}
+    found = upgraded(old, "augmentation")
+    own = {"checks.questions": False, "checks.pieces": False}
+    assert found["identity"] == {"engine.isolation": "subprocess", **own}
+    assert found["config"] == {"engine": {"isolation": "subprocess"}}
+    assert found["defaults"].keys() == {"checks"}
+
+
+def test_filter_keys_stand_in_identities_of_iterations_that_generate() -> None:
+    """A run's identity holds no filter; that of an iteration on labelled pairs no `generate`."""
+    labelled, generated = {"train.loss.g": 0.1}, {"generate.filter.gap": 0.05}
+    assert upgraded({"identity": {"seed": 0}}, "run")["identity"] == {"seed": 0}
+    own = {"carry_float32": False}
+    assert upgraded({"identity": labelled}, "iteration")["identity"] == labelled | own
+    found = upgraded({"identity": generated}, "iteration")["identity"]
+    new = {"generate.filter.steered": "chain", "generate.filter.keep_best": 1.0}
+    assert found.items() >= (generated | new).items()
+
+
+def test_a_new_key_enters_the_identities_that_hold_its_section() -> None:
+    """A run may grow in samples, an iteration may not; with labelled pairs nothing is generated."""
+
+    def identity(kind: migration.Kind, *held: str) -> migration.Tree:
+        old = {"schema_version": 2, "identity": dict.fromkeys(held, 0), "config": {}}
+        found: migration.Tree = upgraded(old, kind)["identity"]
+        return found
+
+    of_run = identity("run", "steering.choose", "sampling.top_p")
+    assert of_run["steering.placement"] == "system"
+    assert "sampling.samples" not in of_run
+    keys = ("generate.steering.choose", "generate.sampling.top_p", "generate.filter.gap")
+    of_iteration = identity("iteration", *keys)
+    assert of_iteration["generate.steering.placement"] == "system"
+    assert of_iteration["generate.sampling.samples"] == 1
+    assert of_iteration["generate.filter.per_prompt"] == "all"
+    own = {"carry_float32": False}
+    assert identity("iteration", "labelled.data") == {"labelled.data": 0} | own
 
 
 def test_the_defaults_of_the_first_start_are_kept(tmp_path: Path) -> None:

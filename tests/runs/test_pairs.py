@@ -88,7 +88,7 @@ def test_filter_json(tmp_path: Path) -> None:
     assert content["preset"] == "closeness"
     assert (content["rows"], content["kept"], content["dropped"]["empty"]) == (5, 3, 2)
     assert content["thresholds"] == {
-        "requested": {"closeness": 0.3, "gap": 0.05},
+        "requested": {"closeness": 0.3, "closeness_offset": 0.0, "gap": 0.05},
         "resolved": {"min_tokens": 1, "closeness": 0.3, "gap": 0.05},
     }
     assert [s["left"] for s in content["funnel"] if s["dropped"] or s["reason"] == "rows"] == [5, 3]

@@ -12,9 +12,10 @@ import pytest
 
 from sso_data.config.migration import FORMAT
 from sso_data.core.errors import RunError
-from sso_data.core.records import Failure, Message, content_hash, row_id
+from sso_data.core.records import Failure, Message, content_hash, row_id, sample_id, split_sample
+from sso_data.runs.columns import row_key
 from sso_data.runs.journal import load_scores
-from sso_data.runs.ledger import FAILED
+from sso_data.runs.ledger import FAILED, Ledger
 from sso_data.runs.run import Account, open_run, read_failures, run_account
 from sso_data.runs.workdir import differences
 from tests.factories import make_row
@@ -95,7 +96,7 @@ def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
 def test_equal_prompts_keep_their_own_identity(tmp_path: Path) -> None:
     content = content_hash((Message(role="user", content="Why?"),))
     with opened(tmp_path) as run:
-        ids = [run.admit(content)[0] for _ in range(100)]
+        ids = [run.admit(content)[0][0] for _ in range(100)]
     assert ids == [row_id(content, occurrence) for occurrence in range(100)]
 
 
@@ -103,13 +104,13 @@ def test_done_and_failed_prompts_are_not_open_again(tmp_path: Path) -> None:
     row = make_row()
     content = row.id.rpartition("-")[0]
     with opened(tmp_path) as run:
-        assert run.admit(content) == (row.id, True)
+        assert run.admit(content) == [(row.id, True)]
         run.write_row(row)
         run.write_failure(failure(row_id("feed", 0)))
     with opened(tmp_path) as run:
-        assert run.admit(content) == (row.id, False)
-        assert run.admit(content) == (row_id(content, 1), True)
-        assert run.admit("feed") == (row_id("feed", 0), False)
+        assert run.admit(content) == [(row.id, False)]
+        assert run.admit(content) == [(row_id(content, 1), True)]
+        assert run.admit("feed") == [(row_id("feed", 0), False)]
 
 
 def test_the_books_balance_and_a_row_wins_over_an_older_failure(tmp_path: Path) -> None:
@@ -188,3 +189,32 @@ def test_failures_are_not_kept_in_memory(tmp_path: Path) -> None:
         grown, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert grown < 64 * count + 200_000
+
+
+def test_the_samples_of_a_prompt_have_ids_that_stay_when_there_are_more() -> None:
+    one, three = Ledger(), Ledger()
+    for occurrence in range(2):
+        assert one.next_ids("feed") == [f"feed-{occurrence}"]
+        found = three.next_ids("feed", 3)
+        assert found == [f"feed-{occurrence}", f"feed-{occurrence}.2", f"feed-{occurrence}.3"]
+        assert [split_sample(identity) for identity in found] == [
+            (f"feed-{occurrence}", sample) for sample in (1, 2, 3)
+        ]
+    assert len({row_key(sample_id("feed-0", sample)) for sample in range(1, 257)}) == 256
+
+
+def test_the_books_of_several_samples(tmp_path: Path) -> None:
+    """From the files alone; equal numbers of samples are told from different ones."""
+    rows = [make_row(0), make_row(1)]
+    more = [replace(row, id=f"{row.id}.2") for row in rows]
+    details = {"config": {}, "date": "2026-01-01"}
+    with open_run(tmp_path, identity={}, details=details) as run:
+        for row in (*rows, more[1]):
+            run.write_row(row)
+    ragged = run_account(tmp_path, load_scores(tmp_path, dry=True))
+    assert ragged == Account(prompts=2, rows=3, failed=0, samples=None)
+    with open_run(tmp_path, identity={}, details=details) as run:
+        run.write_failure(Failure(id=more[0].id, stage="x", reason="x", detail="x"))
+    whole = run_account(tmp_path, load_scores(tmp_path, dry=True))
+    assert whole == Account(prompts=2, rows=3, failed=1, samples=2)
+    whole.check()

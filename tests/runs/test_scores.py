@@ -1,6 +1,8 @@
 """The side file: trusted as far as it agrees with the journal, made again otherwise."""
 
 import os
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +145,24 @@ def test_leak_phrases_changed(part: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.undo()
     assert decide(load_scores(run, dry=False).rows, FilterConfig()).reason(2) is None
     assert side_file(part).read_bytes() == before
+
+
+def test_a_side_file_of_a_version_that_saw_no_echoes_is_made_again(tmp_path: Path) -> None:
+    """Its header has the hash of the leakage phrases alone; the flags of its rows are missing."""
+    asked = "Name one thing that it says of kites."
+    row = make_row(texts={"good": asked})
+    row = replace(row, steering=replace(row.steering, good=(asked, "Be right.")))
+    part = write_part(tmp_path, [row])
+    load_scores(tmp_path, dry=False)
+    side = side_file(part)
+    new = side.read_bytes()
+    record = np.frombuffer(new[HEADER:], SCORES).copy()
+    record["flags"] = 0
+    record["check"] = zlib.crc32(record.tobytes()[: columns.CHECKED_BYTES])
+    header = new[:16] + columns.leak_fingerprint().encode()
+    side.write_bytes(header + record.tobytes())
+    assert decide(load_scores(tmp_path, dry=False).rows, FilterConfig()).reason(0) == "echo"
+    assert side.read_bytes() == new
 
 
 def test_read_only_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,10 @@ import yaml
 
 from sso_data.core.errors import InputError
 from sso_data.core.jinja import phrases
+from sso_data.core.paths import CATALOGUES, principles_dir
+from sso_data.steering.checks import review
 from sso_data.steering.principles import Principle, load_catalogue, load_principle
+from sso_data.steering.response_checks import ResponseCheck, sentences
 
 FEATURES = {
     "Accuracy": ("Accurate", "Inaccurate"),
@@ -165,3 +168,33 @@ def test_shipped_texts_hold_no_words_that_leak(principle: Principle) -> None:
     own = ("guideline", "principle", "instruct", "system message", "intentional", "deliberate")
     everything = principle.model_dump_json().lower()
     assert not [phrase for phrase in (*phrases("leakage.txt"), *own) if phrase in everything]
+
+
+@pytest.mark.parametrize("name", CATALOGUES)
+def test_a_shipped_catalogue_is_found_by_its_name_and_has_no_finding(name: str) -> None:
+    found = load_catalogue(Path(name))
+    assert found.directory == principles_dir(name)
+    assert not review(list(found.principles.values()))
+
+
+def test_the_short_catalogue_has_one_sentence_a_side_for_each_feature_of_the_long_one() -> None:
+    short = load_catalogue(Path("short"))
+    assert list(short.principles) == list(load_catalogue(Path("long")).principles)
+    for principle in short.principles.values():
+        for text in (principle.good, principle.bad):
+            assert sentences(text) == 1
+            assert len(text.split()) <= 14
+
+
+def test_every_checkable_principle_has_a_check() -> None:
+    checkable = load_catalogue(Path("checkable"))
+    assert list(checkable.checks) == list(checkable.principles)
+
+
+def test_a_check_decides_no_row_and_so_does_not_change_the_fingerprint(tmp_path: Path) -> None:
+    before = load_catalogue(principle_file(tmp_path).parent)
+    after = load_catalogue(principle_file(tmp_path, check={"max_words": 3}).parent)
+    assert after["Candour"].check == ResponseCheck(max_words=3)
+    assert after.fingerprint == before.fingerprint
+    for wrong in ({}, {"max_words": 0}, {"layout": "poem"}, {"rhymes": True}):
+        assert "check" in refusal(principle_file(tmp_path, check=wrong))

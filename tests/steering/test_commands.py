@@ -9,7 +9,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+import sso_data.prompts as prompt_sources
 from sso_data.cli import app
+from sso_data.config.run import SourceConfig
+from sso_data.prompts.rows import BadRow, RawRow
 from sso_data.publishing.public import public_json
 from sso_data.steering.principles import load_catalogue
 from sso_data.world import catalogue_dir, policy_dir, queries
@@ -131,6 +134,22 @@ def test_a_policy_that_cannot_choose_falls_back_and_the_run_says_so(
             assert row[key] == expected[key], "exactly what random would have made"
 
 
+def test_a_source_is_read_twice_whatever_steers(
+    cli: Cli, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    raw_rows = prompt_sources.raw_rows
+
+    def counted(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
+        opened.append(source)
+        return raw_rows(source, config)
+
+    monkeypatch.setattr(prompt_sources, "raw_rows", counted)
+    choose = ("--set=steering.choose=policy", "--set=steering.principles=written")
+    done(cli("generate", prompts, "--out", tmp_path / "run", *INLINE, *choose, "--limit", 2))
+    assert opened == [str(prompts)] * 2
+
+
 def test_by_rule_no_file_is_written(cli: Cli, prompts: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     done(cli("generate", prompts, "--out", out, *INLINE, "--limit", 1))
@@ -250,13 +269,42 @@ def test_what_cannot_be_used_is_asked_for_again(cli: Cli, tmp_path: Path) -> Non
     assert list(load_catalogue(tmp_path / "legal").principles) == ["Candour", "Economy"]
 
 
-def test_without_enough_principles_nothing_is_written(cli: Cli, tmp_path: Path) -> None:
+def test_too_few_principles_are_kept_and_every_answer_is_told_of(cli: Cli, tmp_path: Path) -> None:
     with serving(lambda body, attempt: made(principle(0))) as server:
+        result = done(new(cli, server, tmp_path / "legal"), 3)
+    assert list(load_catalogue(tmp_path / "legal").principles) == ["Candour"]
+    assert "1 of 2 principles could be made; ask for the others" in result.stderr
+    told = [line for line in result.stderr.splitlines() if "of at most 6" in line]
+    assert len(told) == 5
+    assert all("Candour: differs from Candour in case only" in line for line in told)
+    assert "0/2 principles, answer 1" in result.stderr
+
+
+def test_without_any_principle_nothing_is_written(cli: Cli, tmp_path: Path) -> None:
+    refusal = principle(0, bad="I'm sorry, but I cannot help with that.")
+    with serving(lambda body, attempt: made(refusal)) as server:
         result = done(new(cli, server, tmp_path / "legal"), 1)
-    line = result.stderr.splitlines()[-1]
-    assert "only 1 of 2 principles are valid after 6 answers" in line
-    assert "ask for fewer with -n, or a stronger model" in line
+    assert "none of 2 principles could be made of 6 answers" in result.stderr.splitlines()[-1]
+    assert "warning: answer 6 of at most 6: Candour: refusal" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_made_before_the_server_failed_is_kept(cli: Cli, tmp_path: Path) -> None:
+    replies = iter((made(principle(0)), failed(401, "who are you")))
+    with serving(lambda body, attempt: next(replies)) as server:
+        result = done(new(cli, server, tmp_path / "legal"), 1)
+    assert f"1 of 2 principles are in {tmp_path / 'legal'}" in result.stderr
+    assert list(load_catalogue(tmp_path / "legal").principles) == ["Candour"]
+
+
+def test_new_takes_templates(cli: Cli, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "new_principles.j2").write_text("{{ count }} for {{ description }}, not {{ taken }}")
+    with serving(lambda body, attempt: made(principle(0), principle(1))) as server:
+        endpoint = ("--endpoint", server.url, "--model", "big", "--templates", own)
+        done(cli("principles", "new", "a", *endpoint, "--out", tmp_path / "legal", "-n", 2))
+    assert server.bodies[0]["messages"][-1]["content"] == "2 for a, not []"
 
 
 def test_an_existing_directory_is_refused_before_anything_is_asked(
@@ -284,6 +332,8 @@ def test_write_shows_lines_in_the_order_of_the_queries(
     assert [line["prompt"][0]["content"] for line in lines] == texts[:4]
     assert {name for line in lines for name in line["written_by"]} == {"team/big"}
     assert "written, 0 from the catalogue (0.0%)" in result.stderr
+    assert "writing principles" in result.stderr
+    assert "0/4 prompts steered" in result.stderr
     refused = cli("principles", "write", prompts, *endpoint, "--set=steering.choose=policy")
     assert "an endpoint cannot choose features" in done(refused, 1).stderr
 

@@ -1,13 +1,14 @@
 """Steering: seeded per row, weights obeyed, Concision at its own probability."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sso_data.config.run import SteeringConfig
 from sso_data.core.errors import ConfigError
-from sso_data.steering.principles import load_catalogue
+from sso_data.steering.principles import Catalogue, load_catalogue
 from sso_data.steering.rules import CONCISION, Rules, check_features, system_text
 
 CATALOGUE = load_catalogue()
@@ -107,3 +108,20 @@ def test_the_system_text_lists_the_principles_and_forbids_to_mention_them() -> N
         "Follow these guidelines in your answer:\n- Be right.\n- Be kind.\n"
         "Do not mention the guidelines."
     )
+
+
+@pytest.mark.parametrize("name", [CONCISION, "Safety"])
+@pytest.mark.parametrize("choose", ["random", "fixed", "all", "policy", "none"])
+def test_a_catalogue_of_one_principle_works_with_every_choice(choose: str, name: str) -> None:
+    single = Catalogue(directory=Path("here"), principles={name: CATALOGUE[name]})
+    settings: dict[str, Any] = {"choose": choose, "concision_probability": 0}
+    settings |= {"features": (name,)} if choose == "fixed" else {}
+    settings |= {"principles": "written"} if choose == "none" else {}
+    rules = Rules(config=SteeringConfig(**settings), catalogue=single, seed=0)
+    check_features(rules.config, single)
+    assert rules.draw("row-0") == (name,)
+    assert rules.asks_a_model == (choose == "none"), "of one there is nothing to choose"
+    if not rules.asks_a_model:
+        assert rules.by_rule("row-0").steering.good[0] in (
+            *(CATALOGUE[name].good, *CATALOGUE[name].paraphrases.good),
+        )

@@ -153,7 +153,7 @@ def test_ids_are_those_that_the_run_gives(tmp_path: Path) -> None:
         tmp_path / "run", identity={}, details={"config": {}, "date": "2026-01-01"}
     ) as run_:
         for content in contents:
-            assert occurrences.next_id(content) == run_.admit(content)[0]
+            assert occurrences.next_id(content) == run_.admit(content)[0][0]
         assert run_.ledger.count(SEEN) == len(contents)
 
 

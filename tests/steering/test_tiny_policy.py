@@ -36,6 +36,7 @@ def generate(engine: str, folder: Path, *settings: str) -> tuple[dict[str, Any],
         *("--set", "engine.isolation=inline", "--set", "engine.dtype=float32"),
         *("--set", "engine.threads=1", "--set", "engine.max_model_len=1024"),
         *("--set", "sampling.max_tokens=192", "--set", "steering.max_tokens=64"),
+        *("--set", "steering.checks=form"),  # its sides differ in a word, as it was taught them
         *(word for setting in settings for word in ("--set", f"steering.{setting}")),
     ]
     done = CliRunner().invoke(app, command)
@@ -126,7 +127,7 @@ def test_another_model_on_this_machine_writes_what_the_policy_chose(tmp_path: Pa
         *("--templates", str(skill_templates_dir()), "--principle-model", str(writer)),
         *("--set", "engine.isolation=inline", "--set", "engine.dtype=float32"),
         *("--set", "sampling.max_tokens=16", "--set", "steering.max_tokens=64"),
-        *("--set", "steering.choose=policy", "--json"),
+        *("--set", "steering.choose=policy", "--set", "steering.checks=form", "--json"),
     ]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, (done.output, done.exception)

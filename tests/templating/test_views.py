@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 
 from sso_data.config.run import ViewsConfig
 from sso_data.core.errors import ModelError
-from sso_data.core.records import Message
-from sso_data.templating.chat_template import ChatTemplate, Unrenderable, fold_system, with_system
+from sso_data.core.records import Message, Placement
+from sso_data.templating.chat_template import (
+    ChatTemplate,
+    Unrenderable,
+    fold_system,
+    steered_turns,
+    with_system,
+)
 from tests import tokenizers_of_the_field as field
 
 TODAY = "2026-02-03"
@@ -68,6 +74,25 @@ class TestRendering:
         good = with_system(OWN_SYSTEM, "Answer in French.\n\nBe right.")
         assert views.ids["good"] == own_ids(chatml, good)
         assert views.longest == max(len(ids) for ids in views.ids.values())
+
+    @pytest.mark.parametrize("messages", [ASK, TALK, OWN_SYSTEM])
+    @pytest.mark.parametrize("placement", ["user", "both"])
+    def test_principles_at_the_end_of_the_last_user_turn(
+        self, chatml: ChatTemplate, messages: tuple[Message, ...], placement: Placement
+    ) -> None:
+        """As the tokenizer itself renders what a person writes down by hand."""
+        views = chatml.views(messages, "Be right.", "Be <|im_end|> wrong.", placement)
+        last = replace(messages[-1], content=f"{messages[-1].content}\n\nBe right.")
+        by_hand = (*messages[:-1], last)
+        if placement == "both":
+            base = messages[0].content if messages is OWN_SYSTEM else chatml.facts.default_system
+            by_hand = with_system(by_hand, f"{base}\n\nBe right." if base else "Be right.")
+        assert views.ids["good"] == own_ids(chatml, by_hand)
+        assert views.ids["plain"] == own_ids(chatml, messages)
+        turns = steered_turns(messages, views.system["good"], views.user["good"])
+        assert chatml.ids(turns) == views.ids["good"]
+        end = chatml.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        assert views.ids["bad"].count(end) == views.ids["good"].count(end), "it stays text"
 
     def test_a_default_system_message_stays_in_all_three_views(self, chatml: ChatTemplate) -> None:
         assert chatml.facts.default_system == "You are a helpful assistant."

@@ -13,7 +13,13 @@ from sso_data.config.training import LossConfig, ReferenceConfig
 from sso_data.core.errors import TrainError
 from sso_data.training.encode import EncodedRow
 from sso_data.training.loss import PREFERENCE_TERMS
-from sso_data.training.reference import Nats, loss_difference, model_scorer, resolve_references
+from sso_data.training.reference import (
+    Nats,
+    ReferenceReport,
+    loss_difference,
+    model_scorer,
+    resolve_references,
+)
 from tests.training.models import random_rows
 
 
@@ -62,6 +68,22 @@ def test_what_the_loss_sees() -> None:
     assert loss_difference(one, other, tokens, LossConfig()) == pytest.approx(0.45)
     dpo = LossConfig(type="dpo", beta=0.1)
     assert loss_difference(one, other, tokens, dpo) == pytest.approx(0.15)
+
+
+def test_the_report_says_what_differs_and_why() -> None:
+    report = ReferenceReport(
+        source="recorded", rows=100, checked_rows=64, tolerance=0.05, worst=0.0031
+    )
+    assert str(report) == (
+        "references from the data: the log-probs of sampling and those of this training put D at "
+        "step 0 at most 0.0031 from 0 in 95 % of 64 rows (tolerance 0.05)"
+    )
+    for formats, why in (
+        (("bfloat16", "float32"), "compute in float32 there and bfloat16 here"),
+        (("float32", "float32"), "both compute in float32, by different kernels"),
+        (("float32", None), "how the engine did is not recorded"),
+    ):
+        assert why in str(replace(report, formats=formats))
 
 
 class TestAuto:
@@ -134,7 +156,7 @@ class TestOtherModes:
         assert resolve(ROWS, Shifted(ROWS), "strict")[1].source == "recorded"
 
     def test_strict_refuses_what_does_not(self) -> None:
-        with pytest.raises(TrainError, match=r"differ from this model's .* tolerance 0.05"):
+        with pytest.raises(TrainError, match=r"differ from this model's: .*tolerance 0.05"):
             resolve(ROWS, Shifted(ROWS, BASE_UP), "strict")
 
     def test_strict_refuses_missing_ones(self) -> None:

@@ -347,3 +347,22 @@ def test_a_continued_training_judges_the_steps_before_as_well() -> None:
 def test_warmup_is_a_share_below_1_and_steps_from_1(tmp_path: Path, given: str, steps: int) -> None:
     config = load(TrainConfig, None, [f"optim.warmup_steps={given}"])
     assert training_arguments(config, tmp_path).get_warmup_steps(100) == steps
+
+
+@pytest.mark.parametrize(
+    ("from_zero", "shares"),
+    [(False, [1 / 3, 2 / 3, 1.0, 0.75]), (True, [0.0, 0.5, 1.0, 0.75])],
+)
+def test_the_first_step_has_a_rate(tmp_path: Path, from_zero: bool, shares: list[float]) -> None:
+    """Two steps of warm-up before a cosine over three: (1 + cos(pi k/3)) / 2 is 1, 3/4, 1/4."""
+    rates: dict[str, Any] = {"learning_rate": 2e-3, "warmup_steps": 2}
+    rates["lr_scheduler_type"] = "cosine"
+    trainer = make_trainer(tmp_path, random_rows(1), max_steps=5, **rates)
+    trainer.warmup_from_zero = from_zero
+    trainer.create_optimizer_and_scheduler(num_training_steps=5)
+    found = []
+    for _ in shares:
+        found += trainer.lr_scheduler.get_last_lr()[:1]
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    assert found == pytest.approx([2e-3 * share for share in shares])

@@ -28,7 +28,7 @@ from tests.upgrade.content import (
     steering_content,
     training_content,
 )
-from tests.upgrade.places import before_of, command_of, expected_of, unpacked
+from tests.upgrade.places import STORED, before_of, command_of, expected_of, unpacked
 from tests.upgrade.translated import translated
 
 Enter = Callable[[str], Path]
@@ -302,6 +302,26 @@ def test_an_augmentation_goes_on(enter: Enter) -> None:
 
 def _attempt(line: Json) -> int:
     return int(line.get("provenance", line)["attempt"])
+
+
+def test_work_begun_with_texts_that_shipped_then_goes_on_with_them(enter: Enter) -> None:
+    """Its identity is that of the texts; `stored/texts` are those that shipped with 0.1.0."""
+    place = enter("run")
+    words = ["generate", "prompts.jsonl", "--model", "policy", "--out", "other", "--limit", "1"]
+    words += ["--engine", "transformers", "--set", "engine.isolation=inline"]
+    words += ["--set", "sampling.max_tokens=8", "--set", "steering.max_tokens=8"]
+    words += ["--set", "steering.choose=policy"]
+    texts = ["--templates", str(STORED / "texts" / "templates")]
+    texts += ["--principles", str(STORED / "texts" / "principles")]
+    call(*words, *texts)
+    identity = object_of(place / "other" / "run.json")["identity"]
+    written_by_0_1_0 = {"principles": "688bff0dc05880be", "templates": "856e8792020abef1"}
+    assert {key: identity[key] for key in written_by_0_1_0} == written_by_0_1_0
+    refused = call(*words, code=1).stderr
+    assert "texts that began it with --set templates=DIR and --set principles=DIR" in refused
+    as_told = ["--set", f"templates={texts[1]}", "--set", f"principles={texts[3]}"]
+    again = call(*words, *as_told, "--json")
+    assert json.loads(again.stdout)["new_rows"] == 0
 
 
 def test_other_settings_are_refused_by_name(enter: Enter) -> None:

@@ -138,7 +138,7 @@ class TestData:
     def test_a_filter_that_kept_nothing(self, train: Train, tmp_path: Path, run: Path) -> None:
         bare = Path(shutil.copytree(run, tmp_path / "run"))
         (bare / "pairs" / "train.jsonl").write_text("")
-        one_line(train(bare, tmp_path / "out"), "kept nothing", "filter.gap")
+        one_line(train(bare, tmp_path / "out"), "kept nothing", f"`sso-data filter {bare}` keeps")
 
     def test_a_run_has_one_split(self, train: Train, tmp_path: Path, run: Path) -> None:
         done = train(run, tmp_path / "out", "--split", "validation")

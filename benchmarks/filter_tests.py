@@ -1,0 +1,245 @@
+"""Which filter test is the better default: yield, signal accuracy, what a round of training does.
+
+    python -m benchmarks.filter_tests --work DIR              # the tiny world: choose, then confirm
+    python -m benchmarks.filter_tests --work DIR --train      # and one round of SSO per test
+    python -m benchmarks.filter_tests --real shorter=RUN --real question=OTHER_RUN
+    python -m benchmarks.filter_tests --ends RUN --model DIR  # what the end of an answer costs
+
+Every finished line is kept in DIR/results.jsonl, and the same command goes on from there; the table
+is Markdown. The oracle judges the tiny world. Real runs (made with `sso-data generate` and one
+principle each) are judged by a rule: `shorter` (chosen has fewer tokens), `question` (chosen ends
+with a question mark, rejected does not) or `list` (chosen has lines that begin with "-", "*" or a
+number, rejected does not). Declared before any was run: the default changes only if the new test
+keeps at least as many rows and is at least as accurate, within the 95 % intervals, everywhere.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from benchmarks.claims import checkpoint
+from sso_data.config.run import FilterConfig, RunConfig
+from sso_data.core.progress import NullProgress
+from sso_data.core.records import Row
+from sso_data.core.statistics import spearman, wilson
+from sso_data.demo import demo_config, one_round, tiny_story
+from sso_data.filtering.filters import decide
+from sso_data.filtering.refilter import refilter
+from sso_data.generation.generate import generate
+from sso_data.runs.journal import load_scores
+from sso_data.runs.run import require_run
+from sso_data.world import queries, score
+
+TESTS: dict[str, FilterConfig] = {
+    "texts alone": FilterConfig(preset="none"),
+    "chain": FilterConfig(),
+    "contrast": FilterConfig(steered="contrast"),
+    "contrast, offset 5": FilterConfig(steered="contrast", closeness_offset=5.0),
+    "contrast, gap .02": FilterConfig(steered="contrast", gap=0.02),
+    "chain, any closeness and gap": FilterConfig(closeness=1e9, gap=0.0),
+    "contrast, any closeness and gap": FilterConfig(steered="contrast", closeness=1e9, gap=0.0),
+    "chain, best 3/4": FilterConfig(keep_best=0.75),
+    "contrast, best 3/4": FilterConfig(steered="contrast", keep_best=0.75),
+    "contrast, best half": FilterConfig(steered="contrast", keep_best=0.5),
+}
+POLICIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "shipped": ("shipped", {}, {}),
+    "second": ("second", {}, {}),
+    "second, weakly steered": ("second", {"paraphrase": True}, {}),
+    "rambling, temperature 1": ("rambling", {}, {"temperature": 1.0, "max_tokens": 384}),
+}
+"""Name -> checkpoint of the claims study, steering, sampling; the first two choose, the others
+confirm."""
+SEED = 7
+_LISTED = re.compile(r"^\s*([-*]|\d+[.)])\s", re.MULTILINE)
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Filter tests compared.")
+    parser.add_argument("--work", type=Path, default=Path("filter-tests"), help="where it is kept")
+    parser.add_argument("--rows", type=int, default=320, help="queries of a tiny policy")
+    parser.add_argument("--policy", action="append", choices=POLICIES, help="only these of them")
+    parser.add_argument("--train", action="store_true", help="one round of training for each test")
+    parser.add_argument("--real", action="append", default=[], metavar="RULE=RUN")
+    parser.add_argument("--ends", type=Path, metavar="RUN", help="measure the last tokens of a run")
+    parser.add_argument("--model", help="the policy of --ends")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    given = parse(argv)
+    if given.ends:
+        ends(given.ends, given.model)
+        return 0
+    given.work.mkdir(parents=True, exist_ok=True)
+    file = given.work / "results.jsonl"
+    text = file.read_text() if file.exists() else ""
+    done = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    if given.train:
+        done = [line for line in done if "after" in line or not line["kept"]]
+    file.write_text("".join(json.dumps(line) + "\n" for line in done))
+    known = {(line["where"], line["test"]) for line in done}
+    for where, run, judge in places(given):
+        for test, config in TESTS.items():
+            if (where, test) in known:
+                continue
+            line = {"where": where, "test": test, **measured(run, config, judge)}
+            if given.train and not given.real and line["kept"]:
+                line |= trained(run, config, given.work / "training")
+            done.append(line)
+            with file.open("a") as stream:
+                stream.write(json.dumps(line) + "\n")
+    print("\n".join(table(done)))
+    return 0
+
+
+def places(given: argparse.Namespace) -> Iterator[tuple[str, Path, Callable[[Row], float]]]:
+    """Every run with its name and judge; runs of the tiny world are made, or continued, here."""
+    for one in given.real:
+        rule, _, run = one.partition("=")
+        yield f"{Path(run).name}: {rule}", Path(run), RULES[rule]
+    if given.real:
+        return
+    for name in given.policy or POLICIES:
+        policy, steering, sampling = POLICIES[name]
+        run = given.work / name.replace(", ", "-").replace(" ", "-")
+        prompts = given.work / "prompts.jsonl"
+        lines = [json.dumps({"prompt": text}) + "\n" for text in queries(given.rows, seed=SEED)]
+        prompts.write_text("".join(lines))
+        generate(str(prompts), run, config_of(policy, steering, sampling, given.work))
+        yield name, run, oracle
+
+
+def config_of(
+    policy: str, steering: dict[str, Any], sampling: dict[str, Any], work: Path
+) -> RunConfig:
+    """The demo's configuration with another checkpoint, steering and sampling."""
+    config = demo_config()
+    changed = {
+        "model": str(checkpoint(policy, work)),
+        "steering": config.steering.model_copy(update=steering),
+        "sampling": config.sampling.model_copy(update=sampling),
+    }
+    return config.model_copy(update=changed)
+
+
+def measured(run: Path, config: FilterConfig, judge: Callable[[Row], float]) -> dict[str, Any]:
+    """What the filter keeps of a run, how often chosen is better, and its lengths (tokens)."""
+    scores = load_scores(run, dry=True)
+    decision = decide(scores.rows, config)
+    kept = [Row.from_json(orjson.loads(line)) for line in scores.lines(decision.kept)]
+    wins = [judge(row) for row in kept]
+    accuracy = sum(wins) / len(wins) if wins else None
+    low, high = wilson(accuracy, len(wins)) if accuracy is not None else (None, None)
+    found: dict[str, Any] = {"rows": len(scores), "kept": len(kept)}
+    found |= {"accuracy": accuracy, "low": low, "high": high}
+    lengths = [row.responses["good"].num_tokens for row in kept]
+    return found | {"tokens_chosen": sum(lengths) / len(lengths) if lengths else None}
+
+
+def trained(run: Path, config: FilterConfig, place: Path) -> dict[str, Any]:
+    """The unprompted score by the oracle before and after a round of SSO on what the filter keeps.
+
+    `error`: the standard error of the gain over the held-out queries.
+    """
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(run, place / "run")
+    refilter(place / "run", RunConfig(filter=config))
+    story, model = tiny_story(1), require_run(run)["config"]["model"]
+    story = replace(
+        story,
+        run=story.run.model_copy(update={"model": model}),
+        training=story.training.model_copy(update={"model": model}),
+    )
+    found = one_round(story, place / "run", place / "model", NullProgress())
+    return {"before": found.before, "after": found.after, "error": found.gain_error}
+
+
+def oracle(row: Row) -> float:
+    """1 where the tiny world's oracle prefers chosen, 0.5 for a tie."""
+    query = row.messages[-1].content
+    return better(*(score(query, row.responses[view].text).total for view in ("good", "bad")))
+
+
+def better(chosen: float, rejected: float) -> float:
+    """1 if the first is larger, 0.5 if both are equal, else 0."""
+    return float(chosen > rejected) + 0.5 * float(chosen == rejected)
+
+
+def by_rule(holds: Callable[[str], bool]) -> Callable[[Row], float]:
+    """A judge that prefers the response for which a rule holds."""
+    return lambda row: better(*(holds(row.responses[view].text) for view in ("good", "bad")))
+
+
+RULES: dict[str, Callable[[Row], float]] = {
+    "shorter": lambda row: better(
+        -row.responses["good"].num_tokens, -row.responses["bad"].num_tokens
+    ),
+    "question": by_rule(lambda text: text.rstrip().endswith("?")),
+    "list": by_rule(lambda text: _LISTED.search(text) is not None),
+}
+
+
+def table(done: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The results as a Markdown table."""
+    yield "| rows of | test | kept | signal accuracy | tokens of chosen | score after a round |"
+    yield "|---|---|---|---|---|---|"
+    for line in done:
+        accuracy, after = "-", "-"
+        if line["accuracy"] is not None:
+            accuracy = f"{line['accuracy']:.3f} [{line['low']:.3f}, {line['high']:.3f}]"
+        if "after" in line:
+            after = f"{line['before']:.3f} to {line['after']:.3f} +- {line['error']:.3f}"
+        tokens = "-" if line["tokens_chosen"] is None else f"{line['tokens_chosen']:.0f}"
+        kept = f"{line['kept']} of {line['rows']}"
+        yield f"| {line['where']} | {line['test']} | {kept} | {accuracy} | {tokens} | {after} |"
+
+
+def ends(run: Path, model: str) -> None:
+    """Print what the last token costs the plain view, and closeness with and without it.
+
+    Closeness is m.plain.plain - m.plain.<drawn> in nats/token; every response is scored once, on
+    the CPU in float32, as transformers' own chat template renders its prompt.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    scores = load_scores(run, dry=True)
+    costs: dict[str, list[Any]] = {"good": [], "bad": [], "plain": []}
+    for line in scores.lines(np.arange(len(scores))):
+        row = Row.from_json(orjson.loads(line))
+        turns = [message.to_json() for message in row.messages]
+        prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+        for view, found in costs.items():
+            ids = list(row.responses[view].token_ids)  # type: ignore[index]
+            with torch.no_grad():
+                logps = network(torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(-1)
+            at = torch.arange(len(prompt) - 1, len(prompt) + len(ids) - 1)
+            found.append(logps[at, torch.tensor(ids)].numpy())
+            assert abs(found[-1].sum() - row.logp["plain", view]) < 0.1  # type: ignore[index]
+    own = np.array([one.mean() for one in costs["plain"]])
+    for view, side in (("good", "chosen"), ("bad", "rejected")):
+        tokens = np.array([len(one) for one in costs[view]])
+        closeness = own - [one.mean() for one in costs[view]]
+        without = own - [one[:-1].mean() for one in costs[view]]
+        last = np.array([one[-1] for one in costs[view]])
+        print(
+            f"{side}: {tokens.mean():.1f} tokens, last token {last.mean():.2f} nats (median "
+            f"{np.median(last):.2f}), closeness {closeness.mean():.3f} (Spearman with tokens "
+            f"{spearman(closeness, tokens):.2f}), without the last token {without.mean():.3f} "
+            f"({spearman(without, tokens):.2f})"
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

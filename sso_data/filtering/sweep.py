@@ -1,0 +1,72 @@
+"""`filter --sweep`: how many rows other steering tests and thresholds would keep."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sso_data.config.run import FilterConfig
+from sso_data.filtering.filters import SLACK, STEERED, decide, distance, smaller_gap
+from sso_data.runs.columns import Rows
+from sso_data.runs.journal import load_scores
+
+_CLOSENESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5)
+_GAP = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """Rows kept, `kept[test][closeness][gap]`; closeness None is any. Thresholds in nats/token.
+
+    `sound`: the rows whose texts and scores pass; `steered`: those of them that pass the test, and
+    reach the thresholds. All is counted before the rankings, `per_prompt` and `keep_best`.
+    """
+
+    rows: int
+    sound: int
+    steered: Mapping[str, int]
+    closeness: Sequence[float | None]
+    gap: Sequence[float]
+    kept: Mapping[str, Sequence[Sequence[int]]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its form for `--json`."""
+        return asdict(self)
+
+
+def sweep_run(run: Path, config: FilterConfig) -> Sweep:
+    """Return the sweep over a run's rows, by its side file. Raises RunError."""
+    return sweep(load_scores(run, dry=True).rows, config)
+
+
+def sweep(rows: Rows, config: FilterConfig) -> Sweep:
+    """Return the rows kept on a grid around the thresholds of `config`, which is in the grid."""
+    unranked = {"preset": "none", "keep_best": 1.0, "per_prompt": "all"}
+    texts = config.model_copy(update=unranked)
+    sound = rows[decide(rows, texts).kept]
+    closeness = [*_with(_CLOSENESS, config.closeness), None]
+    gap = _with(_GAP, config.gap)
+    steered, kept = {}, {}
+    for test, checks in STEERED.items():
+        left = sound
+        for check in checks:
+            left = left[~check.fails(left, {})]
+        far, narrow = distance(left, config.closeness_offset), smaller_gap(left)
+        steered[test] = len(left)
+        kept[test] = [
+            [
+                int(np.count_nonzero((far <= most + SLACK) & (narrow >= least - SLACK)))
+                for least in gap
+            ]
+            for most in (np.inf if one is None else one for one in closeness)
+        ]
+    return Sweep(
+        rows=len(rows), sound=len(sound), steered=steered, closeness=closeness, gap=gap, kept=kept
+    )
+
+
+def _with(grid: Sequence[float], threshold: float | str) -> list[float]:
+    """Return the grid with a threshold in its place; a quantile depends on the other tests."""
+    return sorted({*grid, *([] if isinstance(threshold, str) else [float(threshold)])})
