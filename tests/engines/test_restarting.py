@@ -181,7 +181,7 @@ def test_another_number_format_after_a_restart_is_refused() -> None:
         made.append(engine)
         return engine
 
-    with pytest.raises(EngineError, match="with dtype bfloat16 instead of float32"):
+    with pytest.raises(EngineError, match="with dtype bfloat16, it had float32"):
         answers(RestartingEngine(start, EngineConfig(), wait=lambda seconds: None), keys(1))
 
 

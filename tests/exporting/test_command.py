@@ -165,7 +165,7 @@ def test_runs_that_have_nothing_to_export(cli: Cli, tmp_path: Path) -> None:
     assert "no row is finished yet" in said
     single = make_run(tmp_path / "single", [asking(0, ("user", "a"))])
     said = refused(cli, single, "--to", "mt-bench", "--out", out)
-    assert "none of its 1 answers can be exported (1 not_two_turns): mt-bench holds" in said
+    assert "none of its 1 answers can be exported (1 not_two_turns): mt-bench accepts" in said
     assert not out.exists()
     assert names(tmp_path) == ["empty", "nothing", "single", "unfiltered"]
 

@@ -94,7 +94,7 @@ class TestANewRepository:
             ("lost-0", 2),
         ]
         card = stored(hub)["README.md"].decode()
-        assert "`failed.jsonl` holds the 2 prompts that could not be done" in card
+        assert "`failed.jsonl` holds the 2 prompts that failed" in card
         assert "| prompts | 8 = rows 6 + failed 2 |" in card
         log.write_text(json.dumps(lost | {"id": done}) + "\n")
         assert push(run).exit_code == 0
@@ -207,7 +207,7 @@ class TestARepositoryThatIsThere:
         hub.add_dataset(REPO, {"train.jsonl": b"{}\n"}, private=True)
         refused = push(run)
         assert refused.exit_code == 1
-        assert "holds files and no run.json (train.jsonl)" in refused.stderr
+        assert "holds files that are not from a push (train.jsonl)" in refused.stderr
         assert stored(hub) == {"train.jsonl": b"{}\n"}
 
     def test_a_public_one_wants_to_be_named_public(
