@@ -65,7 +65,7 @@ test-llama-factory: $(LLAMA_FACTORY)/.made  ## Check exports with LLaMA-Factory,
 
 MINUTES ?= 25
 
-fuzz: $(VENV)/.dev  ## Fuzz everything that reads bytes from others, for MINUTES (25); again goes on
+fuzz: $(VENV)/.dev  ## Fuzz everything that reads bytes from others, for MINUTES (25); a second run continues
 	-$(INSTALL) --editable '.[fuzz]'
 	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
@@ -86,7 +86,7 @@ bench: $(VENV)/.dev  ## Measure generation and filtering, both sides in one proc
 	$(BIN)/python benchmarks/filter.py --rows 200000
 	$(BIN)/python benchmarks/train.py
 
-docs: $(VENV)/.dev  ## Write the generated parts of docs/ anew
+docs: $(VENV)/.dev  ## Regenerate the generated parts of docs/
 	$(BIN)/python docs/generate.py
 
 policy: $(VENV)/.dev  ## Train the embedded tiny policy from scratch (minutes)

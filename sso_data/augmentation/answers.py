@@ -13,7 +13,7 @@ _QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("«", "»"), ("„", "“"),
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """Why an attempt gave no new query: a reason that is counted, and a detail for a person.
+    """The reason for which an attempt gave no new query, which is counted, and a detail for people.
 
     `file` is the benchmark that the query overlaps with.
     """

@@ -66,7 +66,7 @@ class Augmented:
             return None
         limits = {
             "attempts": "the limit of attempts is reached (limits.attempts_per_query)",
-            "patience": f"the last {self.tally.idle} attempts gave nothing new (limits.patience)",
+            "patience": f"the last {self.tally.idle} attempts gave no new query (limits.patience)",
         }
         reasons = ", ".join(f"{reason} {count}" for reason, count in self.tally.reasons.items())
         return (
@@ -261,7 +261,7 @@ class _Loop:
             attempts = f"{tally.num_attempts} attempts"
             progress.count(tally.num_accepted, self._wanted, "queries", attempts)
             self._output.sync_if_due()
-        self._output.nothing_waits()
+        self._output.clear_pending()
         return state
 
     def _state(self) -> State | None:
@@ -306,7 +306,7 @@ class _Loop:
         if waiting:
             self._output.keep(waiting)
         elif turn == self._output.num_decided + len(self._arrived):
-            self._output.nothing_waits()
+            self._output.clear_pending()
 
 
 def _writable(answer: Answer) -> Answer:

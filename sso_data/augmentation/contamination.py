@@ -105,7 +105,7 @@ class Benchmark:
         return None
 
     def _places(self, size: int, *, whole: bool) -> npt.NDArray[np.int64]:
-        """Where runs of `size` words begin; with `whole`, the texts of just that length."""
+        """Return where runs of `size` words begin; with `whole`, the texts of just that length."""
         if whole:
             starts: npt.NDArray[np.int64] = (self._ends - self._lengths)[self._lengths == size]
             return starts

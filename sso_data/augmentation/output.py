@@ -42,7 +42,7 @@ _SUFFIXES = (".jsonl", ".ndjson")
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """The files of an augmentation: `queries` is what the user named, the others are beside it."""
+    """The files of an augmentation: `queries` is the user's, the others' names derive from it."""
 
     queries: Path
 
@@ -157,8 +157,8 @@ def open_output(
                 for path in (out, paths.rejected):
                     if path.exists():
                         raise RunError(
-                            f"{path}: already exists, and no {paths.report.name} says that augment "
-                            "made it; use another --out"
+                            f"{path}: already exists and was not made by augment (no "
+                            f"{paths.report.name}); use another --out"
                         )
             elif overwrite:  # the report goes last: until then it says whose files these are
                 for path in (paths.queries, paths.rejected, paths.waiting, paths.report):
@@ -249,7 +249,7 @@ class Output:
         self._waiting.append(b"".join(lines))
 
     def kept(self) -> dict[int, Answer]:
-        """The undecided answers that were kept when the files were opened, by attempt."""
+        """Return the undecided answers that were kept earlier, by attempt. Raises RunError."""
         found: dict[int, Answer] = {}
         for where, row in read_objects(self.paths.waiting):
             try:
@@ -265,11 +265,11 @@ class Output:
                         key=row["key"], text=row["text"], finish_reason=row["finish_reason"]
                     )
             except (KeyError, TypeError, ValueError) as error:
-                raise RunError(f"{where}: not a line that augment wrote; remove it") from error
+                raise RunError(f"{where}: invalid line; remove it") from error
         return found
 
-    def nothing_waits(self) -> None:
-        """Forget the kept answers: all of them are decided, or not needed."""
+    def clear_pending(self) -> None:
+        """Remove the kept answers, which are all decided or not needed. Raises RunError."""
         if self._waiting.size:
             self._waiting.cut(0)
 
@@ -300,9 +300,9 @@ class Output:
                 self.tally.add(*counted)
         if self.num_decided < promised:
             raise RunError(
-                f"{self.paths.queries}: only the first {self.num_decided} of {promised} attempts "
-                "are complete here and in the file of rejected ones: lines were changed or "
-                f"removed; restore them, or {OVERWRITE}"
+                f"{self.paths.queries}: lines of this file or of the rejected ones are missing or "
+                f"changed after attempt {self.num_decided} of {promised}; restore them, or "
+                f"{OVERWRITE}"
             )
         for file, size in zip(files, sizes, strict=True):
             if size < file.size:
@@ -326,6 +326,6 @@ def _decided(path: Path, which: int) -> Iterator[tuple[int, _Counted, int, int]]
             attempt, counted = _attempt_of(orjson.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(
-                f"{path}:{number}: not a line that augment wrote; restore the file, or {OVERWRITE}"
+                f"{path}:{number}: invalid line; restore the file, or {OVERWRITE}"
             ) from error
         yield attempt, counted, which, offset

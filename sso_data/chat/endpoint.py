@@ -69,7 +69,10 @@ class EndpointCompletions:
         self._key = os.environ.get(self._key_env, "").strip()
         key = self._key or "none"
         if not key.isascii() or not key.isprintable():
-            raise ConfigError(f"{self._key_env}: holds no key; put the endpoint's key there")
+            raise ConfigError(
+                f"environment variable {self._key_env}: not a usable key (printable ASCII); set it "
+                "to the endpoint's key"
+            )
         self._open: set[str] = set()
         self._results: queue.SimpleQueue[Completion | Refused | EngineError | str] = (
             queue.SimpleQueue()
@@ -219,8 +222,8 @@ class EndpointCompletions:
         silent = time.monotonic() - max(self._last_answer, since)
         if silent > self._patience:
             raise EngineError(
-                f"{url}: has answered nothing for {silent:.0f} s ({shown}); start the server "
-                "again, then run the same command to continue"
+                f"{url}: no answer for {silent:.0f} s ({shown}); restart the server, then run the "
+                "same command again to continue"
             )
         if not self._has_told:
             self._has_told = True

@@ -46,7 +46,7 @@ class EngineCompletions:
                 continue
             room = context - len(ids)
             if room < min(LEAST_TOKENS, request.max_tokens):
-                detail = f"the question has {len(ids)} tokens of a context of {context}"
+                detail = f"the question has {len(ids)} tokens, the context {context}"
                 self._ready.append(Refused(key=request.key, detail=detail))
                 continue
             asked.append(

@@ -57,7 +57,7 @@ def demo(
     out: Annotated[Path | None, opt.out_option("Keep the run in this directory.")] = None,
     number: Annotated[
         int | None,
-        typer.Option("-n", min=8, help="How many prompts; by default 288, with --real all 48."),
+        typer.Option("-n", min=8, help="Number of prompts; by default 288, with --real all 48."),
     ] = None,
     real: Annotated[
         bool,

@@ -39,7 +39,7 @@ def augment(
     split: opt.Split = None,
     column: opt.Column = None,
     skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave malformed rows out of the seeds.")
+        bool, typer.Option("--skip-bad-rows", help="Skip malformed rows of the seed file.")
     ] = False,
     overwrite: Annotated[
         bool, opt.overwrite_option("Delete the queries in --out and start over.")
@@ -92,8 +92,8 @@ def _show(done: "Augmented", *, as_json: bool) -> None:
             typer.echo(line)
     if done.tally.num_accepted > done.wanted:
         say(
-            f"{done.paths.queries} already held {done.tally.num_accepted} queries, {done.wanted} "
-            "were asked for: nothing to do"
+            f"{done.paths.queries} already has {done.tally.num_accepted} queries "
+            f"({done.wanted} requested): nothing to do"
         )
     if done.shortfall:
         say(f"warning: {done.shortfall}")

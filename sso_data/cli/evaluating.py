@@ -114,7 +114,7 @@ def _lines(done: "Evaluation", out: Path) -> list[str]:
         lines.append(f"signal accuracy (y+ better than y-): {done.signal}{judge}")
     if done.signal_failed:
         parts = ", ".join(f"{count} {reason}" for reason, count in done.signal_failed.items())
-        lines.append(f"of y+ against y-, not judged: {parts}")
+        lines.append(f"y+ against y-, without verdict: {parts}")
     lines += ["benchmarks:", *(f"  {command}" for command in done.commands)]
     return [*lines, f"{out / 'commands.sh'}", f"{out / 'eval.json'} ({duration(done.seconds)})"]
 

@@ -137,7 +137,8 @@ def filter_(
 def retry(
     run: opt.RunPath,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="New place of the same model.")
+        str | None,
+        typer.Option("--model", "-m", help="New path of the same model, if it was moved."),
     ] = None,
     settings: opt.Settings = None,
     as_json: opt.Json = False,
@@ -167,21 +168,26 @@ def retry(
         output.show_steering(done.steering)
         typer.echo(f"{rows} of {tried} failed prompts are rows now ({duration(done.seconds)})")
     else:
-        typer.echo("no prompt failed" if done.no_prompts else "nothing failed")
+        typer.echo("no prompt failed: nothing to retry")
     if done.no_prompts:
-        were = "row was no prompt" if done.no_prompts == 1 else "rows were no prompts"
-        say(f"{done.no_prompts} {were} and cannot be retried")
+        bad = "malformed row" if done.no_prompts == 1 else "malformed rows"
+        say(
+            f"{done.no_prompts} {bad} cannot be retried; correct the prompt file and run "
+            "`generate` again"
+        )
     if done.refiltered.unfinished:
         say(
             f"the run is unfinished: {account.done} of {done.refiltered.expected} {account.unit} "
-            "are done; `retry` takes only failed prompts, `generate` makes the others"
+            "are done; `retry` runs failed prompts only, run `generate` for the rest"
         )
     if tried or done.no_prompts:
         output.end(account, explanation, run)
 
 
 def merge(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories of the same kind.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories that differ only in their prompts.")
+    ],
     out: Annotated[Path, opt.out_option("Run directory to make of them.")],
     overwrite: opt.OverwriteRun = False,
     as_json: opt.Json = False,

@@ -60,7 +60,7 @@ def iterate(
     from sso_data.core.yaml_files import deep_merge
 
     if tiny and recipe is None:
-        raise ConfigError("--tiny needs --recipe, whose settings for a small machine it takes")
+        raise ConfigError("--tiny needs --recipe")
     tree = load_recipe(recipe, tiny=tiny) if recipe is not None else {}
     if config is not None:
         tree = deep_merge(tree, config_tree(config))

@@ -83,7 +83,7 @@ JudgeEndpoint = Annotated[
 ]
 Public = Annotated[
     bool,
-    typer.Option("--public", help="Everybody may see the repository; a new one is private."),
+    typer.Option("--public", help="Make the repository public; by default a new one is private."),
 ]
 Private = Annotated[
     bool, typer.Option("--private", help="Make the repository private first, if it is public.")

@@ -214,7 +214,7 @@ def principle_stats(found: "Sequence[PrincipleStats]") -> Table:
         "kept",
         "kept share",
         "gap (nats/token)\ngood / bad",
-        "below the policy's own answer\nchosen / rejected (nats/token)",
+        "distance below the policy's own answer\nchosen / rejected (nats/token)",
         "signal by its check\nall / kept",
     ):
         table.add_column(name, justify="right")

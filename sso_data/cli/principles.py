@@ -52,8 +52,8 @@ def show(
     if feature.lower() not in by_name:
         known = ", ".join(found.principles)
         raise InputError(
-            f"no principle {feature!r} in {found.directory}; there are {known}; --principles names "
-            "another directory"
+            f"no principle {feature!r} in {found.directory} (available: {known}); use --principles "
+            "for another directory"
         )
     typer.echo(output.principle_text(by_name[feature.lower()]))
 

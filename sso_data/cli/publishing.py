@@ -112,7 +112,7 @@ def push(
     from sso_data.publishing.dataset import push_run
 
     seen = opt.private_of(public=public, private=private)
-    hint = f"{repo} is unchanged, or private, or complete; run the same command again to continue"
+    hint = f"{repo} shows its old or its new state; run the same command again to continue"
     with showing_progress(hint) as progress:
         done = push_run(
             run,
@@ -138,5 +138,5 @@ def show_published(done: "Published") -> None:
     if done.new_files:
         typer.echo(f"{done.new_files} files, {size(done.new_bytes)}, commit {done.commit}")
     else:
-        typer.echo(f"nothing to do: it holds all of this since commit {done.commit}")
+        typer.echo(f"nothing to do: up to date since commit {done.commit}")
     typer.echo(f"{done.url} ({'private' if done.private else 'public'})")

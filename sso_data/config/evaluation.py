@@ -38,8 +38,7 @@ class JudgeConfig(EndpointSection):
     max_tokens: Count = 512
     """llm: most tokens of one verdict."""
     structured: bool = True
-    """llm: hold verdicts to a JSON schema where the engine or endpoint can; read as if it could
-    not."""
+    """llm: constrain verdicts to a JSON schema where possible; parsing does not rely on it."""
     batch_tokens: Annotated[int, Field(ge=256)] = 16384
     """reward: tokens in one forward pass, padding included."""
     templates: Path | None = None
@@ -65,7 +64,7 @@ class JudgeConfig(EndpointSection):
         if self.principles and self.kind != "rule":
             raise ValueError("judge.principles: only a judge of kind rule reads a catalogue")
         if self.endpoint and self.kind != "llm":
-            raise ValueError("judge.endpoint: only a judge of kind llm asks one")
+            raise ValueError("judge.endpoint: only for judge.kind llm")
         return self
 
 
@@ -97,7 +96,7 @@ class EvalConfig(Section):
             ("sampling.samples", given.sampling.samples > 1),
         ):
             if is_set:
-                raise ValueError(f"generate.{name} is set by the evaluation; see its own keys")
+                raise ValueError(f"generate.{name} is set by the evaluation itself; leave it out")
         return self
 
     def run_config(self, model: str) -> RunConfig:

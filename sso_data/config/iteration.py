@@ -24,7 +24,7 @@ class SliceConfig(Section):
 
 
 class LabelledConfig(Section):
-    """Labelled pairs to train on in place of generated ones: the baseline of the paper."""
+    """Labelled pairs to train on instead of generated ones: the baseline of the paper."""
 
     data: Annotated[str, Field(min_length=1)]
     """A file, a directory or a Hub dataset with `prompt`, `chosen` and `rejected`."""
@@ -105,7 +105,7 @@ class IterateConfig(Section):
     generate: RunConfig = RunConfig()
     """Generating and filtering (docs/configuration.md); model and seed are the round's."""
     labelled: LabelledConfig | None = None
-    """Labelled pairs in place of generating: `labelled.data`, `labelled.split`."""
+    """Labelled pairs instead of generating: `labelled.data`, `labelled.split`."""
     generator: GeneratorConfig | None = None
     """Train a generator first (second version of the paper): `generator.train`, with the keys of a
     training."""
@@ -134,7 +134,7 @@ class IterateConfig(Section):
         if self.train.kind == "reward" and self.rounds != 1:
             raise ValueError("a reward model is trained in one round: set rounds to 1")
         if self.train.kind == "reward" and self.generator:
-            raise ValueError("generator is for training a policy, not a reward model")
+            raise ValueError("generator cannot be combined with train.kind reward")
         if self.generator and self.generator.train.loss.objective != "sso-generator":
             raise ValueError("generator.train.loss.objective must be sso-generator")
         if self.train.data.split != "train":
@@ -153,8 +153,8 @@ class IterateConfig(Section):
             for key in ("revision", "trust_remote_code"):
                 if not labelled and getattr(train, key) != getattr(engine, key):
                     raise ValueError(
-                        f"generate.engine.{key} and train.{key} are about the same model: set both "
-                        "alike"
+                        f"generate.engine.{key} and train.{key} must be equal: they load the same "
+                        "model"
                     )
 
 
@@ -164,5 +164,7 @@ def _without_model(values: Any, sections: tuple[str, ...], prefix: str) -> Any:
         given = values.get(section) if isinstance(values, dict) else None
         if isinstance(given, dict) and ("model" in given or "seed" in given):
             name = f"{prefix}{section}"
-            raise ValueError(f"{name}.model and {name}.seed are set by the iteration")
+            raise ValueError(
+                f"{name}.model and {name}.seed are set by the iteration itself; leave them out"
+            )
     return values

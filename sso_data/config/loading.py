@@ -81,8 +81,8 @@ def validated(
         raise ConfigError(f"{origin}: {one_line(error, 200)}; use names in UTF-8") from error
     if without_secrets(text) != text:
         raise ConfigError(
-            f"{origin}: holds what looks like an access token, and run.json would keep it; put it "
-            "into the environment (HF_TOKEN)"
+            f"{origin}: contains what looks like an access token, which run.json would store; put "
+            "it in an environment variable (HF_TOKEN)"
         )
     _refuse_idle(made, tree if given is None else given, origin)
     return made
@@ -127,7 +127,7 @@ def _first_problem(error: ValidationError, page: str) -> str:
     key = ".".join(part for part in parts if "[" not in part and part not in branches)
     if first["type"] == "extra_forbidden":
         if new := renamed(key):
-            return f"{key} is called {new} now"
+            return f"{key!r} was renamed: use {new!r}"
         return f"unknown key {key!r}; known keys are in {page}"
     message = first["msg"].removeprefix("Value error, ")
     if key in _THRESHOLDS:

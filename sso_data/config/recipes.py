@@ -42,13 +42,13 @@ def load_recipe(name: str | Path, *, tiny: bool = False) -> Tree:
     trees = list(dict(_chain(first, ())).values())  # a recipe that two others extend counts once
     overrides = [tree.pop("tiny") for tree in trees if "tiny" in tree]
     if tiny and not overrides:
-        raise ConfigError(f"{first}: has no `tiny` override; let it extend a shipped recipe")
+        raise ConfigError(f"{first}: has no `tiny` section; add one, or extend a shipped recipe")
     merged: Tree = {}
     for layer in [*trees, *(overrides if tiny else [])]:
         merged = deep_merge(merged, layer)
     filled: Tree = _filled(merged)
     if tiny and filled.get("title"):
-        filled["title"] = f"{filled['title']} (tried on the tiny policy)"
+        filled["title"] = f"{filled['title']} (on the tiny policy)"
     return filled
 
 

@@ -129,7 +129,7 @@ class SteeringConfig(EndpointSection):
     """Model that writes principles: a directory or Hub id, or its name at `endpoint`; default: the
     policy."""
     structured: bool = True
-    """Hold answers to a JSON schema where the engine or endpoint can; read as if it could not."""
+    """Constrain answers to a JSON schema where possible; parsing does not rely on it."""
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
     """Sampling temperature of choices and of written principles."""
     max_tokens: Count = 512

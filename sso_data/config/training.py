@@ -79,17 +79,25 @@ class LossConfig(Section):
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> "LossConfig":
         if self.objective != "sso" and (idle := self._set_of(*_SSO_ONLY)):
-            raise ValueError(f"{idle[0]} belongs to objective sso, not to {self.objective}")
+            raise ValueError(f"{idle[0]} has an effect only with objective sso; leave it out")
         if self.label_smoothing and self.type not in {"dpo", "robust"}:
-            raise ValueError("label_smoothing belongs to loss.type dpo or robust")
+            raise ValueError(
+                "label_smoothing has an effect only with type dpo or robust; leave it out"
+            )
         if self.type != "simpo" and self._set_of("simpo_gamma"):
-            raise ValueError("simpo_gamma belongs to loss.type simpo")
+            raise ValueError("simpo_gamma has an effect only with type simpo; leave it out")
         if self.objective != "sso-generator" and self._set_of("generator_nll"):
-            raise ValueError("generator_nll belongs to objective sso-generator")
+            raise ValueError(
+                "generator_nll has an effect only with objective sso-generator; leave it out"
+            )
         if self.nll and self.objective == "sso-generator":
-            raise ValueError("nll belongs to objective sso or pairs; here it is generator_nll")
+            raise ValueError(
+                "nll has an effect only with objective sso or pairs; use generator_nll"
+            )
         if not self.use_w and (self.detach_weight or self.weight_scope == "all"):
-            raise ValueError("detach_weight and weight_scope need use_w")
+            raise ValueError(
+                "detach_weight and weight_scope have an effect only with use_w; leave them out"
+            )
         return self
 
     def _set_of(self, *names: str) -> list[str]:
@@ -204,7 +212,7 @@ class OptimConfig(Section):
     max_grad_norm: NotNegative = 1.0
     """Gradients are clipped to this norm; 0: never."""
     gradient_checkpointing: bool | None = None
-    """Compute activations again in the backward pass; by default on GPUs."""
+    """Recompute activations in the backward pass; by default on GPUs."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of forward and backward; `auto`: bfloat16 on GPUs that have it, else
     float32."""
@@ -235,7 +243,7 @@ class LoraConfig(Section):
 
     enabled: bool = False
     """Switched on by `--lora`. Adapters are trained without dropout: the three
-    contrasts and the reference must agree."""
+    preference terms and the reference must agree."""
     r: Count = 16
     """Rank of the adapter's matrices."""
     alpha: Positive = 32.0
@@ -317,7 +325,9 @@ class TrainConfig(Section):
         }
         for key, value in steps.items():
             if value >= 1 and value != int(value):
-                raise ValueError(f"{key} is a number of steps or a share below 1: {value}")
+                raise ValueError(
+                    f"{key} must be a whole number of steps or a share below 1 (got {value})"
+                )
         if self.stop.chosen_drop and self.stop.warn_chosen_drop > self.stop.chosen_drop:
             raise ValueError("stop.warn_chosen_drop must not be above stop.chosen_drop")
         idle = ("loss", "reference") if self.kind == "reward" else ("reward",)

@@ -110,7 +110,7 @@ def described(error: BaseException, most: int = 300) -> str:
     """Return a library's exception as one short line: its type and the start of its text."""
     if "trust_remote_code" in str(error):
         return (
-            "it comes with Python code of its own, which is not run; if you trust its author, set "
+            "the model includes Python code, which is disabled; if you trust its author, set "
             "engine.trust_remote_code=true (train: trust_remote_code=true)"
         )
     text = one_line(error, most)

@@ -98,9 +98,11 @@ class Templates:
             return (Message(role="user", content=text),)
         if text or turns[-1].role != "user":
             wrong = (
-                f"text outside of its turns ({text[:40]!r})" if text else "no user turn at its end"
+                f"has text outside the turns ({text[:40]!r})"
+                if text
+                else "the last turn must be a user turn"
             )
-            raise ConfigError(f"{self._file(name)}: has {wrong}; see docs/principles.md")
+            raise ConfigError(f"{self._file(name)}: {wrong}; see docs/principles.md")
         return tuple(turns)
 
     def systems(self) -> tuple[str, ...]:
@@ -134,13 +136,13 @@ class Templates:
         if not files:
             raise ConfigError(f"{self.directory}: not a directory of templates (*.j2)")
         if linked:
-            raise ConfigError(f"{linked[0]}: is a link to another directory; copy the file here")
+            raise ConfigError(f"{linked[0]}: symbolic link to another directory; copy the file")
         if odd:
-            raise ConfigError(f"{odd[0]}: not a file of at most {_MOST_BYTES // 1024} KiB")
+            raise ConfigError(f"{odd[0]}: must be a file of at most {_MOST_BYTES // 1024} KiB")
         for file in files:
             if file.name not in REPLACEABLE and not _OTHER_SYSTEM.fullmatch(file.name):
                 known = ", ".join((*REPLACEABLE, "system_2.j2, system_3.j2, ..."))
-                raise ConfigError(f"{file}: replaces no shipped template; there are {known}")
+                raise ConfigError(f"{file}: unknown template name; the shipped ones are {known}")
 
     @property
     def _directories(self) -> tuple[Path, ...]:

@@ -40,9 +40,9 @@ def language_of(text: str) -> str | None:
     return None if found == "zxx" or probability < CONFIDENT else str(found)
 
 
-def is_another_language(text: str, than: str) -> bool:
-    """Return True when `text` is surely in another language than `than`, and not a close one."""
-    here, there = language_of(text), language_of(than)
+def is_another_language(text: str, other: str) -> bool:
+    """Return True if both languages are certain, and neither the same nor close to each other."""
+    here, there = language_of(text), language_of(other)
     if here is None or there is None or here == there:
         return False
     return not any(here in group and there in group for group in _CLOSE)

@@ -1,10 +1,17 @@
-"""YAML 1.2 with plain values only (dates are text, keys unique, few aliases), and merging."""
+"""YAML: reading what users write, writing what others read, and merging.
+
+Users' files are YAML 1.2 with plain values only: dates are text, keys unique, aliases few
+(ruamel.yaml). Files for others are written and read with PyYAML, as huggingface_hub, datasets and
+trainers read them: it quotes texts that YAML 1.1 takes for another type. ruamel.yaml writes
+`language: no` for Norwegian, which they read as False.
+"""
 
 import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
@@ -51,7 +58,7 @@ def parse_yaml(text: str) -> Any:
     try:
         value = reader.load(text)
         if _size(value, {}) > MOST_VALUES:
-            raise ValueError(f"stands for more than {MOST_VALUES} values; write fewer aliases")
+            raise ValueError(f"expands to more than {MOST_VALUES} values; use fewer aliases")
     except YAMLError as error:
         parts = [getattr(error, name, None) for name in ("context", "problem")]
         mark = getattr(error, "problem_mark", None)
@@ -59,8 +66,22 @@ def parse_yaml(text: str) -> Any:
         reason = ", ".join(str(part).strip() for part in parts if part) or str(error)
         raise ValueError(f"{reason}{where}") from error
     except (RecursionError, TypeError, LookupError, AttributeError) as error:
-        raise ValueError("nested too deeply, or a key that is no text") from error
+        raise ValueError("nested too deeply, or has a key that is not text") from error
     return value
+
+
+def yaml_text(value: Any, *, sort_keys: bool = False, **style: Any) -> str:
+    """Return a value as YAML; by default keys keep their order. `style`: arguments of PyYAML."""
+    text: str = yaml.safe_dump(value, None, sort_keys=sort_keys, allow_unicode=True, **style)
+    return text
+
+
+def parse_yaml_1_1(text: str) -> Any:
+    """Return the value of a YAML 1.1 text, None for an empty one; ValueError if malformed."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _size(value: Any, known: dict[int, int]) -> int:
@@ -76,7 +97,7 @@ def _size(value: Any, known: dict[int, int]) -> int:
     else:
         return 1
     if known.get(id(value)) == 0:
-        raise ValueError("an alias inside of what it names")
+        raise ValueError("an alias refers to a value that contains it")
     if id(value) not in known:
         known[id(value)] = 0
         known[id(value)] = 1 + sum(_size(child, known) for child in children)

@@ -37,7 +37,10 @@ def start_engine(
 
 
 def start_inline(model_path: Path, config: EngineConfig) -> Engine:
-    """The engine in this process; only here are torch, transformers or vLLM imported."""
+    """Start the engine in this process; only here are torch, transformers or vLLM imported.
+
+    Raises EngineError or ModelError.
+    """
     prepare_environment(config)
     try:
         if resolve_name(config) == "vllm":

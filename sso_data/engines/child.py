@@ -88,7 +88,10 @@ class ChildEngine:
                 raise self._died() from None
 
     def step(self) -> list[Result]:
-        """Return what finished; waits up to 0.2 s for it while anything is unanswered."""
+        """Return what finished; waits up to 0.2 s for it while anything is unanswered.
+
+        Raises EngineDeadError where the process ended or sent no heartbeat.
+        """
         results: list[Result] = []
         for message in self._receive(POLL_SECONDS if self._open else 0.0):
             if message[0] == "results":
@@ -100,8 +103,8 @@ class ChildEngine:
             last_words = self._last_words()
             self._end(grace=0.0)
             raise EngineDeadError(
-                f"the engine's process gave no sign of life for {self._silence:.0f} s and was "
-                f"ended, with {len(self._open)} requests under way{last_words}"
+                f"the engine's process sent no heartbeat for {self._silence:.0f} s and was killed; "
+                f"requests in flight: {len(self._open)}{last_words}"
             )
         return results
 
@@ -158,12 +161,11 @@ class ChildEngine:
             how = "closed its connection"
         elif code < 0:
             known = {number.value: number.name for number in signal.Signals}
-            how = f"was ended by {known.get(-code, f'signal {-code}')}"
+            how = f"was killed by {known.get(-code, f'signal {-code}')}"
         else:
             how = f"ended with exit code {code}"
         return EngineDeadError(
-            f"the engine's process {how} with {len(self._open)} requests under way"
-            f"{self._last_words()}"
+            f"the engine's process {how}; requests in flight: {len(self._open)}{self._last_words()}"
         )
 
     def _last_words(self) -> str:

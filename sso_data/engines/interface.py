@@ -68,7 +68,7 @@ class Scored:
 class Refused:
     """A request that the engine could not do; the others go on.
 
-    `reason` is the failed row's: the engine said no, or died of it.
+    `reason` goes to failed.jsonl: `engine_refused` or `engine_died`.
     """
 
     key: str

@@ -77,7 +77,7 @@ def _draw_nucleus(
     """Ids [b] drawn from each row's nucleus, and whether `width` candidates settled it [b].
 
     A row is settled when its nucleus ends above the last candidate: which of several equally
-    likely tokens became the last candidates is then of no matter.
+    likely tokens became the last candidates does not matter then.
     """
     partial = width < probs.shape[-1]
     if partial:

@@ -72,7 +72,7 @@ class RestartingEngine:
         self._engine.close()
 
     def _take(self, results: Sequence[Result]) -> None:
-        """Answers: whoever gave them is alive, and its rows are less suspect."""
+        """Record answers: the engine works, and their rows are less suspect."""
         for result in results:
             del self._open[result.key]
             self._bisector.answered(row_of(result.key))
@@ -84,7 +84,7 @@ class RestartingEngine:
         self._send()
 
     def _send(self) -> None:
-        """Give the engine what may run; what may not waits."""
+        """Submit the requests that may run; the others wait."""
         sent = [r for key, r in self._waiting.items() if self._bisector.allows(row_of(key))]
         if not sent:
             return
@@ -107,9 +107,9 @@ class RestartingEngine:
         self._unanswered_deaths += 1
         if culprit is not None:
             if self._refused_in_vain:
-                raise EngineError(f"the engine dies whatever it is given: {error}")
+                raise EngineError(f"the engine keeps dying, whichever row it works on: {error}")
             self._refused_in_vain = True
-            detail = f"the engine died twice with nothing else under way: {error}"
+            detail = f"the engine died twice while working on this row alone: {error}"
             self._results += [
                 Refused(key=key, detail=detail, reason="engine_died")
                 for key in self._open
@@ -140,18 +140,17 @@ class RestartingEngine:
             for key in ("name", "device", "dtype", "context_tokens"):
                 old, new = getattr(self._info, key), getattr(self._engine.info, key)
                 if old != new:  # its rows would differ from those of the one before
-                    raise EngineError(f"the engine restarted with {key} {new} instead of {old}")
+                    raise EngineError(f"the engine restarted with {key} {new}, it had {old} before")
             return
         raise EngineError(f"the engine died and cannot be restarted: {failure}")
 
 
 class CrashBisector:
-    """Narrows deaths down to a row, by halves.
+    """Narrows crashes down to a row, by bisection.
 
-    A first death accuses nobody: engines are killed for reasons of their own. Rows that were under
-    way in two deaths in a row are run in halves, and the half that the engine dies with in halves
-    again. A row with which alone the engine died twice, and answered nothing between, is culprit;
-    nothing else ever is.
+    A single crash blames no row: engines are also killed from outside. Rows in flight at two
+    crashes in a row are bisected. A row that crashes the engine twice while it runs alone, without
+    an answer in between, is the culprit; no other row is refused.
     """
 
     def __init__(self) -> None:

@@ -72,7 +72,10 @@ class TransformersEngine:
         self._refused += refused
 
     def step(self) -> list[Result]:
-        """One scoring micro-batch, one prefill or one token of every active row."""
+        """Do one scoring micro-batch, one prefill, or one token of every active row.
+
+        A request that does not fit the memory alone is refused.
+        """
         results, self._refused = self._refused, []
         if not results and (work := self._next_work()) is not None:
             out_of_memory = False

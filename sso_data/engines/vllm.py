@@ -52,7 +52,7 @@ class _Flying:
 class VllmEngine:
     """Samples at most `max_num_seqs` requests at once; scores have slots of their own.
 
-    So a score never waits behind all the samples, and its prompt is likely still in the cache.
+    So a score never waits for all the samples, and its prompt is likely still in the cache.
     """
 
     def __init__(self, model_path: Path, config: EngineConfig) -> None:
@@ -241,8 +241,8 @@ def cpu_cache_bytes(facts: ModelFacts, bytes_each: int, *, max_num_seqs: int, fr
     least = per_token * (facts.context + 2 * CPU_BLOCK)
     if least > free // 2:
         raise EngineError(
-            f"one context of {facts.context} tokens needs {least / 2**30:.1f} GiB of cache, more "
-            "than half of the free memory; set engine.max_model_len lower"
+            f"the cache for one sequence of {facts.context} tokens needs {least / 2**30:.1f} GiB, "
+            "more than half of the free memory; set engine.max_model_len lower"
         )
     return max(least, min(wanted, free // 4))
 

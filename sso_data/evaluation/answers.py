@@ -31,14 +31,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoAnswer:
-    """Why a prompt has no answer: a reason in one word, and the detail."""
+    """The reason for which a prompt has no answer, in one word, and the detail."""
 
     reason: str
     detail: str
 
 
 def answer_to(response: Response) -> Answer:
-    """The answer that a response is."""
+    """Return a response as an Answer."""
     return Answer(
         text=response.text, num_tokens=response.num_tokens, finish_reason=response.finish_reason
     )
@@ -97,7 +97,7 @@ def _request(prompt: Prompt, setup: Setup, engine: LazyEngine) -> SampleRequest 
     context = engine().info.context_tokens
     budget = min(sampling.max_tokens, context - len(ids))
     if budget < min(sampling.min_completion, sampling.max_tokens):
-        detail = f"the prompt has {len(ids)} tokens of a context of {context}"
+        detail = f"the prompt has {len(ids)} tokens, the context {context}"
         return NoAnswer(reason="prompt_too_long", detail=detail)
     return SampleRequest(
         key=prompt.id,

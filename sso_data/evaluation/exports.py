@@ -84,7 +84,7 @@ def _export(
     try:
         done = export(run, to, directory, name=names[0], overwrite=True)
     except InputError:
-        return _Files(), f"{to}: no prompt fits that benchmark; see docs/evaluation.md"
+        return _Files(), f"{to}: no prompt has the form that it needs; see docs/evaluation.md"
     file = next(name for name in done.files if name != "export.json")
     reference = out / EXPORTS / f"{to}-reference"
     make_dir(reference)
@@ -118,7 +118,7 @@ def _names(model: str, against: str) -> tuple[str, str]:
 
 
 def _model_args(config: RunConfig) -> str:
-    """How lm-eval loads the model."""
+    """Return the arguments with which lm-eval loads the model."""
     engine = config.engine
     local = Path(config.model).expanduser()
     where = str(resolve_model(config.model)) if local.is_dir() else config.model

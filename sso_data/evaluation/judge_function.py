@@ -47,7 +47,7 @@ class FunctionJudge:
                 yield self._verdict(comparison.key, said)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is nothing to close."""
 
     def _verdict(self, key: str, said: Any) -> Verdict | NoVerdict:
         if said is None:

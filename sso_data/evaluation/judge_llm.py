@@ -137,7 +137,7 @@ class LlmJudge:
             return None
         if attempt + 1 < ASKED_MOST:
             return self._request(pair, order, attempt + 1)
-        detail = f"the judge said {one_line(answer.text, 120)!r}"
+        detail = f"no verdict in the judge's answer: {one_line(answer.text, 120)!r}"
         if is_cut:
             detail = f"the judge's verdict was cut off at {self._config.max_tokens} tokens"
         pair.said[order] = NoVerdict(key=key, reason="no_verdict", detail=detail)

@@ -93,7 +93,7 @@ class RewardJudge:
         except Unrenderable as error:
             return NoVerdict(key="", reason=error.reason, detail=str(error))
         if len(ids) > self._context:
-            detail = f"{len(ids)} tokens of a context of {self._context}"
+            detail = f"prompt and answer have {len(ids)} tokens, the context {self._context}"
             return NoVerdict(key="", reason=TOO_LONG, detail=detail)
         return ids
 

@@ -116,7 +116,7 @@ def answered(row: Row, drawn: View) -> Answered:
 
 
 def signal_comparison(row: Row) -> Comparison:
-    """Is y+ better than y-? Its key is the row's id and `/signal`."""
+    """Return the comparison of y+ with y-; its key is the row's id and `/signal`."""
     return Comparison(
         key=f"{row.id}/signal",
         messages=row.messages,
@@ -143,14 +143,14 @@ class Oracle:
             try:
                 a, b = (score(query, side.text).total for side in (comparison.a, comparison.b))
             except ValueError:
-                detail = "the oracle knows the tiny world's queries only; choose another judge"
+                detail = "the oracle can judge only queries of the tiny world; choose another judge"
                 yield NoVerdict(key=comparison.key, reason="foreign_prompt", detail=detail)
             else:
                 preference = preference_of(a, b)
                 yield Verdict(key=comparison.key, preference=preference, scores=(a, b))
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is nothing to close."""
 
 
 def open_judge(config: JudgeConfig, *, tell: Callable[[str], None] = lambda line: None) -> Judge:

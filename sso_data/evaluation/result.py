@@ -42,7 +42,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wins:
-    """How often the model's plain answer is better than the other's; ties count half.
+    """The share of prompts where the model's plain answer is better than the other's; ties: half.
 
     `length_controlled`: at equal lengths (`statistics.length_controlled`). A pair of which the
     judge prefers the same place in both orders counts half, too, but is no tie:
@@ -76,12 +76,12 @@ class Wins:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steering:
-    """How often the good view still raises y+ and the bad view y-, over the model's rows.
+    """Shares of the model's rows where the good view still raises y+ and the bad view y-.
 
     With m = nats/token: `good` is the share of rows with m.good.good > m.plain.good > m.bad.good,
     `bad` with m.bad.bad > m.plain.bad > m.good.bad, `both` with both. `gap_good` and `gap_bad` are
     the mean differences between the outer two, `below_good` and `below_bad` how far y+ and y- lie
-    below y0 under the plain view, in the mean.
+    below y0 under the plain view, on average.
     """
 
     rows: int
@@ -193,7 +193,7 @@ def wins_of(verdicts: Sequence[Verdict], chars: Mapping[str, tuple[int, int]]) -
 
 
 def steering_of(rows: Rows) -> Steering:
-    """How the views move the log-probs of rows; those with an empty response are left out."""
+    """Return how views move the log-probs of rows; those with an empty response are left out."""
     rows = rows[(rows["num_tokens"] > 0).all(axis=1)]
     mean = partial(mean_logp, rows)
 

@@ -69,7 +69,7 @@ EVALUATION = WorkKind(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """What an evaluation needs, all of it checked before any model is loaded."""
+    """The inputs of an evaluation, all of them checked before any model is loaded."""
 
     config: EvalConfig
     out: Path
@@ -181,8 +181,8 @@ def _answers(plan: _Plan, progress: Progress) -> _Answers:
     others = sum(row.id not in ids for row in rows)
     if others:
         raise RunError(
-            f"{plan.out}: holds answers to {others} prompts that are not among these; more prompts "
-            "may be added, none taken away: use another --out"
+            f"{plan.out}: holds answers to {others} prompts that are missing from the source; "
+            "prompts may be added but not removed: use another --out"
         )
     mine: dict[str, Answer | NoAnswer] = {
         failure.id: NoAnswer(reason=failure.reason, detail=failure.detail)

@@ -53,7 +53,7 @@ def rate_of(preferences: Sequence[float]) -> Rate:
     """The mean preference, with Wilson's score interval for a binomial share (Wilson 1927).
 
     A tie counts as half a win and half a loss. The interval takes every verdict for a whole win or
-    loss: with ties it is wider than it need be, never narrower.
+    loss: with ties it is conservative.
     """
     if not len(preferences):
         return NO_RATE

@@ -95,7 +95,7 @@ def export(
             parts = ", ".join(f"{count} {reason}" for reason, count in counts.skipped.items())
             raise InputError(
                 f"{run}: none of its {counts.rows} {wanted.holds} can be exported ({parts}): "
-                f"{wanted.name} holds {wanted.wants}"
+                f"{wanted.name} accepts only {wanted.wants}"
             )
         for file, text in wanted.texts(job).items():
             write_new(directory / file, text.encode())
@@ -195,8 +195,8 @@ class _Counts:
         holds = self._format.holds
         if self.skipped:
             yield (
-                f"{self.rows - self.exported} of {self.rows} {holds} are left out: "
-                f"{self._format.name} holds {self._format.wants}"
+                f"{self.rows - self.exported} of {self.rows} {holds} were left out: "
+                f"{self._format.name} accepts only {self._format.wants}"
             )
         if self._doubtful:
             yield f"{self._doubtful} of the exported {holds} {self._format.doubt}"
@@ -250,8 +250,8 @@ def _job_of(
         raise ConfigError(f"--drawn {drawn}: must be one of {', '.join(VIEWS)}")
     if name and (not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME):
         raise ConfigError(
-            f"--name {one_line(name, 100)}: it becomes a file's name: letters, digits, '.', '-' "
-            f"and '_', at most {_LONGEST_NAME} characters"
+            f"--name {one_line(name, 100)}: use letters, digits, '.', '-' and '_' only, at most "
+            f"{_LONGEST_NAME} characters (it becomes a file name)"
         )
     config = validated(RunConfig, manifest["config"], origin=str(run / "run.json"), given={})
     if wanted.shows_system and config.steering.placement != "system":

@@ -41,7 +41,7 @@ class Format:
     shows_system: bool = False
 
     def converters(self, job: ExportJob) -> dict[str, Convert]:
-        """How the rows of each data file are made, by its name."""
+        """Return the functions that make the rows of the data files, by file name."""
         return {file.format(name=job.name): convert for file, convert in self.files.items()}
 
     def texts(self, job: ExportJob) -> dict[str, str]:
@@ -72,7 +72,7 @@ def _mt_bench(job: ExportJob, row: Row) -> JsonRow:
 
 
 def llama_factory_entry(**where: str) -> dict[str, Any]:
-    """How LLaMA-Factory reads our preference rows; `where` is file_name, or hf_hub_url and subset.
+    """LLaMA-Factory's entry for our preference rows; `where`: file_name, or hf_hub_url and subset.
 
     With the list-typed `chosen` and `rejected` it would drop every row with a warning.
     """
@@ -136,9 +136,9 @@ FORMATS: Mapping[str, Format] = {
             name="axolotl",
             files={"train.jsonl": _preference},
             doubtful=rows.hard_to_find,
-            doubt="have a response that Axolotl may not find again in what it renders: one that "
-            "begins or ends with white space is lost where the chat template trims messages (Llama "
-            f"3's does), and so is one that is a part of {rows.AXOLOTL_PLACEHOLDER!r}",
+            doubt="have a response that begins or ends with white space, or is part of "
+            f"{rows.AXOLOTL_PLACEHOLDER!r}: Axolotl may cut it wrongly where the chat template "
+            "trims messages (Llama 3's does)",
             recipes={"ipo.yaml": "recipe_axolotl.yaml.j2"},
             next="axolotl train {directory}/ipo.yaml",
         ),

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sso_data.config.run import RunConfig
 from sso_data.config.training import TrainConfig
 from sso_data.core.jinja import render
 from sso_data.core.records import View
+from sso_data.core.yaml_files import yaml_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +75,7 @@ def recipe_text(template: str, job: ExportJob) -> str:
 
 def quoted(text: str) -> str:
     """`text` as one YAML scalar on one line."""
-    dumped: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf"))
-    return dumped.strip()
+    return yaml_text(text, width=float("inf"), default_style='"').strip()
 
 
 def comment(text: str) -> str:

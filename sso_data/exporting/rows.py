@@ -11,7 +11,7 @@ _HUMAN = {"user": "human", "assistant": "gpt", "system": "system"}
 
 
 def preference(row: Row, *, folded: bool) -> JsonRow:
-    """TRL, Axolotl and OpenRLHF read the lists, LLaMA-Factory reads the two messages.
+    """Return a row for TRL, Axolotl and OpenRLHF (the lists) and LLaMA-Factory (two messages).
 
     `folded`: the model's template has no system role, so that the prompt's own system message
     stands before its first user turn, as it did when the row was sampled. The arguments that the
@@ -32,7 +32,7 @@ def preference(row: Row, *, folded: bool) -> JsonRow:
 
 
 def whole_conversations(row: Row) -> JsonRow:
-    """RewardBench and others with an implicit prompt: both sides hold the whole conversation."""
+    """Return a row for readers with an implicit prompt: each side is a whole conversation."""
     prompt = [message.to_json() for message in row.messages]
     return {
         "id": row.id,
@@ -42,7 +42,7 @@ def whole_conversations(row: Row) -> JsonRow:
 
 
 def sso(row: Row) -> JsonRow:
-    """The published SSO trainer: the last user turn, earlier turns as pairs, texts as they are."""
+    """Return a row for the published SSO trainer: last user turn, earlier turns as pairs, texts."""
     turns = [message.content for message in _without_system(row)]
     earlier, instruction = turns[:-1], turns[-1]
     return {
@@ -58,7 +58,7 @@ def sso(row: Row) -> JsonRow:
 
 
 def autoalign_sso(row: Row) -> JsonRow:
-    """AutoAlign's generator training; it puts the three system messages before the turns itself."""
+    """Return a row for AutoAlign's generator training, which places the system messages itself."""
     turns = _shared_turns(_without_system(row))
     return {
         "prompt": row.messages[-1].content,
@@ -74,7 +74,7 @@ def autoalign_sso(row: Row) -> JsonRow:
 
 
 def autoalign_dpo(row: Row) -> JsonRow:
-    """AutoAlign's DPO; a system message of the prompt's own is the first turn."""
+    """Return a row for AutoAlign's DPO; a system message of the prompt's own is the first turn."""
     turns = _shared_turns(row.messages)
     chosen = [*turns, _gpt(row, "good")]
     return {
@@ -87,7 +87,7 @@ def autoalign_dpo(row: Row) -> JsonRow:
 
 
 def alpaca_eval(row: Row, *, drawn: View, name: str) -> JsonRow:
-    """One output for AlpacaEval; `dataset` where the prompt file had such a column."""
+    """Return an output for AlpacaEval; with `dataset` where the prompt file had such a column."""
     answer = {
         "instruction": row.messages[-1].content,
         "output": row.responses[drawn].text,
@@ -98,7 +98,7 @@ def alpaca_eval(row: Row, *, drawn: View, name: str) -> JsonRow:
 
 
 def mt_bench(row: Row, *, drawn: View, name: str, made: float) -> JsonRow:
-    """One answer for MT-Bench: the first turn stands in the prompt, the second was sampled.
+    """Return an answer for MT-Bench: the first turn is in the prompt, the second was sampled.
 
     `made` is when the run was started, in seconds since 1970.
     """
@@ -121,12 +121,12 @@ def question_id(row: Row) -> int | str | None:
 
 
 def any_row(_row: Row) -> str | None:
-    """Every row fits."""
+    """Return None: every row fits."""
     return None
 
 
 def alternates(row: Row) -> str | None:
-    """User and assistant must take turns, user first and last."""
+    """Return a reason unless user and assistant take turns, user first and last."""
     roles = [message.role for message in _without_system(row)]
     wanted = ["user", "assistant"] * (len(roles) // 2) + ["user"]
     return None if roles == wanted else "turns_do_not_alternate"
@@ -154,7 +154,7 @@ def second_turn(row: Row) -> str | None:
 
 
 def hard_to_find(row: Row) -> bool:
-    """Whether Axolotl may cut chosen or rejected wrongly.
+    """Return True where Axolotl may cut chosen or rejected wrongly.
 
     It renders a placeholder and the response with the chat template, and cuts where it finds the
     response first.
@@ -164,7 +164,7 @@ def hard_to_find(row: Row) -> bool:
 
 
 def has_own_system(row: Row) -> bool:
-    """Whether the prompt opens with a system message."""
+    """Return True where the prompt opens with a system message."""
     return own_system(row) is not None
 
 

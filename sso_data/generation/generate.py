@@ -310,9 +310,9 @@ def make_rows(
         for key in ("name", "device", "dtype"):
             if earlier and earlier.get(key) != getattr(info, key):
                 raise RunError(
-                    f"the run was made with {key} {earlier.get(key)}, here it is "
-                    f"{getattr(info, key)}, and log-probs would not compare: use the same engine, "
-                    "or make another run"
+                    f"the run was made with engine {key} {earlier.get(key)}, this is "
+                    f"{getattr(info, key)}: their log-probs are not comparable; use the same "
+                    "engine, or another --out"
                 )
         metadata.set(engine=asdict(info), resume=_resume_promise(info, setup.config.engine))
 
@@ -377,8 +377,8 @@ def _state(counts: RowCounts, kept: int, seconds: float) -> str:
 def _resume_promise(info: EngineInfo, config: EngineConfig) -> str:
     """Return how a continued run compares with an uninterrupted one on this engine."""
     if (info.name, info.device, info.dtype, config.threads) == ("vllm", "cpu", "float32", 1):
-        return "the same tokens; log-probs to rounding (1e-4 nats a response)"
-    return "the same ids, prompts and seeds; rounding may turn a token that lies on a boundary"
+        return "same tokens; log-probs equal up to rounding (1e-4 nats per response)"
+    return "same ids, prompts and seeds; rounding may change a token whose draw is near a boundary"
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

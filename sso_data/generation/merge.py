@@ -85,9 +85,7 @@ def merge(
     resolved = [run.resolve() for run in runs]
     for position, path in enumerate(resolved):
         if path in resolved[:position]:
-            raise RunError(
-                f"{runs[position]}: is named twice among the runs to merge; name each of them once"
-            )
+            raise RunError(f"{runs[position]}: is given more than once; give each run once")
     parts = [_part(path) for path in runs]
     _refuse_mixture(parts)
     if out.resolve() in resolved:
@@ -160,7 +158,7 @@ def _refuse_mixture(parts: Sequence[_Part]) -> None:
         ]
         if found:
             raise RunError(
-                f"{part.path}: is not of the same kind as {first.path}: {'; '.join(found[:3])}"
+                f"{part.path}: cannot be merged with {first.path}: {'; '.join(found[:3])}"
             )
 
 

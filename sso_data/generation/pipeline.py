@@ -211,8 +211,8 @@ class Pipeline:
         budget = min(config.max_tokens, context - rendered.longest)
         if budget < min(config.min_completion, config.max_tokens):
             detail = (
-                f"the longest view has {rendered.longest} tokens of a context of {context}; "
-                f"sampling.min_completion asks for {config.min_completion} more"
+                f"the longest view has {rendered.longest} tokens, the context {context}: less than "
+                f"sampling.min_completion {config.min_completion} are left"
             )
             self._fail(prompt, "sample", "prompt_too_long", detail)
             return None

@@ -73,7 +73,7 @@ class ToJudge:
 
 
 def load_run(run: Path, config: FilterConfig) -> RunRows:
-    """The rows of a finished run, and those that the filter keeps."""
+    """Return the rows of a finished run, and those that the filter keeps. Raises RunError."""
     scores = load_scores(run, dry=False)
     test = "contrast" if config.steering_test == "contrast" else "chain"
     return RunRows(scores=scores, kept=decide(scores.rows, config).kept, test=test)

@@ -138,7 +138,7 @@ def fingerprint_at(path: str | Path, revision: str | None = None) -> str:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every key; an empty section is a value, so that it is not lost."""
+    """Yield (dotted name, value) of every key; an empty section counts as a value."""
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")

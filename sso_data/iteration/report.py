@@ -61,7 +61,7 @@ _COLUMNS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Iterated:
-    """How an iteration ended: a line a round, the last good policy, and why it stopped, if so.
+    """Result of an iteration: a line a round, the last good policy, and the stop, if there was one.
 
     `new_rounds` were finished by this call. `reward_model`: where one was trained.
     """
@@ -83,7 +83,7 @@ class Iterated:
             policy = f"the policy: {self.policy.path}"
             trained = f"the reward model: {self.reward_model}" if self.reward_model else policy
             return [f"{made}; {trained}", *remarks(self.lines)]
-        advice = [f"to change: {text}" for text in self.stop.advice]
+        advice = [f"advice: {text}" for text in self.stop.advice]
         stopped = f"stopped after {made}: {self.stop.reason}"
         return [stopped, *advice, f"the last good policy: {self.policy.path}", *remarks(self.lines)]
 

@@ -61,7 +61,7 @@ PROMPTS, PAIRS = "prompts.jsonl", "pairs.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What all rounds share; a slice has `rows` rows."""
+    """State that all rounds share; a slice has `rows` rows."""
 
     config: IterateConfig
     folder: IterationDir
@@ -84,7 +84,7 @@ class Work:
 
 
 def make_round(work: Work, number: int, policy: PolicyAt) -> Stop | None:
-    """Do or continue a round; returns why its rows are not worth training on, if so.
+    """Do or continue a round; returns a Stop if its rows should not be trained on, else None.
 
     Raises SsoDataError; the same call continues then.
     """
@@ -123,9 +123,9 @@ def _agree(place: RoundDir, policy: PolicyAt) -> None:
     there = place.facts.get("policy")
     if there and there["fingerprint"] != policy.fingerprint:
         raise RunError(
-            f"{place.path}: was begun with the policy {there['fingerprint']}, and {policy.path} is "
-            f"{policy.fingerprint}; put that model back, or delete this directory to do the round "
-            "again"
+            f"{place.path}: was started from policy {there['fingerprint']}, but {policy.path} is "
+            f"{policy.fingerprint} now; restore that model, or delete this directory to repeat the "
+            "round"
         )
     if there != policy.to_json():
         place.facts["policy"] = policy.to_json()
@@ -171,7 +171,7 @@ def _generate(work: Work, place: RoundDir, policy: PolicyAt) -> Path:
     at = PolicyAt(path=str(generator), fingerprint=place.step("generator")["fingerprint"])
     config = generate_config(work.config, place.number, at, purpose="generate by the generator")
     pairs = place.path / GENERATOR_RUN
-    _make_run(work, place, config, pairs, "generated_by_generator", "the generator generates")
+    _make_run(work, place, config, pairs, "generated_by_generator", "generating with the generator")
     return pairs
 
 
@@ -195,8 +195,8 @@ def _make_run(
         work.progress.warn(why.text(prefix="generate."))
     if account.prompts != work.rows:
         raise RunError(
-            f"{run}: holds {account.prompts} prompts, and the round took {work.rows}; delete "
-            f"{place.path} to do the round again"
+            f"{run}: has {account.prompts} prompts, but its slice has {work.rows}; delete "
+            f"{place.path} to repeat the round"
         )
     place.mark(
         mark,
@@ -301,8 +301,8 @@ def _train(work: Work, place: RoundDir, policy: PolicyAt, source: Path) -> None:
     facts = training_facts(training.out)
     if facts["from"] != policy.fingerprint:
         raise RunError(
-            f"{training.out}: was trained from {facts['from']}, and the round's policy is "
-            f"{policy.fingerprint}; delete {place.path} to do the round again"
+            f"{training.out}: was trained from {facts['from']}, but the round's policy is "
+            f"{policy.fingerprint}; delete {place.path} to repeat the round"
         )
     place.mark("trained", facts | {"model": fingerprint_at(training.out)})
 

@@ -54,7 +54,7 @@ def iterate(
         _check(config, first)
         rows = rows_a_round(config, rows)
     if merges_adapters(config):
-        progress.note("adapters are merged after each training: the next one needs a whole model")
+        progress.note("adapters are merged after each training: the next round needs a whole model")
     details = {
         "config": config.model_dump(mode="json"),
         "defaults": defaults,
@@ -128,8 +128,8 @@ def _check_is_there(policy: PolicyAt, first: PolicyAt) -> None:
     found = fingerprint_at(policy.path)
     if found != policy.fingerprint:
         raise RunError(
-            f"{policy.path}: is {found}, and its round trained {policy.fingerprint}; put that "
-            "model back, or use --overwrite to start over"
+            f"{policy.path}: is {found} now, but its round trained {policy.fingerprint}; restore "
+            "that model, or use --overwrite to start over"
         )
 
 
@@ -158,5 +158,5 @@ def _ended(
     work.folder.set(stopped=stop.to_json() if stop else None, policy=policy.to_json())
     work.progress.phase("writing the report")
     if not write_report(work, done):
-        work.progress.note("no rounds.png: pip install 'sso-data[train]' draws it")
+        work.progress.note("rounds.png was not drawn: pip install 'sso-data[train]'")
     return done

@@ -45,7 +45,7 @@ class Slice:
 
 
 def rows_a_round(config: IterateConfig, noted: int | None) -> int:
-    """How many rows a slice has: as configured, as `noted` at the start, or a share of the source.
+    """Number of rows in a slice: as configured, as `noted` at the start, or a share of the source.
 
     The source is read, and checked, as far as it is needed. InputError where it holds too few.
     """
@@ -91,8 +91,8 @@ def write_slice(
             is_end = before is not None and taken == before.start + before.rows
             if before and is_end and content.hexdigest()[:16] != before.digest:
                 raise InputError(
-                    f"{_name(config)}: its first {taken} rows are not those that earlier rounds "
-                    "took; put the file back as it was (more rows may follow), or use another --out"
+                    f"{_name(config)}: its first {taken} rows changed since earlier rounds; "
+                    "restore them (rows may be appended), or use another --out"
                 )
             if taken > start:
                 yield line
@@ -104,22 +104,25 @@ def write_slice(
 
 
 def slice_source(config: IterateConfig) -> SourceConfig:
-    """How to read a round's own file of prompts: its columns keep the user's names."""
+    """Return how to read a round's own file of prompts: its columns keep the user's names."""
     source = config.generate.source
     return SourceConfig(column=source.column, id_column=source.id_column)
 
 
 def source_rows(config: IterateConfig) -> Iterator[Candidate | BadRow | JsonRow]:
-    """The source's rows: prompts and malformed rows, or labelled pairs."""
+    """Return the source's rows: prompts and malformed rows, or labelled pairs.
+
+    Raises ConfigError for a reserved column, InputError where the source cannot be read.
+    """
     if config.labelled:
         return read_preferences(config.labelled.data, split=config.labelled.split)
     if ROUND in (config.generate.source.column, config.generate.source.id_column):
-        raise ConfigError(f"generate.source: a column called {ROUND!r} is the iteration's own")
+        raise ConfigError(f"generate.source: column name {ROUND!r} is reserved; rename the column")
     return read_prompts(config.prompts, config.generate.source)
 
 
 def _identity(row: Candidate | JsonRow, line: bytes) -> bytes:
-    """What the digest covers: a prompt's messages, or all of a labelled pair."""
+    """Return what the digest covers: a prompt's messages, or all of a labelled pair."""
     if isinstance(row, Candidate):
         return content_hash(row.messages).encode()
     return orjson.dumps(orjson.loads(line) | {ROUND: 0}, option=orjson.OPT_SORT_KEYS)
@@ -152,11 +155,11 @@ def _exhausted(config: IterateConfig, found: int, rows: int) -> InputError:
     what = "pairs" if config.labelled else "prompts"
     if config.slices.order == "same":
         return InputError(
-            f"{_name(config)}: holds {found} {what}, and a round takes {rows}; lower "
+            f"{_name(config)}: has {found} {what}, but a round needs {rows}; lower "
             "slices.prompts, or add more"
         )
     return InputError(
-        f"{_name(config)}: holds {found} {what}, and {config.rounds} rounds of {rows} take "
+        f"{_name(config)}: has {found} {what}, but {config.rounds} rounds of {rows} need "
         f"{config.rounds * rows}; lower --rounds or slices.prompts, add more, or set "
         "slices.order=same"
     )

@@ -74,7 +74,7 @@ class RoundDir:
         self.save()
 
     def save(self) -> None:
-        """Replace round.json."""
+        """Replace round.json. Raises RunError."""
         make_dir(self.path)
         write_json(self._file, self.facts)
 

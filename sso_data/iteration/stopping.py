@@ -1,4 +1,4 @@
-"""When the signal is gone: the limits of `stop`, and what to change when one is passed."""
+"""The limits of `stop`, for when the signal is gone, and what to change when one is passed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Why no further round is made, and what to change.
+    """The reason for which no further round is made, and what to change.
 
     `good_until` says which policy is the last good one: that which came out of this round (0: the
     first policy).
@@ -29,7 +29,7 @@ class Stop:
 
 
 def before_training(lines: Sequence[Line], config: StopRules) -> Stop | None:
-    """Why the newest round's rows are not worth training on, if so; `lines` holds all rounds."""
+    """Return a Stop if the newest round's rows should not be trained on; `lines`: all rounds."""
     line, number = lines[-1], int(lines[-1]["round"])
     if not line["kept"]:
         dropped: Mapping[str, int] = line.get("dropped") or {}
@@ -68,7 +68,7 @@ def before_training(lines: Sequence[Line], config: StopRules) -> Stop | None:
 
 
 def after_training(line: Line, config: IterateConfig) -> Stop | None:
-    """Why a round's policy is no new one: its training changed nothing, or stopped early.
+    """Return a Stop if a round gave no new policy: training changed nothing, or stopped early.
 
     Without the limit `train.stop.chosen_drop` an early stop is not counted as damage.
     """

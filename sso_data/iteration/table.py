@@ -198,7 +198,7 @@ _FEW = 0.2
 
 
 def remarks(lines: Sequence[Line]) -> list[str]:
-    """What the rounds show in words, each with what one could change.
+    """Return what the rounds show, each line with advice where needed.
 
     A difference is told with its 95 % interval, and as none where that holds 0. The rows of two
     rounds are taken as independent, which is too careful where they answer the same prompts.

@@ -88,7 +88,7 @@ def train_in_a_process(training: Training) -> None:
         raise
     if code:
         raise RoundTrainingError(
-            f"{training.out}: its training ended with exit code {code}, and says why above; "
+            f"{training.out}: its training failed (exit code {code}; its error is above); "
             "correct it and run the same command again to continue"
         )
 

@@ -61,7 +61,7 @@ def resolve_model(
     if is_there:
         raise ModelError(f"{model}: is a file; --model takes a model directory or a Hub id")
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise ModelError(f"{model}: no such model directory, and not a Hub id (namespace/name)")
+        raise ModelError(f"{model}: neither a model directory nor a Hub id (namespace/name)")
     from huggingface_hub import snapshot_download
 
     try:
@@ -70,7 +70,7 @@ def resolve_model(
     except Exception as error:
         reason = one_line(error, 200)
         raise ModelError(
-            f"{model}: no such directory, and the Hub did not give it: {reason}"
+            f"{model}: not a directory here, and the download from the Hub failed: {reason}"
         ) from error
     return Path(folder)
 
@@ -96,7 +96,7 @@ def model_fingerprint(directory: Path) -> str:
 
     Of each safetensors file: its name, size, first megabyte (the header) and 64 blocks of 64 KiB
     spread over it. Training moves every weight, so this tells any two checkpoints apart without
-    reading hundreds of gigabytes.
+    reading hundreds of gigabytes. Raises ModelError.
     """
     with _readable(directory):
         weights = sorted(directory.glob("*.safetensors"))
@@ -115,7 +115,7 @@ def model_fingerprint(directory: Path) -> str:
 
 
 def adapter_fingerprint(directory: Path) -> str:
-    """The same of a LoRA adapter (PEFT directory)."""
+    """Return the same of a LoRA adapter (PEFT directory). Raises ModelError."""
     with _readable(directory):
         config = directory / "adapter_config.json"
         weights = directory / "adapter_model.safetensors"
@@ -139,7 +139,8 @@ def _add_weights(digest: "hashlib._Hash", weights: list[Path]) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise ModelError(
-                f"{file}: not a whole safetensors file ({error}); download the model again"
+                f"{file}: incomplete or damaged safetensors file ({error}); download the model "
+                "again"
             ) from error
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}".encode())
@@ -151,7 +152,7 @@ def _add_weights(digest: "hashlib._Hash", weights: list[Path]) -> None:
 
 
 def tokenizer_fingerprint(directory: Path) -> str:
-    """16 hexadecimal digits over the tokenizer's files."""
+    """Return 16 hexadecimal digits over the tokenizer's files. Raises ModelError."""
     digest = hashlib.sha256()
     with _readable(directory):
         for name in _FINGERPRINTED:

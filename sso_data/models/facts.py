@@ -44,7 +44,9 @@ def read_model_facts(model_path: Path, config: EngineConfig) -> ModelFacts:
         own = getattr(text_config, "max_position_embeddings", None)
         wanted = config.max_model_len
         if own is None and wanted is None:
-            raise ModelError(f"{model_path}: states no context length; set engine.max_model_len")
+            raise ModelError(
+                f"{model_path}: config.json has no context length; set engine.max_model_len"
+            )
         if own is not None and wanted is not None and wanted > own:
             raise EngineError(
                 f"engine.max_model_len: {wanted} is more than the model's own context of {own}"
@@ -60,7 +62,7 @@ def read_model_facts(model_path: Path, config: EngineConfig) -> ModelFacts:
     except Exception as error:  # whatever transformers raises on a broken file
         raise ModelError(f"{model_path}: cannot be loaded: {described(error)}") from error
     if min(facts.context, facts.vocab_size, facts.kv_numbers) < 1:
-        raise ModelError(f"{model_path}: config.json states a size below 1; download it again")
+        raise ModelError(f"{model_path}: config.json has a size below 1; download it again")
     return facts
 
 
@@ -79,6 +81,6 @@ def _eos_ids(model_path: Path, text_config: Any, tokenizer: Any) -> tuple[int, .
         ids.update(value if isinstance(value, list) else [] if value is None else [value])
     if not all(isinstance(token, int) for token in ids):
         raise ModelError(
-            f"{model_path}: eos_token_id must be token ids, and is {sorted(map(str, ids))}"
+            f"{model_path}: eos_token_id must be token ids (got {sorted(map(str, ids))})"
         )
     return tuple(sorted(ids))

@@ -84,7 +84,7 @@ class CompletionScorer:
 
     @contextmanager
     def _asked(self, targets: Tensor) -> Iterator[None]:
-        """The head answers hidden states [N, T, H] with log-probs [N, T], 0 where IGNORED."""
+        """While open, the head maps hidden states [N, T, H] to log-probs [N, T], 0 if IGNORED."""
         head, before = self._head, self._head.__dict__.get("forward")
         head.forward = lambda hidden: _scattered(head, hidden, targets)
         try:
@@ -123,7 +123,7 @@ def _from_logits(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability to 0: the three contrasts and the reference must agree."""
+    """Set every dropout probability to 0: the preference terms and the reference must agree."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

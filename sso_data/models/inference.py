@@ -55,7 +55,7 @@ class LoadedModel:
         return torch.tensor(values, dtype=wide, device=self.device)
 
     def cache_room(self) -> int:
-        """How many tokens the key-value cache may hold in the memory that is free now."""
+        """Return how many tokens the key-value cache may hold in the memory that is free now."""
         if self.device.type == "cuda":
             free = int(torch.cuda.mem_get_info(self.device)[0] * 0.6)
         else:
@@ -172,7 +172,7 @@ class RewardModel:
             if len(batch) > 1:
                 return None
             raise EngineError(
-                f"the reward model has no memory for {len(batch[0])} tokens on {self._device}"
+                f"out of memory on {self._device} for {len(batch[0])} tokens in the reward model"
             ) from error
         if not all(map(math.isfinite, rewards)):
             raise EngineError(

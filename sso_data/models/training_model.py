@@ -38,7 +38,7 @@ class PolicyFiles:
 
 
 def find_policy(config: TrainConfig) -> PolicyFiles:
-    """The policy that `config` names; ModelError where it cannot be used."""
+    """Return the policy of `config`; ConfigError for none, ModelError if it cannot be used."""
     if not config.model:
         raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
     trusted = config.trust_remote_code
@@ -106,7 +106,7 @@ def _require_peft() -> Any:
 def with_adapter(
     model: Any, policy: PolicyFiles, config: TrainConfig, *, task: str = "CAUSAL_LM"
 ) -> Any:
-    """The model with a new LoRA adapter on it, the rest of its weights frozen."""
+    """Return the model with a new LoRA adapter, its own weights frozen; ConfigError for targets."""
     peft = _require_peft()
     lora: LoraConfig = config.lora
     torch.manual_seed(config.seed)  # the adapter's first matrices are random

@@ -73,7 +73,10 @@ def raw_rows(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
         kind = ""
     if not is_file:
         if exists:
-            raise InputError(f"{source}: not a regular file; prompts are read more than once")
+            raise InputError(
+                f"{source}: not a regular file (prompts are read more than once, so a pipe does "
+                "not work)"
+            )
         if is_hub_id(source) and not kind:
             return read_hub(source, config)
         raise InputError(one_line(f"{source!r}: no such file, and not the name of a Hub dataset"))
@@ -94,4 +97,4 @@ def raw_rows(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
             return read_parquet(path, config)
         case _:
             suffix = "".join(path.suffixes[-2:]) or "no suffix"
-            raise InputError(f"{path}: the format is not known by its name ({suffix}); {_KNOWN}")
+            raise InputError(f"{path}: unknown file format ({suffix}); {_KNOWN}")

@@ -33,7 +33,7 @@ def array_items(
             yield window.value()
     window.take("]")
     if window.next_char():
-        raise window.error("there is more after the end of the array")
+        raise window.error("extra text after the end of the array")
 
 
 class _Window:
@@ -106,7 +106,7 @@ class _Window:
         self._text = self._text[self._at :]
         self._at = 0
         if len(self._text) > MAX_ITEM_CHARS:
-            raise self.error(f"an item of more than {MAX_ITEM_CHARS // 2**20} Mi characters")
+            raise self.error(f"an item is longer than {MAX_ITEM_CHARS // 2**20} Mi characters")
         chunk = self._file.read(max(_CHUNK_BYTES, len(self._text)))
         try:
             self._text += self._characters.decode(chunk, final=not chunk)

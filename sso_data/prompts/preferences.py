@@ -54,7 +54,7 @@ def _places(source: str, split: str) -> list[str]:
     if (folder / "run.json").is_file():
         if split != "train":
             raise InputError(
-                f"{source}: a run directory has the split 'train' alone, no {split!r}; "
+                f"{source}: a run directory has only the split 'train', not {split!r}; "
                 "leave out --split"
             )
         pairs = folder / "pairs" / "train.jsonl"

@@ -74,10 +74,10 @@ class RowError(Exception):
 
 
 def unanswerable(messages: tuple[Message, ...]) -> tuple[str, str] | None:
-    """Why a model cannot answer these messages (reason, detail), or None."""
+    """Return the reason and detail for which a model cannot answer these messages, or None."""
     turns = [message for message in messages if message.role != "system"]
     if not turns or all(not turn.content.strip() for turn in turns if turn.role == "user"):
-        return "blank_prompt", "no user turn says anything"
+        return "blank_prompt", "no user turn has text"
     if turns[-1].role != "user":
         return "ends_with_assistant", "the last turn is not the user's; there is nothing to answer"
     if not turns[-1].content.strip():
@@ -132,7 +132,8 @@ def _messages(prompt: object, column: str) -> tuple[Message, ...]:
         lost = sorted(key for key in _KEYS_THAT_SAY_MORE & turn.keys() if turn[key])
         if lost:
             raise RowError(
-                f"{name} has {lost[0]!r}, which would be lost; keep role and content only"
+                f"{name} has the key {lost[0]!r}, which is not supported; keep role and content "
+                "only"
             )
         found.append(Message(role=role, content=_encodable(content, name)))
     return tuple(found)
@@ -156,8 +157,8 @@ def metadata_json(columns: Mapping[str, Any]) -> str:
             simple, ensure_ascii=False, sort_keys=True, allow_nan=False, separators=(",", ":")
         )
     except RecursionError as error:
-        raise RowError("a column beside the prompt is nested too deeply") from error
-    return _encodable(text, "a column beside the prompt")
+        raise RowError("a metadata column is nested too deeply") from error
+    return _encodable(text, "a metadata column")
 
 
 def plain(value: object, column: str) -> Any:
@@ -178,7 +179,7 @@ def _plain(value: object, column: str) -> Any:
             return value
         case float():
             if not math.isfinite(value):
-                raise RowError(f"{column!r} holds {value}, which JSON cannot; use null")
+                raise RowError(f"{column!r} holds {value}, which JSON cannot represent; use null")
             return value
         case Mapping():
             return {_key(key, column): _plain(item, column) for key, item in value.items()}
@@ -191,7 +192,9 @@ def _plain(value: object, column: str) -> Any:
         case bytes() | bytearray() | memoryview():
             return f"<{len(value)} bytes>"
         case _:
-            raise RowError(f"{column!r} holds a {type(value).__name__}, which JSON cannot")
+            raise RowError(
+                f"{column!r} holds a {type(value).__name__}, which JSON cannot represent"
+            )
 
 
 def _key(key: object, column: str) -> str:

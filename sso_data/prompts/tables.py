@@ -23,7 +23,10 @@ _UNREACHABLE = {"ConnectError", "ConnectTimeout", "ReadTimeout", "OfflineModeIsE
 
 
 def read_parquet(path: Path, config: SourceConfig) -> Iterator[RawRow | BadRow]:
-    """The rows of a Parquet file, in batches; a column chunk is never held as a whole."""
+    """Yield the rows of a Parquet file, in batches; a column chunk is never held as a whole.
+
+    Raises InputError where the file cannot be read.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -72,7 +75,10 @@ def is_hub_id(source: str) -> bool:
 
 
 def read_directory(directory: Path, config: SourceConfig) -> Iterator[RawRow | BadRow]:
-    """A `save_to_disk` directory (memory-mapped), or data files as `datasets` finds them there."""
+    """Yield rows of a `save_to_disk` directory (memory-mapped), or of data files found there.
+
+    Raises InputError where `datasets` cannot read them.
+    """
     place = str(directory.resolve())  # a bare name such as `json` would mean a format to `datasets`
     if any((directory / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return _rows(str(directory), config, lambda library: _saved(library, place))
@@ -80,7 +86,10 @@ def read_directory(directory: Path, config: SourceConfig) -> Iterator[RawRow | B
 
 
 def read_hub(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
-    """A dataset on the Hub, streamed: nothing is downloaded ahead of the rows."""
+    """Yield the rows of a dataset on the Hub, streamed: nothing is downloaded ahead of the rows.
+
+    Raises InputError where it is missing, private or unreadable.
+    """
     name, _, configuration = source.partition(":")
     return _rows(
         source,
@@ -114,8 +123,8 @@ def _refuse_elsewhere(source: str, files: Iterable[str], home: str, who: str) ->
     for file in files:
         if not os.path.normpath(file).startswith(f"{os.path.normpath(home)}{os.sep}"):
             raise InputError(
-                f"{source}: its {who} names data that lie elsewhere ({file}); give that file or "
-                "dataset itself as the source"
+                f"{source}: its {who} refers to data outside it ({file}); use that file or dataset "
+                "as the source"
             )
 
 
@@ -153,7 +162,7 @@ def _one_split(loaded: Any, source: str, split: str) -> tuple[Any, str]:
 
 
 def _explained(error: Exception) -> str:
-    """Why `datasets` could not read a source, and what to do."""
+    """Return why `datasets` could not read a source, and what to do."""
     from datasets.data_files import EmptyDatasetError
     from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
 

@@ -37,7 +37,7 @@ _OTHER_FORMATS = {
 
 
 def read_jsonl(path: Path) -> Iterator[RawRow | BadRow]:
-    """One JSON object a line; blank lines are skipped."""
+    """Yield one JSON object a line; blank lines are skipped. Raises InputError as `opened`."""
     with opened(path) as file:
         if _first_char(file) == b"[":
             raise InputError(
@@ -57,7 +57,7 @@ def read_jsonl(path: Path) -> Iterator[RawRow | BadRow]:
 
 
 def read_json_array(path: Path) -> Iterator[RawRow | BadRow]:
-    """The objects of one JSON array. Where the JSON itself breaks, nothing after it can be read."""
+    """Yield the objects of one JSON array; raises InputError where the JSON itself is malformed."""
     with opened(path) as file:
         first = _first_char(file)
         if first and first != b"[":
@@ -70,7 +70,10 @@ def read_json_array(path: Path) -> Iterator[RawRow | BadRow]:
 
 
 def read_csv(path: Path, config: SourceConfig, *, delimiter: str) -> Iterator[RawRow | BadRow]:
-    """A table with a header line; a row with fields too many or too few is bad."""
+    """Yield the rows of a table with a header line; one with too many or too few fields is bad.
+
+    Raises InputError where the header or the text is malformed.
+    """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     with opened(path) as file:
         lines = _Lines(file, path)
@@ -97,7 +100,7 @@ def read_csv(path: Path, config: SourceConfig, *, delimiter: str) -> Iterator[Ra
 
 
 def read_lines(path: Path, config: SourceConfig) -> Iterator[RawRow | BadRow]:
-    """One prompt a line, without its line end; blank lines are skipped."""
+    """Yield one prompt a line, without its line end; blank lines are skipped. Raises InputError."""
     with opened(path) as file:
         lines = _Lines(file, path)
         for line in lines:

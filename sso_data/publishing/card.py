@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sso_data.config.loading import validated
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import one_line, without_secrets
 from sso_data.core.jinja import render
 from sso_data.core.paths import is_local, public_name, shown_command
 from sso_data.core.records import SIDE_OF
+from sso_data.core.yaml_files import yaml_text
 from sso_data.publishing.numbers import PairNumbers, count_pairs, draw_plots
 from sso_data.publishing.public import clean_name, public_setting
 from sso_data.publishing.readme import (
@@ -337,12 +336,8 @@ def _set_words(prefix: str, values: Mapping[str, Any], defaults: Mapping[str, An
     words = []
     for key, value in values.items():
         if key not in defaults or value != defaults[key]:
-            text: str = yaml.safe_dump(
-                public_setting(value),
-                default_flow_style=True,
-                width=float("inf"),
-                allow_unicode=True,
-            )
+            shown = public_setting(value)
+            text = yaml_text(shown, width=float("inf"), sort_keys=True, default_flow_style=True)
             text = text.removesuffix("...\n").strip()
             words += ["--set", f"{prefix}{key}={text}"]
     return words

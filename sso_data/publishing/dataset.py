@@ -63,7 +63,7 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
     """
     progress = progress or NullProgress()
     if what not in ("pairs", "all"):
-        raise ConfigError(f"--what {what}: neither pairs nor all")
+        raise ConfigError(f"--what {what}: must be pairs or all")
     check_repo_id(repo)
     require_run(run)
     hub = HubRepo("dataset", repo, endpoint=endpoint)

@@ -30,7 +30,7 @@ class HubTroubleError(HubError):
 
 
 @contextmanager
-def asking(what: str, endpoint: str) -> Iterator[None]:
+def hub_errors(what: str, endpoint: str) -> Iterator[None]:
     """Turn an exception of the client into a HubError of one line: where, what, what to do.
 
     `what` is being done at `endpoint`. A failure that may pass is a HubTroubleError.
@@ -53,9 +53,9 @@ def asking(what: str, endpoint: str) -> Iterator[None]:
                 f"{endpoint}/settings/tokens, then `hf auth login`"
             )
         elif kind == "GatedRepoError":
-            text = "gated; ask for access on its page, then run it again"
+            text = "access is restricted (gated); request it on its page, then run it again"
         elif status == 403:
-            text = f"no right to do that ({said}); use a token that may write there"
+            text = f"the token has no permission for this ({said}); use one that may write there"
         elif status is not None:
             text = f"the Hub answers {status} ({said})"
         elif kind == "OfflineModeIsEnabled":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from sso_data.core.errors import HubError, one_line
-from sso_data.publishing.failures import HubTroubleError, asking, status_of
+from sso_data.publishing.failures import HubTroubleError, hub_errors, status_of
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
@@ -91,7 +91,7 @@ class HubRepo:
 
     def check_write(self) -> str:
         """Return the name of the token's user; HubError where the token cannot write here."""
-        with asking(f"{self.endpoint}: whoami", self.endpoint):
+        with hub_errors(f"{self.endpoint}: whoami", self.endpoint):
             try:
                 whoami: dict[str, Any] = dict(self._api.whoami())
             except Exception as error:
@@ -138,7 +138,7 @@ class HubRepo:
     def look(self, revision: str = MAIN) -> State | None:
         """The repository's state, or None where there is none; HubError for a missing revision."""
         repo = self.repo
-        with self._asking():
+        with self._errors_of():
             try:
                 wanted = None if revision == MAIN else revision
                 info = self._api.repo_info(**self._id, revision=wanted)
@@ -159,7 +159,7 @@ class HubRepo:
         """The files at a commit or a branch."""
         from huggingface_hub.hf_api import RepoFile
 
-        with self._asking():
+        with self._errors_of():
             entries = self._api.list_repo_tree(**self._id, revision=commit, recursive=True)
             return {
                 entry.path: Stored(
@@ -177,14 +177,14 @@ class HubRepo:
 
         utils = client_utils()
         url = hf_hub_url(**self._id, filename=path, revision=commit, endpoint=self.endpoint)
-        with self._asking(path):
+        with self._errors_of(path):
             response = get_session().get(url, headers=utils.build_hf_headers(token=self._token))
             utils.hf_raise_for_status(response)
             return bytes(response.content)
 
     def download(self, state: State, patterns: Sequence[str], folder: Path | None) -> Path:
         """Download the matching files to `folder`, or to the client's cache; returns the folder."""
-        with self._asking("downloading"):
+        with self._errors_of("downloading"):
             found = self._api.snapshot_download(
                 **self._id,
                 revision=state.commit,
@@ -196,7 +196,7 @@ class HubRepo:
     def check_type(self) -> None:
         """HubError where a repository of this name exists under another type."""
         repo = self.repo
-        with self._asking():
+        with self._errors_of():
             for kind in ("model", "dataset", "space"):
                 if kind != self.kind and self._api.repo_exists(repo, repo_type=kind):
                     raise HubError(
@@ -206,12 +206,12 @@ class HubRepo:
 
     def create(self) -> None:
         """Create the repository, private."""
-        with self._asking("creating it"):
+        with self._errors_of("creating it"):
             self._api.create_repo(**self._id, private=True)
 
     def set_private(self, private: bool) -> None:
         """Make the repository private or public."""
-        with self._asking(f"making it {'private' if private else 'public'}"):
+        with self._errors_of(f"making it {'private' if private else 'public'}"):
             self._api.update_repo_settings(**self._id, private=private)
 
     def check_card(self, text: str) -> None:
@@ -219,7 +219,7 @@ class HubRepo:
         from huggingface_hub import get_session
 
         utils = client_utils()
-        with self._asking("README.md"):
+        with self._errors_of("README.md"):
             response = get_session().post(
                 f"{self.endpoint}/api/validate-yaml",
                 json={"content": text, "repoType": self.kind},
@@ -245,7 +245,7 @@ class HubRepo:
         """
         from huggingface_hub import CommitOperationAdd
 
-        with self._asking("uploading"):
+        with self._errors_of("uploading"):
             operations = [CommitOperationAdd(path, source) for path, source in files.items()]
             self._api.preupload_lfs_files(
                 **self._id, additions=operations, revision=revision, free_memory=False
@@ -253,8 +253,8 @@ class HubRepo:
             for one in operations:
                 if getattr(one, "_should_ignore", False):
                     raise HubError(
-                        f"{self.repo}: its .gitignore keeps {one.path_in_repo} out; remove that "
-                        "line from it, then run the same command again"
+                        f"{self.repo}: its .gitignore excludes {one.path_in_repo}; remove that "
+                        "line, then run the same command again"
                     )
         return operations
 
@@ -270,7 +270,7 @@ class HubRepo:
         """Make one commit of uploaded files and removals on top of `parent`; returns its id."""
         from huggingface_hub import CommitOperationDelete
 
-        with self._asking("committing"), warnings.catch_warnings():
+        with self._errors_of("committing"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the card was checked before
             done = self._api.create_commit(
                 **self._id,
@@ -286,7 +286,7 @@ class HubRepo:
 
         Raises HubTroubleError, after closing it, where main has changed in what it changes.
         """
-        with self._asking("pull requests"):
+        with self._errors_of("pull requests"):
             found = self._api.get_repo_discussions(
                 **self._id, author=author, discussion_type="pull_request"
             )
@@ -301,21 +301,22 @@ class HubRepo:
             if details.conflicting_files:
                 self._api.change_discussion_status(**of, new_status="closed")
                 raise HubTroubleError(
-                    f"{self.repo}: main has changed under pull request {number}, now closed"
+                    f"{self.repo}: main changed after pull request {number} was opened; it was "
+                    "closed"
                 )
             return number
 
     def merge_request(self, number: int) -> None:
         """Merge a pull request into main."""
         of = self._id | {"discussion_num": number}
-        with self._asking(f"merging pull request {number}"):
+        with self._errors_of(f"merging pull request {number}"):
             details = self._api.get_discussion_details(**of)
             if details.status == "draft":
                 self._api.change_discussion_status(**of, new_status="open")
             self._api.merge_pull_request(**of)
 
-    def _asking(self, what: str = "") -> AbstractContextManager[None]:
-        return asking(f"{self.repo}: {what}" if what else self.repo, self.endpoint)
+    def _errors_of(self, what: str = "") -> AbstractContextManager[None]:
+        return hub_errors(f"{self.repo}: {what}" if what else self.repo, self.endpoint)
 
 
 def check_repo_id(repo: str) -> None:
@@ -340,7 +341,7 @@ def client_utils() -> Any:
 
 @functools.cache
 def _prepare() -> None:
-    """Silence the client, its progress bars included, and limit its waiting for a silent server."""
+    """Disable the client's output, its progress bars included, and set its timeouts."""
     utils = client_utils()
     utils.logging.set_verbosity_error()
     with warnings.catch_warnings():

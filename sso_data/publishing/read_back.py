@@ -29,7 +29,7 @@ def run_directory(
     may_be_pushed = source.count("/") == 1 and ":" not in source and is_hub_id(source)
     if local.exists() or not may_be_pushed:
         if out is not None:
-            raise ConfigError(f"--out {out}: is for a run on the Hub; {source} stays where it is")
+            raise ConfigError(f"--out {out}: only for a run on the Hub; {source} is a local run")
         return local
     if out is None and not dry_run:
         raise RunError(
@@ -50,7 +50,8 @@ def run_directory(
         )
     if not any(path.startswith("rows/") for path in state.files):
         raise HubError(
-            f"{source}: holds pairs alone; to filter it again, its owner pushes it with --what all"
+            f"{source}: holds only pairs; it can be filtered again only if its owner pushes it "
+            "with --what all"
         )
     if dry_run or out is None:
         return patiently(lambda: _downloaded(hub, state, None), progress)
@@ -75,7 +76,7 @@ def _is_there(hub: HubRepo, state: State, out: Path) -> bool:
     if here.keys() != rows or not all(
         LocalFile(file).is_stored_as(state.files[path]) for path, file in here.items()
     ):
-        raise RunError(f"{out}: holds this run with other rows; use another --out")
+        raise RunError(f"{out}: holds this run, but with different rows; use another --out")
     return True
 
 
@@ -90,7 +91,7 @@ def _downloaded(hub: HubRepo, state: State, folder: Path | None) -> Path:
         if wanted and not (
             (found / path).is_file() and LocalFile(found / path).is_stored_as(stored)
         ):
-            raise HubTroubleError(f"{hub.repo}: {path} did not arrive whole")
+            raise HubTroubleError(f"{hub.repo}: download of {path} is incomplete")
     return found
 
 

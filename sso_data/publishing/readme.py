@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from sso_data.core.errors import InputError, one_line
+from sso_data.core.yaml_files import parse_yaml_1_1, yaml_text
 
 README = "README.md"
 START = "<!-- sso-data: start (up to the end mark, rewritten by every push) -->"
@@ -167,14 +166,14 @@ def table(head: Sequence[str], rows: Sequence[Cells], align: str) -> str:
 
 
 def _marked(page: str) -> tuple[int, int] | None:
-    """Where our part starts and ends, marks included; InputError where one mark is missing."""
+    """Return where our part starts and ends, markers included; InputError where one is missing."""
     starts, ends = list(_START.finditer(page)), list(_END.finditer(page))
     if not starts and not ends:
         return None
     if len(starts) != 1 or len(ends) != 1 or starts[0].start() > ends[0].start():
         raise InputError(
-            f"README.md: needs the line {START!r} once and {END!r} once after it; put the marks "
-            "back, or remove both and what is between them"
+            f"README.md: must contain the marker lines {START!r} and {END!r} once each, in this "
+            "order; restore them, or delete both and the text between them"
         )
     return starts[0].start(), ends[0].end()
 
@@ -194,8 +193,8 @@ def split_page(card: str) -> tuple[str, str]:
 def read_metadata(front: str) -> Metadata:
     """The metadata as values; InputError where it is no YAML mapping."""
     try:
-        content = yaml.safe_load(front)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        content = parse_yaml_1_1(front)
+    except ValueError as error:
         raise InputError(
             f"README.md: its YAML metadata is not readable: {one_line(error, 300)}; correct it"
         ) from error
@@ -220,15 +219,15 @@ def with_changes(front: str, changes: Metadata) -> str:
             for key, place, end in zip(values, places, places[1:], strict=False)
         }
     else:  # the lines of the keys cannot be told apart
-        blocks = {key: _dumped({key: value}) for key, value in values.items()}
+        blocks = {key: yaml_text({key: value}, width=100) for key, value in values.items()}
     for key, value in changes.items():
         if _is_empty(value):
             blocks.pop(key, None)
         elif key not in values or values[key] != value:
-            blocks[key] = _dumped({key: value})
+            blocks[key] = yaml_text({key: value}, width=100)
     text = "".join(block if block.endswith("\n") else f"{block}\n" for block in blocks.values())
     expected = _filled(values | changes)
-    return text if _filled(read_metadata(text)) == expected else _dumped(expected)
+    return text if _filled(read_metadata(text)) == expected else yaml_text(expected, width=100)
 
 
 def check_options(**said: Any) -> None:
@@ -265,12 +264,12 @@ def _check(metadata: Mapping[str, Any]) -> None:
     from huggingface_hub import DatasetCardData
 
     try:
-        read = yaml.safe_load(DatasetCardData(**metadata).to_yaml())
-    except (TypeError, ValueError, yaml.YAMLError) as error:
+        read = parse_yaml_1_1(DatasetCardData(**metadata).to_yaml())
+    except (TypeError, ValueError) as error:
         raise _wrong("metadata", one_line(error, 300)) from error
     lost = sorted(key for key, value in metadata.items() if value and read.get(key) != value)
     if lost:
-        raise _wrong(lost[0], "does not survive being written as YAML")
+        raise _wrong(lost[0], "cannot be written as YAML")
 
 
 def _mismatches(value: Any, pattern: str) -> list[Any]:
@@ -308,11 +307,6 @@ def _filled(metadata: Metadata) -> Metadata:
 
 def _is_empty(value: Any) -> bool:
     return value in ([], {}, None)
-
-
-def _dumped(content: Metadata) -> str:
-    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
-    return text
 
 
 def _all_mappings(items: Any) -> bool:

@@ -62,7 +62,7 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where a parcel goes; `private` None: as the repository is, and private where it is new."""
+    """The place of a parcel; `private` None: as the repository is, and private where it is new."""
 
     hub: HubRepo
     revision: str = MAIN
@@ -204,7 +204,7 @@ class _Push:
         self._sent = (0, 0)
 
     def attempt(self) -> Published:
-        """Look, plan, upload, commit, verify, and open what is to be public."""
+        """Look, plan, upload, commit, verify, and open what is to be public. Raises HubError."""
         hub, revision, private = self._hub, self._target.revision, self._target.private
         self._author = self._author or hub.check_write()
         state = hub.look(revision) or self._create()
@@ -253,7 +253,7 @@ class _Push:
         self._is_new = True
         state = hub.look()
         if state is None:
-            raise HubTroubleError(f"{repo}: was created, but is not there yet")
+            raise HubTroubleError(f"{repo}: was created, but the Hub does not show it yet")
         return state
 
     def _refuse_others(self, state: State, commit: str) -> None:
@@ -265,9 +265,7 @@ class _Push:
             if found := difference(there, parcel.manifest, *parcel.identity_keys, kind=parcel.what):
                 raise HubError(f"{repo}: holds another {parcel.what}: {found}; {remedy}")
         elif others := sorted(state.files.keys() - _USUAL):
-            raise HubError(
-                f"{repo}: holds files and no {parcel.identity_file} ({others[0]}); {remedy}"
-            )
+            raise HubError(f"{repo}: holds files that are not from a push ({others[0]}); {remedy}")
 
     def _check_card(self, card: str) -> None:
         if card not in self._checked_cards:
@@ -297,11 +295,11 @@ class _Push:
         else:
             raise HubError(
                 f"{hub.repo}: {len(plan.new)} files are too many for one commit (at most "
-                f"{FILES_A_COMMIT}), and a pull request goes to {MAIN} alone; push "
+                f"{FILES_A_COMMIT}), and pull requests can only target {MAIN}; push "
                 "without --revision"
             )
         if done is None or self._plan(done, files):
-            raise HubTroubleError(f"{hub.repo}: does not hold what was sent")
+            raise HubTroubleError(f"{hub.repo}: the Hub does not show the files that were sent")
         return done
 
     def _send_by_request(self, files: Mapping[str, LocalFile], total: int) -> None:
@@ -318,7 +316,7 @@ class _Push:
         while True:
             state = hub.look(branch)
             if state is None:
-                raise HubTroubleError(f"{hub.repo}: {branch} is not there yet")
+                raise HubTroubleError(f"{hub.repo}: branch {branch} is not visible yet")
             plan = self._plan(state, files)
             if not plan:
                 break
@@ -344,9 +342,9 @@ class _Push:
 
 
 def _check_visibility(state: State, target: Target) -> None:
-    """HubError where everybody would see what the user did not call public."""
+    """Raise HubError if the repository is public and --public was not given."""
     if target.private is None and not state.private:
         raise HubError(
-            f"{target.hub.repo}: is public; say --public to publish there, or --private to "
-            "close it first"
+            f"{target.hub.repo}: the repository is public; add --public to publish there, or "
+            "--private to make it private first"
         )

@@ -1,8 +1,9 @@
 """All file writes of the package: appends, atomic replacement, directory swaps, locks.
 
-A failed system call becomes a RunError of one line. The promises about power failures hold on file
-systems that keep what `fsync` was called for; other data may be lost or kept. Tests replace `os`
-and `fcntl` here, to fail the k-th system call or to record the disk after each call.
+Every function raises RunError, of one line, where a system call fails. The promises about power
+failures hold on file systems that keep what `fsync` was called for; other data may be lost or kept.
+Tests replace `os` and `fcntl` here, to fail the k-th system call or to record the disk after each
+call.
 """
 
 import errno
@@ -31,8 +32,8 @@ _REMEDY = {
     errno.EACCES: f"no permission to write there; give it (chmod, chown) or {_ELSEWHERE}",
     errno.EPERM: f"no permission to write there; give it (chmod, chown) or {_ELSEWHERE}",
     errno.ENOTDIR: f"a part of the path is a file, not a directory; {_ELSEWHERE}",
-    errno.EEXIST: f"a file of that name is in the way; {_ELSEWHERE}",
-    errno.ENOLCK: f"the file system gives no locks; {_ELSEWHERE}",
+    errno.EEXIST: f"a file of that name exists; {_ELSEWHERE}",
+    errno.ENOLCK: f"the file system does not support locks; {_ELSEWHERE}",
 }
 
 _UNSYNCED_DIRS = {errno.EINVAL, errno.ENOTSUP, errno.EACCES}
@@ -136,10 +137,7 @@ def make_dir(directory: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: a reader sees the old bytes or the new ones, never a part.
-
-    Raises RunError, like every function of this module, when a system call fails.
-    """
+    """Replace `path` by `data`: a reader sees the old bytes or the new ones, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
     with _named(path):
         try:

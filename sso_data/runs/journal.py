@@ -231,7 +231,7 @@ def _read_described(part: Path, rows: Rows) -> Iterator[bytes]:
             line = stream.read(length)
             if zlib.crc32(line) != record["crc"] or line[-1:] != b"\n":
                 raise RunError(
-                    f"{part}: the line at byte {offset} is not the one that its side file "
-                    f"describes; delete {side_file(part)} and run the same command again"
+                    f"{part}: the line at byte {offset} does not match its side file; delete "
+                    f"{side_file(part)} and run the same command again"
                 )
             yield line

@@ -158,7 +158,7 @@ def open_run(
 
 
 def run_account(run: Path, scores: Scores) -> Account:
-    """Return the counts of a finished or interrupted run, from its files alone."""
+    """Return the counts of a finished or interrupted run, from its files alone. Raises RunError."""
     ids = (failure.id for failure in iterate_failures(run))
     failed = {row_key(identity): row_key(split_sample(identity)[0]) for identity in ids}
     if failed:

@@ -118,7 +118,9 @@ def read_steering(run: Path) -> Iterator[tuple[int, JsonRow]]:
         except (ValueError, KeyError, TypeError):
             is_valid = False
         if not is_valid:
-            raise RunError(f"{path}:{number}: not a line of sso-data; remove it to make it again")
+            raise RunError(
+                f"{path}:{number}: not a valid line; remove it, and its prompt is steered again"
+            )
         yield offset, content
 
 

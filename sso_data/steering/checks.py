@@ -214,7 +214,7 @@ def _of_one(one: Principle) -> Iterator[Finding]:
         if len(words(text)) < REVIEWED_WORDS:
             yield _warning(one, f"says very little: {start}")
     if any(are_alike(good, bad) for good in goods for bad in bads):
-        yield _error(one, "a good and a bad text say the same")
+        yield _error(one, "a good and a bad text are the same")
     if len(goods) != len(bads):
         yield _warning(one, f"{len(goods)} good and {len(bads)} bad wordings; write as many")
     pairs = zip(goods, bads, strict=True) if len(goods) == len(bads) else [(one.good, one.bad)]
@@ -223,7 +223,7 @@ def _of_one(one: Principle) -> Iterator[Finding]:
         what = f"a side is {ratio:.1f} times as long as its opposite; length would tell them apart"
         yield _error(one, what) if ratio > MAX_RATIO else _warning(one, what)
     if is_another_language(one.bad, one.good):
-        yield _warning(one, "its sides are in two languages")
+        yield _warning(one, "its good and bad texts are in different languages")
     for texts in (goods, bads):
         for first, second in combinations(texts, 2):
             if are_alike(first, second):
@@ -237,7 +237,7 @@ def _of_two(one: Principle, other: Principle) -> Iterator[Finding]:
     for side in ("good", "bad"):
         here, there = getattr(one, side), getattr(other, side)
         if are_alike(here, there):
-            yield _error(one, f"its {side} text is that of {other.name}")
+            yield _error(one, f"its {side} text equals that of {other.name}")
         elif likeness(here, there) > NEAR_DUPLICATE:
             yield _warning(one, f"its {side} text is much like that of {other.name}")
     if one.adjectives.good.casefold() == other.adjectives.good.casefold():

@@ -71,7 +71,7 @@ class SteeringCounts:
     def state(self) -> str:
         """The shares of replaced choices and texts in a few words, where there are any."""
         parts = (
-            f"{self.fallback_share:.0%} of choices by rule" if self.fallbacks else "",
+            f"{self.fallback_share:.0%} of choices made by rule" if self.fallbacks else "",
             f"{self.replaced_share:.0%} of texts from the catalogue" if self.replaced else "",
         )
         return ", ".join(filter(None, parts))

@@ -31,7 +31,7 @@ def write_principles(
     progress = progress or NullProgress()
     if config.steering.choose == "policy" and config.steering.endpoint:
         raise ConfigError(
-            "steering.choose=policy: an endpoint writes but does not choose; take --model here, or "
+            "steering.choose=policy: an endpoint cannot choose features; use a local --model, or "
             "steering.choose=random"
         )
     catalogue = load_catalogue(config.principles)

@@ -80,14 +80,14 @@ def steered(
     guide: Guide | None,
     progress: Progress,
 ) -> Callable[[Prompt], Steered]:
-    """Return the steering of prompts, by id; models are asked about all of the guide's first.
+    """Steer all prompts of the guide with models first, then return the lookup by prompt.
 
     A model other than the policy that writes on this machine takes the place of the policy's
     engine meanwhile. Raises EngineError when a model can answer nothing any more.
     """
     if not rules.asks_a_model:
         return lambda prompt: rules.by_rule(prompt.id)
-    assert guide is not None, "a run that asks a model knows its prompts beforehand"
+    assert guide is not None, "guide is required when a model steers"
     name = f"{policy.name}@{policy.fingerprint}"
     other = config.steering.principle_model
 

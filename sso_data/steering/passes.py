@@ -204,8 +204,8 @@ def look_up(store: AnyStore, rules: Rules) -> Callable[[Prompt], Steered]:
         line = store.find("steering", prompt.id)
         if line is None:
             raise RunError(
-                f"prompt {prompt.id} was not there when the prompts were steered: the source "
-                "changed meanwhile; run the same command again to continue"
+                f"prompt {prompt.id} was not steered: the source changed during the run; run the "
+                "same command again to continue"
             )
         return rules.steered(Steering.from_json(line))
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -19,7 +18,7 @@ from pydantic import (
 
 from sso_data.core.errors import InputError, SsoDataError, one_line
 from sso_data.core.paths import CATALOGUES, principles_dir
-from sso_data.core.yaml_files import read_yaml
+from sso_data.core.yaml_files import read_yaml, yaml_text
 from sso_data.runs.files import make_dir, remove_tree, swap_dir, write_new
 from sso_data.steering.response_checks import ResponseCheck
 
@@ -184,7 +183,7 @@ def write_catalogue(principles: Sequence[Principle], out: Path) -> None:
                 name = f"{base}_{number}"
             names.add(name)
             content = principle.model_dump(mode="json", exclude_defaults=True)
-            text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=_WIDTH)
+            text = yaml_text(content, width=_WIDTH)
             write_new(new / f"{name}.yaml", text.encode())
         refuse_existing(out)
         swap_dir(new, out)

@@ -169,8 +169,8 @@ def check_features(config: SteeringConfig, catalogue: Catalogue) -> None:
         raise ConfigError("steering.weights: every feature has weight 0; give one a weight above 0")
     if rules.choose == "policy" and left <= config.count:
         raise ConfigError(
-            f"steering.count: the policy cannot choose {config.count} of {left} features; "
-            "lower it, or set steering.choose=all"
+            f"steering.count {config.count}: the policy chooses from {left} features and needs "
+            "more than that many; lower it, or set steering.choose=all"
         )
 
 

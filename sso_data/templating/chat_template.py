@@ -130,7 +130,7 @@ class ChatTemplate:
         """Raises ModelError where the template cannot be used, ConfigError for its arguments."""
         if name := reserved(config.template_kwargs):
             raise ConfigError(
-                f"views.template_kwargs.{name} cannot be set; name the template's own"
+                f"views.template_kwargs.{name} is reserved; set only the template's own arguments"
             )
         self.tokenizer = tokenizer
         self._refuse_control = config.control_tokens == "refuse"
@@ -191,7 +191,7 @@ class ChatTemplate:
             if frame is None or interleaved(frame.literals, contents) != text:
                 raise Unrenderable(
                     "control_tokens",
-                    "a message holds the text of a control token, and the template alters messages",
+                    "a message contains a control token, which this template cannot keep as text",
                 )
             ids = self.segment_ids(frame.literals, contents)
         return [self.tokenizer.bos_token_id, *ids] if self.facts.bos == "added" else ids
@@ -215,7 +215,7 @@ class ChatTemplate:
             )
         except Exception as error:
             reason = one_line(error, 300)
-            raise Unrenderable("template_refused", f"the chat template says: {reason}") from error
+            raise Unrenderable("template_refused", f"the chat template raised: {reason}") from error
         if len(rendered) > _MOST_CHARS:
             detail = f"the chat template writes {len(rendered)} characters"
             raise Unrenderable("template_refused", detail)
@@ -247,7 +247,7 @@ class ChatTemplate:
         Raises Unrenderable where control tokens' text cannot be kept as text.
         """
         if self._refuse_control or self.facts.control_tokens == "refused":
-            raise Unrenderable("control_tokens", "a message holds the text of a control token")
+            raise Unrenderable("control_tokens", "a message contains a control token")
         return self._segment_ids(literals, contents)
 
     @cached_property
@@ -269,7 +269,7 @@ class ChatTemplate:
         return opened > text.count("</think>")
 
     def _frame(self, roles: tuple[str, ...]) -> "_Frame | None":
-        """The template's own text around turns of these roles; None where it cannot be told."""
+        """The template's own text around turns of these roles; None if it cannot be determined."""
         if roles in self._frames:
             return self._frames[roles]
         for role in set(roles):
@@ -329,9 +329,7 @@ class ChatTemplate:
         for run, control in zip_longest(runs, controls):
             found = list(self._text_only.encode(run, add_special_tokens=False).ids) if run else []
             if self._controls(found):
-                raise Unrenderable(
-                    "control_tokens", "a message's text cannot be told from a control"
-                )
+                raise Unrenderable("control_tokens", "a message's text is read as a control token")
             ids += found if control is None else [*found, control]
         return ids
 
@@ -346,7 +344,7 @@ class ChatTemplate:
         if plain.count(_PROBE_USER) != 1:
             raise ModelError("the chat template does not show the user's turn exactly once")
         if not self.plain_ids(_PROBE_USER):
-            raise ModelError("the tokenizer makes no tokens of a text; download the model again")
+            raise ModelError("the tokenizer returns no tokens; download the model again")
         steered = self._try_render([system, user])
         native = (
             steered.count(_PROBE_SYSTEM) == 1
@@ -361,7 +359,7 @@ class ChatTemplate:
         token, start = self.tokenizer.bos_token_id, self.plain_ids(plain)[:2]
         bos: Literal["template", "added", "none"] = "none"
         if token is not None and start == [token, token]:
-            raise ModelError("the chat template writes two BOS tokens at the start; one is right")
+            raise ModelError("the chat template writes two BOS tokens; remove one from it")
         if token is not None and start[:1] == [token]:
             bos = "template"
         elif token is not None and self.tokenizer("a")["input_ids"][:1] == [token]:

@@ -25,7 +25,7 @@ def preference_of(row: JsonRow, where: str) -> tuple[Turns, Turns, Turns]:
 
     The prompt is explicit (messages or text), or missing, or repeated at the start of
     chosen and rejected: these are then whole conversations, and the prompt is all they share before
-    the last turn. Text is taken as one turn.
+    the last turn. Text is taken as one turn. Raises InputError where the three do not fit together.
     """
     chosen = turns_of(row["chosen"], "assistant", where)
     rejected = turns_of(row["rejected"], "assistant", where)
@@ -33,7 +33,9 @@ def preference_of(row: JsonRow, where: str) -> tuple[Turns, Turns, Turns]:
     if prompt is None:
         shared = _shared(chosen, rejected)
         if not shared:
-            raise InputError(f"{where}: has no prompt, and its conversations share no first turn")
+            raise InputError(
+                f"{where}: has no prompt, and chosen and rejected have no common first turn"
+            )
     elif _begins_with(chosen, prompt, where) and _begins_with(rejected, prompt, where):
         shared = _shared(chosen, rejected)
     else:
@@ -42,8 +44,8 @@ def preference_of(row: JsonRow, where: str) -> tuple[Turns, Turns, Turns]:
     for name, said in (("chosen", chosen[shared:]), ("rejected", rejected[shared:])):
         if said[0].role != "assistant":
             raise InputError(
-                f"{where}: {name} does not go on from the prompt with an assistant turn, but with "
-                f"one of {said[0].role!r}; a whole conversation must begin with the row's prompt"
+                f"{where}: {name} must continue the prompt with an assistant turn (got "
+                f"{said[0].role!r}), or begin with the row's prompt"
             )
     return messages, chosen[shared:], rejected[shared:]
 

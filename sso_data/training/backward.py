@@ -36,7 +36,7 @@ sequences and one backward, for engines whose backward may run only once a step.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """How one micro-batch is computed; everything outside is handed in.
+    """The computation of one micro-batch; callers supply model and references.
 
     `totals` gives the total nats [B, C', S] of the given contrasts C' from one forward pass, under
     gradient where it is on. `ref` [B, C, S], `tokens` [B, C, S].

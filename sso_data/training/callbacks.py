@@ -33,7 +33,7 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Report the steps that are done."""
         if state.global_step:
-            self._progress.note(f"going on after step {state.global_step}")
+            self._progress.note(f"continuing after step {state.global_step}")
         self._progress.count(state.global_step, state.max_steps, "steps")
 
     def on_log(

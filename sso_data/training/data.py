@@ -129,7 +129,7 @@ def _counted(
 
 
 def describe(data: Data) -> list[str]:
-    """What became of the rows, in a line or two."""
+    """Return what became of the rows, in a line or two."""
     report = data.report
     lines = [
         f"rows {report.rows} = encoded {report.encoded} + too long {report.too_long}; "
@@ -138,7 +138,7 @@ def describe(data: Data) -> list[str]:
     if report.cut_rows:
         lines.append(
             f"{report.cut_responses} responses in {report.cut_rows} rows were cut, "
-            f"{report.eos_lost} of which had ended by themselves"
+            f"{report.eos_lost} of them lost their end-of-sequence token"
         )
     if report.without_eos:
         lines.append(f"{report.without_eos} responses have no end-of-sequence token")

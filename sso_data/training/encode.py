@@ -59,10 +59,10 @@ class EncodedRow:
 
 @dataclass(slots=True, kw_only=True)
 class EncodeReport:
-    """What became of the rows: `rows = encoded + too_long`.
+    """Counts of what became of the rows: `rows = encoded + too_long`.
 
     `cut_rows` of the encoded ones were truncated, with `cut_responses` responses in them, of which
-    `eos_lost` had ended by themselves; `without_eos`: responses that never ended.
+    `eos_lost` lost their end-of-sequence token; `without_eos`: responses that never had one.
     """
 
     rows: int = 0
@@ -134,8 +134,8 @@ class Encoder:
         ids = self.template.ids(turns)
         if hash_ids(ids) != typed(row, f"prompt_hash_{view}", (str,), where):
             raise InputError(
-                f"{where}: its prompt under the {view} view renders to other token ids than it was "
-                f"sampled with (template {row.get('template_fingerprint')}, here "
+                f"{where}: its {view} prompt renders to different token ids than when it was "
+                f"sampled (template {row.get('template_fingerprint')}, here "
                 f"{self.template.fingerprint}); use the tokenizer and template of the model that "
                 f"made the data ({row.get('model')})"
             )
@@ -206,7 +206,7 @@ class Encoder:
 
 
 def has_token_ids(row: JsonRow) -> bool:
-    """True for a row of ours, with the ids that were sampled."""
+    """Return True for a row of ours, with the ids that were sampled."""
     return row.get("chosen_token_ids") is not None
 
 
@@ -233,7 +233,7 @@ def token_ids(row: JsonRow, column: str, where: str) -> NDArray[np.int64]:
 def _wrong(where: str, column: str, value: Any, wanted: str) -> InputError:
     shown = repr(value)
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    return InputError(f"{where}: column {column!r} must be {wanted}, and is {shown}")
+    return InputError(f"{where}: column {column!r} must be {wanted} (got {shown})")
 
 
 def recorded_nats(
@@ -267,7 +267,7 @@ def _template_kwargs(row: JsonRow) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise _wrong(where, "template_kwargs", value, "a JSON object as text")
     if name := reserved(found):
-        raise InputError(f"{where}: column 'template_kwargs' sets {name!r}, which no data may set")
+        raise InputError(f"{where}: column 'template_kwargs' must not set {name!r}")
     return found
 
 
@@ -275,7 +275,8 @@ def template_for(tokenizer: Any, row: JsonRow, config: ViewsConfig) -> ChatTempl
     """The chat template as it was when `row` was made: the row's arguments and date.
 
     A template that shows the date is tried with past days until its fingerprint is the row's;
-    where none fits, or `config` names a date, the hash of the prompts decides later.
+    where none fits, or `config` names a date, the hash of the prompts decides later. Raises
+    InputError for a row's template arguments that are not allowed.
     """
     kwargs = {**_template_kwargs(row), **config.template_kwargs}
     config = config.model_copy(update={"template_kwargs": kwargs})

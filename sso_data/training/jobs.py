@@ -51,7 +51,7 @@ from sso_data.training.trainer import SSOTrainer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainContext:
-    """Where a training happens: its directory, Trainer's arguments, its progress."""
+    """The surroundings of a training: its directory, Trainer's arguments, its progress."""
 
     out: Path
     args: TrainingArguments
@@ -100,13 +100,13 @@ def policy_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
     if not 1 / most <= ratio <= most:
         warnings.append(
             f"chosen responses are {ratio:.2f} times as long as rejected ones "
-            f"(stop.warn_length_ratio {most}): the policy learns length from that"
+            f"(stop.warn_length_ratio {most}): the policy may learn length from this"
         )
     if data.foreign_model:
         others = ", ".join(sorted({model for model, _ in data.made_by}))
         warnings.append(
-            f"rows were sampled by other weights ({others}) than --model's: they are "
-            "off-policy, and their references are scored here"
+            f"rows were sampled by other models ({others}): they are off-policy for --model, and "
+            "their references are scored again"
         )
 
     load = partial(load_causal_lm, dtype=torch.float32, trust_remote_code=config.trust_remote_code)
@@ -183,8 +183,8 @@ def _with_references(
             model.to(context.args.device)
         except torch.OutOfMemoryError as error:
             raise TrainError(
-                f"the whole model does not fit on {context.args.device} to check the references; "
-                "use a loss.type without reference (simpo, orpo), or LoRA"
+                f"checking the references needs the whole model on {context.args.device}, which "
+                "does not fit; use a loss.type without reference (simpo, orpo), or LoRA"
             ) from error
     dtype = compute_dtype(config)
     scorer = model_scorer(
@@ -209,11 +209,14 @@ def _with_references(
         found, tolerance = d_at_step_0(rows, scorer, loss), config.reference.tolerance
         findings["d_at_step_0"] = found
         progress.note(
-            f"D at step 0: 95 % of {min(STEP_0_ROWS, len(rows))} rows within {found:.2g} in what "
-            f"the loss sees (tolerance {tolerance})"
+            f"policy/reference difference (D) before training: 95 % of "
+            f"{min(STEP_0_ROWS, len(rows))} rows within {found:.2g} (tolerance {tolerance})"
         )
         if found > tolerance:
-            progress.warn("D at step 0 is over the tolerance; see docs/training.md")
+            progress.warn(
+                "policy/reference difference (D) exceeds the tolerance: the references do not "
+                "match this model; see docs/training.md"
+            )
     return rows, findings
 
 

@@ -222,7 +222,7 @@ def metrics(
     parts: Parts,
     config: LossConfig,
 ) -> dict[str, Tensor]:
-    """What one wants to see of each row, [B] each, without gradient.
+    """Return metrics per row, [B] each, without gradient.
 
     `margin_<contrast>` is D (nats or nats/token, as the loss compares), `accuracy_<contrast>`
     whether D > 0 (1/2 at 0), `loss_<contrast>` the base loss; `weight` W; `logp_chosen`,

@@ -28,7 +28,7 @@ def is_first() -> bool:
 
 
 def decided_by_first(value: _T) -> _T:
-    """What the first process has for `value`, on every process."""
+    """Broadcast `value` from the first process to every process."""
     if PartialState().num_processes == 1:
         return value
     values = [value]
@@ -37,7 +37,7 @@ def decided_by_first(value: _T) -> _T:
 
 
 def wait() -> None:
-    """Go on when every process has come here."""
+    """Barrier over all processes."""
     PartialState().wait_for_everyone()
 
 
@@ -117,7 +117,7 @@ def training_arguments(config: TrainConfig, out: Path) -> TrainingArguments:
         )
     except (ValueError, ImportError) as error:
         raise ConfigError(
-            f"these settings cannot be used: {' '.join(str(error).split())}"
+            f"transformers refuses these settings: {' '.join(str(error).split())}"
         ) from error
 
 

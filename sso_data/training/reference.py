@@ -35,7 +35,7 @@ _CHUNK_ROWS = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceReport:
-    """Where the references came from, and how the recorded ones compared.
+    """The origin of the references, and how the recorded ones compared.
 
     `source`: `not_needed` (the base loss has no reference), `recorded`, `scored`, or `both` (the
     recorded ones, and scored ones for the `scored_rows` that had none). `worst` is the largest
@@ -122,8 +122,9 @@ def resolve_references(
         accepted = report.source == "recorded"
         if config.mode == "strict" and not accepted:
             raise TrainError(
-                f"--ref strict: recorded log-probs do not hold here: {report.difference}; is this "
-                "the model that made the data? --ref auto scores them again"
+                f"--ref strict: recorded log-probs differ from this model's: "
+                f"{report.difference}; use the model that made the data, or --ref auto to score "
+                "again"
             )
         keep = has if accepted else keep
     missing = np.flatnonzero(~keep)
@@ -141,7 +142,7 @@ def resolve_references(
 
 
 def loss_difference(one: Nats, other: Nats, tokens: Nats, loss: LossConfig) -> Nats:
-    """What the loss would see of two references' difference: |delta D| [B, C], from totals
+    """Return the difference of two references in the loss: |delta D| [B, C], from totals
     [B, C, S] and token counts: nats/token for mean-based losses, times beta for total-based."""
     change = one - other
     if loss.compares == "means":

@@ -40,7 +40,7 @@ def bradley_terry(rewards_BS: Tensor, centre: float = 0.0) -> Tensor:
 
 
 def reward_metrics(rewards_BS: Tensor, tokens_BS: Tensor) -> dict[str, Tensor]:
-    """What one wants to see of each row, [B] each: `accuracy` is 1 where r+ > r-, 1/2 where equal.
+    """Return metrics per row, [B] each: `accuracy` is 1 where r+ > r-, 1/2 where equal.
 
     `tokens_*` count the response's tokens: they show a reward that only follows length.
     """

@@ -170,7 +170,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
     # parts of a step
 
     def _scale(self, inputs: Batch, num_items: Tensor | int | None) -> Tensor | float:
-        """What a sum over this micro-batch's rows is multiplied by.
+        """Return the factor for a sum over this micro-batch's rows.
 
         Processes average their gradients, so each counts its rows times their number.
         """
@@ -237,8 +237,8 @@ def _readable(checkpoint: str | None) -> Iterator[None]:
         raise
     except Exception as error:
         raise RunError(
-            f"{checkpoint}: cannot be read: {described(error, 200)}; remove that directory to go "
-            "on from an earlier checkpoint or from the start"
+            f"{checkpoint}: cannot be read: {described(error, 200)}; remove that directory to "
+            "continue from an earlier checkpoint, or to start over"
         ) from error
 
 

@@ -57,7 +57,7 @@ _LIBRARIES = ("torch", "transformers", "accelerate", "safetensors")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSummary:
-    """How a training ended: `manifest` is the content of train.json, `seconds` this call's.
+    """Result of a training: `manifest` is the content of train.json, `seconds` this call's.
 
     `new_steps` is 0 when it had finished before.
     """
@@ -137,7 +137,7 @@ def train(
     with guard:
         folder, checkpoint = _opened(out, config, policy, job, overwrite=overwrite)
         if folder.is_finished:
-            context.progress.note(f"{out}: finished before; nothing to do")
+            context.progress.note(f"{out}: already finished; nothing to do")
             seconds = time.monotonic() - started
             done = TrainSummary(out=out, manifest=folder.manifest, new_steps=0, seconds=seconds)
         else:
@@ -148,7 +148,7 @@ def train(
 
 
 def _refuse_inputs_in(out: Path, source: str, policy: PolicyFiles, config: TrainConfig) -> None:
-    """ConfigError where the model or the data lies in `out`: a training clears and replaces it."""
+    """Raise ConfigError if the model or the data is inside `out`, which a training replaces."""
     mixed = [part.data for part in config.reward.mix] if config.kind == "reward" else []
     given = [("--model", policy.name, policy.directory)]
     given += [("DATA", source, Path(source))]
@@ -160,7 +160,7 @@ def _refuse_inputs_in(out: Path, source: str, policy: PolicyFiles, config: Train
         targets = (path.resolve(), path.parent.resolve() / path.name)  # through links, and itself
         if any(target.is_relative_to(whole) for target in targets):
             raise ConfigError(
-                f"{what} {name}: lies in --out {out}, which the training writes to; "
+                f"{what} {name}: is inside --out {out}, which the training overwrites; "
                 "use another --out"
             )
 
@@ -194,7 +194,7 @@ def _opened(
 
 
 def _identity(config: TrainConfig, policy: PolicyFiles, job: Job) -> dict[str, Any]:
-    """What decides the weights that come out, flat: a continued training must agree in it."""
+    """Return what decides the resulting weights, flat: a continued training must agree in it."""
     dumped = config.model_dump(mode="json", exclude={"model", "revision", "trust_remote_code"})
     flat = {}
     for section, values in dumped.items():
@@ -332,7 +332,7 @@ def _finish(
         context.progress.warn(f"stopped early: {stopped}")
     write_card(folder.manifest, history, context.out / "README.md")
     if config.log.plot and history and not draw(history, context.out / "loss.png"):
-        context.progress.note("no loss.png: pip install 'sso-data[train]' draws it")
+        context.progress.note("loss.png was not drawn: pip install 'sso-data[train]'")
     folder.set(finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
     if not config.checkpoints.keep_finished:
         remove_tree(context.out / "checkpoints")

@@ -64,7 +64,7 @@ class TrainingDir(WorkDir):
         try:
             lines = [line for _, line in read_lines(file) if orjson.loads(line)["step"] <= step]
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{file}: holds a line that is no metric; remove the file") from error
+            raise RunError(f"{file}: has an invalid line; remove the file") from error
         write_atomic(file, b"".join(lines))
 
 

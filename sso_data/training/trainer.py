@@ -171,7 +171,7 @@ class SSOTrainer(RowTrainer):
         return context
 
     def _metrics(self, outcome: Outcome, inputs: Batch) -> dict[str, Tensor]:
-        """What one wants to see of each row, [B] each."""
+        """Return metrics per row, [B] each."""
         ref = inputs["ref_nats"].to(self.args.device) if self.loss.needs_reference else None
         tokens = spread_counts(inputs, self.contrasts).to(self.args.device)
         return metrics(outcome.policy, ref, tokens, outcome.parts, self.loss)
@@ -193,7 +193,7 @@ def join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def spread_counts(batch: Batch, contrasts: Sequence[PreferenceTerm]) -> Tensor:
-    """How many tokens each response has, [B, C, S]; 1 where a contrast is left out."""
+    """Return the number of tokens of each response, [B, C, S]; 1 where a term is left out."""
     counts = torch.ones_like(batch["ref_nats"], dtype=torch.long)
     for name in contrasts:
         counts[:, PREFERENCE_TERMS.index(name)] = response_tokens(batch[name])

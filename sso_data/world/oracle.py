@@ -39,7 +39,7 @@ FILLER_LIMIT = 3
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How good a response is; every number lies in [0, 1], higher is better.
+    """The quality of a response; every number is in [0, 1], higher is better.
 
     `features` holds the features that apply to the query's kind. `well_formed` is the share of
     the response's sentences that the grammar has for this query (0 for an empty response).
@@ -58,7 +58,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """What one sentence is: its role and, of a claim, its slot and whether it is right."""
+    """The meaning of a sentence: its role and, of a claim, its slot and whether it is right."""
 
     role: Role
     slot: str = ""
@@ -103,7 +103,7 @@ def _claim_patterns(query: Query) -> tuple[re.Pattern[str], ...]:
 
 
 def _mark(query: Query, sentence: str) -> _Mark | None:
-    """What the sentence is in a response to this query; None: nothing the grammar has."""
+    """Return what the sentence is in a response to this query; None: nothing the grammar has."""
     fixed = _fixed(query).get(sentence)
     if fixed:
         return fixed
@@ -151,7 +151,7 @@ def _features(query: Query, texts: list[str], marks: list[_Mark]) -> dict[str, f
 
 
 def score(query: str, response: str) -> Score:
-    """Score a response (decoded text, no special tokens); ValueError for a foreign query."""
+    """Score a response (decoded text, no special tokens); ValueError for another world's query."""
     parsed = parse(query)
     said = sentences(response)
     pairs = [(text, mark) for text in said if (mark := _mark(parsed, text))]

@@ -40,7 +40,7 @@ def mixed(request: CompletionRequest) -> str | Completion | Refused:
         return "I would rather not."
     if draw < 0.95:
         return Completion(key=request.key, text='{"query": "Why', finish_reason="length")
-    return Refused(key=request.key, detail="the question has 5000 tokens of a context of 4096")
+    return Refused(key=request.key, detail="the question has 5000 tokens, the context 4096")
 
 
 class Scripted:

@@ -223,7 +223,7 @@ def test_it_ends_when_nothing_new_comes(seeds: Path, tmp_path: Path) -> None:
     settings = config(limits={"patience": 25})
     done = run(seeds, tmp_path / "new.jsonl", 1000, same, settings)
     assert (done.state, done.tally.num_attempts) == ("patience", 26)
-    assert "last 25 attempts gave nothing new" in (done.shortfall or "")
+    assert "last 25 attempts gave no new query" in (done.shortfall or "")
     settings = config(limits={"patience": 100, "attempts_per_query": 50})
     more = run(seeds, tmp_path / "new.jsonl", 3, settings=settings)
     assert (more.state, more.tally.num_accepted) == ("finished", 3)
@@ -301,7 +301,10 @@ def test_files_that_are_not_ours_stay(seeds: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.jsonl"
     mine.write_text('{"prompt": "precious"}\n')
     for overwrite in (False, True):
-        with pytest.raises(RunError, match=r"already exists, and no mine\.jsonl\.report\.json"):
+        with pytest.raises(
+            RunError,
+            match=r"not made by augment \(no mine\.jsonl\.report\.json",
+        ):
             run(seeds, mine, overwrite=overwrite)
     with pytest.raises(ConfigError, match="is the file of the seeds"):
         run(seeds, seeds, overwrite=True)
@@ -322,7 +325,7 @@ def test_a_spoiled_file_is_named(seeds: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"new\.jsonl:2: not a line that augment wrote"):
         run(seeds, out, 4)
     out.write_text("".join([lines[0], *lines[2:]]))
-    with pytest.raises(RunError, match="lines were changed or removed"):
+    with pytest.raises(RunError, match="are missing or changed after attempt"):
         run(seeds, out, 4)
     assert out.read_text() == "".join([lines[0], *lines[2:]])
     (tmp_path / "new.jsonl.report.json").write_text("[]")

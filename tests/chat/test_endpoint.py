@@ -203,7 +203,7 @@ def test_what_cannot_be_mended_ends_the_work_with_a_remedy(reply: Reply, words: 
 
 def test_a_server_that_answers_nothing_any_more_ends_the_work() -> None:
     line = failure(in_turn(failed(503, "loading")), patience=0.6)
-    assert "has answered nothing for" in line
+    assert "no answer for" in line
     assert "loading" in line
     assert "the same command to continue" in line
 
@@ -213,7 +213,7 @@ def test_a_server_that_is_not_there() -> None:
         url = gone.url
     client = EndpointCompletions("m", EndpointSection(endpoint=url), patience=0.3, first_wait=0.05)
     client.submit([request()])
-    with pytest.raises(EngineError, match="has answered nothing"):
+    with pytest.raises(EngineError, match="no answer for"):
         for _ in range(100):
             client.step()
     client.close()

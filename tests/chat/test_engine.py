@@ -115,7 +115,7 @@ def test_answers_are_shorter_where_the_context_is_and_refused_where_there_is_non
     assert engine.asked[0].max_tokens == room
     found, engine = asked_of(template, request("why " * 200))
     assert isinstance(found, Refused)
-    assert "tokens of a context of 120" in found.detail
+    assert "tokens, the context 120" in found.detail
     assert not engine.asked
 
 

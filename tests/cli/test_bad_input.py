@@ -313,7 +313,7 @@ class TestRunDirectories:
             (run / "run.json").write_text(json.dumps(manifest))
         else:
             (model / "generation_config.json").write_text(json.dumps(*change.values()))
-        advice = "make another run" if "engine" in change else "--overwrite"
+        advice = "another --out" if "engine" in change else "--overwrite"
         one_line(cli("generate", prompts, *chosen), advice)
         assert len(rows_of(run)) == 4
 

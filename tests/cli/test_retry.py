@@ -72,7 +72,7 @@ def test_it_ends_when_nothing_is_left(cli: Cli, tmp_path: Path, prompts: Path) -
     before = rows_of(run)
     done = cli("retry", run)
     assert done.exit_code == 0, done.output
-    assert done.stdout == "nothing failed\n"
+    assert done.stdout == "no prompt failed: nothing to retry\n"
     assert "loading" not in done.stderr and rows_of(run) == before
 
 
@@ -92,7 +92,7 @@ def test_no_run_is_one_line(cli: Cli, tmp_path: Path, what: str) -> None:
 
 def test_a_row_wins_over_its_older_failure(cli: Cli, run: Path, prompts: Path) -> None:
     cli("retry", run)
-    books: dict[str, Any] = json.loads(cli("filter", run, "--dry-run", "--json").stdout)
-    assert (books["prompts"], books["rows"], books["failed"]) == (16, 14, 2)
+    found: dict[str, Any] = json.loads(cli("filter", run, "--dry-run", "--json").stdout)
+    assert (found["prompts"], found["rows"], found["failed"]) == (16, 14, 2)
     again = cli("generate", prompts, "--out", run, "--skip-bad-rows", "--json", *INLINE)
     assert json.loads(again.stdout)["new_rows"] == 0, "a plain re-run skips what failed"

@@ -74,8 +74,9 @@ def test_merged_shards_are_the_run_of_one_machine(cli: Cli, tmp_path: Path, prom
     out = tmp_path / "out"
     done = cli("merge", *parts, "--out", out, "--json")
     assert done.exit_code == 3, done.output
-    books = json.loads(done.stdout)
-    assert (books["prompts"], books["rows"], books["failed"], books["repeated"]) == (13, 12, 1, 0)
+    account = json.loads(done.stdout)
+    four = (account[key] for key in ("prompts", "rows", "failed", "repeated"))
+    assert tuple(four) == (13, 12, 1, 0)
     expected, found = sorted_content(whole), sorted_content(out)
     assert found.keys() == expected.keys()
     for name, row in found.items():
@@ -87,7 +88,7 @@ def test_merged_shards_are_the_run_of_one_machine(cli: Cli, tmp_path: Path, prom
     assert len(same) >= 11, "a draw on a boundary is rare"
 
     again = cli("merge", *parts, "--out", out, "--json")
-    assert json.loads(again.stdout) == books
+    assert json.loads(again.stdout) == account
     assert sorted_content(out) == found
     more = cli("generate", prompts, "--out", out, "--json", *INLINE)
     assert json.loads(more.stdout)["new_rows"] == 0, "a merged run is a run"

@@ -374,7 +374,7 @@ def test_what_is_another_evaluation_is_refused(
     assert "seed is 0 there and 1 here" in refused("--seed=1")
     assert "against.model is" in refused(against=policy_dir())
     assert "model is" in refused(model=spoilt)
-    assert "holds answers to 2 prompts that are not among these" in refused("--limit=10")
+    assert "holds answers to 2 prompts that are missing from the source" in refused("--limit=10")
     more = tmp_path / "more.jsonl"
     more.write_text(prompts.read_text() + json.dumps({"prompt": queries(1, seed=99)[0]}) + "\n")
     done(evaluated("--prompts", more, *options[2:]))

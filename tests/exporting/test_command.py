@@ -40,7 +40,7 @@ def test_it_prints_the_books_the_files_and_what_to_do_next(
         str(out / "train.jsonl"),
         f"next: llamafactory-cli train '{out}/dpo.yaml'",
     ]
-    assert "1 of 8 pairs are left out" in done.stderr
+    assert "1 of 8 pairs were left out" in done.stderr
     assert "8/8 pairs\n" in done.stderr
     assert names(out) == ["dataset_info.json", "dpo.yaml", "export.json", "train.jsonl"]
 
@@ -140,7 +140,7 @@ def test_an_empty_directory_may_be_filled_but_not_the_one_we_are_in(
         (("--to", "trl", "--drawn", "good"), "--drawn is for the formats of answers, not for trl"),
         (("--to", "sso", "--name", "x"), "--name is for the formats of answers, not for sso"),
         (("--to", "mt-bench", "--drawn", "best"), "--drawn best: must be one of plain, good, bad"),
-        (("--to", "mt-bench", "--name", "../x"), "--name ../x: it becomes a file's name"),
+        (("--to", "mt-bench", "--name", "../x"), "--name ../x: use letters, digits"),
         (("--to", "mt-bench", "--name", "x" * 101), "at most 100 characters"),
     ],
 )
@@ -165,7 +165,7 @@ def test_runs_that_have_nothing_to_export(cli: Cli, tmp_path: Path) -> None:
     assert "no row is finished yet" in said
     single = make_run(tmp_path / "single", [asking(0, ("user", "a"))])
     said = refused(cli, single, "--to", "mt-bench", "--out", out)
-    assert "none of its 1 answers can be exported (1 not_two_turns): mt-bench holds" in said
+    assert "none of its 1 answers can be exported (1 not_two_turns): mt-bench accepts" in said
     assert not out.exists()
     assert names(tmp_path) == ["empty", "nothing", "single", "unfiltered"]
 

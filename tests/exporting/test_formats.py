@@ -243,7 +243,7 @@ def test_every_row_is_accounted_for(
     done = export(run, to, tmp_path / "out")
     assert (done.rows, done.exported, done.skipped) == (8, fitting, skipped)
     if skipped:
-        assert f"{8 - fitting} of 8 {done.holds} are left out: {to} holds" in done.notes[0]
+        assert f"{8 - fitting} of 8 {done.holds} were left out: {to} accepts only" in done.notes[0]
 
 
 def test_repeated_questions_and_prompts_are_counted(tmp_path: Path) -> None:

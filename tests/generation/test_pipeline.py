@@ -53,7 +53,7 @@ class TestRows:
             assert row.seed[view] == derive_seed(0, row.id, view)
         assert row.logp["plain", "good"] == -len(rendered.ids["plain"])
         assert row.logp["good", "bad"] == -len(rendered.ids["good"])
-        assert row.logp["good", "good"] == -3.0, "the diagonal is from sampling"
+        assert row.logp["good", "good"] == -3.0, "on-view log-probs are from sampling"
         assert row.mean("good", "good") == -1.0
 
     def test_the_ninth_cell_on_demand(self) -> None:
@@ -127,13 +127,13 @@ def agreed(yes: bool) -> dict[str, Any]:
 
 
 class TestLogprobCheck:
-    """The diagonal is -3 at sampling time; what scoring says of it decides."""
+    """The on-view log-prob is -3 at sampling time; what scoring says of it decides."""
 
     @staticmethod
-    def scored(diagonal: float) -> ScriptedEngine:
+    def scored(on_view: float) -> ScriptedEngine:
         def score(request: Request) -> float:
             _, seen, drawn = request.key.split("/")
-            return diagonal if seen == drawn else -20.0
+            return on_view if seen == drawn else -20.0
 
         return ScriptedEngine(scores=score)
 
@@ -226,7 +226,7 @@ class TestFailures:
         memory = run([*PROMPTS, candidate("word " * 600)], ScriptedEngine(context_tokens=900))
         (failure,) = memory.failures
         assert (failure.stage, failure.reason) == ("sample", "prompt_too_long")
-        assert "of a context of 900" in failure.detail
+        assert "the context 900" in failure.detail
 
     def test_the_completion_budget_is_the_same_for_all_views(self) -> None:
         engine = ScriptedEngine(context_tokens=900)

@@ -142,7 +142,7 @@ TOKENIZERS = [
     model(
         "a tokenizer without a vocabulary",
         merged("tokenizer.json", model={"type": "BPE", "vocab": {}, "merges": []}),
-        refused("the tokenizer makes no tokens of a text"),
+        refused("the tokenizer returns no tokens"),
     ),
     model("a deep tokenizer", put("tokenizer.json", '{"model":' * 5000), refused("tokenizer")),
     model(
@@ -261,15 +261,15 @@ CONFIGS = [
 ]
 
 WEIGHTS = [
-    model("cut weights", _cut("model.safetensors", 5000), refused("not a whole safetensors file")),
-    model("empty weights", _cut("model.safetensors", 0), refused("not a whole safetensors file")),
+    model("cut weights", _cut("model.safetensors", 5000), refused("damaged safetensors file")),
+    model("empty weights", _cut("model.safetensors", 0), refused("damaged safetensors file")),
     model(
         "a header of 2^63", put("model.safetensors", struct.pack("<Q", 2**63)), refused("not a wh")
     ),
     model(
         "a header that is no JSON",
         put("model.safetensors", struct.pack("<Q", 8) + b"garbage!"),
-        refused("not a whole safetensors file"),
+        refused("damaged safetensors file"),
     ),
     model(
         "a header that points beyond the file",
@@ -278,14 +278,14 @@ WEIGHTS = [
             struct.pack("<Q", 64)
             + b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'.ljust(64),
         ),
-        refused("not a whole safetensors file"),
+        refused("damaged safetensors file"),
     ),
     model(
         "one byte too few",
         lambda folder, place: os.truncate(
             folder / "model.safetensors", (folder / "model.safetensors").stat().st_size - 1
         ),
-        refused("not a whole safetensors file"),
+        refused("damaged safetensors file"),
     ),
     model(
         "a weight is missing",
@@ -300,7 +300,7 @@ WEIGHTS = [
         engine=True,
     ),
     model("pickled weights only", _pickled, refused("only safetensors weights are loaded")),
-    model("a pickle named safetensors", _bare_pickle, refused("not a whole safetensors file")),
+    model("a pickle named safetensors", _bare_pickle, refused("damaged safetensors file")),
     model("a FIFO as weights", _special(os.mkfifo, "model.safetensors"), refused("neither a file")),
     model("a FIFO beside them", _special(os.mkfifo, "merges.txt"), refused("neither a file nor")),
     model(
@@ -322,9 +322,7 @@ WEIGHTS = [
     ),
 ]
 
-NEEDS_TRUST = refused(
-    "comes with Python code of its own, .*not run; .*engine.trust_remote_code=true"
-)
+NEEDS_TRUST = refused("includes Python code, .*disabled; .*engine.trust_remote_code=true")
 REMOTES = [
     model(
         "a tokenizer with code of its own",

@@ -105,7 +105,7 @@ FORMATS = [
     prompts("p.json", b"{}", refused("must hold an array"), title="an object as .json"),
     prompts("p.json", b"[]", refused("holds no prompts"), title="an empty array"),
     prompts("p.json", f"[{QUESTION}", refused(":2: not valid JSON"), title="a cut array"),
-    prompts("p.json", f"[{QUESTION}][]", refused("more after the end"), title="two arrays"),
+    prompts("p.json", f"[{QUESTION}][]", refused("extra text after the end"), title="two arrays"),
     prompts("p.json", f"[{QUESTION},]", refused("not valid JSON"), title="a comma too many"),
     prompts("p.json", "[" * 100_000, refused("nested too deeply"), title="a deep array"),
     prompts("p.json", '["a"]', refused(":1: text, not an object"), title="an array of texts"),
@@ -289,8 +289,8 @@ def _saved_that_points_outside(place: Place) -> Path:
     return place.folder / "saved"
 
 
-ELSEWHERE = refused(r"README.md \(data_files\) names data that lie elsewhere .*outside.jsonl")
-ELSEWHERE_SAVED = refused("state.json .* names data that lie elsewhere")
+ELSEWHERE = refused(r"README.md \(data_files\) refers to data outside it .*outside.jsonl")
+ELSEWHERE_SAVED = refused("state.json .* refers to data outside it")
 PLACES = [
     place_of("a FIFO", _fifo, refused("not a regular file")),
     place_of("a socket", _socket, refused("not a regular file")),

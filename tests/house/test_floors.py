@@ -41,6 +41,8 @@ HOMES = {
     "typer": {"cli"},
     "rich": {"cli"},
     "jinja2": {"core"},
+    "ruamel": {"core"},
+    "yaml": {"core"},
     "openai": {"chat"},
     "py3langid": {"core"},
     "peft": {"models", "engines", "training"},

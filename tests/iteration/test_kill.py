@@ -98,7 +98,7 @@ def test_killed_in_generating_and_in_training(tmp_path: Path) -> None:
     watch.check()
     done = subprocess.run([*words, "--json"], capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
-    assert "going on after step" in done.stderr, "the training went on from a checkpoint"
+    assert "continuing after step" in done.stderr, "the training went on from a checkpoint"
     assert "round 1" not in done.stderr, "what was finished is not done again"
 
     inline = deep_merge(tree, {"prompts": str(prompts), "generate": TINY["generate"]})

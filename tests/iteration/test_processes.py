@@ -32,8 +32,8 @@ time.sleep(600)
 """
 
 
-def leash(code: str, *, parent: int | None = None) -> "subprocess.Popen[str]":
-    """Python code on a leash whose parent is this process."""
+def guarded(code: str, *, parent: int | None = None) -> "subprocess.Popen[str]":
+    """Python code under the process guard, whose parent is this process."""
     words = ["-m", "sso_data.core.process_guard", str(parent or os.getpid()), "0"]
     return subprocess.Popen(
         [sys.executable, *words, sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
@@ -61,20 +61,20 @@ def children_of(pid: int) -> dict[int, str]:
     return found
 
 
-class TestLeash:
+class TestProcessGuard:
     def test_passes_the_exit_code_on(self) -> None:
-        assert leash("import sys; sys.exit(7)").wait(120) == 7
-        killed = leash("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+        assert guarded("import sys; sys.exit(7)").wait(120) == 7
+        killed = guarded("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
         assert killed.wait(120) == 128 + signal.SIGKILL
 
     def test_passes_signals_on(self) -> None:
-        with leash(POLITE) as process:
+        with guarded(POLITE) as process:
             assert process.stdout is not None and process.stdout.readline() == "up\n"
             process.send_signal(signal.SIGTERM)
             assert process.wait(120) == 5
 
     def test_a_parent_that_is_gone_already(self) -> None:
-        assert leash(SLEEPER, parent=1).wait(120) == 128 + signal.SIGKILL
+        assert guarded(SLEEPER, parent=1).wait(120) == 128 + signal.SIGKILL
 
     @linux
     @pytest.mark.parametrize("grace", ["0", "20"])
@@ -91,8 +91,8 @@ class TestLeash:
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in alive))
 
     @linux
-    def test_nobody_outlives_a_killed_leash(self) -> None:
-        with leash(SLEEPER) as process:
+    def test_nobody_outlives_a_killed_guard(self) -> None:
+        with guarded(SLEEPER) as process:
             assert process.stdout is not None and process.stdout.readline() == "up\n"
             [child] = children_of(process.pid)
             process.kill()

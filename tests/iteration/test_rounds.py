@@ -280,7 +280,7 @@ def test_a_stop_names_the_last_good_policy_and_looser_limits_go_on(
     assert stopped.stop is not None and stopped.stop.good_until == 2
     assert stopped.policy.path == str(copied / "round-2" / "model")
     verdict = "\n".join(stopped.verdict)
-    assert "stopped after 2 of 3 rounds" in verdict and "to change: " in verdict
+    assert "stopped after 2 of 3 rounds" in verdict and "advice: " in verdict
     assert json.loads((copied / "iterate.json").read_text())["stopped"]["good_until"] == 2
     went_on = run(tiny(prompts, rounds=3), copied)
     assert went_on.stop is None and went_on.new_rounds == 1

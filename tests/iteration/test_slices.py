@@ -107,7 +107,7 @@ def test_too_few_prompts_are_one_clear_line(tmp_path: Path, order: str) -> None:
 
 
 def test_fewer_prompts_than_rounds(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds 2 prompts, and 3 rounds of 1 take 3"):
+    with pytest.raises(InputError, match="has 2 prompts, but 3 rounds of 1 need 3"):
         rows_a_round(config_of(numbered(tmp_path / "p.jsonl", 2), rounds=3), None)
 
 
@@ -134,7 +134,7 @@ def test_a_file_that_changed_is_refused(tmp_path: Path) -> None:
     config = config_of(file, rounds=2)
     first = write_slice(config, 1, 2, tmp_path / "1.jsonl", before=None)
     file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
-    with pytest.raises(InputError, match="first 2 rows are not those that earlier rounds took"):
+    with pytest.raises(InputError, match="first 2 rows changed since earlier rounds"):
         write_slice(config, 2, 2, tmp_path / "2.jsonl", before=first)
     assert not (tmp_path / "2.jsonl").exists()
 
@@ -149,7 +149,7 @@ def test_labelled_pairs_are_sliced_too(tmp_path: Path) -> None:
     write_slice(config, 2, 2, tmp_path / "2.jsonl", before=first)
     assert lines_of(tmp_path / "2.jsonl") == [row | {"round": 2} for row in rows[2:4]]
     file.write_text(file.read_text().replace("yes 0", "yes, 0"))
-    with pytest.raises(InputError, match="are not those"):
+    with pytest.raises(InputError, match="changed since"):
         write_slice(config, 2, 2, tmp_path / "2.jsonl", before=first)
 
 

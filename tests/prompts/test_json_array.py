@@ -51,7 +51,7 @@ BROKEN: dict[str, tuple[bytes | str, str]] = {
     "comma": ('[{"prompt": "a"},\n]', "p.json:2: not valid JSON (Expecting value); correct it"),
     "no comma": ('[{"prompt": "a"}\n{}]', "p.json:2: not valid JSON (expecting ']'); correct it"),
     "within": ('[{"prompt": "a",\n x}]', "p.json:2: not valid JSON (Expecting property name"),
-    "more": ('[{"prompt": "a"}]\n[1]', "p.json:2: not valid JSON (there is more after the end"),
+    "more": ('[{"prompt": "a"}]\n[1]', "p.json:2: not valid JSON (extra text after the end"),
     "nan": ('[{"prompt": NaN}]', "p.json:1: not valid JSON (NaN is not a number in JSON)"),
     "bytes": (b'[{"prompt": "a"},\n{"prompt": "\xff"}]', "p.json:2: not UTF-8 (byte 0xff); save"),
     "deep": ("[" * 100_000 + "]" * 100_000, "p.json:1: not valid JSON (nested too deeply)"),
@@ -88,7 +88,7 @@ def test_the_same_rows_however_the_file_is_cut(
 def test_an_item_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jsonarray, "MAX_ITEM_CHARS", 2**20)
     file = write(tmp_path / "p.json", b'[{"prompt": "' + b"a" * 2**22)
-    assert refusal(file).startswith("p.json:1: not valid JSON (an item of more than 1 Mi char")
+    assert refusal(file).startswith("p.json:1: not valid JSON (an item is longer than 1 Mi char")
 
 
 def test_lines_are_sent_to_the_other_suffix(tmp_path: Path) -> None:

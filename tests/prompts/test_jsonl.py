@@ -71,7 +71,10 @@ def test_line_separators_of_unicode_end_no_line(tmp_path: Path) -> None:
 BAD_LINES = {
     "cut": (b'{"prompt":', "not valid JSON (Expecting value at column 11)"),
     "nan": (b'{"prompt": "a", "m": NaN}', "not valid JSON (NaN is not a number in JSON)"),
-    "infinity": (b'{"prompt": "a", "m": 1e999}', "'m' holds inf, which JSON cannot; use null"),
+    "infinity": (
+        b'{"prompt": "a", "m": 1e999}',
+        "'m' holds inf, which JSON cannot represent; use null",
+    ),
     "number": (b"3", "a number, not an object with named columns"),
     "null": (b"null", "null, not an object with named columns"),
     "list": (b"[1]", "a list, not an object with named columns"),

@@ -55,7 +55,8 @@ def test_a_prompt_that_is_null(tmp_path: Path) -> None:
 
 def test_not_a_number(tmp_path: Path) -> None:
     file = table_file(tmp_path / "p.parquet", {"prompt": ["a"], "m": [float("nan")]})
-    assert refusal(file) == f"p.parquet:row 1: 'm' holds nan, which JSON cannot; use null{HINT}"
+    detail = "'m' holds nan, which JSON cannot represent; use null"
+    assert refusal(file) == f"p.parquet:row 1: {detail}{HINT}"
 
 
 def test_a_value_that_python_cannot_hold_spoils_its_row_only(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_nothing_but_blank_lines(tmp_path: Path, name: str) -> None:
 def test_unknown_format(tmp_path: Path, name: str) -> None:
     suffix = "".join(Path(name).suffixes) or "no suffix"
     assert refusal(write(tmp_path / name, "a")) == (
-        f"{name}: the format is not known by its name ({suffix}); "
+        f"{name}: unknown file format ({suffix}); "
         "known: .jsonl .ndjson .json .csv .tsv .txt (each also with .gz), .parquet"
     )
 
@@ -71,7 +71,9 @@ def test_no_permission(tmp_path: Path, name: str) -> None:
 def test_a_pipe(tmp_path: Path) -> None:
     pipe = tmp_path / "p.jsonl"
     os.mkfifo(pipe)
-    assert refusal(pipe) == "p.jsonl: not a regular file; prompts are read more than once"
+    assert refusal(pipe) == (
+        "p.jsonl: not a regular file (prompts are read more than once, so a pipe does not work)"
+    )
 
 
 def test_importing_the_sources_is_cheap() -> None:

@@ -43,7 +43,7 @@ BAD_PROMPTS: dict[str, tuple[object, str]] = {
     ),
     "calls": (
         [USER | {"tool_calls": [{"id": "1"}]}],
-        "message 1 has 'tool_calls', which would be lost; keep role and content only",
+        "message 1 has the key 'tool_calls', which is not supported; keep role and content only",
     ),
     "surrogate": (
         [{"role": "user", "content": "\udfff"}],
@@ -116,9 +116,7 @@ def test_ids_that_are_none(tmp_path: Path, value: object, detail: str) -> None:
 @pytest.mark.parametrize("columns", [{"m": "\ud800"}, {"m": {"\ud800": 1}}, {"\ud800": 1}])
 def test_half_a_character_beside_the_prompt(tmp_path: Path, columns: dict[str, object]) -> None:
     bad = bad_row(write_jsonl(tmp_path / "p.jsonl", [{"prompt": "a"} | columns]))
-    assert bad.detail == (
-        "a column beside the prompt holds invalid Unicode (lone surrogate '\\ud800')"
-    )
+    assert bad.detail == ("a metadata column holds invalid Unicode (lone surrogate '\\ud800')")
     bad.raw.encode()
 
 

@@ -63,7 +63,7 @@ class TestTheRun:
         assert hub.repos[REPO].private
 
     def test_unknown_part(self, push: Push, run: Path) -> None:
-        one_line(push(run, "--what", "rows"), "--what rows: neither pairs nor all")
+        one_line(push(run, "--what", "rows"), "--what rows: must be pairs or all")
 
 
 class TestTheRepository:

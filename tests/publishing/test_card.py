@@ -452,8 +452,8 @@ def test_cards_of_any_shape(run: Path, existing: str) -> None:
         ({"existing": "---\nlanguage: [no]\n---\n"}, "language: False is not a language code"),
         ({"existing": "---\ntask_categories: [A B]\n---\n"}, "task_categories: 'A B'"),
         ({"existing": "---\ndataset_info: 3\n---\n"}, "dataset_info: must be a mapping"),
-        ({"existing": f"x\n{START}\ny\n"}, "README.md: needs the line"),
-        ({"existing": f"{END}\n{START}\n"}, "README.md: needs the line"),
+        ({"existing": f"x\n{START}\ny\n"}, "README.md: must contain the marker lines"),
+        ({"existing": f"{END}\n{START}\n"}, "README.md: must contain the marker lines"),
         ({"configs": [CardConfig(name="", path="a", rows=1)]}, "configs: config_name"),
     ],
 )

@@ -161,7 +161,7 @@ def test_a_wrong_target_is_found_before_training(
         ("model", "no namespace"),
         ("other/model", "no member of other"),
         ("team/data", "is a dataset, not a model"),
-        ("team/open", "is public; say --public"),
+        ("team/open", "is public; add --public"),
     ],
 )
 def test_what_is_wrong_with_a_target_is_known_before(hub: HubServer, repo: str, line: str) -> None:

@@ -59,7 +59,7 @@ def test_not_for_hours(hub: HubServer, waited: list[float]) -> None:
 
 def test_what_will_not_change_is_not_tried_again(hub: HubServer, waited: list[float]) -> None:
     hub.plan = once(0, Fault("status", 403, message="no"))
-    with pytest.raises(HubError, match="no right to do that"):
+    with pytest.raises(HubError, match="no permission for this"):
         patiently(look_at_token, NullProgress())
     assert waited == []
 

@@ -94,7 +94,7 @@ class TestANewRepository:
             ("lost-0", 2),
         ]
         card = stored(hub)["README.md"].decode()
-        assert "`failed.jsonl` holds the 2 prompts that could not be done" in card
+        assert "`failed.jsonl` holds the 2 prompts that failed" in card
         assert "| prompts | 8 = rows 6 + failed 2 |" in card
         log.write_text(json.dumps(lost | {"id": done}) + "\n")
         assert push(run).exit_code == 0
@@ -207,7 +207,7 @@ class TestARepositoryThatIsThere:
         hub.add_dataset(REPO, {"train.jsonl": b"{}\n"}, private=True)
         refused = push(run)
         assert refused.exit_code == 1
-        assert "holds files and no run.json (train.jsonl)" in refused.stderr
+        assert "holds files that are not from a push (train.jsonl)" in refused.stderr
         assert stored(hub) == {"train.jsonl": b"{}\n"}
 
     def test_a_public_one_wants_to_be_named_public(
@@ -216,7 +216,7 @@ class TestARepositoryThatIsThere:
         hub.add_dataset(REPO, {".gitattributes": b""})
         refused = push(run)
         assert refused.exit_code == 1
-        assert "is public; say --public" in refused.stderr
+        assert "is public; add --public" in refused.stderr
         assert len(stored(hub)) == 1
         assert push(run, "--public").exit_code == 0
         assert not hub.repos[REPO].private
@@ -246,7 +246,7 @@ class TestARepositoryThatIsThere:
         hub.add_dataset(REPO, {".gitignore": b"rows/\n"}, private=True)
         refused = push(run)
         assert refused.exit_code == 1
-        assert ".gitignore keeps rows/00000.jsonl out" in refused.stderr
+        assert ".gitignore excludes rows/00000.jsonl" in refused.stderr
         assert set(stored(hub)) == {".gitignore"}
 
 

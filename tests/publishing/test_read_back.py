@@ -125,7 +125,7 @@ class TestRefusals:
 
     def test_pairs_alone(self, hub: HubServer, push: Push, run: Path, tmp_path: Path) -> None:
         push(run, "--what", "pairs")
-        one_line(filter_("--out", tmp_path / "x"), "holds pairs alone", "--what all")
+        one_line(filter_("--out", tmp_path / "x"), "holds only pairs", "--what all")
 
     def test_a_directory_of_something_else(
         self, hub: HubServer, push: Push, run: Path, tmp_path: Path
@@ -143,10 +143,10 @@ class TestRefusals:
         push(run)
         changed = hub.repos[REPO].files["rows/00001.jsonl"].replace(b"kite", b"bird")
         hub.repos[REPO].change("main", {"rows/00001.jsonl": Blob(changed)}, [], "changed")
-        one_line(filter_("--out", run), "holds this run with other rows")
+        one_line(filter_("--out", run), "holds this run, but with different rows")
 
     def test_out_is_for_the_hub(self, run: Path, tmp_path: Path) -> None:
-        one_line(filter_("--out", tmp_path / "x", repo=str(run)), "stays where it is")
+        one_line(filter_("--out", tmp_path / "x", repo=str(run)), "is a local run")
 
     def test_private_without_a_token(
         self, hub: HubServer, push: Push, run: Path, monkeypatch: pytest.MonkeyPatch

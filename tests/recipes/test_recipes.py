@@ -125,7 +125,7 @@ def test_shipped_folders_are_put_in_at_the_start_of_a_value(tmp_path: Path) -> N
         ({"mine": "1: 2"}, "must be a mapping"),
         ({"mine": "tiny: 3"}, "tiny must be a mapping"),
         ({"mine": "a: [1"}, "not readable as YAML"),
-        ({"mine": "rounds: 2"}, "has no `tiny` override"),
+        ({"mine": "rounds: 2"}, "has no `tiny` section"),
         ({}, "no such recipe file"),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_run_outlives_its_engines(
     assert process.returncode == 0, told[-2000:]
     assert len(done) == DEATHS, f"only {len(done)} engines were ended: {told[-2000:]}"
     assert told.count("; restarting in ") >= DEATHS
-    assert "SIGKILL" in told and "no sign of life" in told
+    assert "SIGKILL" in told and "no heartbeat" in told
     expected, found = rows_of(whole), rows_of(wounded)
     assert found.keys() == expected.keys() and len(found) == PROMPTS
     assert not (wounded / "failed.jsonl").read_bytes()

@@ -112,8 +112,8 @@ def killed_run(
         hits[name] += shot.killed
     done = subprocess.run([*arguments(run), "--json"], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    books = json.loads(done.stdout)
-    assert (books["prompts"], books["rows"], books["failed"]) == (PROMPTS, PROMPTS, 0)
+    found = json.loads(done.stdout)
+    assert (found["prompts"], found["rows"], found["failed"]) == (PROMPTS, PROMPTS, 0)
     assert not list(run.glob(".pairs.*/")) and not (run / "rows" / "00001.jsonl").exists()
     return hits
 

@@ -230,5 +230,5 @@ def test_the_identity_of_an_evaluation_is_that_of_its_run(monkeypatch: pytest.Mo
 
 
 def test_a_users_own_old_key_is_refused_with_the_new_name() -> None:
-    with pytest.raises(ConfigError, match=r"engine\.process is called engine\.isolation now"):
+    with pytest.raises(ConfigError, match=r"'engine\.process' was renamed: use 'engine\.isol"):
         load_config(None, ["engine.process=child"])

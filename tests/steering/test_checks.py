@@ -135,7 +135,7 @@ WARM = principle(
 @pytest.mark.parametrize(
     ("changes", "severity", "words"),
     [
-        ({"bad": "say plainly: what you do not know and what is the case"}, "error", "say the"),
+        ({"bad": "say plainly: what you do not know and what is the case"}, "error", "the same"),
         ({"bad": "Talk."}, "error", "times as long"),
         ({"bad": "Talk around the case, and hide all that you do not know about it, every time."},
          "warning", "times as long"),
@@ -146,7 +146,7 @@ WARM = principle(
         ({"adjectives": Adjectives(good="warm", bad="Evasive")}, "warning", "adjective of Warmth"),
         ({"name": "Free-Form"}, "error", "reserved for pairs without a feature"),
         ({"name": "warmth"}, "error", "in case only"),
-        ({"good": WARM.good}, "error", "its good text is that of Warmth"),
+        ({"good": WARM.good}, "error", "its good text equals that of Warmth"),
         ({"bad": WARM.bad.replace("tray", "place")}, "warning", "much like that of Warmth"),
         ({"paraphrases": Paraphrases(good=("Be frank about it all.",))}, "warning", "2 good and 1"),
         (
@@ -158,7 +158,7 @@ WARM = principle(
             "two wordings are the same",
         ),
         ({"bad": "Rede um die Sache herum und verbirg, was du nicht weißt, so gut es geht."},
-         "warning", "two languages"),
+         "warning", "in different languages"),
     ],
 )  # fmt: skip
 def test_what_a_review_finds(changes: dict[str, object], severity: str, words: str) -> None:

@@ -198,7 +198,7 @@ def test_a_preview_asks_and_writes_nothing(
         (["steering.endpoint=http://user:pw@host/v1"], "without a key in it"),
         (["steering.endpoint=http://host/v1?key=x"], "without a key in it"),
         (["steering.api_key_env=sk-12 34"], "steering.api_key_env"),
-        (["steering.choose=policy", "steering.count=7"], "the policy cannot choose 7 of 7"),
+        (["steering.choose=policy", "steering.count=7"], "the policy chooses from 7"),
         (["templates=nowhere"], "nowhere: not a directory of templates"),
     ],
 )
@@ -335,7 +335,7 @@ def test_write_shows_lines_in_the_order_of_the_queries(
     assert "writing principles" in result.stderr
     assert "0/4 prompts steered" in result.stderr
     refused = cli("principles", "write", prompts, *endpoint, "--set=steering.choose=policy")
-    assert "an endpoint writes but does not choose" in done(refused, 1).stderr
+    assert "an endpoint cannot choose features" in done(refused, 1).stderr
 
 
 def test_write_with_the_policy_itself(cli: Cli, prompts: Path) -> None:

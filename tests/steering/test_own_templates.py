@@ -63,10 +63,10 @@ def test_a_template_without_turns_is_one_user_turn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (CHAT + "and more", "text outside of its turns"),
+        (CHAT + "and more", "text outside the turns"),
         (
             '{% call turn("user") %}x{% endcall %}{% call turn("assistant") %}y{% endcall %}',
-            "no user turn at its end",
+            "the last turn must be a user turn",
         ),
         ('{% call turn("judge") %}x{% endcall %}', "the role is one of"),
         ('{% call turn("user") %}{{ unknown }}{% endcall %}', "'unknown' is undefined"),
@@ -87,7 +87,7 @@ def test_a_directory_that_is_none(tmp_path: Path) -> None:
 
 def test_a_template_that_stands_for_none_is_named(tmp_path: Path) -> None:
     line = refusal(own(tmp_path, sistem="x"))
-    assert "sistem.j2: replaces no shipped template; there are system.j2, choose.j2" in line
+    assert "sistem.j2: unknown template name; the shipped ones are system.j2, choose.j2" in line
 
 
 def test_links_to_elsewhere_and_odd_files_are_refused(tmp_path: Path) -> None:
@@ -95,10 +95,10 @@ def test_links_to_elsewhere_and_odd_files_are_refused(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "write.j2").symlink_to(tmp_path / "secret")
-    assert "is a link to another directory" in refusal(Templates(directory=mine))
+    assert "symbolic link to another directory" in refusal(Templates(directory=mine))
     (mine / "write.j2").unlink()
     (mine / "write.j2").mkdir()
-    assert "not a file" in refusal(Templates(directory=mine))
+    assert "must be a file" in refusal(Templates(directory=mine))
     (mine / "write.j2").rmdir()
     (mine / "write.j2").write_text("x" * 2**19)
     assert "at most 256 KiB" in refusal(Templates(directory=mine))

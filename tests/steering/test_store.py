@@ -86,7 +86,7 @@ def test_holes_of_a_power_failure_are_asked_for_again(whole: Path, tmp_path: Pat
 @pytest.mark.parametrize("line", ["{}", "[1]", "x", '{"id": 3, "kind": "choice"}', '{"id": "a"}'])
 def test_a_line_that_is_none_of_ours_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(f"{line}\n")
-    with pytest.raises(RunError, match=r"steering\.jsonl:1: not a line of sso-data; remove it"):
+    with pytest.raises(RunError, match=r"steering\.jsonl:1: not a valid line; remove it"):
         SteeringStore(tmp_path, on_line=lambda found: None)
 
 

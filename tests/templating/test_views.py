@@ -248,7 +248,7 @@ class TestForging:
         assert "a <|eot|> b" in llama.tokenizer.decode(llama.ids(prompt))
 
     def test_a_trimming_template_with_text_it_trims_is_refused(self, llama: ChatTemplate) -> None:
-        with pytest.raises(Unrenderable, match="alters messages") as caught:
+        with pytest.raises(Unrenderable, match="cannot keep as text") as caught:
             llama.ids((Message(role="user", content=" <|eot|> "),))
         assert caught.value.reason == "control_tokens"
 

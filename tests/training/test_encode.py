@@ -69,14 +69,12 @@ class TestOurRows:
         tokenizer = load_tokenizer(policy_dir())
         tokenizer.chat_template = tokenizer.chat_template.replace("'<|end|>'", "'<|end|> '")
         encoder.template = template_for(tokenizer, journal[0], ViewsConfig())
-        with pytest.raises(
-            InputError, match=r"row .*: its prompt under the \w+ view renders to other token"
-        ):
+        with pytest.raises(InputError, match=r"row .*: its \w+ prompt renders to different token"):
             encoder.encode(journal)
 
     def test_a_changed_principle_is_refused(self, encoder: Encoder, journal: list[JsonRow]) -> None:
         row = journal[0] | {"system_bad": "Be kind."}
-        with pytest.raises(InputError, match="under the bad view renders to other token ids"):
+        with pytest.raises(InputError, match="its bad prompt renders to different token ids"):
             encoder.encode([row])
 
     @pytest.mark.parametrize(

@@ -115,5 +115,5 @@ class TestLayouts:
         ],
     )
     def test_what_does_not_go_on_from_the_prompt_is_named(self, row: JsonRow) -> None:
-        with pytest.raises(InputError, match=r"^row 1: chosen does not go on .* assistant turn"):
+        with pytest.raises(InputError, match=r"^row 1: chosen must continue .* assistant turn"):
             preference_of(row, "row 1")

@@ -37,7 +37,7 @@ def test_our_rows_keep_their_ids_and_others_are_rendered_to_the_same(
 def test_rendered_takes_the_text_of_our_rows(reader: PairReader, journal: list[JsonRow]) -> None:
     """A model of another family cannot have the ids: a hash that does not fit is not looked at."""
     strange = [row | {"prompt_hash_plain": "0" * 16} for row in journal[:4]]
-    with pytest.raises(InputError, match="renders to other token ids"):
+    with pytest.raises(InputError, match="renders to different token ids"):
         reward_data(strange, [], reader, RewardConfig())
     data = reward_data(strange, [], reader, RewardConfig(tokens="rendered"))
     assert [row.completions["good"].tolist() for row in data.rows] == [

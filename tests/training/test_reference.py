@@ -156,7 +156,7 @@ class TestOtherModes:
         assert resolve(ROWS, Shifted(ROWS), "strict")[1].source == "recorded"
 
     def test_strict_refuses_what_does_not(self) -> None:
-        with pytest.raises(TrainError, match=r"do not hold here: .*tolerance 0.05"):
+        with pytest.raises(TrainError, match=r"differ from this model's: .*tolerance 0.05"):
             resolve(ROWS, Shifted(ROWS, BASE_UP), "strict")
 
     def test_strict_refuses_missing_ones(self) -> None:
@@ -249,5 +249,5 @@ class TestModelScorer:
         with torch.no_grad():
             for parameter in policy.parameters():
                 parameter += 0.1 * torch.randn_like(parameter)
-        with pytest.raises(TrainError, match="is this the model that made the data"):
+        with pytest.raises(TrainError, match="use the model that made the data"):
             resolve(encoded, model_scorer(policy, PREFERENCE_TERMS, pad_id=0), "strict")

@@ -1,6 +1,6 @@
 """Files of the tiny world: prompts, held-out prompts and labelled pairs, for runs to start from.
 
-`python -m tools.tiny_world.examples` writes them anew; the same code gives the same files.
+`python -m tools.tiny_world.examples` rewrites them; the same code gives the same files.
 """
 
 from __future__ import annotations

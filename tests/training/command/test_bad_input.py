@@ -66,7 +66,7 @@ class TestModels:
         template = model / "chat_template.jinja"
         template.write_text(template.read_text().replace("add_generation_prompt", "true") + "Well,")
         done = train(run, tmp_path / "out", "--model", model)
-        one_line(done, "renders to other token ids", "template")
+        one_line(done, "renders to different token ids", "template")
 
     def test_token_ids_beyond_the_vocabulary(
         self, train: Train, tmp_path: Path, pairs: Rows

@@ -72,7 +72,7 @@ def test_killed_it_ends_like_an_uninterrupted_training(
     assert "finished" not in json.loads((out / "train.json").read_text())
     done = train(run, out, *LONGER)
     assert done.exit_code == 0, done.output
-    assert "going on after step" in done.stderr
+    assert "continuing after step" in done.stderr
     same(whole, out)
     assert logged(out) == logged(whole)
     assert not (out / "checkpoints").exists()

@@ -26,7 +26,7 @@ def test_a_run_becomes_a_model(train: Train, run: Path, tmp_path: Path) -> None:
     assert summary["references"]["d_at_step_0"] < 1e-5
     assert summary["first"]["loss_base"] == pytest.approx(6.25, rel=1e-4)
     assert summary["last"]["loss"] < summary["first"]["loss"]
-    assert "D at step 0" in done.stderr
+    assert "difference (D) before training" in done.stderr
 
     names = {file.name for file in out.iterdir()}
     assert {"model.safetensors", "train.json", "metrics.jsonl", "README.md", "loss.png"} <= names
@@ -167,7 +167,7 @@ def test_truncated_and_dropped_rows_are_counted(train: Train, run: Path, tmp_pat
     cut = train(run, tmp_path / "b", "--json", short, "--set=sequence.too_long=truncate")
     report = json.loads(cut.stdout)["data"]["encoding"]
     assert report["cut_responses"] >= report["eos_lost"] > 0
-    assert "had ended by themselves" in cut.stderr
+    assert "lost their end-of-sequence token" in cut.stderr
 
 
 def test_a_collapse_stops_early_and_says_so(train: Train, run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The books of runs that are continued, merged and retried: they add up, and say what is missing.
+"""The accounting of runs that are continued, merged and retried: sums, and what is missing.
 
 The engine is scripted; everything else is what a user runs.
 """
@@ -101,15 +101,17 @@ class TestMerge:
 
     def test_a_run_is_named_once(self, cli: Cli, tmp_path: Path, shards: list[Path]) -> None:
         again = shards[0] / ".." / shards[0].name
-        one_line(cli("merge", shards[0], again, "--out", tmp_path / "out"), "is named twice")
+        done = cli("merge", shards[0], again, "--out", tmp_path / "out")
+        one_line(done, "is given more than once")
         assert not (tmp_path / "out").exists()
 
     def test_failures_count_once(self, cli: Cli, tmp_path: Path) -> None:
         prompts = questions(tmp_path / "in.jsonl", range(5), REFUSED)
         runs = [made(cli, tmp_path / name, prompts) for name in "ab"]
         done = cli("merge", *runs, "--out", tmp_path / "out", "--json")
-        books = json.loads(done.stdout)
-        assert (books["prompts"], books["rows"], books["failed"], books["repeated"]) == (6, 5, 1, 5)
+        found = json.loads(done.stdout)
+        four = (found[key] for key in ("prompts", "rows", "failed", "repeated"))
+        assert tuple(four) == (6, 5, 1, 5)
         assert manifest_of(tmp_path / "out")["prompts"] == 6
 
     def test_an_unfinished_part_is_named_until_it_is_done(
@@ -195,20 +197,21 @@ class TestRetry:
         done = cli("retry", run)
         assert done.exit_code == 3
         assert "1 of 1 failed prompts are rows now" in done.stdout
-        assert "1 row was no prompt and cannot be retried" in done.stderr
+        assert "1 malformed row cannot be retried" in done.stderr
         again = cli("retry", run)
         assert again.stdout == "no prompt failed\n"
-        assert "1 row was no prompt and cannot be retried" in again.stderr
+        assert "1 malformed row cannot be retried" in again.stderr
         assert json.loads(cli("retry", run, "--json").stdout)["no_prompts"] == 1
 
     def test_nothing_failed_is_nothing_done(self, cli: Cli, tmp_path: Path) -> None:
         run = made(cli, tmp_path / "clean", questions(tmp_path / "a.jsonl", range(4)))
         before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file()}
         done = cli("retry", run)
-        assert (done.exit_code, done.stdout, done.stderr) == (0, "nothing failed\n", "")
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert done.stdout == "no prompt failed: nothing to retry\n"
         assert before == {file: file.stat().st_mtime_ns for file in before}
-        books = json.loads(cli("retry", run, "--json").stdout)
-        assert (books["tried"], books["prompts"], books["rows"]) == (0, 4, 4)
+        found = json.loads(cli("retry", run, "--json").stdout)
+        assert (found["tried"], found["prompts"], found["rows"]) == (0, 4, 4)
 
     def test_other_settings_are_not_advised_what_retry_lacks(self, cli: Cli, run: Path) -> None:
         done = cli("retry", run, "--set=seed=7")
