@@ -1,15 +1,13 @@
 """`generate`: check everything before the engine starts, then make rows of all prompts."""
 
-import pickle
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile, gettempdir
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.core.records import Prompt, content_hash
+from sso_data.core.records import Prompt, content_hash, messages_from_json
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import Engine, EngineInfo
 from sso_data.filtering.explain import Explanation, explain
@@ -36,6 +34,7 @@ from sso_data.models.directory import (
 )
 from sso_data.prompts import BadRow, Candidate, read_prompts
 from sso_data.runs.columns import SCORES, row_key
+from sso_data.runs.jsonl import ScratchLines
 from sso_data.runs.ledger import DONE, FAILED, Ledger
 from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run
 from sso_data.runs.steering import SteeringStore
@@ -169,8 +168,8 @@ def generate(
     samples = config.sampling.samples
     name = Ledger().next_ids
     with ExitStack() as stack:
-        spool = stack.enter_context(TemporaryFile()) if setup.rules.asks_a_model else None
-        rows = _spooled(source, config, spool)
+        scratch = stack.enter_context(closing(ScratchLines())) if setup.rules.asks_a_model else None
+        rows = _kept(read_prompts(source, config.source), scratch)
         ids = (one for row in rows for one in name(content_hash(row.messages), samples))
         keys = array("Q", map(row_key, ids))
         total = len(keys)
@@ -182,7 +181,11 @@ def generate(
 
         def prompts_left() -> Iterator[Prompt]:
             name = partial(Ledger().next_ids, samples=samples)
-            return prompts_of(_read_back(spool), name, run.is_open)
+            kept = (messages_from_json(row["prompt"]) for row in scratch or ())
+            candidates = (
+                Candidate(messages=one, source_id=None, metadata="", where="") for one in kept
+            )
+            return prompts_of(candidates, name, run.is_open)
 
         with run_guide(setup, run, prompts_left, total) as guide:
             prompts = read_prompts(source, config.source)
@@ -201,32 +204,14 @@ def generate(
     )
 
 
-def _spooled(
-    source: str, config: RunConfig, spool: IO[bytes] | None
+def _kept(
+    rows: Iterable[Candidate | BadRow], scratch: ScratchLines | None
 ) -> Iterator[Candidate | BadRow]:
-    """Yield the rows of the source; `spool` keeps them for the passes of models that steer.
-
-    Raises RunError when the temporary directory has no space for them.
-    """
-    for row in read_prompts(source, config.source):
-        if spool:
-            try:
-                pickle.dump(row, spool)
-            except OSError as error:
-                raise RunError(
-                    f"{gettempdir()}: the prompts cannot be kept there: {error.strerror}; make "
-                    "space, or name another directory in TMPDIR"
-                ) from error
+    """Yield the rows; `scratch` keeps the prompts among them for models that steer."""
+    for row in rows:
+        if scratch and isinstance(row, Candidate):
+            scratch.add({"prompt": [message.to_json() for message in row.messages]})
         yield row
-
-
-def _read_back(spool: IO[bytes] | None) -> Iterator[Candidate | BadRow]:
-    """Yield what `_spooled` kept."""
-    assert spool
-    spool.seek(0)
-    with suppress(EOFError):
-        while True:
-            yield pickle.load(spool)  # noqa: S301 - written by this process
 
 
 def _note_given(run: Run, source: str, config: RunConfig, keys: "array[int]") -> None:

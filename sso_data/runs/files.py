@@ -43,7 +43,7 @@ _NEW_FILE_BUFFER = 1 << 20
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def named(path: Path) -> Iterator[None]:
     """Turn an OSError into a RunError that names `path` and a remedy."""
     try:
         yield
@@ -121,7 +121,7 @@ def _sync_dir(directory: Path) -> None:
 
 def make_dir(directory: Path) -> None:
     """Create `directory` and its missing parents, and make their names durable."""
-    with _named(directory):
+    with named(directory):
         missing = [path for path in (directory, *directory.parents) if not path.exists()]
         for path in reversed(missing):
             try:
@@ -139,7 +139,7 @@ def make_dir(directory: Path) -> None:
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data`: a reader sees the old bytes or the new ones, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with _named(path):
+    with named(path):
         try:
             _write_synced(temporary, data)
             _call(os.replace, temporary, path)
@@ -152,7 +152,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def write_new(path: Path, data: bytes) -> None:
     """Write and sync a file of a directory that is not in use yet."""
-    with _named(path):
+    with named(path):
         _write_synced(path, data)
 
 
@@ -162,7 +162,7 @@ def replace_by(path: Path, pieces: Iterable[bytes]) -> None:
     with NewFile(temporary) as stream:
         for piece in pieces:
             stream.write(piece)
-    with _named(path):
+    with named(path):
         _call(os.replace, temporary, path)
         _sync_dir(path.parent)
 
@@ -173,7 +173,7 @@ def swap_dir(new: Path, final: Path) -> None:
     A crash between the two renames leaves no `final`; `recover_dir` brings the old one back.
     """
     old = final.with_name(f".{final.name}.old")
-    with _named(final):
+    with named(final):
         _sync_dir(new)
         if final.exists():
             remove_tree(old)
@@ -188,7 +188,7 @@ def publish_files(new: Path, final: Path) -> None:
 
     On return the files are durable and `new` is removed.
     """
-    with _named(final):
+    with named(final):
         files = sorted(new.iterdir())
         for file in files:
             _call(os.chmod, file, 0o644)  # safetensors writes files that only the owner can read
@@ -202,7 +202,7 @@ def publish_files(new: Path, final: Path) -> None:
 
 def sync_tree(directory: Path) -> None:
     """Make an existing directory durable: the content of its files, and all names."""
-    with _named(directory):
+    with named(directory):
         for path in sorted(directory.rglob("*")):
             if path.is_dir():
                 _sync_dir(path)
@@ -215,7 +215,7 @@ def sync_tree(directory: Path) -> None:
 def recover_dir(final: Path) -> None:
     """Undo a `swap_dir` that was interrupted between its renames, and remove its leftovers."""
     old = final.with_name(f".{final.name}.old")
-    with _named(final):
+    with named(final):
         if old.exists() and not final.exists():
             _call(os.replace, old, final)
         remove_tree(old)
@@ -223,7 +223,7 @@ def recover_dir(final: Path) -> None:
 
 def remove_tree(path: Path) -> None:
     """Delete a directory, a file or a link (not its target), if it exists."""
-    with _named(path), suppress(FileNotFoundError):
+    with named(path), suppress(FileNotFoundError):
         if path.is_dir() and not path.is_symlink():
             for entry in sorted(path.iterdir()):
                 remove_tree(entry)
@@ -238,10 +238,10 @@ def locked_file(path: Path) -> Iterator[bool]:
 
     The operating system releases the lock when the process ends, however it ends.
     """
-    with _named(path):
+    with named(path):
         descriptor = _open(path, os.O_RDWR | os.O_CREAT)
     try:
-        with _named(path):
+        with named(path):
             try:
                 _call(fcntl.flock, descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 is_ours = True
@@ -258,7 +258,7 @@ class Appender:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _named(path), ExitStack() as stack:
+        with named(path), ExitStack() as stack:
             descriptor = _open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             stack.callback(_close, descriptor)
             _sync_dir(path.parent)
@@ -270,7 +270,7 @@ class Appender:
     def append(self, data: bytes) -> int:
         """Write `data` at the end; return the offset in bytes at which it starts."""
         start = self.size
-        with _named(self.path):
+        with named(self.path):
             try:
                 _write_all(self._descriptor, data)
             except BaseException:  # Ctrl-C too: the next append must not follow a part of a line
@@ -281,13 +281,13 @@ class Appender:
 
     def cut(self, size: int) -> None:
         """Truncate the file to its first `size` bytes (drops a torn last line)."""
-        with _named(self.path):
+        with named(self.path):
             _call(os.ftruncate, self._descriptor, size)
         self.size = size
 
     def sync(self) -> None:
         """Make everything appended so far durable."""
-        with _named(self.path):
+        with named(self.path):
             _call(os.fsync, self._descriptor)
 
     def close(self) -> None:
@@ -295,7 +295,7 @@ class Appender:
         if self._closed:
             return
         self._closed = True
-        with _named(self.path):
+        with named(self.path):
             try:
                 _call(os.fsync, self._descriptor)
             finally:
@@ -325,7 +325,7 @@ class NewFile(io.RawIOBase):
         self.path = path
         self._buffer = bytearray()
         self._size = 0
-        with _named(path):
+        with named(path):
             self._descriptor = _open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
     def writable(self) -> bool:
@@ -350,7 +350,7 @@ class NewFile(io.RawIOBase):
         if self.closed:
             return
         super().close()
-        with _named(self.path):
+        with named(self.path):
             try:
                 self._drain()
                 _call(os.fsync, self._descriptor)
@@ -371,6 +371,6 @@ class NewFile(io.RawIOBase):
             self.abandon()
 
     def _drain(self) -> None:
-        with _named(self.path):
+        with named(self.path):
             _write_all(self._descriptor, memoryview(self._buffer))
         self._buffer = bytearray()

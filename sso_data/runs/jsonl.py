@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
 
 import jsonlines
 import orjson
 
 from sso_data.core.errors import RunError
 from sso_data.core.records import JsonRow
-from sso_data.runs.files import Appender, closing_on_error, make_dir, reading, replace_by
+from sso_data.runs.files import Appender, closing_on_error, make_dir, named, reading, replace_by
 
 SYNC_SECONDS = 2.0
 """A power failure loses at most this much work, in seconds."""
@@ -87,6 +88,28 @@ def read_objects(path: Path, remedy: str = "remove the line") -> Iterator[tuple[
         if not isinstance(content, dict):
             raise RunError(f"{where}: not a JSON object; {remedy}")
         yield where, content
+
+
+class ScratchLines:
+    """JSON objects in the temporary directory, written once and read again; gone when closed."""
+
+    def __init__(self) -> None:
+        self._file = TemporaryFile()  # noqa: SIM115 - closed by `close`
+
+    def add(self, row: JsonRow) -> None:
+        """Append an object. Raises RunError where there is no space for it."""
+        with named(Path(gettempdir())):
+            self._file.write(to_line(row))
+
+    def __iter__(self) -> Iterator[JsonRow]:
+        """Yield the objects from the first one on."""
+        with named(Path(gettempdir())):
+            self._file.seek(0)
+        yield from map(orjson.loads, self._file)
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
 
 
 class PeriodicSync:

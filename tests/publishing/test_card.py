@@ -70,7 +70,8 @@ def test_what_the_page_says(run: Path) -> None:
         "| prompts from | `prompts.jsonl` |",
         "| prompts | 8 = rows 8 + failed 0; 2 of the pairs have several turns; "
         "1 of the pairs have a system message of their own |",
-        "| sampling, all three times | `temperature = 0.7`, `top_p = 0.8`, `max_tokens = 2048`",
+        "| sampling, all three times | `temperature = 0.7`, `top_p = 0.8`, `top_k = 0`, "
+        "`min_p = 0.0`, `max_tokens = 2048`",
         "| engine | vllm 0.32.0 cuda bfloat16 |",
         "| Accuracy | 8 | 100.0% |",
         "Preset `closeness`: 8 of 8 rows are kept. Limits: `min_tokens = 1`, `closeness = 0.3`",
