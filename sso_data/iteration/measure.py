@@ -86,7 +86,7 @@ def numbers_of(run: RunRows) -> dict[str, Any]:
     complete = ~INCOMPLETE.fails(rows, {})
     steered = complete
     for check in STEERED[run.test]:
-        steered &= ~check.fails(rows, {})
+        steered = steered & ~check.fails(rows, {})
     return {
         "steered": ratio(int(steered.sum()), int(complete.sum())),
         "all": means(rows),

@@ -60,7 +60,9 @@ def resolve_model(
         raise ModelError(f"{model}: cannot be read: {one_line(error, 200)}") from error
     if is_there:
         raise ModelError(f"{model}: is a file; --model takes a model directory or a Hub id")
-    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+    if model.startswith((".", "/", "~")):
+        raise ModelError(f"{model}: no such model directory")
+    if model.count("/") != 1:
         raise ModelError(f"{model}: neither a model directory nor a Hub id (namespace/name)")
     from huggingface_hub import snapshot_download
 

@@ -103,7 +103,9 @@ def _convert(file: Path, new: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     source = {"gguf_file": file.name, "local_files_only": True}
-    read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
+    read = AutoModelForCausalLM.from_pretrained(
+        file.parent, dtype=torch.float32, use_safetensors=True, **source
+    )
     config = read.config.to_dict()
     config.pop("quantization_config", None)  # with it, transformers refuses to save the model
     model = LlamaForCausalLM(LlamaConfig.from_dict(config))

@@ -199,7 +199,7 @@ class TestRetry:
         assert "1 of 1 failed prompts are rows now" in done.stdout
         assert "1 malformed row cannot be retried" in done.stderr
         again = cli("retry", run)
-        assert again.stdout == "no prompt failed\n"
+        assert again.stdout == "no prompt failed: nothing to retry\n"
         assert "1 malformed row cannot be retried" in again.stderr
         assert json.loads(cli("retry", run, "--json").stdout)["no_prompts"] == 1
 

@@ -174,7 +174,7 @@ def test_more_rounds_later(done: Iterated, copied: Path, prompts: Path) -> None:
     assert more.new_rounds == 1 and [line["round"] for line in more.lines] == [1, 2, 3]
     assert list(more.lines[:2]) == list(done.lines)
     assert content(copied / "round-2") == before
-    with pytest.raises(InputError, match="5 rounds of 8 take 40"):
+    with pytest.raises(InputError, match="5 rounds of 8 need 40"):
         run(tiny(prompts, rounds=5), copied)
 
 
