@@ -322,7 +322,7 @@ def test_a_spoiled_file_is_named(seeds: Path, tmp_path: Path) -> None:
     run(seeds, out, 4)
     lines = out.read_text().splitlines(keepends=True)
     out.write_text("".join([lines[0], "{nonsense}\n", *lines[1:]]))
-    with pytest.raises(RunError, match=r"new\.jsonl:2: not a line that augment wrote"):
+    with pytest.raises(RunError, match=r"new\.jsonl:2: invalid line"):
         run(seeds, out, 4)
     out.write_text("".join([lines[0], *lines[2:]]))
     with pytest.raises(RunError, match="are missing or changed after attempt"):

@@ -205,7 +205,7 @@ def test_a_server_that_answers_nothing_any_more_ends_the_work() -> None:
     line = failure(in_turn(failed(503, "loading")), patience=0.6)
     assert "no answer for" in line
     assert "loading" in line
-    assert "the same command to continue" in line
+    assert "the same command again to continue" in line
 
 
 def test_a_server_that_is_not_there() -> None:
@@ -303,7 +303,7 @@ def test_the_key_is_never_said(
 
 def test_a_key_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "schlüssel\nmit Zeile")
-    with pytest.raises(ConfigError, match="MY_KEY: holds no key"):
+    with pytest.raises(ConfigError, match="MY_KEY: not a usable key"):
         EndpointCompletions(
             "m", EndpointSection(endpoint="http://localhost:1/v1", api_key_env="MY_KEY")
         )

@@ -104,7 +104,7 @@ def test_training_renders_the_views_as_they_were_seen(
     lines = [json.loads(line) for line in pairs.read_text().splitlines()]
     del lines[0]["user_bad"]
     pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(InputError, match="its prompt under the bad view renders to other"):
+    with pytest.raises(InputError, match="its bad prompt renders to different token ids"):
         load_data(str(pairs), find_policy(config), config)
 
 

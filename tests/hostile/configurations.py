@@ -113,7 +113,11 @@ FILES = [
         f"views: {{template_kwargs: {{x: '{ADDRESS}'}}}}",
         refused("looks like an access token"),
     ),
-    config("a variable of the environment", "model: ${HOME}\n", refused("HOME.: no such model")),
+    config(
+        "a variable of the environment",
+        "model: ${HOME}\n",
+        refused("HOME.: neither a model directory"),
+    ),
     command("a directory as --config", _fifo_config, refused("not readable as YAML.*directory")),
     command("a loop of links as --config", _loop, refused("run.yaml: not readable.*links")),
     command(
@@ -167,7 +171,7 @@ SETTINGS = [
     setting("views.date=2024-02-30", refused("views.date")),
     setting("views.date=٢٠٢٤-٠٧-٠١", refused("views.date"), "a date in Arabic digits"),
     setting("engine.adapter=" + "a" * 5000, refused("adapter|too long"), "a path of 5,000 letters"),
-    setting('model="a\\nb"', refused("a b: no such model directory"), "a line break in a path"),
+    setting('model="a\\nb"', refused("a b: neither a model directory"), "a line break in a path"),
     setting("model=~nobody_here/x", refused("no such model|cannot be read"), "no such user"),
     setting(
         "model=" + "a" * 5000, refused("cannot be read: .*too long"), "a model of 5,000 letters"

@@ -264,7 +264,9 @@ WEIGHTS = [
     model("cut weights", _cut("model.safetensors", 5000), refused("damaged safetensors file")),
     model("empty weights", _cut("model.safetensors", 0), refused("damaged safetensors file")),
     model(
-        "a header of 2^63", put("model.safetensors", struct.pack("<Q", 2**63)), refused("not a wh")
+        "a header of 2^63",
+        put("model.safetensors", struct.pack("<Q", 2**63)),
+        refused("incomplete or damaged"),
     ),
     model(
         "a header that is no JSON",

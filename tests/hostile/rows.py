@@ -146,7 +146,7 @@ MESSAGES = [
     ),
     row("tool calls", {"prompt": [user("a", tool_calls=[{"x": 1}])]}, refused("'tool_calls'")),
     row(
-        "hidden reasoning", {"prompt": [user("a", reasoning_content="b")]}, refused("would be lost")
+        "hidden reasoning", {"prompt": [user("a", reasoning_content="b")]}, refused("not supported")
     ),
     row(
         "a system message in the middle",

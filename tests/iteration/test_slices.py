@@ -102,7 +102,7 @@ def test_too_few_prompts_are_one_clear_line(tmp_path: Path, order: str) -> None:
     with pytest.raises(InputError) as caught:
         rows_a_round(config, None)
     line = str(caught.value)
-    assert "holds 5 prompts" in line and "slices.prompts" in line and "\n" not in line
+    assert "has 5 prompts" in line and "slices.prompts" in line and "\n" not in line
     assert ("3 rounds of 6 take 18" in line) == (order == "fresh")
 
 
@@ -115,7 +115,7 @@ def test_more_rounds_keep_the_size_of_a_slice(tmp_path: Path) -> None:
     config = config_of(numbered(tmp_path / "p.jsonl", 12), rounds=4)
     assert rows_a_round(config, None) == 3
     assert rows_a_round(config, 2) == 2, "as it was at the start"
-    with pytest.raises(InputError, match="4 rounds of 5 take 20"):
+    with pytest.raises(InputError, match="4 rounds of 5 need 20"):
         rows_a_round(config, 5)
 
 

@@ -284,7 +284,7 @@ class TestForeignRows:
                     "chosen": [YES],
                     "rejected": [NO],
                 },
-                "the chat template says",
+                "the chat template raised",
             ),
         ],
     )

@@ -142,7 +142,7 @@ class TestData:
 
     def test_a_run_has_one_split(self, train: Train, tmp_path: Path, run: Path) -> None:
         done = train(run, tmp_path / "out", "--split", "validation")
-        one_line(done, str(run), "'train' alone", "'validation'")
+        one_line(done, str(run), "only the split 'train'", "'validation'")
 
     def test_every_row_is_too_long(self, train: Train, tmp_path: Path, run: Path) -> None:
         done = train(run, tmp_path / "out", "--set=sequence.max_length=20")
