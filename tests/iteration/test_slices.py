@@ -103,7 +103,7 @@ def test_too_few_prompts_are_one_clear_line(tmp_path: Path, order: str) -> None:
         rows_a_round(config, None)
     line = str(caught.value)
     assert "has 5 prompts" in line and "slices.prompts" in line and "\n" not in line
-    assert ("3 rounds of 6 take 18" in line) == (order == "fresh")
+    assert ("3 rounds of 6 need 18" in line) == (order == "fresh")
 
 
 def test_fewer_prompts_than_rounds(tmp_path: Path) -> None:
