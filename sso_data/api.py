@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sso_data.config.loading import config_tree, validated
 from sso_data.config.run import RunConfig, load_config
 from sso_data.config.section import Section
-from sso_data.core.errors import InputError
+from sso_data.core.errors import ConfigError, InputError
 from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Row
 
@@ -135,9 +135,9 @@ def evaluate(
 ) -> "Evaluation":
     """Compare `model` with `against` on held-out prompts, by a judge where one is named.
 
-    `judge` is `oracle`, `reward:MODEL`, `llm:MODEL` or `python:MODULE:FUNCTION`. Returns win rates
-    with their intervals, lengths and steering. Raises ConfigError, InputError, ModelError,
-    EngineError, JudgeError or RunError.
+    `judge` is `oracle`, `rule`, `reward:MODEL`, `llm:MODEL` or `python:MODULE:FUNCTION`. Returns
+    win rates with their intervals, lengths and steering. Raises ConfigError, InputError,
+    ModelError, EngineError, JudgeError or RunError.
     """
     from sso_data.config.evaluation import EvalConfig, judge_tree
     from sso_data.evaluation import run
@@ -221,30 +221,53 @@ def export(
     )
 
 
-def push(
+def push(  # noqa: PLR0913 - the options of the command
     directory: str | Path,
     repo: str,
     *,
+    what: str = "all",
     private: bool | None = None,
+    revision: str = "main",
+    endpoint: str | None = None,
+    language: Sequence[str] = (),
+    license: str | None = None,  # noqa: A002 - the name of the card's field
     overwrite: bool = False,
+    confirmed: bool = False,
     progress: Progress | None = None,
-    **dataset: Any,
 ) -> "Published":
-    """Publish a run as a dataset `repo` of the Hub, or a trained model as a model, in one commit.
+    """Publish a run as the dataset `repo` of the Hub, or a trained model as a model, in one commit.
 
-    A new repository is private unless `private` is False. The token is that of `hf auth login` or
-    HF_TOKEN. `dataset`: `what`, `revision`, `endpoint`, `language` and `license`, as the options
-    of `sso-data push`. Returns the address and the commit. Raises ConfigError, InputError, HubError
-    or RunError.
+    A new repository is private unless `private` is False; a run whose texts show no effect is then
+    published only if `confirmed`. The token is that of `hf auth login` or HF_TOKEN. `what`,
+    `revision`, `endpoint`, `language` and `license` are for runs. Returns the address and the
+    commit. Raises ConfigError, InputError, HubError or RunError.
     """
     from sso_data.publishing.dataset import push_run
     from sso_data.publishing.model import push_model
     from sso_data.training.state import MANIFEST
 
-    common: dict[str, Any] = {"private": private, "overwrite": overwrite, "progress": progress}
     if (Path(directory) / MANIFEST).exists():
-        return push_model(Path(directory), repo, **common, **dataset)
-    return push_run(Path(directory), repo, **common, **dataset)
+        if (what, revision, endpoint, tuple(language), license) != ("all", "main", None, (), None):
+            raise ConfigError(
+                f"{directory}: what, revision, endpoint, language and license are for runs, and "
+                "this is a trained model; leave them out"
+            )
+        return push_model(
+            Path(directory), repo, private=private, overwrite=overwrite, progress=progress
+        )
+    return push_run(
+        Path(directory),
+        repo,
+        what=what,
+        private=private,
+        revision=revision,
+        endpoint=endpoint,
+        language=language,
+        license=license,
+        overwrite=overwrite,
+        confirmed=confirmed,
+        progress=progress,
+    )
 
 
 def read_rows(run: str | Path) -> Iterator[Row]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from typing import Any
 
 import pytest
 
@@ -51,3 +52,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """One more than cores: tests wait for processes that they kill, stop and start."""
     return (os.cpu_count() or 1) + 1
+
+
+@pytest.fixture
+def opened_sources(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of prompt sources, each time that one is opened."""
+    import sso_data.prompts as prompt_sources
+
+    opened: list[str] = []
+    raw_rows = prompt_sources.raw_rows
+
+    def counted(source: str, config: Any) -> Any:
+        opened.append(source)
+        return raw_rows(source, config)
+
+    monkeypatch.setattr(prompt_sources, "raw_rows", counted)
+    return opened

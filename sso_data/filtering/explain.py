@@ -193,7 +193,7 @@ def explain(
     valid = differences[scored]
     gaps = valid[:, :, 2] > 0
     effect, features = effect_of(rows), features or {}
-    effects = {name: effect_of(rows[own]) for name, own in sorted(features.items())}
+    effects = {name: effect_of(rows[places]) for name, places in sorted(features.items())}
     idle = tuple(_idle(effects))
     without = np.ones(len(rows), np.bool_)
     for name in idle:

@@ -11,7 +11,7 @@ from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.filtering.explain import Explanation, explain_run
 from sso_data.filtering.filters import Decision, decide
-from sso_data.runs.journal import load_scores
+from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.pairs import read_decided, write_pairs
 from sso_data.runs.run import Account, expected_rows, require_run, run_account
 from sso_data.runs.workdir import Manifest, locked, section
@@ -170,11 +170,11 @@ def _decided(
     )
 
 
-def doubt_about(source: str) -> str | None:
+def doubt_about(source: str, scores: Scores | None = None) -> str | None:
     """Return a warning if `source` is a run with few pairs, or whose texts show no effect.
 
-    None for another run, for what is no run, and where its journal cannot be read. Raises
-    InputError where its filter kept nothing.
+    `scores`: those of the run, where they are loaded. None for another run, for what is no run, and
+    where its journal cannot be read. Raises InputError where its filter kept nothing.
     """
     run = Path(source)
     if not source.strip() or not (run / "run.json").is_file():
@@ -183,7 +183,7 @@ def doubt_about(source: str) -> str | None:
     if pairs.is_file() and not pairs.stat().st_size:
         raise InputError(f"{pairs}: empty, the filter kept nothing; {why_nothing(run)}")
     try:
-        found = _explained(run)
+        found = _explained(run, scores)
     except RunError:
         return None
     if found.effect.is_missing:
@@ -202,11 +202,11 @@ def why_nothing(run: Path) -> str:
     return _explained(run).next_step(command=f"sso-data filter {run}")
 
 
-def _explained(run: Path) -> Explanation:
+def _explained(run: Path, scores: Scores | None = None) -> Explanation:
     """Return the explanation of the decision that stands."""
     own, last = _own_filter(require_run(run)), last_decision(run)
     config = last.config if last else own
-    scores = load_scores(run, dry=True)
+    scores = load_scores(run, dry=True) if scores is None else scores
     return explain_run(scores, config, decide(scores.rows, config), own)
 
 

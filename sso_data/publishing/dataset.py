@@ -81,7 +81,7 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
                 f"{run}: {effect}; what that means is in docs/filter.md; publish it all the same "
                 "with --yes, or without --public"
             )
-        if int(facts.decided["kept"]) and (doubt := doubt_about(str(run))):
+        if int(facts.decided["kept"]) and (doubt := doubt_about(str(run), facts.scores)):
             progress.warn(doubt)
         if facts.unfinished:
             progress.note(f"the run is unfinished: {facts.unfinished}")

@@ -4,15 +4,12 @@ The engine is scripted; everything else is what a user runs.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import sso_data.prompts as prompt_sources
-from sso_data.config.run import SourceConfig
-from sso_data.prompts.rows import BadRow, RawRow
 from sso_data.runs.journal import read_rows
 from tests.cli.conftest import Cli, rows_of
 from tests.cli.test_bad_input import one_line
@@ -294,21 +291,13 @@ def test_a_merged_run_holds_the_rows_of_its_parts(cli: Cli, tmp_path: Path) -> N
 
 
 def test_a_source_is_read_once_to_check_and_count_it_and_once_to_make_rows(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, tmp_path: Path, opened_sources: list[str]
 ) -> None:
-    opened: list[str] = []
-    raw_rows = prompt_sources.raw_rows
-
-    def counted(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
-        opened.append(source)
-        return raw_rows(source, config)
-
-    monkeypatch.setattr(prompt_sources, "raw_rows", counted)
     first = questions(tmp_path / "a.jsonl", range(6))
     run = made(cli, tmp_path / "run", first)
-    assert opened == [str(first)] * 2
-    opened.clear()
+    assert opened_sources == [str(first)] * 2
+    opened_sources.clear()
     more = questions(tmp_path / "b.jsonl", range(3, 10))
     assert made(cli, run, more) == run
-    assert opened == [str(more)] * 2
+    assert opened_sources == [str(more)] * 2
     assert manifest_of(run)["prompts"] == len(rows_of(run)) == 10

@@ -97,6 +97,12 @@ def test_each_function_answers_a_mistake_with_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_is_not_pushed_with_the_options_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("{}")
+    with pytest.raises(SsoDataError, match="is a trained model; leave them out"):
+        sso_data.push(tmp_path, "me/model", what="pairs")
+
+
 @pytest.mark.parametrize("name", ["generate", "evaluate", "iterate", "augment"])
 def test_prompts_are_not_written_where_the_configuration_is_wrong(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,10 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-import sso_data.prompts as prompt_sources
 from sso_data.cli import app
-from sso_data.config.run import SourceConfig
-from sso_data.prompts.rows import BadRow, RawRow
 from sso_data.publishing.public import public_json
 from sso_data.steering.principles import load_catalogue
 from sso_data.world import catalogue_dir, policy_dir, queries
@@ -135,19 +132,11 @@ def test_a_policy_that_cannot_choose_falls_back_and_the_run_says_so(
 
 
 def test_a_source_is_read_twice_whatever_steers(
-    cli: Cli, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, prompts: Path, tmp_path: Path, opened_sources: list[str]
 ) -> None:
-    opened: list[str] = []
-    raw_rows = prompt_sources.raw_rows
-
-    def counted(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
-        opened.append(source)
-        return raw_rows(source, config)
-
-    monkeypatch.setattr(prompt_sources, "raw_rows", counted)
     choose = ("--set=steering.choose=policy", "--set=steering.principles=written")
     done(cli("generate", prompts, "--out", tmp_path / "run", *INLINE, *choose, "--limit", 2))
-    assert opened == [str(prompts)] * 2
+    assert opened_sources == [str(prompts)] * 2
 
 
 def test_by_rule_no_file_is_written(cli: Cli, prompts: Path, tmp_path: Path) -> None:
