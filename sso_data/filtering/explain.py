@@ -33,8 +33,9 @@ FEW = 0.2
 """A run that keeps a smaller share of its rows has few pairs: they are explained in full."""
 
 SIGNIFICANT = 0.05
-_FEWEST = 6
-"""Rows under which no sign test can reach SIGNIFICANT: 2 / 2^5 is above it."""
+_FEWEST, _ENOUGH = 6, 32
+"""Rows of contrast and reverse under which no sign test can reach SIGNIFICANT (2 / 2^5 is above it),
+and rows of a run of which so few of these are a finding, not a lack of rows."""
 _FEWEST_OF_FEATURE = 12
 _MOST_READ = 4096
 """Rows whose principles are read from the journal."""
@@ -70,7 +71,8 @@ class Effect:
     def verdict(self) -> Verdict:
         if self.p < SIGNIFICANT:
             return "moves" if self.contrast > self.reverse else "reversed"
-        return "too_few" if self.rows < _FEWEST else "none"
+        is_short = self.contrast + self.reverse < _FEWEST and self.rows < _ENOUGH
+        return "too_few" if is_short else "none"
 
     @property
     def is_missing(self) -> bool:

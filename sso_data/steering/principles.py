@@ -116,7 +116,8 @@ def load_catalogue(directory: Path | None = None) -> Catalogue:
     try:
         if not directory.is_dir():
             raise InputError(
-                f"{directory}: no such directory of principle files; see `principles list`"
+                f"{directory}: no such directory of principle files, nor a shipped catalogue "
+                f"({', '.join(CATALOGUES)})"
             )
         files = sorted((*directory.glob("*.yaml"), *directory.glob("*.yml")))
         home = directory.resolve()

@@ -165,11 +165,12 @@ def test_a_principle_without_effect_is_named() -> None:
 
 def test_the_side_that_fails_is_named() -> None:
     weak: dict[Cell, float | None] = {("good", "bad"): -0.4}  # y- is likelier under good
-    found = explain(encode_rows([make_row(i, means=weak) for i in range(8)]), DEFAULT)
+    found = explain(encode_rows([make_row(i, means=weak) for i in range(32)]), DEFAULT)
     assert found.failing == "y-" and found.shares == [[1, 1, 1], [1, 0, 0]]
     assert "y- fails more often: the bad texts" in found.text()
     assert found.differences[1] == pytest.approx([0.625, -0.725, -0.1])
     assert found.effect.verdict == "none" and found.effect.p == 1
+    assert effect_of(encode_rows([make_row(i, means=weak) for i in range(31)])).verdict == "too_few"
 
 
 def test_the_effect_by_hand() -> None:

@@ -115,7 +115,8 @@ def test_the_same_name_twice(tmp_path: Path) -> None:
 def test_no_directory_and_no_files(tmp_path: Path) -> None:
     assert refusal(tmp_path).endswith(": no principle files (*.yaml) here")
     assert (
-        refusal(tmp_path / "x") == "x: no such directory of principle files; see `principles list`"
+        refusal(tmp_path / "x") == "x: no such directory of principle files, nor a "
+        "shipped catalogue (long, short, checkable)"
     )
 
 
