@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from sso_data.core.yaml_files import deep_merge
 
-FORMAT = 3
+FORMAT = 4
 """`schema_version` of the manifests that this version writes."""
 
 _SAME = object()
@@ -85,24 +85,24 @@ CHANGES: tuple[Change, ...] = (
         old="reward.centre",
     ),
     *(
-        Change(format=3, of=(of,), key=key, default=default, in_identity=in_identity)
-        for of, key, default, in_identity in (
-            ("run", "sampling.top_k", 0, "sampling.top_p"),
-            ("run", "sampling.min_p", 0.0, "sampling.top_p"),
-            ("run", "sampling.samples", 1, "filter.gap"),
-            ("run", "steering.placement", "system", "steering.choose"),
-            ("run", "steering.checks", "form", "steering.max_length_ratio"),
-            ("run", "filter.steered", "chain", "filter.gap"),
-            ("run", "filter.closeness_offset", 0.0, "filter.gap"),
-            ("run", "filter.keep_best", 1.0, "filter.gap"),
-            ("run", "filter.per_prompt", "all", "filter.gap"),
-            ("run", "filter.drop_echoes", False, "filter.gap"),
-            ("training", "optim.warmup_from_zero", True, "optim.lr"),
-            ("training", "optim.save_dtype", "auto", "optim.lr"),
-            ("iteration", "carry_float32", False, True),
-            ("judge", "principles", None, False),
-            ("augmentation", "checks.questions", False, True),
-            ("augmentation", "checks.pieces", False, True),
+        Change(format=version, of=(of,), key=key, default=default, in_identity=in_identity)
+        for version, of, key, default, in_identity in (
+            (3, "run", "sampling.top_k", 0, "sampling.top_p"),
+            (3, "run", "sampling.min_p", 0.0, "sampling.top_p"),
+            (3, "run", "sampling.samples", 1, "filter.gap"),
+            (3, "run", "steering.placement", "system", "steering.choose"),
+            (3, "run", "steering.checks", "form", "steering.max_length_ratio"),
+            (3, "run", "filter.steered", "chain", "filter.gap"),
+            (3, "run", "filter.closeness_offset", 0.0, "filter.gap"),
+            (3, "run", "filter.keep_best", 1.0, "filter.gap"),
+            (3, "run", "filter.per_prompt", "all", "filter.gap"),
+            (3, "run", "filter.drop_echoes", False, "filter.gap"),
+            (3, "training", "optim.warmup_from_zero", True, "optim.lr"),
+            (3, "training", "optim.save_dtype", "auto", "optim.lr"),
+            (3, "iteration", "carry_float32", False, True),
+            (3, "judge", "principles", None, False),
+            (3, "augmentation", "checks.questions", False, True),
+            (3, "augmentation", "checks.pieces", False, True),
         )
     ),
 )
