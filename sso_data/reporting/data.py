@@ -120,13 +120,14 @@ def index(read: Read, rows: Iterable[Row]) -> dict[str, Any]:
 
 def _head(read: Read) -> dict[str, Any]:
     """Return the accounting and the verdict: everything that needs no row."""
-    decision, found = read.decision, read.explanation
+    decision, found, account = read.decision, read.explanation, read.account
     return {
         "name": public_name(str(read.run)),
         "model": public_name(str(read.manifest["config"]["model"])),
-        "account": str(read.account),
+        "account": f"prompts {account.prompts}{account.times} = rows {account.rows} + "
+        f"failed {account.failed}",
         "rows": len(read.scores),
-        "unfinished": read.expected - read.account.done,
+        "unfinished": read.expected - account.done,
         "kept": len(decision.kept),
         "dropped": decision.dropped,
         "reasons": list(decision.reasons),
@@ -186,7 +187,7 @@ def _histograms(read: Read) -> Iterator[dict[str, Any]]:
     rows, limits = read.scores.rows, read.decision.thresholds
     kept = read.decision.reason_code == 0
     mean = partial(mean_logp, rows)
-    shown: list[tuple[str, str, Floats, float | None]] = [
+    shown: list[tuple[str, str, NDArray[Any], float | None]] = [
         ("gap", "smaller gap (nats/token)", smaller_gap(rows), limits.get("gap")),
         (
             "distance",

@@ -1,5 +1,6 @@
 """`view`: the page of a run, served from its journal on this machine alone, read-only."""
 
+import re
 import secrets
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,7 +9,7 @@ from threading import Lock
 from typing import Any
 
 from sso_data.core.errors import RunError, SsoDataError
-from sso_data.reporting.data import Read, blocks, index, packed, read
+from sso_data.reporting.data import BLOCK, Read, blocks, index, packed, read
 from sso_data.reporting.page import page, served_block
 from sso_data.runs.journal import load_scores
 
@@ -56,9 +57,9 @@ class Viewer(ThreadingHTTPServer):
                 return "text/html", page(index(self.found, rows), [], live="rows.json").encode()
             if name == "rows.json":
                 return "application/json", packed({"rows": len(load_scores(self.run, dry=True))})
-            number = name.removeprefix("data/").removesuffix(".js")
-            if name == f"data/{number}.js" and number.isdecimal() and number.isascii():
-                return "text/javascript", served_block(self.found, int(number)).encode()
+            block = re.fullmatch(r"data/([0-9]{5,9})\.js", name)
+            if block and int(block[1]) * BLOCK < len(self.found.scores):
+                return "text/javascript", served_block(self.found, int(block[1])).encode()
             return None
 
 

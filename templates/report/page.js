@@ -97,7 +97,7 @@ function overview() {
   $("account").textContent = data.account + (data.unfinished > 0 ? `; ${data.unfinished} are not done yet` : "");
   $("verdict").textContent = data.verdict;
   const counts = [["kept", data.kept], ...Object.entries(data.dropped).filter((one) => one[1])];
-  $("ledger-table").append(table(["", "rows"], [...counts.map(([name, count]) => [link(name, {reason: name}), count]), ["all", data.rows]]));
+  $("ledger-table").append(table(["outcome", "rows"], [...counts.map(([name, count]) => [link(name, {reason: name}), count]), ["all", data.rows]]));
   for (const check of data.checks) {
     const item = make("li", {className: check.warning ? "warning" : ""}, check.rows.length ? link(`${check.title}: ${check.rows.length} of ${check.of}`, {check: check.name + check.title}) : `${check.title}: 0 of ${check.of}`);
     if (check.warning) item.append(` - ${check.warning}`);
@@ -232,13 +232,13 @@ function show(i, row) {
   const folded = (name, ...inside) => make("details", {}, make("summary", {}, name), ...inside);
   const turns = row.prompt.map((turn) => make("div", {}, make("p", {className: "quiet"}, turn.role), textBox(turn.content)));
   const texts = row.principles.map((name, n) => make("li", {}, make("b", {}, name), make("div", {className: "good"}, ...visible(`good: ${row.texts.good[n]}`)), make("div", {className: "bad"}, ...visible(`bad: ${row.texts.bad[n]}`))));
-  const seen = ["plain", "good", "bad"], cells = seen.map((one) => [`seen under ${one}`, ...VIEWS.map((drawn) => fixed(row.means[`${one}.${drawn}`] ?? null))]);
+  const seen = ["plain", "good", "bad"], cells = seen.map((one) => [one, ...VIEWS.map((drawn) => fixed(row.means[`${one}.${drawn}`] ?? null))]);
   const systems = ["good", "bad"].map((view) => make("div", {}, make("p", {className: "quiet"}, view), textBox([row.system[view], row.user[view]].filter(Boolean).join("\n\n") || "(none)")));
   const mark = make("button", {type: "button", onclick: () => { state.diff = !state.diff; show(i, row); }}, state.diff ? "hide differences" : "mark differences");
   mark.setAttribute("aria-pressed", String(state.diff));
   $("detail").replaceChildren(make("p", {}, kept, ` row ${data.columns.id[i]} `, mark), make("h3", {}, "prompt"), ...turns, make("ul", {}, ...texts),
     make("div", {className: "answers"}, ...VIEWS.map((view) => answer(row, view))), make("h3", {}, "against the filter"), tests(i),
-    make("h3", {}, "mean log-probs (nats/token)"), table(["", "chosen", "rejected", "original"], cells),
+    make("h3", {}, "mean log-probs (nats/token)"), table(["view", "chosen", "rejected", "original"], cells),
     folded("system messages of the good and the bad view", ...systems), folded("source", textBox(`${row.source ?? ""}\n${row.metadata}`)));
   $("detail").scrollTop = 0;
 }
