@@ -71,7 +71,7 @@ def test_by_keyboard_and_without_a_network(browser: Any, url: str) -> None:
     page.click("#clear")
     page.fill("#text", "can't help with that")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.getElementById('count').textContent === '1 of 140 rows'")
+    page.wait_for_function("() => document.getElementById('count').textContent === '1 of 140 rows'")
     assert not opened.said
     assert all(one.startswith(url.rsplit("/", 1)[0]) for one in opened.asked), opened.asked
     assert page.title() == "run - sso-data"
@@ -139,7 +139,7 @@ def test_fifty_thousand_rows(browser: Any, make_run: Make, tmp_path: Path) -> No
     opened.page.fill("#text", "49998 A kite")
     opened.page.keyboard.press("Enter")
     opened.page.wait_for_function(
-        "document.getElementById('count').textContent === '1 of 50000 rows'", timeout=600_000
+        "() => document.getElementById('count').textContent === '1 of 50000 rows'", timeout=600_000
     )
     session = opened.page.context.new_cdp_session(opened.page)
     session.send("HeapProfiler.collectGarbage")
