@@ -2,19 +2,18 @@
 
 import sys
 
-import typer
-
 from sso_data.cli.app import app
-from sso_data.cli.outcome import stdout_that_may_fail
+from sso_data.cli.outcome import ended
+from sso_data.core.streams import sound_streams
 
 
 def main() -> None:
     """Run the `sso-data` command."""
+    stdout, _ = sound_streams()
     try:
-        with stdout_that_may_fail():  # help and --version print, too
-            app()
-    except typer.Exit as ended:
-        sys.exit(ended.exit_code)
+        app()
+    except SystemExit as end:
+        sys.exit(ended(end.code, stdout))
 
 
 __all__ = ["app", "main"]

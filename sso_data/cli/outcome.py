@@ -8,12 +8,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import ParamSpec, TypeVar
 
 import typer
 
 from sso_data.core.errors import SsoDataError, shown, without_secrets
+from sso_data.core.streams import SoundStream
 
 SOME_FAILED, INTERRUPTED = 3, 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -42,6 +43,12 @@ def print_json(content: object) -> None:
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
+def someone_reads() -> bool:
+    """True unless the reader of stdout is gone, so that what is only shown need not be made."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return getattr(raw, "failure", None) is None
+
+
 def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
     """Wrap a command: user mistakes end in one line and exit code 1, signals in 128 + number.
 
@@ -55,7 +62,7 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
             sys.stdout.reconfigure(errors="backslashreplace")
         logging.setLogRecordFactory(_CleanRecord)
         try:
-            with _signals_as_exceptions(), stdout_that_may_fail():
+            with _signals_as_exceptions():
                 return command(*args, **kwargs)
         except SsoDataError as error:
             say(f"error: {error}")
@@ -70,20 +77,19 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
     return wrapped
 
 
-@contextmanager
-def stdout_that_may_fail() -> Iterator[None]:
-    """Exit with code 0 if stdout is closed by its reader, 1 if it cannot be written."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError as error:
-        if error.filename is not None:  # a file's; stdout has no name
-            raise
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
-        if isinstance(error, BrokenPipeError):
-            raise typer.Exit(0) from None
-        say(f"error: stdout cannot be written: {error.strerror}; files written so far are kept")
-        raise typer.Exit(1) from None
+def ended(code: int | str | None, stdout: SoundStream) -> int:
+    """Return the process's exit code: the command's, or 1 where its results could not be shown.
+
+    A reader of stdout that is gone had what it wanted.
+    """
+    sys.stdout.flush()
+    number = code if isinstance(code, int) else int(code is not None)
+    if stdout.failure is None or isinstance(stdout.failure, BrokenPipeError):
+        return number
+    say(
+        f"error: stdout cannot be written: {stdout.failure.strerror}; files written so far are kept"
+    )
+    return number or 1
 
 
 class _CleanRecord(logging.LogRecord):
@@ -101,8 +107,9 @@ def _signals_as_exceptions() -> Iterator[None]:
     def on_signal(number: int, _frame: object) -> None:
         nonlocal asked
         if asked:
-            if sys.stderr.isatty():
-                os.write(2, _SHOW_CURSOR)  # a progress bar hid it
+            with suppress(OSError):
+                if os.isatty(2):
+                    os.write(2, _SHOW_CURSOR)  # a progress bar hid it
             os._exit(128 + number)
         asked = True
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)

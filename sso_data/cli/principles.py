@@ -8,7 +8,7 @@ import typer
 
 from sso_data.cli import options as opt
 from sso_data.cli import output
-from sso_data.cli.outcome import SOME_FAILED, print_json, say
+from sso_data.cli.outcome import SOME_FAILED, print_json, say, someone_reads
 from sso_data.cli.progress import showing_progress
 from sso_data.core.errors import InputError
 
@@ -155,6 +155,8 @@ def write(
     with showing_progress("nothing was saved") as progress:
         for line in write_principles(prompts, resolved, counts, progress):
             typer.echo(json.dumps(line, ensure_ascii=False))
+            if not someone_reads():
+                break
     warnings = counts.warnings(resolved.steering.max_fallback_share)
     for text in (*counts.summary(), *(f"warning: {one}" for one in warnings)):
         say(text)
