@@ -7,13 +7,15 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import ParamSpec, TypeVar
 
 import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
-from sso_data.core.errors import SsoDataError, shown, without_secrets
+from sso_data.core.errors import SsoDataError, harmless, shown, without_secrets
 from sso_data.core.streams import SoundStream
 
 SOME_FAILED, INTERRUPTED = 3, 130
@@ -33,14 +35,31 @@ class Terminated(BaseException):
 
 
 def say(text: str) -> None:
-    """Print text on stderr, without control characters that could steer the terminal."""
-    lines = [shown(line) for line in text.split("\n")]
+    """Print text on stderr, without secrets and what could steer the terminal."""
+    lines = [shown(line) for line in without_secrets(text).split("\n")]
     print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201
 
 
-def print_json(content: object) -> None:
-    """Print a value as JSON on stdout."""
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+def echo(text: object) -> None:
+    """Print a result on stdout, without what could steer the terminal."""
+    typer.echo(harmless(str(text)))
+
+
+def print_json(content: object, indent: int | None = 2) -> None:
+    """Print a value as JSON on stdout; what could steer the terminal is escaped."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    typer.echo(harmless(text, as_json=True))
+
+
+class SafeConsole(Console):
+    """A console that shows texts of others without what could steer the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            is_text = not segment.control
+            yield Segment(harmless(segment.text), segment.style) if is_text else segment
 
 
 def someone_reads() -> bool:
@@ -93,10 +112,10 @@ def ended(code: int | str | None, stdout: SoundStream) -> int:
 
 
 class _CleanRecord(logging.LogRecord):
-    """A log record without secrets; libraries log addresses that hold a password."""
+    """A log record without secrets: libraries log addresses that hold a password."""
 
     def getMessage(self) -> str:  # noqa: N802 - logging's name
-        return without_secrets(super().getMessage())
+        return harmless(without_secrets(super().getMessage()))
 
 
 @contextmanager

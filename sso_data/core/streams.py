@@ -51,7 +51,7 @@ def sound_streams() -> tuple[SoundStream, SoundStream]:
             line_buffering=name == "stderr" or raw.isatty(),
         )
         setattr(sys, name, made)
-    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     return out, err
 
 

@@ -149,7 +149,8 @@ def _refuse_mixture(parts: Sequence[_Part]) -> None:
     """Raise RunError if the rows of two runs are not comparable."""
     first = parts[0]
     for part in parts[1:]:
-        found = differences(first.manifest["identity"], part.manifest["identity"])
+        identities = (one.manifest["identity"] for one in (first, part))
+        found = differences(*identities, first.manifest["config"], part.manifest["config"])
         here, there = (one.manifest.get("engine") or {} for one in (part, first))
         found += [
             f"engine {key} is {there.get(key)} there and {here.get(key)} here"

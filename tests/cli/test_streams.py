@@ -99,6 +99,7 @@ def words_of(command: str, made: Path, place: Path) -> list[str]:
     quick = [f"--model={policy_dir()}", "--set=optim.max_steps=1", "--set=optim.micro_batch_rows=2"]
     inline = ["--engine=transformers", "--set=generate.engine.isolation=inline"]
     short = [f"--principles={catalogue_dir()}", "--set=generate.sampling.max_tokens=16"]
+    judged = [out, "--judge=oracle", *inline, *short]
     calls: dict[str, list[Any]] = {
         "--help": [],
         "--version": [],
@@ -115,8 +116,7 @@ def words_of(command: str, made: Path, place: Path) -> list[str]:
         "push": [run, "no-namespace"],
         "train": [run, out, "--json", *quick],
         "iterate": [out],
-        "eval": [policy_dir(), f"--against={policy_dir()}", f"--prompts={prompts}", out]
-        + ["--judge=oracle", *inline, *short],
+        "eval": [policy_dir(), f"--against={policy_dir()}", f"--prompts={prompts}", *judged],
         "preview": [prompts, "-n2", "--json", *tiny],
         "doctor": [f"--model={made}", "--json"],
         "principles list": ["--json"],
@@ -233,7 +233,7 @@ def test_what_the_commands_end_with(made: Path, right: Callable[[str], Result]) 
     codes = {command: right(command)[0] for command in (*COMMANDS, *SLOWER)}
     failing = {"generate failing": 1, "push": 1, "iterate": 1, "doctor": 1, "principles new": 1}
     some = {"generate some failed": 3, "augment": 3, "no such command": 2}
-    assert codes == {command: 0 for command in codes} | failing | some
+    assert codes == dict.fromkeys(codes, 0) | failing | some
     assert json.loads(right("generate")[1].replace("TIME", '"x": 0'))["rows"] == 6
 
 
