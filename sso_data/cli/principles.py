@@ -50,7 +50,8 @@ def show(
     by_name = {name.lower(): principle for name, principle in found.principles.items()}
     if feature.lower() not in by_name:
         near = nearest(feature, found.principles, listing(found.directory))
-        raise InputError(f"no principle {feature!r} in {found.directory}{near}")
+        known = ", ".join(found.principles)
+        raise InputError(f"no principle {feature!r} in {found.directory} ({known}){near}")
     echo(output.principle_text(by_name[feature.lower()]))
 
 

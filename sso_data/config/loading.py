@@ -109,7 +109,7 @@ def read_mapping(file: Path, example: str, noun: str = "file") -> Tree:
     try:
         content = read_yaml(file)
     except FileNotFoundError as error:
-        raise ConfigError(f"{file}: no such {noun}") from error
+        raise ConfigError(f"{file.absolute()}: no such {noun}") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: not readable as YAML: {one_line(error)}") from error
     if content is None:

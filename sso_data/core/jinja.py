@@ -140,7 +140,7 @@ class Templates:
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a loop
             raise ConfigError(f"{self.directory}: cannot be read: {one_line(error)}") from error
         if not files:
-            raise ConfigError(f"{self.directory}: not a directory of templates (*.j2)")
+            raise ConfigError(f"{self.directory.absolute()}: not a directory of templates (*.j2)")
         if linked:
             raise ConfigError(f"{linked[0]}: symbolic link to another directory; copy the file")
         if odd:

@@ -100,7 +100,7 @@ def require_manifest(path: Path, kind: WorkKind) -> Manifest:
     manifest = read_manifest(path, kind)
     if manifest is None:
         what = f"no {kind.manifest} in it" if path.is_dir() else "no such directory"
-        raise RunError(f"{path}: {what}; {kind.how_to_make.format(path=path)}")
+        raise RunError(f"{path.absolute()}: {what}; {kind.how_to_make.format(path=path)}")
     return manifest
 
 

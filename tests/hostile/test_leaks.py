@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -137,7 +138,8 @@ class TestEndlessTemplates:
 
     @pytest.fixture(autouse=True)
     def small(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr(limited.__wrapped__, "__defaults__", (0.2, BYTES // 4))
+        function: Any = limited
+        monkeypatch.setattr(function.__wrapped__, "__defaults__", (0.2, BYTES // 4))
         yield
 
     @pytest.mark.parametrize(
