@@ -16,7 +16,7 @@ from sso_data.cli.augmenting import augment
 from sso_data.cli.evaluating import evaluate
 from sso_data.cli.generating import filter_, generate, merge, preview, retry
 from sso_data.cli.iterating import iterate
-from sso_data.cli.outcome import ends_well, print_json
+from sso_data.cli.outcome import echo, ends_well, print_json
 from sso_data.cli.progress import showing_progress
 from sso_data.cli.publishing import export, push
 from sso_data.cli.reporting import report, view
@@ -81,7 +81,7 @@ def demo(
     for row in result.examples:
         console.print(output.pair(row, None))
     output.show_decision(result.summary.decision, result.summary.account)
-    typer.echo(result.verdict)
+    echo(result.verdict)
 
 
 def doctor(model: opt.Model = None, as_json: opt.Json = False) -> None:

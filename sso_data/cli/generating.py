@@ -7,7 +7,7 @@ import typer
 
 from sso_data.cli import options as opt
 from sso_data.cli import output
-from sso_data.cli.outcome import SOME_FAILED, print_json, say
+from sso_data.cli.outcome import SOME_FAILED, echo, print_json, say
 from sso_data.cli.progress import duration, showing_progress
 
 PrincipleModel = Annotated[
@@ -79,7 +79,7 @@ def generate(
     else:
         output.show_decision(done.decision, done.account)
         output.show_steering(done.steering)
-        typer.echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)})")
+        echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)})")
     output.end(done.account, done.explanation, out)
 
 
@@ -125,7 +125,7 @@ def filter_(
     else:
         output.show_decision(done.decision, done.account)
         if not dry_run:
-            typer.echo(str(run / "pairs" / "train.jsonl"))
+            echo(str(run / "pairs" / "train.jsonl"))
     if done.unfinished:
         say(
             f"the run is unfinished: {done.account.done} of {done.expected} "
@@ -166,9 +166,9 @@ def retry(
     elif tried:
         output.show_decision(decision, account)
         output.show_steering(done.steering)
-        typer.echo(f"{rows} of {tried} failed prompts are rows now ({duration(done.seconds)})")
+        echo(f"{rows} of {tried} failed prompts are rows now ({duration(done.seconds)})")
     else:
-        typer.echo("no prompt failed: nothing to retry")
+        echo("no prompt failed: nothing to retry")
     if done.no_prompts:
         bad = "malformed row" if done.no_prompts == 1 else "malformed rows"
         say(
@@ -208,7 +208,7 @@ def merge(
         print_json(summary | {"repeated": merged.repeated})
     else:
         output.show_decision(decision, account)
-        typer.echo(str(out / "pairs" / "train.jsonl"))
+        echo(str(out / "pairs" / "train.jsonl"))
     if merged.repeated:
         say(f"{merged.repeated} rows were in more than one of the runs; the first was taken")
     for run, how_far in merged.unfinished:
@@ -262,7 +262,7 @@ def preview(
     elif summary:
         console = output.console()
         console.print(output.funnel(shown.decision))
-        typer.echo(shown.explanation.prediction)
+        echo(shown.explanation.prediction)
         output.explain(shown.explanation, None)
     else:
         console = output.console()

@@ -1,7 +1,6 @@
 """Results on stdout: the funnel, pairs side by side, principles, findings; advice on stderr."""
 
 import textwrap
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sso_data.cli.outcome import SOME_FAILED, say
+from sso_data.cli.outcome import SOME_FAILED, SafeConsole, echo, say
 from sso_data.core.records import SIDE_OF, VIEWS, Row
 
 if TYPE_CHECKING:
@@ -32,8 +31,8 @@ _ALWAYS_SHOWN = ("rows", "not_steered", "off_policy", "gap")
 
 def console() -> Console:
     """Return a console on stdout; 160 columns wide and without colour if it is not a terminal."""
-    out = Console()
-    return out if out.is_terminal else Console(width=160)
+    out = SafeConsole()
+    return out if out.is_terminal else SafeConsole(width=160)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -90,7 +89,7 @@ def show_decision(decision: "Decision", account: "Account") -> None:
     )
     out.print(line, highlight=False)
     if decision.ranking:
-        typer.echo(str(decision.ranking))
+        echo(str(decision.ranking))
 
 
 def sweep(found: "Sweep") -> Group:
@@ -111,7 +110,7 @@ def sweep(found: "Sweep") -> Group:
 def show_steering(counts: "SteeringCounts | None") -> None:
     """Print a summary of the steering by models."""
     for text in counts.summary() if counts else []:
-        typer.echo(text)
+        echo(text)
 
 
 def run_summary(
@@ -173,9 +172,8 @@ def pair(row: Row, verdict: str | None) -> Panel:
 
 
 def _shortened(content: str) -> Text:
-    """Return the start of a text, with "?" for control characters."""
-    start = textwrap.shorten(content, _SHOWN_CHARACTERS, placeholder=" ...")
-    return Text("".join("?" if unicodedata.category(char) == "Cc" else char for char in start))
+    """Return the start of a text."""
+    return Text(textwrap.shorten(content, _SHOWN_CHARACTERS, placeholder=" ..."))
 
 
 def catalogue(found: "Catalogue") -> Table:

@@ -38,7 +38,7 @@ from sso_data.runs.jsonl import ScratchLines
 from sso_data.runs.ledger import DONE, FAILED, Ledger
 from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run
 from sso_data.runs.steering import SteeringStore
-from sso_data.runs.workdir import stored_defaults
+from sso_data.runs.workdir import refuse_other_content, stored_defaults
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
 from sso_data.steering.passes import Guide, prompts_of
@@ -97,26 +97,32 @@ class Summary:
     steering: SteeringCounts | None = None
 
 
+def rules_of(config: RunConfig) -> Rules:
+    """Return the steering of a configuration; what is checked here needs no model.
+
+    Raises ConfigError or InputError, also where no model is given.
+    """
+    if not config.model:
+        raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
+    catalogue = load_catalogue(config.principles)
+    check_features(config.steering, catalogue)
+    templates = Templates(directory=config.templates)
+    templates.check()
+    return Rules(config=config.steering, catalogue=catalogue, seed=config.seed, templates=templates)
+
+
 def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
     """Resolve the model, its tokenizer and template, and the catalogue.
 
     `date` is the day on which a continued run was started; templates keep showing it. Raises
     ConfigError, ModelError or InputError (both InputError and ConfigError for principles).
     """
-    if not config.model:
-        raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
+    rules = rules_of(config)
     engine_name = resolve_name(config.engine)
     trusted = config.engine.trust_remote_code
     model_dir = resolve_model(config.model, config.engine.revision, trust_remote_code=trusted)
     tokenizer = load_tokenizer(model_dir, trust_remote_code=trusted)
     template = ChatTemplate(tokenizer, config.views, today=date or today())
-    catalogue = load_catalogue(config.principles)
-    check_features(config.steering, catalogue)
-    templates = Templates(directory=config.templates)
-    templates.check()
-    rules = Rules(
-        config=config.steering, catalogue=catalogue, seed=config.seed, templates=templates
-    )
     fingerprint = model_fingerprint(model_dir)
     if config.engine.adapter is not None:
         fingerprint = f"{fingerprint}+{adapter_fingerprint(config.engine.adapter)}"
@@ -127,7 +133,7 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
         "model": policy.fingerprint,
         "tokenizer": tokenizer_fingerprint(model_dir),
         "chat_template": template.fingerprint,
-        "principles": catalogue.fingerprint,
+        "principles": rules.catalogue.fingerprint,
         "views.date": config.views.date or date or today(),
         "views.control_tokens": config.views.control_tokens,
         **identity_of(rules),
@@ -158,22 +164,25 @@ def generate(
     """
     started = time.monotonic()
     progress = progress or NullProgress()
-    progress.phase("checking the model and its chat template")
+    progress.phase("checking the prompts")
     asked = "filter" in config.model_fields_set
+    if not overwrite:
+        refuse_other_content(out, RUN)
     manifest = None if overwrite else read_run(out)
     if manifest:
         config = with_defaults(config, stored_defaults(out, RUN))
-    setup = prepare(config, date=manifest["date"] if manifest else None)
-    progress.phase("checking the prompts")
+    rules = rules_of(config)
     samples = config.sampling.samples
     name = Ledger().next_ids
     with ExitStack() as stack:
-        scratch = stack.enter_context(closing(ScratchLines())) if setup.rules.asks_a_model else None
+        scratch = stack.enter_context(closing(ScratchLines())) if rules.asks_a_model else None
         rows = _kept(read_prompts(source, config.source), scratch)
         ids = (one for row in rows for one in name(content_hash(row.messages), samples))
         keys = array("Q", map(row_key, ids))
         total = len(keys)
         progress.note(f"{total // samples} prompts" + (f" x {samples} samples" * (samples > 1)))
+        progress.phase("checking the model and its chat template")
+        setup = prepare(config, date=manifest["date"] if manifest else None)
         opened = open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite)
         run = stack.enter_context(opened)
         _note_given(run, source, config, keys)

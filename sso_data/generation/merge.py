@@ -149,8 +149,9 @@ def _refuse_mixture(parts: Sequence[_Part]) -> None:
     """Raise RunError if the rows of two runs are not comparable."""
     first = parts[0]
     for part in parts[1:]:
-        found = differences(first.manifest["identity"], part.manifest["identity"])
-        here, there = (one.manifest.get("engine") or {} for one in (part, first))
+        there, here = first.manifest, part.manifest
+        found = differences(there["identity"], here["identity"], there["config"], here["config"])
+        here, there = here.get("engine") or {}, there.get("engine") or {}
         found += [
             f"engine {key} is {there.get(key)} there and {here.get(key)} here"
             for key in ("name", "device", "dtype")
