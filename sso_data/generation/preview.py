@@ -69,7 +69,8 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     """
     progress = progress or NullProgress()
     progress.phase("checking the model and its chat template")
-    setup = prepare(config)
+    whole = config.scoring.model_copy(update={"when": "all"})  # every response is to be shown
+    setup = prepare(config.model_copy(update={"scoring": whole}))
     candidates = list(read_prompts(source, config.source))  # all checked before the model is loaded
     samples = config.sampling.samples
     total = len(candidates) * samples
