@@ -376,7 +376,7 @@ def _not_contrasted(rows: Rows, _limits: Limits) -> Mask:
 
 def _any_not_over_zero(differences: Floats) -> Mask:
     """Mark rows [row, response, comparison] with a difference that is known and not over 0."""
-    fails: Mask = (differences <= 0).any(axis=(1, 2))
+    fails: Mask = np.any(np.less_equal(differences, 0), axis=(1, 2))
     return fails
 
 

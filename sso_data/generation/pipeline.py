@@ -63,7 +63,7 @@ _CONTRAST: tuple[Cell, ...] = (
 )
 ORDER: Mapping[Literal["chain", "contrast", "off"], tuple[Cell, ...]] = {
     "chain": (
-        *(("plain", "bad"), ("good", "bad"), ("plain", "good"), ("bad", "good"), Y0),
+        *(("good", "bad"), ("plain", "bad"), ("bad", "good"), ("plain", "good"), Y0),
         ("bad", "plain"),
     ),
     "contrast": _CONTRAST,
