@@ -14,8 +14,16 @@ from sso_data.core.records import ALL_CELLS, Row
 from sso_data.filtering.explain import effect_of, explain
 from sso_data.filtering.filters import NotAskedError, decide, decided_early
 from sso_data.filtering.sweep import sweep
+from sso_data.iteration.measure import RunRows, numbers_of
 from sso_data.runs.columns import Flag, Rows, always_complete, representative
-from sso_data.runs.journal import FIRST_ROWS, Journal, load_scores, read_rows, replace_rows
+from sso_data.runs.journal import (
+    FIRST_ROWS,
+    Journal,
+    Scores,
+    load_scores,
+    read_rows,
+    replace_rows,
+)
 from tests.factories import encode_rows, make_row
 from tests.filtering.test_against_naive import CONFIGS, rows
 
@@ -148,6 +156,24 @@ class TestShares:
         stage = next(stage for stage in decision.funnel if stage.reason == "not_steered")
         assert (stage.dropped, stage.not_asked) == (20, 15)
 
+    def test_few_pairs_are_explained_by_them_and_advice_names_complete(self, records: Rows) -> None:
+        found = explain(records, FilterConfig(gap=1.75))
+        assert (found.kept, found.rows, found.measured) == (0, 40, 10)
+        assert [(step.settings, step.kept) for step in found.steps] == [(("filter.gap=1.5",), 5)]
+        text = found.text(command="sso-data filter R")
+        assert "no pairs: 0 of 40 rows are kept" in text
+        assert "what follows is over the 10 rows of which everything was asked for" in text
+        assert "try: sso-data complete R --set filter.gap=1.5 (tried: keeps 5 of 10 rows)" in text
+
+    def test_an_iteration_measures_them(self, records: Rows) -> None:
+        scores = Scores(rows=records, part=np.zeros(40, np.uint32), parts=())
+        kept = decide(records, FilterConfig()).kept
+        found = numbers_of(RunRows(scores=scores, kept=kept, test="contrast"))
+        assert found["steered"] == 0.5
+        assert found["all"]["gap_bad"] == pytest.approx(0.625)
+        assert found["all"]["tokens_original"] == 8
+        assert found["kept"]["gap_bad"] == pytest.approx(1.5)
+
     def test_where_all_are_whole_all_count(self, records: Rows) -> None:
         assert len(representative(records[:10])) == 10
         assert effect_of(records[::2]).rows == 20
@@ -173,7 +199,7 @@ class TestJournal:
         for _ in ("as written", "made again"):
             flags = load_scores(tmp_path, dry=True).rows["flags"]
             assert (flags & Flag.REST_NOT_ASKED != 0).tolist() == [True, False]
-            (tmp_path / "rows" / "00000.scores").unlink()
+            (tmp_path / "rows" / "00000.scores").unlink(missing_ok=True)
 
     def test_first_rows_and_two_percent_by_content_are_complete_by_design(
         self, tmp_path: Path
