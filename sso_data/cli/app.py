@@ -14,7 +14,7 @@ from sso_data.cli import options as opt
 from sso_data.cli import output, principles
 from sso_data.cli.augmenting import augment
 from sso_data.cli.evaluating import evaluate
-from sso_data.cli.generating import filter_, generate, merge, preview, retry
+from sso_data.cli.generating import complete, filter_, generate, merge, preview, retry
 from sso_data.cli.iterating import iterate
 from sso_data.cli.outcome import echo, ends_well, print_json
 from sso_data.cli.progress import showing_progress
@@ -104,6 +104,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("generate", generate, "prompts.jsonl -m Qwen/Qwen3-8B --out runs/first"),
     ("filter", filter_, "runs/first --set filter.gap=0.1 --dry-run"),
     ("retry", retry, "runs/first --set engine.max_num_seqs=64"),
+    ("complete", complete, "runs/first --set filter.steered=contrast"),
     ("merge", merge, "runs/part1 runs/part2 --out runs/whole"),
     ("augment", augment, "prompts.jsonl -m Qwen/Qwen3-8B --out more.jsonl --n 1000"),
     ("report", report, "runs/first"),

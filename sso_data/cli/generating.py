@@ -1,4 +1,4 @@
-"""`generate`, `filter`, `retry`, `merge` and `preview`: make runs and decide on their pairs."""
+"""`generate`, `filter`, `retry`, `complete`, `merge`, `preview`: make runs and decide on pairs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -182,6 +182,43 @@ def retry(
         )
     if tried or done.no_prompts:
         output.end(account, explanation, run)
+
+
+def complete(
+    run: opt.RunPath,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="New path of the same model, if it was moved."),
+    ] = None,
+    settings: opt.Settings = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Make the answers and scores that scoring.when=needed left out, then filter again.
+
+    All of them, or, with filter settings (--set filter.steered=contrast), those that this filter
+    needs. Seeds are the rows' own: they end as with scoring.when=all.
+    """
+    from sso_data.filtering.refilter import standing_config
+    from sso_data.generation.complete import complete as run_complete
+
+    resolved = standing_config(run, settings, model=model)
+    asked = any(setting.startswith("filter.") for setting in settings or [])
+    hint = f"every finished row is safe in {run}; run the same command again to continue"
+    with showing_progress(hint) as progress:
+        done = run_complete(run, resolved, progress, asked=asked)
+    decision, account = done.refiltered.decision, done.refiltered.account
+    explanation = done.refiltered.explanation
+    if as_json:
+        summary = output.run_summary(run, decision, account, explanation)
+        print_json(summary | {"completed": done.rows, "refused": len(done.refused)})
+    else:
+        output.show_decision(decision, account)
+        typer.echo(f"{done.rows} rows completed ({duration(done.seconds)})")
+    output.explain(explanation, run)
+    for failure in done.refused:
+        say(f"stays as it is: {failure.id}: {failure.reason}: {failure.detail}")
+    if done.refused:
+        raise typer.Exit(SOME_FAILED)
 
 
 def merge(

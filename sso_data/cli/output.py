@@ -49,7 +49,8 @@ def funnel(decision: "Decision") -> Table:
     """Return the filter's stages: the rows each one dropped, and means over the rows left."""
     table = Table(title="Filter", title_justify="left", title_style="bold")
     table.add_column("stage")
-    for name in ("dropped", "left"):
+    partial = decision.not_asked > 0
+    for name in ("dropped", *(("not asked for",) if partial else ()), "left"):
         table.add_column(name, justify="right")
     table.add_column("log-prob, plain view\nchosen / rejected\n(nats/token)", justify="right")
     table.add_column("length (tokens)\nchosen / rejected / original", justify="right")
@@ -60,6 +61,7 @@ def funnel(decision: "Decision") -> Table:
         table.add_row(
             stage.reason,
             "" if stage.reason == "rows" else str(stage.dropped),
+            *((str(stage.not_asked or ""),) if partial else ()),
             str(stage.left),
             f"{number(stage.mean_logp_plain_chosen)} / {number(stage.mean_logp_plain_rejected)}",
             f"{number(stage.mean_tokens_chosen, 1)} / {number(stage.mean_tokens_rejected, 1)} / "
@@ -88,6 +90,12 @@ def show_decision(decision: "Decision", account: "Account") -> None:
         f"{whole}rows {rows} = kept {len(decision.kept)}{''.join(dropped)}"
     )
     out.print(line, highlight=False)
+    if decision.not_asked:
+        out.print(
+            f"of the dropped rows {decision.not_asked} were not asked for everything "
+            "(scoring.when=needed); means are over those that always are",
+            highlight=False,
+        )
     if decision.ranking:
         echo(str(decision.ranking))
 
@@ -125,7 +133,8 @@ def run_summary(
         "kept": len(decision.kept),
         "dropped": decision.dropped,
         "thresholds": dict(decision.thresholds),
-        "funnel": [asdict(stage) for stage in decision.funnel],
+        **({"not_asked": decision.not_asked} if decision.not_asked else {}),
+        "funnel": [stage.to_json() for stage in decision.funnel],
         **({"ranking": decision.ranking.to_json()} if decision.ranking else {}),
         "explanation": explanation.to_json(),
     }
@@ -150,9 +159,12 @@ def pair(row: Row, verdict: str | None) -> Panel:
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("", style="dim", width=22)
     for (view, side), style in zip(SIDE_OF.items(), ("green", "red", "cyan"), strict=True):
-        heading = f"{side}: drawn under {view}, {row.responses[view].num_tokens} tokens"
+        said = row.responses.get(view)
+        tokens = f"{said.num_tokens} tokens" if said else "not asked for"
+        heading = f"{side}: drawn under {view}, {tokens}"
         table.add_column(heading, header_style=style, ratio=1)
-    table.add_row("", *(_shortened(row.responses[view].text) for view in SIDE_OF))
+    texts = (row.responses[view].text if view in row.responses else "" for view in SIDE_OF)
+    table.add_row("", *map(_shortened, texts))
     table.add_row()
     for seen in VIEWS:
         cells = (

@@ -72,7 +72,8 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     rules_of(config)
     candidates = list(read_prompts(source, config.source))
     progress.phase("checking the model and its chat template")
-    setup = prepare(config)
+    whole = config.scoring.model_copy(update={"when": "all"})  # every response is to be shown
+    setup = prepare(config.model_copy(update={"scoring": whole}))
     samples = config.sampling.samples
     total = len(candidates) * samples
     memory = _Memory()
