@@ -97,7 +97,9 @@ class Summary:
     steering: SteeringCounts | None = None
 
 
-def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
+def prepare(
+    config: RunConfig, *, date: str | None = None, progress: Progress | None = None
+) -> Setup:
     """Resolve the model, its tokenizer and template, and the catalogue.
 
     `date` is the day on which a continued run was started; templates keep showing it. Raises
@@ -117,7 +119,7 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
     rules = Rules(
         config=config.steering, catalogue=catalogue, seed=config.seed, templates=templates
     )
-    fingerprint = model_fingerprint(model_dir)
+    fingerprint = model_fingerprint(model_dir, progress)
     if config.engine.adapter is not None:
         fingerprint = f"{fingerprint}+{adapter_fingerprint(config.engine.adapter)}"
     policy = Policy(name=public_name(config.model), fingerprint=fingerprint, template=template)
@@ -163,7 +165,8 @@ def generate(
     manifest = None if overwrite else read_run(out)
     if manifest:
         config = with_defaults(config, stored_defaults(out, RUN))
-    setup = prepare(config, date=manifest["date"] if manifest else None)
+    date = manifest["date"] if manifest else None
+    setup = prepare(config, date=date, progress=progress)
     progress.phase("checking the prompts")
     samples = config.sampling.samples
     name = Ledger().next_ids

@@ -18,6 +18,7 @@ from sso_data import __version__
 from sso_data.config import migration
 from sso_data.config.migration import Kind, upgraded
 from sso_data.core.errors import RunError, one_line
+from sso_data.core.fingerprints import same
 from sso_data.runs.files import locked_file, make_dir, remove_tree, write_atomic
 
 Manifest = dict[str, Any]
@@ -168,8 +169,17 @@ def open_workdir(
         return WorkDir(path, kind, manifest)
     refuse_another(path, kind.noun, manifest["identity"], identity, remedy)
     found = WorkDir(path, kind, manifest)
-    found.set(**{key: value for key, value in details.items() if key != "defaults"})
+    kept = {key: value for key, value in details.items() if key != "defaults"}
+    found.set(identity=_further(manifest["identity"], identity), **kept)
     return found
+
+
+def _further(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity with the fingerprint that goes further, where two equal ones differ."""
+    return {
+        key: here[key] if len(str(here[key])) > len(str(there[key])) else there[key]
+        for key in there
+    }
 
 
 def clear(path: Path, kind: WorkKind) -> bool:
@@ -191,7 +201,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     found = []
     for key in sorted(there.keys() | here.keys()):
         old, new = there.get(key, "absent"), here.get(key, "absent")
-        if old != new:
+        if not same(old, new):
             found.append(f"{key} is {json.dumps(old)} there and {json.dumps(new)} here")
     return found
 

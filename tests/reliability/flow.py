@@ -115,7 +115,7 @@ def scripted(
 ) -> None:
     """Let `generate` meet the scripted engine, small parts and buffers, and syncs by the row."""
 
-    def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
+    def prepare(config: RunConfig, *, date: str | None = None, progress: object = None) -> Setup:
         identity = {"seed": config.seed, "engine": "scripted", "views.date": date or "2026-01-01"}
         return Setup(
             config=config,
