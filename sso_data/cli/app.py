@@ -19,6 +19,7 @@ from sso_data.cli.iterating import iterate
 from sso_data.cli.outcome import ends_well, print_json
 from sso_data.cli.progress import showing_progress
 from sso_data.cli.publishing import export, push
+from sso_data.cli.reporting import report, view
 from sso_data.cli.training import train
 
 app = typer.Typer(
@@ -130,6 +131,8 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("retry", retry, "runs/first --set engine.max_num_seqs=64"),
     ("merge", merge, "runs/part1 runs/part2 --out runs/whole"),
     ("augment", augment, "prompts.jsonl -m Qwen/Qwen3-8B --out more.jsonl --n 1000"),
+    ("report", report, "runs/first"),
+    ("view", view, "runs/first"),
     ("export", export, "runs/first --to trl --out exports/trl"),
     ("push", push, "runs/first alice/pairs --license apache-2.0 --language en"),
     ("train", train, "runs/first -m Qwen/Qwen3-8B --out models/second --loss-type dpo"),
