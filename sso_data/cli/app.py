@@ -100,6 +100,31 @@ def doctor(model: opt.Model = None, as_json: opt.Json = False) -> None:
         raise typer.Exit(1)
 
 
+def verify(
+    directory: Annotated[
+        Path, typer.Argument(help="A run, or a training's or iteration's directory.")
+    ],
+    as_json: opt.Json = False,
+) -> None:
+    """Check every file of a directory that later commands read; change nothing.
+
+    Names what is not as it was written, by file and line, and says what can be done about it. Exit
+    code 1 if anything is wrong.
+    """
+    from dataclasses import asdict
+
+    from sso_data.verification import verify as run_verify
+
+    with showing_progress() as progress:
+        found = run_verify(directory, progress)
+    if as_json:
+        print_json([asdict(finding) for finding in found])
+    else:
+        output.console().print(output.findings(found))
+    if any(finding.state == "fail" for finding in found):
+        raise typer.Exit(1)
+
+
 _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("generate", generate, "prompts.jsonl -m Qwen/Qwen3-8B --out runs/first"),
     ("filter", filter_, "runs/first --set filter.gap=0.1 --dry-run"),
@@ -122,6 +147,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("preview", preview, "prompts.jsonl -m Qwen/Qwen3-8B -n 5"),
     ("demo", demo, ""),
     ("doctor", doctor, "--model Qwen/Qwen3-8B"),
+    ("verify", verify, "runs/first"),
     ("principles list", principles.list_, ""),
     ("principles show", principles.show, "Helpfulness"),
     ("principles check", principles.check, "my-principles/"),

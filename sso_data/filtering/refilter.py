@@ -107,7 +107,7 @@ def refilter(
     """
     progress = progress or NullProgress()
     progress.phase("filtering")
-    return _decided(run, config, progress, dry_run=dry_run, by_filter=True)
+    return _decided(run, config, progress, dry_run=dry_run, by_filter=True, whole=not dry_run)
 
 
 def filter_again(
@@ -147,7 +147,12 @@ def _decided(
     *,
     by_filter: bool,
     dry_run: bool = False,
+    whole: bool = False,
 ) -> Refiltered:
+    """Decide; with `whole` every line of the journal is compared with its checksum before.
+
+    A call that has opened the run to write rows has compared them already.
+    """
     manifest = require_run(run)
     with ExitStack() as stack:
         is_locked = False
@@ -155,7 +160,7 @@ def _decided(
             if not dry_run:
                 stack.enter_context(locked(run, "rows"))
                 is_locked = True
-        scores = load_scores(run, dry=not is_locked)
+        scores = load_scores(run, dry=not is_locked, whole=whole)
     try:
         decision = decide(scores.rows, config.filter)
     except NotAskedError as error:

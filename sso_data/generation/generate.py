@@ -112,7 +112,9 @@ def rules_of(config: RunConfig) -> Rules:
     return Rules(config=config.steering, catalogue=catalogue, seed=config.seed, templates=templates)
 
 
-def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
+def prepare(
+    config: RunConfig, *, date: str | None = None, progress: Progress | None = None
+) -> Setup:
     """Resolve the model, its tokenizer and template, and the catalogue.
 
     `date` is the day on which a continued run was started; templates keep showing it. Raises
@@ -124,7 +126,7 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
     model_dir = resolve_model(config.model, config.engine.revision, trust_remote_code=trusted)
     tokenizer = load_tokenizer(model_dir, trust_remote_code=trusted)
     template = ChatTemplate(tokenizer, config.views, today=date or today())
-    fingerprint = model_fingerprint(model_dir)
+    fingerprint = model_fingerprint(model_dir, progress)
     if config.engine.adapter is not None:
         fingerprint = f"{fingerprint}+{adapter_fingerprint(config.engine.adapter)}"
     policy = Policy(name=public_name(config.model), fingerprint=fingerprint, template=template)
@@ -183,7 +185,8 @@ def generate(
         total = len(keys)
         progress.note(f"{total // samples} prompts" + (f" x {samples} samples" * (samples > 1)))
         progress.phase("checking the model and its chat template")
-        setup = prepare(config, date=manifest["date"] if manifest else None)
+        date = manifest["date"] if manifest else None
+        setup = prepare(config, date=date, progress=progress)
         opened = open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite)
         run = stack.enter_context(opened)
         _note_given(run, source, config, keys)

@@ -101,7 +101,7 @@ class RunFacts:
 def read_facts(run: Path) -> RunFacts:
     """Read a run. Raises RunError for one without pairs, ConfigError naming a key that is wrong."""
     manifest = require_run(run)
-    scores = load_scores(run, dry=True)
+    scores = load_scores(run, dry=True, whole=True)
     return RunFacts(
         run=run,
         manifest=manifest,

@@ -19,6 +19,7 @@ from sso_data import __version__
 from sso_data.config import migration
 from sso_data.config.migration import Kind, upgraded
 from sso_data.core.errors import RunError, one_line
+from sso_data.core.fingerprints import same
 from sso_data.runs.files import locked_file, make_dir, remove_tree, write_atomic
 
 Manifest = dict[str, Any]
@@ -182,8 +183,17 @@ def open_workdir(
     configs = manifest.get("config"), config or details.get("config")
     refuse_another(path, kind.noun, manifest["identity"], identity, remedy, configs)
     found = WorkDir(path, kind, manifest)
-    found.set(**{key: value for key, value in details.items() if key != "defaults"})
+    kept = {key: value for key, value in details.items() if key != "defaults"}
+    found.set(identity=_further(manifest["identity"], identity), **kept)
     return found
+
+
+def _further(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity with the fingerprint that goes further, where two equal ones differ."""
+    return {
+        key: here[key] if len(str(here[key])) > len(str(there[key])) else there[key]
+        for key in there
+    }
 
 
 def clear(path: Path, kind: WorkKind) -> bool:
@@ -213,7 +223,7 @@ def differences(
     found = []
     for key in sorted(there.keys() | here.keys()):
         old, new = there.get(key, "absent"), here.get(key, "absent")
-        if old == new:
+        if same(old, new):
             continue
         if _is_fingerprint(old) or _is_fingerprint(new):
             found.append(f"{key} is another: {_meant(key, old, new, then or {}, now or {})}")

@@ -20,7 +20,7 @@ FLOORS: dict[str, int] = {
             ("steering",),
             ("generation", "world", "exporting"),
             ("augmentation", "publishing", "doctor", "demo", "evaluation", "reporting"),
-            ("iteration",),
+            ("iteration", "verification"),
             ("api",),
             ("cli",),
             ("__main__",),

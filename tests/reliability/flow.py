@@ -116,7 +116,7 @@ def scripted(
 ) -> None:
     """Let `generate` meet the scripted engine, small parts and buffers, and syncs by the row."""
 
-    def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
+    def prepare(config: RunConfig, *, date: str | None = None, progress: object = None) -> Setup:
         identity = {"seed": config.seed, "engine": "scripted", "views.date": date or "2026-01-01"}
         return Setup(
             config=config,
@@ -144,7 +144,7 @@ def content(run: Path) -> dict[str, Any]:
         "failures": sorted(lines_of(run / "failed.jsonl")),
         "pairs": sorted(lines_of(pairs / "train.jsonl")),
         "table": sorted(table, key=lambda row: str(row["id"])),
-        "filter": json.loads((pairs / "filter.json").read_text()),
+        "filter": json.loads((pairs / "filter.json").read_text()) | {"sha256": "of any order"},
         "prompts": json.loads((run / "run.json").read_text())["prompts"],
         "names": sorted(path.name for path in pairs.iterdir()),
     }
