@@ -35,6 +35,7 @@ def augment(
         typer.Option("--templates", help="Directory with an augment.j2 of your own."),
     ] = None,
     engine: opt.EngineName = None,
+    engines: opt.Engines = None,
     seed: opt.Seed = None,
     split: opt.Split = None,
     column: opt.Column = None,
@@ -66,6 +67,7 @@ def augment(
         templates=templates,
         decontaminate__files=tuple(decontaminate) if decontaminate else None,
         engine__name=engine,
+        engine__count=engines,
         **opt.source_keys(split, column, skip_bad_rows=skip_bad_rows),
     )
     hint = f"every new query is safe in {out}; run the same command again to continue"

@@ -42,6 +42,12 @@ Limit = Annotated[int | None, typer.Option("--limit", help="Only the first N pro
 EngineName = Annotated[
     str | None, typer.Option("--engine", help="auto, vllm or transformers.", metavar="NAME")
 ]
+Engines = Annotated[
+    str | None,
+    typer.Option(
+        "--engines", help="auto, or how many engines work, each on GPUs of its own.", metavar="N"
+    ),
+]
 PrinciplesDir = Annotated[
     Path | None,
     typer.Option(

@@ -95,6 +95,7 @@ def new(
     model: Asked = None,
     endpoint: EndpointUrl = None,
     engine: opt.EngineName = None,
+    engines: opt.Engines = None,
     templates: opt.TemplatesDir = None,
     seed: opt.Seed = None,
     config: opt.ConfigFile = None,
@@ -108,7 +109,14 @@ def new(
     from sso_data.steering.new_principles import new_catalogue
 
     resolved = _asking(
-        config, settings, model, endpoint, seed=seed, templates=templates, engine__name=engine
+        config,
+        settings,
+        model,
+        endpoint,
+        seed=seed,
+        templates=templates,
+        engine__name=engine,
+        engine__count=engines,
     )
     with showing_progress() as progress:
         made = new_catalogue(description, number, out, resolved, progress)
@@ -128,6 +136,7 @@ def write(
     endpoint: EndpointUrl = None,
     number: Annotated[int | None, typer.Option("-n", min=1, help="Only the first N.")] = None,
     engine: opt.EngineName = None,
+    engines: opt.Engines = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
     seed: opt.Seed = None,
@@ -149,6 +158,7 @@ def write(
         principles=principles,
         templates=templates,
         engine__name=engine,
+        engine__count=engines,
         **opt.source_keys(split, column, number),
     )
     counts = SteeringCounts()

@@ -225,6 +225,10 @@ class EngineConfig(Section):
     """Sequences worked on at once (vLLM)."""
     batch_tokens: Annotated[int, Field(ge=256)] = 16384
     """Tokens in one forward pass of the transformers engine, padding included."""
+    count: Literal["auto"] | Count = "auto"
+    """Engines that share the work, each in a process of its own and on GPUs of its own; `auto`: as
+    many as the visible GPUs have room for, on CPU one (docs/scale.md). Any number makes the same
+    rows."""
     tensor_parallel_size: Count = 1
     """GPUs that share one model (vLLM)."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -248,7 +252,16 @@ class EngineConfig(Section):
         for key in _VLLM_OURS:
             if key in self.vllm:
                 raise ValueError(f"engine.vllm.{key} cannot be set; see the other engine keys")
+        if any(key.startswith("data_parallel") for key in self.vllm):
+            raise ValueError("engine.vllm.data_parallel_size hangs offline: set engine.count")
+        if self.isolation == "inline" and self.engines > 1:
+            raise ValueError("engine.count: engine.isolation is inline, which is one engine")
         return self
+
+    @property
+    def engines(self) -> int:
+        """The number of engines asked for; 1 where it is not decided."""
+        return 1 if self.count == "auto" else self.count
 
 
 class FilterConfig(Section):

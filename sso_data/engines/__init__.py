@@ -1,7 +1,8 @@
 """Engines that continue and score token ids: vLLM and transformers, inline or in a subprocess."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,19 +22,34 @@ def resolve_name(config: EngineConfig) -> Literal["vllm", "transformers"]:
 
 
 def start_engine(
-    model_path: Path, config: EngineConfig, tell: Callable[[str], None] = lambda line: None
+    model_path: Path,
+    config: EngineConfig,
+    tell: Callable[[str], None] = lambda line: None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Engine:
-    """Start an engine for the model in the directory `model_path`.
+    """Start the engines for the model in the directory `model_path`, which work as one.
 
-    One in a child process is restarted when it dies; `tell` is given one line then. Takes
-    seconds to minutes. Raises EngineError or ModelError, one line each.
+    Those in child processes are restarted when they die; `tell` is given one line then, and `note`
+    the plan, where there is more than one engine or a GPU without room. Takes seconds to minutes.
+    Raises ConfigError, EngineError or ModelError, one line each.
     """
+    from sso_data.engines.devices import plan_with_patience
+
+    plan = plan_with_patience(config, resolve_name(config), model_path)
+    if len(plan.names) > 1 or plan.skipped:
+        note(plan.text)
     if config.isolation == "inline":
         return start_inline(model_path, config)
     from sso_data.engines.child import ChildEngine
-    from sso_data.engines.restarting import RestartingEngine
+    from sso_data.engines.fleet import Fleet
 
-    return RestartingEngine(lambda changed: ChildEngine(model_path, changed), config, tell=tell)
+    config = config.model_copy(update={"count": len(plan.names)})
+
+    def start(changed: EngineConfig, environment: Mapping[str, str]) -> ChildEngine:
+        return ChildEngine(model_path, changed, environment=environment)
+
+    starts = [partial(start, environment=environment) for environment in plan.environments]
+    return Fleet(starts, config, names=plan.names, tell=tell)
 
 
 def start_inline(model_path: Path, config: EngineConfig) -> Engine:

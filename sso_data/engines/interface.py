@@ -91,6 +91,7 @@ class EngineInfo:
 
     `context_tokens`: the most ids that prompt and completion may have together.
     `max_in_flight`: requests that it works on at once; callers keep about twice that submitted.
+    `engines`: how many engines these are together.
     """
 
     name: str
@@ -99,6 +100,7 @@ class EngineInfo:
     dtype: str
     context_tokens: int
     max_in_flight: int
+    engines: int = 1
 
 
 class Engine(Protocol):

@@ -218,7 +218,10 @@ def _start(model_path: Path, config: EngineConfig, facts: ModelFacts) -> tuple[A
             "max_num_batched_tokens": max(facts.context, CPU_STEP_TOKENS),
             "block_size": CPU_BLOCK,
             "kv_cache_memory_bytes": cpu_cache_bytes(
-                facts, bytes_each, max_num_seqs=config.max_num_seqs, free=free_memory()
+                facts,
+                bytes_each,
+                max_num_seqs=config.max_num_seqs,
+                free=free_memory() // config.engines,
             ),
             "enforce_eager": True,
         }

@@ -257,12 +257,15 @@ def lazy_engine(
     def start() -> Engine:
         progress.phase(f"loading {setup.config.model}")
         with ExitStack() as failing:
-            engine = start_engine(setup.model_dir, setup.config.engine, tell=progress.warn)
+            engine = start_engine(
+                setup.model_dir, setup.config.engine, tell=progress.warn, note=progress.note
+            )
             failing.callback(engine.close)
             on_start(engine.info)
             info = engine.info
+            many = f"{info.engines} engines: " if info.engines > 1 else ""
             progress.note(
-                f"{info.name} {info.version} on {info.device}, {info.dtype}, "
+                f"{many}{info.name} {info.version} on {info.device}, {info.dtype}, "
                 f"context {info.context_tokens} tokens"
             )
             failing.pop_all()

@@ -195,16 +195,16 @@ def test_many_large_batches_do_not_block_each_other() -> None:
 
 
 def test_threads_are_set_before_the_engine_starts() -> None:
-    engine = ChildEngine(NOWHERE, EngineConfig(threads=3), start=fake.start_fake)
-    assert engine.info.version == "3"
-    engine.close()
+    with started(threads=3) as engine:
+        assert engine.poll() is None, "it is made at once, and starts in the background"
+        assert engine.info.version == "3"
 
 
 def test_a_failed_start_is_the_childs_own_error() -> None:
     with pytest.raises(ModelError, match=r"^nowhere: not today$"):
-        ChildEngine(NOWHERE, EngineConfig(), start=fake.start_refusing)
+        _ = ChildEngine(NOWHERE, EngineConfig(), start=fake.start_refusing).info
     with pytest.raises(EngineError, match=r"^the engine failed: KeyError: 'surprise'$"):
-        ChildEngine(NOWHERE, EngineConfig(), start=fake.start_crashing)
+        _ = ChildEngine(NOWHERE, EngineConfig(), start=fake.start_crashing).info
 
 
 def test_no_file_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
