@@ -29,6 +29,7 @@ def generate(
     model: opt.Model = None,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
     principle_model: PrincipleModel = None,
@@ -63,6 +64,7 @@ def generate(
         steering__principles="written" if principle_model else None,
         engine__name=engine,
         engine__count=engines,
+        engine__servers=servers or None,
         **opt.source_keys(split, column, limit, shard, skip_bad_rows=skip_bad_rows),
     )
     hint = f"every finished row is safe in {out}; run the same command again to continue"
@@ -143,6 +145,7 @@ def retry(
         typer.Option("--model", "-m", help="New path of the same model, if it was moved."),
     ] = None,
     engines: opt.Engines = None,
+    servers: opt.Servers = None,
     settings: opt.Settings = None,
     as_json: opt.Json = False,
 ) -> None:
@@ -154,7 +157,9 @@ def retry(
     from sso_data.filtering.refilter import standing_config
     from sso_data.generation.retry import retry as run_retry
 
-    resolved = standing_config(run, settings, model=model, engine__count=engines)
+    resolved = standing_config(
+        run, settings, model=model, engine__count=engines, engine__servers=servers or None
+    )
     asked = any(setting.startswith("filter.") for setting in settings or [])
     hint = f"every finished row is safe in {run}; run the same command again to continue"
     with showing_progress(hint) as progress:
@@ -225,6 +230,7 @@ def preview(
     number: Annotated[int, typer.Option("-n", min=1, help="How many prompts.")] = 5,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
     seed: opt.Seed = None,
@@ -255,6 +261,7 @@ def preview(
         templates=templates,
         engine__name=engine,
         engine__count=engines,
+        engine__servers=servers or None,
         **opt.source_keys(split, column, number),
     )
     with showing_progress() as progress:

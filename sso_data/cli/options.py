@@ -48,6 +48,12 @@ Engines = Annotated[
         "--engines", help="auto, or how many engines work, each on GPUs of its own.", metavar="N"
     ),
 ]
+Servers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--server", help="A vLLM server in place of an engine here; repeat for more.", metavar="URL"
+    ),
+]
 PrinciplesDir = Annotated[
     Path | None,
     typer.Option(

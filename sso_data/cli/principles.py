@@ -96,6 +96,7 @@ def new(
     endpoint: EndpointUrl = None,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    servers: opt.Servers = None,
     templates: opt.TemplatesDir = None,
     seed: opt.Seed = None,
     config: opt.ConfigFile = None,
@@ -117,6 +118,7 @@ def new(
         templates=templates,
         engine__name=engine,
         engine__count=engines,
+        engine__servers=servers or None,
     )
     with showing_progress() as progress:
         made = new_catalogue(description, number, out, resolved, progress)
@@ -137,6 +139,7 @@ def write(
     number: Annotated[int | None, typer.Option("-n", min=1, help="Only the first N.")] = None,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
     seed: opt.Seed = None,
@@ -159,6 +162,7 @@ def write(
         templates=templates,
         engine__name=engine,
         engine__count=engines,
+        engine__servers=servers or None,
         **opt.source_keys(split, column, number),
     )
     counts = SteeringCounts()

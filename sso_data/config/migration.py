@@ -84,7 +84,10 @@ CHANGES: tuple[Change, ...] = (
         key="reward.center_rewards_coefficient",
         old="reward.centre",
     ),
-    Change(format=4, of=("run", "judge", "augmentation"), key="engine.count", default="auto"),
+    *(
+        Change(format=4, of=("run", "judge", "augmentation"), key=f"engine.{key}", default=default)
+        for key, default in (("count", "auto"), ("servers", []), ("server_model", None))
+    ),
     *(
         Change(format=version, of=(of,), key=key, default=default, in_identity=in_identity)
         for version, of, key, default, in_identity in (

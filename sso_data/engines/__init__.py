@@ -15,7 +15,12 @@ __all__ = ["resolve_name", "start_engine"]
 
 
 def resolve_name(config: EngineConfig) -> Literal["vllm", "transformers"]:
-    """The engine that `config.name` means here: `auto` is vLLM where it is installed."""
+    """The engine that `config.name` means here: `auto` is vLLM where it is installed.
+
+    Servers are vLLM's.
+    """
+    if config.servers:
+        return "vllm"
     if config.name != "auto":
         return config.name
     return "vllm" if importlib.util.find_spec("vllm") else "transformers"
@@ -33,16 +38,23 @@ def start_engine(
     the plan, where there is more than one engine or a GPU without room. Takes seconds to minutes.
     Raises ConfigError, EngineError or ModelError, one line each.
     """
+    from sso_data.engines.child import ChildEngine
     from sso_data.engines.devices import plan_with_patience
+    from sso_data.engines.fleet import Fleet
 
+    if config.servers:
+
+        def reach(changed: EngineConfig, url: str) -> ChildEngine:
+            own = changed.model_copy(update={"servers": (url,)})
+            return ChildEngine(model_path, own, start=start_server)
+
+        reached = [partial(reach, url=url) for url in config.servers]
+        return Fleet(reached, config, names=config.servers, tell=tell, together=True)
     plan = plan_with_patience(config, resolve_name(config), model_path)
     if len(plan.names) > 1 or plan.skipped:
         note(plan.text)
     if config.isolation == "inline":
         return start_inline(model_path, config)
-    from sso_data.engines.child import ChildEngine
-    from sso_data.engines.fleet import Fleet
-
     config = config.model_copy(update={"count": len(plan.names)})
 
     def start(changed: EngineConfig, environment: Mapping[str, str]) -> ChildEngine:
@@ -50,6 +62,13 @@ def start_engine(
 
     starts = [partial(start, environment=environment) for environment in plan.environments]
     return Fleet(starts, config, names=plan.names, tell=tell)
+
+
+def start_server(model_path: Path, config: EngineConfig) -> Engine:
+    """Reach the first of `config.servers`. Raises EngineError; EngineDeadError without a server."""
+    from sso_data.engines.server import ServerEngine
+
+    return ServerEngine(model_path, config)
 
 
 def start_inline(model_path: Path, config: EngineConfig) -> Engine:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from sso_data.config.run import EngineConfig
 from sso_data.core.errors import EngineDeadError, EngineError, EngineMemoryError, SsoDataError
 from sso_data.engines.bisector import CrashBisector
-from sso_data.engines.interface import EngineInfo, Refused, Request, Result, row_of
+from sso_data.engines.interface import PROBE_NATS, EngineInfo, Refused, Request, Result, row_of
 from sso_data.engines.requests import score_slots
 
 FIRST_WAIT_SECONDS = 1.0
@@ -101,11 +101,14 @@ class Fleet:
     """The engines that `starts` make, behind the interface of one.
 
     The first one is waited for, and its start's error is raised as it is; then the others start in
-    the background. A row stays on its slot, new ones go to the emptiest. When an engine dies, only
-    its requests are asked again, on another slot where there is one; between a death and the next
-    start it waits 1, 2, 4 ... 60 seconds, counted from the last answer, while the others go on.
-    Death for want of memory halves the slot's `engine.score_slots`. A slot whose engine fails to
-    start five times in a row, or keeps dying where others work, retires.
+    the background. With `together` (servers) all are waited for; one that is not there may come
+    later, and none retires for being away while another is there.
+
+    A row stays on its slot, new ones go to the emptiest. When an engine dies, only its requests are
+    asked again, on another slot where there is one; between a death and the next start it waits 1,
+    2, 4 ... 60 seconds, counted from the last answer, while the others go on. Death for want of
+    memory halves the slot's `engine.score_slots`. A slot whose engine fails to start five times in
+    a row, or keeps dying where others work, retires.
 
     A row that kills engines is found by `CrashBisector`, on one slot that runs nothing else
     meanwhile, and refused. `tell` is given one line for each death and each retirement. `step`
@@ -118,6 +121,7 @@ class Fleet:
         config: EngineConfig,
         *,
         names: Sequence[str] = ("the engine",),
+        together: bool = False,
         tell: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -133,6 +137,7 @@ class Fleet:
         self._results: list[Result] = []
         self._bisector = CrashBisector()
         self._quarantine: _Slot | None = None
+        self._together = together
         self._info = self._first_info()
         self._start_what_is_due()
 
@@ -180,18 +185,42 @@ class Fleet:
         return [slot for slot in self._slots if not slot.is_retired]
 
     def _first_info(self) -> EngineInfo:
-        """Start the first engine, wait for it, and return the properties of all together."""
-        first = self._slots[0]
-        engine = first.engine = first.start(first.config)
+        """Start the first engines, wait for them, and return the properties of all together."""
+        first = self._slots if self._together else self._slots[:1]
+        dead: list[EngineDeadError] = []
+        info: EngineInfo | None = None
         try:
-            while (info := engine.poll()) is None:
-                wait(engine.waitables, POLL_SECONDS)
+            for slot in first:
+                slot.engine = slot.start(slot.config)
+            for slot in first:
+                try:
+                    found = self._awaited(slot)
+                except EngineDeadError as error:
+                    slot.stop()
+                    dead.append(error)
+                    if len(dead) == len(first):
+                        raise
+                    self._start_failed(slot, error)
+                    continue
+                info = info or found
+                if why := _difference(info, found):
+                    raise EngineError(f"{slot.name} and {self._slots[0].name} differ: {why}")
+                slot.is_ready = True
         except BaseException:
-            first.stop()
+            for slot in first:
+                slot.stop()
             raise
-        first.is_ready = True
+        assert info is not None
         count = len(self._slots)
         return replace(info, max_in_flight=info.max_in_flight * count, engines=count)
+
+    @staticmethod
+    def _awaited(slot: _Slot) -> EngineInfo:
+        """The properties of a slot's engine, when it is ready."""
+        assert slot.engine is not None
+        while (info := slot.engine.poll()) is None:
+            wait(slot.engine.waitables, POLL_SECONDS)
+        return info
 
     def _start_what_is_due(self) -> None:
         for slot in self._live:
@@ -284,11 +313,9 @@ class Fleet:
 
     def _welcome(self, slot: _Slot, info: EngineInfo) -> None:
         """An engine is ready; it retires if its rows would differ from those of the others."""
-        for key in ("name", "device", "dtype", "context_tokens"):
-            old, new = getattr(self._info, key), getattr(info, key)
-            if old != new:
-                self._retire(slot, f"the engine restarted with {key} {new}, it had {old} before")
-                return
+        if why := _difference(self._info, info):
+            self._retire(slot, f"the engine restarted with {why} before")
+            return
         slot.is_ready, slot.failed_starts = True, 0
 
     def _take(self, slot: _Slot, results: Sequence[Result]) -> None:
@@ -340,7 +367,8 @@ class Fleet:
     def _start_failed(self, slot: _Slot, error: SsoDataError) -> None:
         slot.stop()
         slot.failed_starts += 1
-        if slot.failed_starts < STARTS:
+        patient = self._together and any(other.is_ready for other in self._slots)
+        if slot.failed_starts < STARTS or patient:
             self._restart(slot, error, quiet=len(self._live) > 1)
         else:
             self._retire(slot, f"the engine cannot be started: {error}")
@@ -366,3 +394,15 @@ class Fleet:
 
     def _named(self, slot: _Slot) -> str:
         return f"{slot.name}: " if len(self._slots) > 1 else ""
+
+
+def _difference(before: EngineInfo, now: EngineInfo) -> str | None:
+    """Return why rows of two engines are not comparable, or None."""
+    for key in ("name", "device", "dtype", "context_tokens"):
+        old, new = getattr(before, key), getattr(now, key)
+        if old != new:
+            return f"{key} {new}, it had {old}"
+    old, new = before.probe, now.probe
+    if old is not None and new is not None and abs(old - new) > PROBE_NATS:
+        return f"another model: the same ids have a log-prob of {new:.2f}, they had {old:.2f}"
+    return None

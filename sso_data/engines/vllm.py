@@ -277,7 +277,7 @@ def _sampling_params(request: SampleRequest, eos_ids: tuple[int, ...]) -> Any:
     """What the request asks for; all else neutral, whatever the model's own config."""
     from vllm.sampling_params import StructuredOutputsParams
 
-    grammar = None if request.schema is None else _grammar(request.schema)
+    grammar = None if request.schema is None else grammar_of(request.schema)
     return _params(
         structured_outputs=StructuredOutputsParams(grammar=grammar) if grammar else None,
         max_tokens=request.max_tokens,
@@ -299,7 +299,7 @@ _WHEN_AND_WHERE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
 
 @cache
-def _grammar(schema: str) -> str:
+def grammar_of(schema: str) -> str:
     """A grammar of the JSON texts that obey a schema, with the white space that models write.
 
     vLLM's own reading of a schema allows any white space, in which weak models lose themselves, or

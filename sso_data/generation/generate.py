@@ -19,7 +19,7 @@ from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Prompt, content_hash, messages_from_json
 from sso_data.engines import resolve_name, start_engine
-from sso_data.engines.interface import Engine, EngineInfo
+from sso_data.engines.interface import PROBE_NATS, Engine, EngineInfo
 from sso_data.filtering.explain import Explanation, explain
 from sso_data.filtering.filters import Decision, decide_row
 from sso_data.filtering.refilter import filter_again
@@ -107,7 +107,12 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
         raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
     engine_name = resolve_name(config.engine)
     trusted = config.engine.trust_remote_code
-    model_dir = resolve_model(config.model, config.engine.revision, trust_remote_code=trusted)
+    model_dir = resolve_model(
+        config.model,
+        config.engine.revision,
+        trust_remote_code=trusted,
+        weights=not config.engine.servers,
+    )
     tokenizer = load_tokenizer(model_dir, trust_remote_code=trusted)
     template = ChatTemplate(tokenizer, config.views, today=date or today())
     catalogue = load_catalogue(config.principles)
@@ -117,7 +122,10 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
     rules = Rules(
         config=config.steering, catalogue=catalogue, seed=config.seed, templates=templates
     )
-    fingerprint = model_fingerprint(model_dir)
+    if config.engine.servers:  # whose weights nobody sees
+        fingerprint = f"server:{config.engine.server_model or public_name(config.model)}"
+    else:
+        fingerprint = model_fingerprint(model_dir)
     if config.engine.adapter is not None:
         fingerprint = f"{fingerprint}+{adapter_fingerprint(config.engine.adapter)}"
     policy = Policy(name=public_name(config.model), fingerprint=fingerprint, template=template)
@@ -302,6 +310,13 @@ def make_rows(
                     f"{getattr(info, key)}: their log-probs are not comparable; use the same "
                     "engine, or another --out"
                 )
+        probe = (earlier or {}).get("probe")
+        known = probe is not None and info.probe is not None
+        if known and abs(probe - info.probe) > PROBE_NATS:
+            raise RunError(
+                "the run was made with another model: the same ids have a log-prob of "
+                f"{info.probe:.2f} nats on this server, they had {probe:.2f}; use another --out"
+            )
         metadata.set(engine=asdict(info), resume=_resume_promise(info, setup.config.engine))
 
     check = LogprobCheck(setup.config.scoring, metadata.get("logprob_check"))

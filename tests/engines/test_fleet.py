@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,9 @@ class Two:
     """A fleet of two; `starts` make the engines of each slot in turn, or raise. Keeps what it made
     and told."""
 
-    def __init__(self, *starts: Callable[[EngineConfig, Clock], Mortal]) -> None:
+    def __init__(
+        self, *starts: Callable[[EngineConfig, Clock], Mortal], together: bool = False
+    ) -> None:
         self.clock, self.told = Clock(), list[str]()
         self.made: list[list[Mortal]] = [[] for _ in starts]
 
@@ -126,6 +129,7 @@ class Two:
             [start(number) for number in range(len(starts))],
             EngineConfig(),
             names=[f"engine {number + 1}" for number in range(len(starts))],
+            together=together,
             tell=self.told.append,
             clock=self.clock,
             sleep=self.clock.sleep,
@@ -302,11 +306,11 @@ def test_rows_go_to_the_emptiest_engine_and_stay_there() -> None:
 
 def test_one_restarts_slowly_and_the_other_keeps_answering() -> None:
     """The first one dies once, and its next one takes 10 seconds to start."""
-    die = iter([True])
+    die = [True]
     lives = iter([0.0, 10.0])
 
     def dies_once(under_way: list[str], config: EngineConfig) -> EngineDeadError | None:
-        return EngineDeadError("killed") if under_way and next(die, False) else None
+        return EngineDeadError("killed") if under_way and die and die.pop() else None
 
     two = Two(lambda config, clock: Mortal(config, dies_once, clock, next(lives)), of(immortal))
     two.fleet.submit([score(key, (1, 2), (3,)) for key in keys(60)])
@@ -360,6 +364,39 @@ def test_it_ends_when_every_engine_is_lost() -> None:
     with pytest.raises(EngineError, match="the engine cannot be started: no GPU memory"):
         answers(two.fleet, keys(40))
     assert sum("given up" in line for line in two.told) == 1
+
+
+def test_servers_are_awaited_together_and_one_comes_later() -> None:
+    """One is away for longer than five starts take, and is used when it is there."""
+    away = [True]
+
+    class Away(Mortal):
+        def poll(self) -> EngineInfo | None:
+            if away:
+                raise EngineDeadError("the server does not answer")
+            return super().poll()
+
+    two = Two(lambda config, clock: Away(config, immortal, clock), of(immortal), together=True)
+    while two.clock.now < 200:
+        assert len(answers(two.fleet, keys(50))) == 150
+        two.clock.sleep(1)
+    assert not two.told
+    away.clear()
+    while not two.made[0][-1].seen:
+        answers(two.fleet, keys(50))
+        two.clock.sleep(1)
+
+
+def test_servers_of_different_models_are_refused() -> None:
+    class Other(Mortal):
+        def poll(self) -> EngineInfo | None:
+            info = super().poll()
+            return info and replace(info, probe=probe.pop())
+
+    probe = [-41.0, -43.0]
+    one = lambda config, clock: Other(config, immortal, clock)  # noqa: E731
+    with pytest.raises(EngineError, match=r"engine 2 and engine 1 differ: another model.*-41.00"):
+        Two(one, one, together=True)
 
 
 def test_a_fleet_of_real_processes_restarts_them_alone() -> None:
