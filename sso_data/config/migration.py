@@ -85,10 +85,6 @@ CHANGES: tuple[Change, ...] = (
         old="reward.centre",
     ),
     *(
-        Change(format=4, of=("run", "judge", "augmentation"), key=f"engine.{key}", default=default)
-        for key, default in (("count", "auto"), ("servers", []), ("server_model", None))
-    ),
-    *(
         Change(format=version, of=(of,), key=key, default=default, in_identity=in_identity)
         for version, of, key, default, in_identity in (
             (3, "run", "sampling.top_k", 0, "sampling.top_p"),
@@ -107,6 +103,9 @@ CHANGES: tuple[Change, ...] = (
             (3, "judge", "principles", None, False),
             (3, "augmentation", "checks.questions", False, True),
             (3, "augmentation", "checks.pieces", False, True),
+            (4, "run", "engine.count", "auto", False),
+            (4, "run", "engine.servers", [], False),
+            (4, "run", "engine.server_model", None, False),
         )
     ),
 )

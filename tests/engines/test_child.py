@@ -166,6 +166,7 @@ def test_the_child_ends_with_its_parent(how: str) -> None:
 
 def test_ctrl_c_leaves_the_child_at_work() -> None:
     with started() as engine:
+        assert engine.info
         os.kill(pid_of(engine), signal.SIGINT)
         assert ask(engine, requests("a"))["a"].total_nats == -3.0
 
