@@ -88,7 +88,8 @@ class ServerEngine:
             vocab_size=self._facts.vocab_size,
         )
         self._ready += refused
-        self._tasks |= {self._loop.create_task(self._answer(one)) for one in [*scores, *samples]}
+        asked: list[Request] = [*scores, *samples]
+        self._tasks |= {self._loop.create_task(self._answer(one)) for one in asked}
 
     def step(self) -> list[Result]:
         """Return what came within a tenth of a second. Raises EngineDeadError."""
@@ -165,11 +166,10 @@ class ServerEngine:
         neutral = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
         if self._path == GENERATE:
             params |= {**neutral, "detokenize": False}
-            body = {"model": self._name, "token_ids": list(ids), "sampling_params": params}
+            body: dict[str, Any] = {"token_ids": list(ids), "sampling_params": params}
         else:
-            body = {"model": self._name, "prompt": list(ids), "return_token_ids": True}
-            body |= {**neutral, **params}
-        return await self._http("POST", self._path, body)
+            body = {"prompt": list(ids), "return_token_ids": True, **neutral, **params}
+        return await self._http("POST", self._path, {"model": self._name, **body})
 
     async def _http(self, method: str, path: str, body: Any = None) -> Any:
         """The decoded answer. Raises _RefusedError, EngineError or EngineDeadError."""

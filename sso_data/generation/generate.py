@@ -310,9 +310,8 @@ def make_rows(
                     f"{getattr(info, key)}: their log-probs are not comparable; use the same "
                     "engine, or another --out"
                 )
-        probe = (earlier or {}).get("probe")
-        known = probe is not None and info.probe is not None
-        if known and abs(probe - info.probe) > PROBE_NATS:
+        probe = earlier.get("probe") if earlier else None
+        if probe is not None and info.probe is not None and abs(probe - info.probe) > PROBE_NATS:
             raise RunError(
                 "the run was made with another model: the same ids have a log-prob of "
                 f"{info.probe:.2f} nats on this server, they had {probe:.2f}; use another --out"
