@@ -14,11 +14,12 @@ from sso_data.cli import options as opt
 from sso_data.cli import output, principles
 from sso_data.cli.augmenting import augment
 from sso_data.cli.evaluating import evaluate
-from sso_data.cli.generating import filter_, generate, merge, preview, retry
+from sso_data.cli.generating import complete, filter_, generate, merge, preview, retry
 from sso_data.cli.iterating import iterate
-from sso_data.cli.outcome import ends_well, print_json
+from sso_data.cli.outcome import echo, ends_well, print_json
 from sso_data.cli.progress import showing_progress
 from sso_data.cli.publishing import export, push
+from sso_data.cli.reporting import report, view
 from sso_data.cli.training import train
 
 app = typer.Typer(
@@ -80,7 +81,7 @@ def demo(
     for row in result.examples:
         console.print(output.pair(row, None))
     output.show_decision(result.summary.decision, result.summary.account)
-    typer.echo(result.verdict)
+    echo(result.verdict)
 
 
 def doctor(model: opt.Model = None, as_json: opt.Json = False) -> None:
@@ -103,8 +104,11 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("generate", generate, "prompts.jsonl -m Qwen/Qwen3-8B --out runs/first"),
     ("filter", filter_, "runs/first --set filter.gap=0.1 --dry-run"),
     ("retry", retry, "runs/first --set engine.max_num_seqs=64"),
+    ("complete", complete, "runs/first --set filter.steered=contrast"),
     ("merge", merge, "runs/part1 runs/part2 --out runs/whole"),
     ("augment", augment, "prompts.jsonl -m Qwen/Qwen3-8B --out more.jsonl --n 1000"),
+    ("report", report, "runs/first"),
+    ("view", view, "runs/first"),
     ("export", export, "runs/first --to trl --out exports/trl"),
     ("push", push, "runs/first alice/pairs --license apache-2.0 --language en"),
     ("train", train, "runs/first -m Qwen/Qwen3-8B --out models/second --loss-type dpo"),

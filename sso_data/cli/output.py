@@ -1,7 +1,6 @@
 """Results on stdout: the funnel, pairs side by side, principles, findings; advice on stderr."""
 
 import textwrap
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sso_data.cli.outcome import SOME_FAILED, say
+from sso_data.cli.outcome import SOME_FAILED, SafeConsole, echo, say
 from sso_data.core.records import SIDE_OF, VIEWS, Row
 
 if TYPE_CHECKING:
@@ -32,8 +31,8 @@ _ALWAYS_SHOWN = ("rows", "not_steered", "off_policy", "gap")
 
 def console() -> Console:
     """Return a console on stdout; 160 columns wide and without colour if it is not a terminal."""
-    out = Console()
-    return out if out.is_terminal else Console(width=160)
+    out = SafeConsole()
+    return out if out.is_terminal else SafeConsole(width=160)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -50,7 +49,8 @@ def funnel(decision: "Decision") -> Table:
     """Return the filter's stages: the rows each one dropped, and means over the rows left."""
     table = Table(title="Filter", title_justify="left", title_style="bold")
     table.add_column("stage")
-    for name in ("dropped", "left"):
+    partial = decision.not_asked > 0
+    for name in ("dropped", *(("not asked for",) if partial else ()), "left"):
         table.add_column(name, justify="right")
     table.add_column("log-prob, plain view\nchosen / rejected\n(nats/token)", justify="right")
     table.add_column("length (tokens)\nchosen / rejected / original", justify="right")
@@ -61,6 +61,7 @@ def funnel(decision: "Decision") -> Table:
         table.add_row(
             stage.reason,
             "" if stage.reason == "rows" else str(stage.dropped),
+            *((str(stage.not_asked or ""),) if partial else ()),
             str(stage.left),
             f"{number(stage.mean_logp_plain_chosen)} / {number(stage.mean_logp_plain_rejected)}",
             f"{number(stage.mean_tokens_chosen, 1)} / {number(stage.mean_tokens_rejected, 1)} / "
@@ -89,8 +90,14 @@ def show_decision(decision: "Decision", account: "Account") -> None:
         f"{whole}rows {rows} = kept {len(decision.kept)}{''.join(dropped)}"
     )
     out.print(line, highlight=False)
+    if decision.not_asked:
+        out.print(
+            f"of the dropped rows {decision.not_asked} were not asked for everything "
+            "(scoring.when=needed); means are over those that always are",
+            highlight=False,
+        )
     if decision.ranking:
-        typer.echo(str(decision.ranking))
+        echo(str(decision.ranking))
 
 
 def sweep(found: "Sweep") -> Group:
@@ -111,7 +118,7 @@ def sweep(found: "Sweep") -> Group:
 def show_steering(counts: "SteeringCounts | None") -> None:
     """Print a summary of the steering by models."""
     for text in counts.summary() if counts else []:
-        typer.echo(text)
+        echo(text)
 
 
 def run_summary(
@@ -126,7 +133,8 @@ def run_summary(
         "kept": len(decision.kept),
         "dropped": decision.dropped,
         "thresholds": dict(decision.thresholds),
-        "funnel": [asdict(stage) for stage in decision.funnel],
+        **({"not_asked": decision.not_asked} if decision.not_asked else {}),
+        "funnel": [stage.to_json() for stage in decision.funnel],
         **({"ranking": decision.ranking.to_json()} if decision.ranking else {}),
         "explanation": explanation.to_json(),
     }
@@ -151,9 +159,12 @@ def pair(row: Row, verdict: str | None) -> Panel:
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("", style="dim", width=22)
     for (view, side), style in zip(SIDE_OF.items(), ("green", "red", "cyan"), strict=True):
-        heading = f"{side}: drawn under {view}, {row.responses[view].num_tokens} tokens"
+        said = row.responses.get(view)
+        tokens = f"{said.num_tokens} tokens" if said else "not asked for"
+        heading = f"{side}: drawn under {view}, {tokens}"
         table.add_column(heading, header_style=style, ratio=1)
-    table.add_row("", *(_shortened(row.responses[view].text) for view in SIDE_OF))
+    texts = (row.responses[view].text if view in row.responses else "" for view in SIDE_OF)
+    table.add_row("", *map(_shortened, texts))
     table.add_row()
     for seen in VIEWS:
         cells = (
@@ -173,9 +184,8 @@ def pair(row: Row, verdict: str | None) -> Panel:
 
 
 def _shortened(content: str) -> Text:
-    """Return the start of a text, with "?" for control characters."""
-    start = textwrap.shorten(content, _SHOWN_CHARACTERS, placeholder=" ...")
-    return Text("".join("?" if unicodedata.category(char) == "Cc" else char for char in start))
+    """Return the start of a text."""
+    return Text(textwrap.shorten(content, _SHOWN_CHARACTERS, placeholder=" ..."))
 
 
 def catalogue(found: "Catalogue") -> Table:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sso_data.cli import options as opt
-from sso_data.cli.outcome import print_json, say
+from sso_data.cli.outcome import echo, print_json, say
 from sso_data.cli.progress import showing_progress, size
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def export(
         )
     else:
         for line in (done.account, *files, f"next: {done.next}"):
-            typer.echo(line)
+            echo(line)
     for note in done.notes:
         say(note)
 
@@ -136,7 +136,7 @@ def push(
 def show_published(done: "Published") -> None:
     """Print the repository's new state on stdout."""
     if done.new_files:
-        typer.echo(f"{done.new_files} files, {size(done.new_bytes)}, commit {done.commit}")
+        echo(f"{done.new_files} files, {size(done.new_bytes)}, commit {done.commit}")
     else:
-        typer.echo(f"nothing to do: up to date since commit {done.commit}")
-    typer.echo(f"{done.url} ({'private' if done.private else 'public'})")
+        echo(f"nothing to do: up to date since commit {done.commit}")
+    echo(f"{done.url} ({'private' if done.private else 'public'})")

@@ -9,8 +9,9 @@ from sso_data.config.migration import earlier_values
 from sso_data.config.run import FilterConfig, RunConfig, load_config
 from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.filtering.explain import Explanation, explain_run
-from sso_data.filtering.filters import Decision, decide
+from sso_data.filtering.explain import Explanation, explain_run, written
+from sso_data.filtering.filters import Decision, NotAskedError, decide
+from sso_data.runs.columns import lacking
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.pairs import read_decided, write_pairs
 from sso_data.runs.run import Account, expected_rows, require_run, run_account
@@ -81,6 +82,12 @@ def last_decision(run: Path) -> LastDecision | None:
     return LastDecision(config=config, by_filter=decided.get("decided_by") == _BY_FILTER)
 
 
+def standing_filter(run: Path, config: FilterConfig, *, asked: bool) -> FilterConfig:
+    """Return the filter that will decide: `config` if the user asked for it, or `filter`'s last."""
+    last = last_decision(run)
+    return last.config if last and last.by_filter and not asked else config
+
+
 def in_words(config: FilterConfig) -> str:
     """Return a filter configuration as a phrase: the preset, and values other than defaults."""
     defaults = FilterConfig().model_dump(mode="json")
@@ -149,7 +156,18 @@ def _decided(
                 stack.enter_context(locked(run, "rows"))
                 is_locked = True
         scores = load_scores(run, dry=not is_locked)
-    decision = decide(scores.rows, config.filter)
+    try:
+        decision = decide(scores.rows, config.filter)
+    except NotAskedError as error:
+        standing = standing_config(run, None, model=None).filter
+        changed = "".join(f" --set {one}" for one in written(config.filter, standing))
+        rest = f"; without --set, all {int(lacking(scores.rows).sum())} that lack any" * bool(
+            changed
+        )
+        raise RunError(
+            f"{run}: {len(error.positions)} of {len(scores)} rows need scores that were not asked "
+            f"for (scoring.when=needed); `sso-data complete {run}{changed}` makes them{rest}"
+        ) from error
     if not dry_run:
         mark = {"decided_by": _BY_FILTER} if by_filter else {}
         with locked(run, "pairs"):

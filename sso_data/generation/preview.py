@@ -11,7 +11,7 @@ from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Failure, Row
 from sso_data.filtering.explain import Explanation, explain, features_of
 from sso_data.filtering.filters import Decision, decide, decide_row
-from sso_data.generation.generate import make_rows, prepare
+from sso_data.generation.generate import make_rows, prepare, rules_of
 from sso_data.prompts import read_prompts
 from sso_data.runs.columns import SCORES, Rows, encode
 from sso_data.runs.ledger import Ledger
@@ -68,9 +68,12 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     Raises InputError, ConfigError, ModelError or EngineError.
     """
     progress = progress or NullProgress()
+    progress.phase("checking the prompts")
+    rules_of(config)
+    candidates = list(read_prompts(source, config.source))
     progress.phase("checking the model and its chat template")
-    setup = prepare(config)
-    candidates = list(read_prompts(source, config.source))  # all checked before the model is loaded
+    whole = config.scoring.model_copy(update={"when": "all"})  # every response is to be shown
+    setup = prepare(config.model_copy(update={"scoring": whole}))
     samples = config.sampling.samples
     total = len(candidates) * samples
     memory = _Memory()

@@ -79,6 +79,7 @@ def eval_config(config: IterateConfig) -> EvalConfig:
     held_out = config.held_out
     single = config.generate.sampling.model_copy(update={"samples": 1})
     own: dict[str, Any] = {"model": "", "seed": 0, "source": SourceConfig(), "sampling": single}
+    own["scoring"] = config.generate.scoring.model_copy(update={"when": "all"})
     return EvalConfig(
         prompts=held_out.prompts or "",
         source=SourceConfig(split=held_out.split, column=held_out.column, limit=held_out.limit),

@@ -21,7 +21,7 @@ import numpy as np
 
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.migration import FORMAT, upgraded
-from sso_data.config.run import RunConfig
+from sso_data.config.run import FilterConfig, RunConfig
 from sso_data.core.errors import RunError, SsoDataError
 from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Row
@@ -260,14 +260,18 @@ def _pairs_run(place: RoundDir) -> Path:
 def _asked(work: Work, place: RoundDir) -> ToJudge:
     most, config = work.config.held_out.judged_rows, work.config.generate.filter
     pairs = sample(load_run(_pairs_run(place), config), most)
-    own = [row for row, _ in sample(load_run(place.path / RUN, config), most)]
+    own = [row for row, _ in _own_answers(place, config, most)]
     first: dict[str, Row] | None = None
     if work.config.slices.order == "same":
-        rows = sample(load_run(work.folder.round(1).path / RUN, config), most)
-        first = {row.id: row for row, _ in rows}
+        first = {row.id: row for row, _ in _own_answers(work.folder.round(1), config, most)}
     return ToJudge(
         pairs=[(signal_comparison(row), kept) for row, kept in pairs], own=own, first=first
     )
+
+
+def _own_answers(place: RoundDir, config: FilterConfig, most: int | None) -> list[tuple[Row, bool]]:
+    """Rows of the policy's own run that stand for all, and have its own answer."""
+    return sample(load_run(place.path / RUN, config), most, representative_only=True)
 
 
 def _labelled_asked(work: Work, place: RoundDir) -> ToJudge:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sso_data.core.errors import ModelError, one_line
+from sso_data.core.paths import is_meant_as_path
 from sso_data.templating.chat_template import ChatTemplate
 
 _DOWNLOADED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
@@ -64,8 +65,8 @@ def resolve_model(
         raise ModelError(f"{model}: cannot be read: {one_line(error, 200)}") from error
     if is_there:
         raise ModelError(f"{model}: is a file; --model takes a model directory or a Hub id")
-    if model.startswith((".", "/", "~")):
-        raise ModelError(f"{model}: no such model directory")
+    if is_meant_as_path(model):
+        raise ModelError(f"{local.absolute()}: no such model directory")
     if model.count("/") != 1:
         raise ModelError(f"{model}: neither a model directory nor a Hub id (namespace/name)")
     from huggingface_hub import snapshot_download
@@ -79,7 +80,8 @@ def resolve_model(
     except Exception as error:
         reason = one_line(error, 200)
         raise ModelError(
-            f"{model}: not a directory here, and the download from the Hub failed: {reason}"
+            f"{model}: no directory {local.absolute()}, and the download from the Hub failed: "
+            f"{reason}"
         ) from error
     return Path(folder)
 

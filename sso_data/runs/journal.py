@@ -19,12 +19,32 @@ from numpy.typing import NDArray
 
 from sso_data.core.errors import RunError
 from sso_data.core.records import SCHEMA_VERSION, Row
-from sso_data.runs.columns import CHECKED_BYTES, SCORES, Rows, encode, flags_fingerprint
-from sso_data.runs.files import Appender, closing_on_error, make_dir, reading
+from sso_data.runs.columns import (
+    CHECKED_BYTES,
+    SCORES,
+    Flag,
+    Rows,
+    always_complete,
+    encode,
+    flags_fingerprint,
+    lacking,
+)
+from sso_data.runs.files import (
+    Appender,
+    closing_on_error,
+    make_dir,
+    reading,
+    remove_tree,
+    replace_by,
+)
 from sso_data.runs.jsonl import open_lines, read_lines, to_line
+from sso_data.runs.workdir import read_json
 
 PART_BYTES = 1 << 28
 """A part of the journal that has grown to this size is followed by the next part."""
+
+FIRST_ROWS = "always_complete"
+"""Key of run.json: hexadecimal keys of the first rows, which are complete by design."""
 
 _HEADER = struct.Struct("<8sII16s")
 _MAGIC = b"SSOSCORE"
@@ -150,11 +170,46 @@ def load_scores(run: Path, *, dry: bool) -> Scores:
             with suppress(RunError):  # a read-only run can be filtered as well
                 _continue_side(part, len(trusted), missing).close()
         loaded.append(np.concatenate([trusted, np.frombuffer(missing, SCORES)]))
+    rows: Rows = np.concatenate([np.empty(0, SCORES), *loaded])
+    if lacking(rows).any():
+        rows["flags"][always_complete(rows, _first_rows(run))] |= np.uint16(Flag.ALWAYS_COMPLETE)
     return Scores(
-        rows=np.concatenate([np.empty(0, SCORES), *loaded]),
+        rows=rows,
         part=np.repeat(np.arange(len(files), dtype=np.uint32), [len(rows) for rows in loaded]),
         parts=files,
     )
+
+
+def first_rows(facts: object) -> list[int]:
+    """Return the keys in the FIRST_ROWS of run.json."""
+    return [int(key, 16) for key in facts] if isinstance(facts, list) else []
+
+
+def _first_rows(run: Path) -> NDArray[np.uint64]:
+    manifest = read_json(run / "run.json", what="the run.json of a run") or {}
+    return np.array(first_rows(manifest.get(FIRST_ROWS)), np.uint64)
+
+
+def replace_rows(run: Path, new: Scores) -> None:
+    """Put the rows of `new` in the place of those with the same ids in a run's journal.
+
+    The caller holds the lock of the rows. Each part is replaced whole; after a death the same call
+    does the rest. Raises RunError.
+    """
+    keys, order = new.keys(), np.argsort(new.keys())
+
+    def lines(part: Path, rows: Rows) -> Iterator[bytes]:
+        place = np.searchsorted(keys, rows["key"], sorter=order)
+        is_new = np.isin(rows["key"], keys)
+        for at, replaced, line in zip(place, is_new, _read_described(part, rows), strict=True):
+            yield next(new.lines(order[at : at + 1])) if replaced else line
+
+    scores = load_scores(run, dry=False)
+    for number, part in enumerate(scores.parts):
+        rows = scores.rows[scores.part == number]
+        if np.isin(rows["key"], keys).any():
+            remove_tree(side_file(part))
+            replace_by(part, lines(part, rows))
 
 
 def _continue_side(part: Path, trusted: int, missing: bytes) -> Appender:

@@ -40,12 +40,15 @@ def _is_manifest(content: Manifest) -> bool:
         return False
 
 
+COMPLETED = "completed"
+"""The directory of whole rows that `complete` puts into the journal when all are there."""
+
 RUN = WorkKind(
     noun="run",
     manifest="run.json",
     files=(
         *("pairs", ".pairs.old", ".pairs.new", "report.html"),
-        *("rows", "failed.jsonl", "steering.jsonl"),
+        *("rows", "failed.jsonl", "steering.jsonl", COMPLETED),
     ),
     orphans=("rows", "failed.jsonl"),
     is_valid=_is_manifest,

@@ -20,9 +20,11 @@ from transformers.trainer_callback import PrinterCallback
 from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import ConfigError, InputError, RunError, TrainError
+from sso_data.core.paths import is_local, is_meant_as_path
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.filtering.refilter import doubt_about
 from sso_data.models.training_model import PolicyFiles, find_policy, save_model, saved_dtype
+from sso_data.prompts.preferences import read_preferences
 from sso_data.runs.files import make_dir, publish_files, remove_tree
 from sso_data.runs.workdir import Manifest, locked, refuse_other_content, stored_defaults
 from sso_data.training.callbacks import FewSteps, Metrics
@@ -113,11 +115,13 @@ def train(
         )
     first = is_first()
     context = TrainContext(out=out, args=args, progress=(first and progress) or NullProgress())
+    if first:
+        refuse_other_content(out, TRAINING)
+    if is_local(source) or is_meant_as_path(source):  # a first look, before the model is read
+        next(read_preferences(source, split=config.data.split), None)
     context.progress.phase("checking the model and its chat template")
     policy = find_policy(config)
     _refuse_inputs_in(out, source, policy, config)
-    if first:
-        refuse_other_content(out, TRAINING)
     context.progress.phase("reading the data")
     if doubt := doubt_about(source):
         context.progress.warn(doubt)
@@ -184,6 +188,7 @@ def _opened(
             identity=_identity(config, policy, job),
             details=details if is_new else {},  # a continued one keeps those of its start
             overwrite=overwrite,
+            config=details["config"],
         )
         checkpoint = None if folder.is_finished else folder.last_checkpoint()
         if not folder.is_finished:

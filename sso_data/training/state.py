@@ -92,12 +92,19 @@ def read_training(path: Path) -> Manifest | None:
 
 
 def open_training(
-    path: Path, *, identity: Mapping[str, Any], details: Mapping[str, Any], overwrite: bool
+    path: Path,
+    *,
+    identity: Mapping[str, Any],
+    details: Mapping[str, Any],
+    overwrite: bool,
+    config: Mapping[str, Any] | None = None,
 ) -> TrainingDir:
     """Start the training in `path`, or continue it when `identity` is that of the one there.
 
     The caller holds the directory's lock. Raises RunError that names the first differences, or
     refuses a directory of something else.
     """
-    found = open_workdir(path, TRAINING, identity=identity, details=details, overwrite=overwrite)
+    found = open_workdir(
+        path, TRAINING, identity=identity, details=details, overwrite=overwrite, config=config
+    )
     return TrainingDir(path, TRAINING, found.manifest)

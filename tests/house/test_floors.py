@@ -19,7 +19,7 @@ FLOORS: dict[str, int] = {
             ("chat",),
             ("steering",),
             ("generation", "world", "exporting"),
-            ("augmentation", "publishing", "doctor", "demo", "evaluation"),
+            ("augmentation", "publishing", "doctor", "demo", "evaluation", "reporting"),
             ("iteration",),
             ("api",),
             ("cli",),

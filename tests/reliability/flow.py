@@ -22,6 +22,7 @@ import pytest
 from sso_data.config.run import RunConfig
 from sso_data.core.records import Message, content_hash
 from sso_data.engines.interface import Refused, Request, Result, Sampled, SampleRequest, Scored
+from sso_data.generation import complete as complete_module
 from sso_data.generation import generate as module
 from sso_data.generation import retry as retry_module
 from sso_data.generation.generate import Setup, Summary, generate
@@ -125,7 +126,7 @@ def scripted(
             identity=identity,
         )
 
-    for caller in (module, retry_module):
+    for caller in (module, retry_module, complete_module):
         monkeypatch.setattr(caller, "prepare", prepare)
     monkeypatch.setattr(TEMPLATE, "views", _VIEWS)
     monkeypatch.setattr(module, "start_engine", lambda *args, **kwargs: engine())
