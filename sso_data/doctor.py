@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from sso_data.config.run import EngineConfig, SamplingConfig, ViewsConfig
 from sso_data.core.errors import SsoDataError, one_line
+from sso_data.engines import resolve_name
+from sso_data.engines.devices import plan_engines
 from sso_data.models.directory import model_fingerprint, resolve_model
 from sso_data.models.memory import free_memory
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
@@ -48,6 +50,7 @@ def examine(model: str | None, engine: EngineConfig) -> Iterator[Finding]:
             yield Finding(package, "fail", "missing", "pip install sso-data")
     yield _vllm()
     yield _device()
+    yield _engines(engine)
     yield Finding("memory", "ok", f"{free_memory() / _GIB:.1f} GiB free")
     free = shutil.disk_usage(Path.cwd()).free
     low = free < 5 * _GIB
@@ -98,6 +101,18 @@ def _device() -> Finding:
         "warn",
         f"torch {torch.__version__} finds no GPU; {os.cpu_count()} CPU cores",
         "small models only; for others use a machine with a GPU",
+    )
+
+
+def _engines(config: EngineConfig) -> Finding:
+    """The engines that commands would start here."""
+    try:
+        plan = plan_engines(config, resolve_name(config))
+    except SsoDataError as error:
+        return Finding("engines", "warn", str(error), "end what uses the GPUs")
+    busy = "end what uses these GPUs, or choose others by CUDA_VISIBLE_DEVICES"
+    return Finding(
+        "engines", "warn" if plan.skipped else "ok", plan.text, busy * bool(plan.skipped)
     )
 
 

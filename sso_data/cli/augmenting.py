@@ -35,6 +35,8 @@ def augment(
         typer.Option("--templates", help="Directory with an augment.j2 of your own."),
     ] = None,
     engine: opt.EngineName = None,
+    engines: opt.Engines = None,
+    servers: opt.Servers = None,
     seed: opt.Seed = None,
     split: opt.Split = None,
     column: opt.Column = None,
@@ -66,6 +68,8 @@ def augment(
         templates=templates,
         decontaminate__files=tuple(decontaminate) if decontaminate else None,
         engine__name=engine,
+        engine__count=engines,
+        engine__servers=servers or None,
         **opt.source_keys(split, column, skip_bad_rows=skip_bad_rows),
     )
     hint = f"every new query is safe in {out}; run the same command again to continue"

@@ -28,6 +28,8 @@ def generate(
     out: Annotated[Path, opt.out_option("Run directory; an existing run is continued.")],
     model: opt.Model = None,
     engine: opt.EngineName = None,
+    engines: opt.Engines = None,
+    servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
     principle_model: PrincipleModel = None,
@@ -61,6 +63,8 @@ def generate(
         steering__principle_model=principle_model,
         steering__principles="written" if principle_model else None,
         engine__name=engine,
+        engine__count=engines,
+        engine__servers=servers or None,
         **opt.source_keys(split, column, limit, shard, skip_bad_rows=skip_bad_rows),
     )
     hint = f"every finished row is safe in {out}; run the same command again to continue"
@@ -140,6 +144,8 @@ def retry(
         str | None,
         typer.Option("--model", "-m", help="New path of the same model, if it was moved."),
     ] = None,
+    engines: opt.Engines = None,
+    servers: opt.Servers = None,
     settings: opt.Settings = None,
     as_json: opt.Json = False,
 ) -> None:
@@ -151,7 +157,9 @@ def retry(
     from sso_data.filtering.refilter import standing_config
     from sso_data.generation.retry import retry as run_retry
 
-    resolved = standing_config(run, settings, model=model)
+    resolved = standing_config(
+        run, settings, model=model, engine__count=engines, engine__servers=servers or None
+    )
     asked = any(setting.startswith("filter.") for setting in settings or [])
     hint = f"every finished row is safe in {run}; run the same command again to continue"
     with showing_progress(hint) as progress:
@@ -258,6 +266,8 @@ def preview(
     model: opt.Model = None,
     number: Annotated[int, typer.Option("-n", min=1, help="How many prompts.")] = 5,
     engine: opt.EngineName = None,
+    engines: opt.Engines = None,
+    servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
     seed: opt.Seed = None,
@@ -287,6 +297,8 @@ def preview(
         principles=principles,
         templates=templates,
         engine__name=engine,
+        engine__count=engines,
+        engine__servers=servers or None,
         **opt.source_keys(split, column, number),
     )
     with showing_progress() as progress:

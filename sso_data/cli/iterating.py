@@ -26,6 +26,7 @@ def iterate(
         typer.Argument(help="Prompts, as for `generate`; a recipe or --config may name them."),
     ] = None,
     model: opt.Model = None,
+    engines: opt.Engines = None,
     rounds: Annotated[
         int | None, typer.Option("--rounds", min=1, help="How many rounds (default: 3).")
     ] = None,
@@ -72,6 +73,7 @@ def iterate(
         prompts=prompts,
         rounds=rounds,
         seed=seed,
+        generate__engine__count=engines,
         held_out__judge=judge_tree(judge, judge_endpoint) or None,
     )
     resolved = validated(IterateConfig, tree, origin=recipe or str(config or "configuration"))

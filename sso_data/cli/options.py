@@ -42,6 +42,18 @@ Limit = Annotated[int | None, typer.Option("--limit", help="Only the first N pro
 EngineName = Annotated[
     str | None, typer.Option("--engine", help="auto, vllm or transformers.", metavar="NAME")
 ]
+Engines = Annotated[
+    str | None,
+    typer.Option(
+        "--engines", help="auto, or how many engines work, each on GPUs of its own.", metavar="N"
+    ),
+]
+Servers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--server", help="A vLLM server in place of an engine here; repeat for more.", metavar="URL"
+    ),
+]
 PrinciplesDir = Annotated[
     Path | None,
     typer.Option(

@@ -92,6 +92,8 @@ def new(
     model: Asked = None,
     endpoint: EndpointUrl = None,
     engine: opt.EngineName = None,
+    engines: opt.Engines = None,
+    servers: opt.Servers = None,
     templates: opt.TemplatesDir = None,
     seed: opt.Seed = None,
     config: opt.ConfigFile = None,
@@ -105,7 +107,15 @@ def new(
     from sso_data.steering.new_principles import new_catalogue
 
     resolved = _asking(
-        config, settings, model, endpoint, seed=seed, templates=templates, engine__name=engine
+        config,
+        settings,
+        model,
+        endpoint,
+        seed=seed,
+        templates=templates,
+        engine__name=engine,
+        engine__count=engines,
+        engine__servers=servers or None,
     )
     with showing_progress() as progress:
         made = new_catalogue(description, number, out, resolved, progress)
@@ -125,6 +135,8 @@ def write(
     endpoint: EndpointUrl = None,
     number: Annotated[int | None, typer.Option("-n", min=1, help="Only the first N.")] = None,
     engine: opt.EngineName = None,
+    engines: opt.Engines = None,
+    servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
     seed: opt.Seed = None,
@@ -146,6 +158,8 @@ def write(
         principles=principles,
         templates=templates,
         engine__name=engine,
+        engine__count=engines,
+        engine__servers=servers or None,
         **opt.source_keys(split, column, number),
     )
     counts = SteeringCounts()

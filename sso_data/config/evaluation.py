@@ -98,6 +98,8 @@ class EvalConfig(Section):
         ):
             if is_set:
                 raise ValueError(f"generate.{name} is set by the evaluation itself; leave it out")
+        if given.engine.servers:
+            raise ValueError("generate.engine.servers: an evaluation loads two models itself")
         return self
 
     def run_config(self, model: str) -> RunConfig:

@@ -129,6 +129,8 @@ class IterateConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "IterateConfig":
+        if self.generate.engine.servers:
+            raise ValueError("generate.engine.servers: rounds load the policies that they train")
         if self.labelled and self.generator:
             raise ValueError("labelled and generator exclude each other")
         if self.train.kind == "reward" and self.rounds != 1:

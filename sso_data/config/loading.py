@@ -142,6 +142,8 @@ def _first_problem(error: ValidationError, kind: type[Section]) -> str:
         message = f"must be one of {', '.join(choices)}{nearest(str(first['input']), choices)}"
     if key in _THRESHOLDS:
         message = "must be a number of at least 0, or a quantile from q0 to q1 such as q0.8"
+    elif key.endswith("engine.count"):
+        message = "must be auto or a whole number of at least 1"
     elif first["type"] == "tuple_type":
         message = "must be a list, such as [Safety, Accuracy]"
     if not key or message.startswith((f"{key}:", f"{key}.")):  # it names its key by itself

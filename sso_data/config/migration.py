@@ -104,6 +104,9 @@ CHANGES: tuple[Change, ...] = (
             (4, "run", "scoring.when", "all", "scoring.full"),
             (3, "augmentation", "checks.questions", False, True),
             (3, "augmentation", "checks.pieces", False, True),
+            (4, "run", "engine.count", "auto", False),
+            (4, "run", "engine.servers", [], False),
+            (4, "run", "engine.server_model", None, False),
         )
     ),
 )

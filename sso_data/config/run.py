@@ -13,7 +13,15 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from sso_data.config.loading import load
 from sso_data.config.paper import RUN, DefaultsFrom, over_paper
-from sso_data.config.section import Count, EndpointSection, NotNegative, Seconds, Section, Share
+from sso_data.config.section import (
+    Count,
+    EndpointSection,
+    NotNegative,
+    Seconds,
+    Section,
+    Share,
+    plain_url,
+)
 from sso_data.core.errors import one_line
 from sso_data.core.records import MOST_SAMPLES
 from sso_data.core.yaml_files import Tree
@@ -229,6 +237,15 @@ class EngineConfig(Section):
     """Sequences worked on at once (vLLM)."""
     batch_tokens: Annotated[int, Field(ge=256)] = 16384
     """Tokens in one forward pass of the transformers engine, padding included."""
+    count: Literal["auto"] | Count = "auto"
+    """Engines that share the work, each in a process of its own and on GPUs of its own; `auto`: as
+    many as the visible GPUs have room for, on CPU one (docs/scale.md). Any number makes the same
+    rows."""
+    servers: tuple[Annotated[str, AfterValidator(plain_url)], ...] = ()
+    """Addresses of vLLM servers that sample and score in place of engines here, such as
+    http://host:8000 (docs/scale.md); more than one share the work."""
+    server_model: str | None = None
+    """The servers' name of the model, or of a LoRA adapter they have; by default their only one."""
     tensor_parallel_size: Count = 1
     """GPUs that share one model (vLLM)."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -252,7 +269,25 @@ class EngineConfig(Section):
         for key in _VLLM_OURS:
             if key in self.vllm:
                 raise ValueError(f"engine.vllm.{key} cannot be set; see the other engine keys")
+        if any(key.startswith("data_parallel") for key in self.vllm):
+            raise ValueError("engine.vllm.data_parallel_size hangs offline: set engine.count")
+        if self.servers and self.isolation == "inline":
+            raise ValueError("engine.servers: engine.isolation must be subprocess")
+        if self.server_model and not self.servers:
+            raise ValueError("engine.server_model: name the servers in engine.servers")
+        if self.isolation == "inline" and self.engines > 1:
+            raise ValueError("engine.count: engine.isolation is inline, which is one engine")
         return self
+
+    def idle(self) -> tuple[str, tuple[str, ...]]:
+        """Return what makes keys idle, and these: a server has its own settings."""
+        own = ("name", "adapter", "dtype", "device", "count", "tensor_parallel_size", "threads")
+        return "servers", (*own, "gpu_memory_utilization", "vllm") if self.servers else ()
+
+    @property
+    def engines(self) -> int:
+        """The number of engines asked for; 1 where it is not decided."""
+        return 1 if self.count == "auto" else self.count
 
 
 class FilterConfig(Section):

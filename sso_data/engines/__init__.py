@@ -1,7 +1,8 @@
 """Engines that continue and score token ids: vLLM and transformers, inline or in a subprocess."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,26 +15,60 @@ __all__ = ["resolve_name", "start_engine"]
 
 
 def resolve_name(config: EngineConfig) -> Literal["vllm", "transformers"]:
-    """The engine that `config.name` means here: `auto` is vLLM where it is installed."""
+    """The engine that `config.name` means here: `auto` is vLLM where it is installed.
+
+    Servers are vLLM's.
+    """
+    if config.servers:
+        return "vllm"
     if config.name != "auto":
         return config.name
     return "vllm" if importlib.util.find_spec("vllm") else "transformers"
 
 
 def start_engine(
-    model_path: Path, config: EngineConfig, tell: Callable[[str], None] = lambda line: None
+    model_path: Path,
+    config: EngineConfig,
+    tell: Callable[[str], None] = lambda line: None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Engine:
-    """Start an engine for the model in the directory `model_path`.
+    """Start the engines for the model in the directory `model_path`, which work as one.
 
-    One in a child process is restarted when it dies; `tell` is given one line then. Takes
-    seconds to minutes. Raises EngineError or ModelError, one line each.
+    Those in child processes are restarted when they die; `tell` is given one line then, and `note`
+    the plan, where there is more than one engine or a GPU without room. Takes seconds to minutes.
+    Raises ConfigError, EngineError or ModelError, one line each.
     """
+    from sso_data.engines.child import ChildEngine
+    from sso_data.engines.devices import plan_with_patience
+    from sso_data.engines.fleet import Fleet
+
+    if config.servers:
+
+        def reach(changed: EngineConfig, url: str) -> ChildEngine:
+            own = changed.model_copy(update={"servers": (url,)})
+            return ChildEngine(model_path, own, start=start_server)
+
+        reached = [partial(reach, url=url) for url in config.servers]
+        return Fleet(reached, config, names=config.servers, tell=tell, together=True)
+    plan = plan_with_patience(config, resolve_name(config), model_path)
+    if len(plan.names) > 1 or plan.skipped:
+        note(plan.text)
     if config.isolation == "inline":
         return start_inline(model_path, config)
-    from sso_data.engines.child import ChildEngine
-    from sso_data.engines.restarting import RestartingEngine
+    config = config.model_copy(update={"count": len(plan.names)})
 
-    return RestartingEngine(lambda changed: ChildEngine(model_path, changed), config, tell=tell)
+    def start(changed: EngineConfig, environment: Mapping[str, str]) -> ChildEngine:
+        return ChildEngine(model_path, changed, environment=environment)
+
+    starts = [partial(start, environment=environment) for environment in plan.environments]
+    return Fleet(starts, config, names=plan.names, tell=tell)
+
+
+def start_server(model_path: Path, config: EngineConfig) -> Engine:
+    """Reach the first of `config.servers`. Raises EngineError; EngineDeadError without a server."""
+    from sso_data.engines.server import ServerEngine
+
+    return ServerEngine(model_path, config)
 
 
 def start_inline(model_path: Path, config: EngineConfig) -> Engine:

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -24,15 +24,18 @@ from sso_data.engines.requests import take_keys
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0
+START_PATIENCE = 5
+"""Heartbeats may stay away this much longer while an engine starts: libraries are imported."""
 
 
 class ChildEngine:
     """The same engine, in one child process; this process imports neither torch nor vLLM.
 
-    Start it in the main thread: on Linux the child is killed when the thread that started it ends.
-    `start` makes the engine, there, and may take `start_timeout` seconds; the other limits are the
-    configuration's. With `verbose` the child's stderr is this process's; else it is kept for error
-    messages. Once the engine is ready, its own failures are EngineDeadError.
+    Make it in the main thread: on Linux the child is killed when the thread that started it ends.
+    It is made at once; `poll` tells when it is ready, and `info` waits for that. `start` makes the
+    engine, there, and may take `start_timeout` seconds; the other limits are the configuration's.
+    `environment` is added to the child's. With `verbose` the child's stderr is this process's; else
+    it is kept for error messages. Once the engine is ready, its own failures are EngineDeadError.
     """
 
     def __init__(
@@ -40,12 +43,17 @@ class ChildEngine:
         model_path: Path,
         config: EngineConfig,
         *,
+        environment: Mapping[str, str] | None = None,
         start: worker.Start = start_inline,
         start_timeout: float = 3600.0,
         verbose: bool = False,
     ) -> None:
         self._heartbeat_timeout = config.heartbeat_timeout
+        self._start_timeout = start_timeout
+        self._made = self._looked = time.monotonic()
         self._silence = 0.0
+        self._info: EngineInfo | None = None
+        self._results: list[Result] = []
         self._open: set[str] = set()
         self._closed = False
         self._stderr: BinaryIO | None = None
@@ -64,17 +72,39 @@ class ChildEngine:
         )
         atexit.register(self.close)
         try:
-            with _spawning():
+            with _spawning(environment or {}):
                 self._process.start()
             theirs.close()
-            self._info = self._await_ready(start_timeout)
         except BaseException:
             self._end(grace=0.0)
             raise
 
     @property
     def info(self) -> EngineInfo:
+        while (info := self.poll(POLL_SECONDS)) is None:
+            pass
+        return info
+
+    def poll(self, timeout: float = 0.0) -> EngineInfo | None:
+        """Return the engine's properties, or None while it starts.
+
+        Raises the error of the start, after which the process has ended.
+        """
+        if self._info is None:
+            try:
+                self._look(timeout)
+                if self._info is None and time.monotonic() - self._made > self._start_timeout:
+                    limit = f"{self._start_timeout:.0f} s"
+                    raise EngineError(f"the engine was not ready after {limit}{self._last_words()}")
+            except BaseException:
+                self._end(grace=0.0)
+                raise
         return self._info
+
+    @property
+    def waitables(self) -> tuple[Any, ...]:
+        """For `multiprocessing.connection.wait`: ready when there is something to `step` for."""
+        return self._connection, self._process.sentinel
 
     @property
     def pid(self) -> int | None:
@@ -89,41 +119,30 @@ class ChildEngine:
             except OSError:
                 raise self._died() from None
 
-    def step(self) -> list[Result]:
-        """Return what finished; waits up to 0.2 s for it while anything is unanswered.
+    def step(self, timeout: float = POLL_SECONDS) -> list[Result]:
+        """Return what finished; waits up to `timeout` seconds for it while anything is unanswered.
 
         Raises EngineDeadError where the process ended or sent no heartbeat.
         """
-        results: list[Result] = []
-        for message in self._receive(POLL_SECONDS if self._open else 0.0):
-            if message[0] == "results":
-                results += message[1]
-            elif message[0] == "failed":
-                raise self._failed(message, EngineDeadError)
+        self._look(timeout if self._open else 0.0)
+        results, self._results = self._results, []
         self._open.difference_update(result.key for result in results)
-        if not results and self._open and self._silence > self._heartbeat_timeout:
-            last_words = self._last_words()
-            self._end(grace=0.0)
-            raise EngineDeadError(
-                f"the engine's process sent no heartbeat for {self._silence:.0f} s and was killed; "
-                f"requests in flight: {len(self._open)}{last_words}"
-            )
         return results
 
     def close(self) -> None:
         """Ask the child to end, and end it if it has not after five seconds."""
         with suppress(OSError, ValueError):
             self._connection.send(("close",))
-        self._end(grace=GRACE_SECONDS)
+        self._end(grace=GRACE_SECONDS if self._info else 0.0)
 
-    def _receive(self, timeout: float) -> list[tuple[Any, ...]]:
-        """All messages that are there, after waiting up to `timeout` for the first.
+    def _look(self, timeout: float) -> None:
+        """Take all messages that are there, after waiting up to `timeout` for the first.
 
-        Raises EngineError when there are none and the child is dead. Only time spent waiting counts
-        as silence, so a parent that was away or suspended does not take its child for dead.
+        Raises EngineDeadError when the child is dead, or silent for too long; its own error when it
+        failed. The time since the last look counts as silence, but not more than POLL_SECONDS of
+        it: a parent that was away or suspended does not take its child for dead.
         """
-        began = time.monotonic()
-        ready = wait([self._connection, self._process.sentinel], timeout)
+        ready = wait(self.waitables, timeout)
         messages = []
         try:
             while self._connection.poll():
@@ -133,21 +152,24 @@ class ChildEngine:
                 raise self._died() from None
         if not messages and self._process.sentinel in ready:  # it may not be reaped yet
             raise self._died()
-        self._silence += min(time.monotonic() - began, timeout)
-        if messages:
-            self._silence = 0.0
-        return messages
-
-    def _await_ready(self, timeout: float) -> EngineInfo:
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            for message in self._receive(POLL_SECONDS):
-                if message[0] == "ready":
-                    info: EngineInfo = message[1]
-                    return info
-                if message[0] == "failed":
-                    raise self._failed(message, EngineError)
-        raise EngineError(f"the engine was not ready after {timeout:.0f} s{self._last_words()}")
+        for message in messages:
+            if message[0] == "results":
+                self._results += message[1]
+            elif message[0] == "ready":
+                self._info = message[1]
+            elif message[0] == "failed":
+                raise self._failed(message, EngineDeadError if self._info else EngineError)
+        now = time.monotonic()
+        self._silence = 0.0 if messages else self._silence + min(now - self._looked, POLL_SECONDS)
+        self._looked = now
+        limit = self._heartbeat_timeout * (1 if self._info else START_PATIENCE)
+        if self._silence > limit and (self._open or self._info is None):
+            last_words = self._last_words()
+            self._end(grace=0.0)
+            raise EngineDeadError(
+                f"the engine's process sent no heartbeat for {self._silence:.0f} s and was killed; "
+                f"requests in flight: {len(self._open)}{last_words}"
+            )
 
     def _failed(self, message: tuple[Any, ...], least: type[EngineError]) -> SsoDataError:
         """The child's own error, under its own name; an engine's error is at `least` that."""
@@ -198,22 +220,25 @@ class ChildEngine:
 
 
 @contextmanager
-def _spawning() -> Iterator[None]:
-    """Start a process that does not run the caller's script again and whose tracker is quiet.
+def _spawning(environment: Mapping[str, str]) -> Iterator[None]:
+    """Start a process with this added to its environment, and a quiet resource tracker.
 
     The spawned process imports the module `__main__`, which may be a user's script without a guard
-    and is needed for nothing. multiprocessing's resource tracker, started with the process, would
-    warn of a killed one.
+    and is needed for nothing: it is hidden. multiprocessing's resource tracker, started with the
+    process, would warn of a killed one.
     """
     main, warnings = sys.modules["__main__"], os.environ.get("PYTHONWARNINGS")
     sys.modules["__main__"] = ModuleType("__main__")
     ignored = "ignore:resource_tracker:UserWarning"
-    os.environ["PYTHONWARNINGS"] = f"{warnings},{ignored}" if warnings else ignored
+    changes = {**environment, "PYTHONWARNINGS": f"{warnings},{ignored}" if warnings else ignored}
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
     try:
         yield
     finally:
         sys.modules["__main__"] = main
-        if warnings is None:
-            del os.environ["PYTHONWARNINGS"]
-        else:
-            os.environ["PYTHONWARNINGS"] = warnings
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

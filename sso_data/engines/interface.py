@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+PROBE_NATS = 1.0
+"""The largest difference of the log-probs of a probe's ids between servers of one model."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:
@@ -91,6 +94,8 @@ class EngineInfo:
 
     `context_tokens`: the most ids that prompt and completion may have together.
     `max_in_flight`: requests that it works on at once; callers keep about twice that submitted.
+    `engines`: how many engines these are together. `probe`: the total log-prob of fixed ids, where
+    the weights of the model cannot be seen (a server's).
     """
 
     name: str
@@ -99,6 +104,8 @@ class EngineInfo:
     dtype: str
     context_tokens: int
     max_in_flight: int
+    engines: int = 1
+    probe: float | None = None
 
 
 class Engine(Protocol):

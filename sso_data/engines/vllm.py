@@ -218,7 +218,10 @@ def _start(model_path: Path, config: EngineConfig, facts: ModelFacts) -> tuple[A
             "max_num_batched_tokens": max(facts.context, CPU_STEP_TOKENS),
             "block_size": CPU_BLOCK,
             "kv_cache_memory_bytes": cpu_cache_bytes(
-                facts, bytes_each, max_num_seqs=config.max_num_seqs, free=free_memory()
+                facts,
+                bytes_each,
+                max_num_seqs=config.max_num_seqs,
+                free=free_memory() // config.engines,
             ),
             "enforce_eager": True,
         }
@@ -274,7 +277,7 @@ def _sampling_params(request: SampleRequest, eos_ids: tuple[int, ...]) -> Any:
     """What the request asks for; all else neutral, whatever the model's own config."""
     from vllm.sampling_params import StructuredOutputsParams
 
-    grammar = None if request.schema is None else _grammar(request.schema)
+    grammar = None if request.schema is None else grammar_of(request.schema)
     return _params(
         structured_outputs=StructuredOutputsParams(grammar=grammar) if grammar else None,
         max_tokens=request.max_tokens,
@@ -296,7 +299,7 @@ _WHEN_AND_WHERE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
 
 @cache
-def _grammar(schema: str) -> str:
+def grammar_of(schema: str) -> str:
     """A grammar of the JSON texts that obey a schema, with the white space that models write.
 
     vLLM's own reading of a schema allows any white space, in which weak models lose themselves, or

@@ -59,16 +59,16 @@ def run_config(run: Path, settings: list[str] | None, *, preset: str | None) -> 
     return load_config(None, settings, base=manifest["config"], filter__preset=preset)
 
 
-def standing_config(run: Path, settings: list[str] | None, *, model: str | None) -> RunConfig:
+def standing_config(run: Path, settings: list[str] | None, **overrides: object) -> RunConfig:
     """Return the configuration of a run, its filter as `filter` last decided, with `settings`.
 
-    Raises ConfigError or RunError.
+    `overrides` are keys with `__` for the dot, None is skipped. Raises ConfigError or RunError.
     """
     base = dict(require_run(run)["config"])
     last = last_decision(run)
     if last and last.by_filter:
         base["filter"] = last.config.model_dump(mode="json")
-    return load_config(None, settings, base=base, model=model)
+    return load_config(None, settings, base=base, **overrides)
 
 
 def last_decision(run: Path) -> LastDecision | None:

@@ -19,7 +19,7 @@ from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Prompt, Row, content_hash, messages_from_json
 from sso_data.engines import resolve_name, start_engine
-from sso_data.engines.interface import Engine, EngineInfo
+from sso_data.engines.interface import PROBE_NATS, Engine, EngineInfo
 from sso_data.filtering.explain import Explanation, explain
 from sso_data.filtering.filters import Decision, decide_row
 from sso_data.filtering.refilter import filter_again, standing_filter
@@ -123,10 +123,18 @@ def prepare(
     rules = rules_of(config)
     engine_name = resolve_name(config.engine)
     trusted = config.engine.trust_remote_code
-    model_dir = resolve_model(config.model, config.engine.revision, trust_remote_code=trusted)
+    model_dir = resolve_model(
+        config.model,
+        config.engine.revision,
+        trust_remote_code=trusted,
+        weights=not config.engine.servers,
+    )
     tokenizer = load_tokenizer(model_dir, trust_remote_code=trusted)
     template = ChatTemplate(tokenizer, config.views, today=date or today())
-    fingerprint = model_fingerprint(model_dir, progress)
+    if config.engine.servers:  # whose weights nobody sees
+        fingerprint = f"server:{config.engine.server_model or public_name(config.model)}"
+    else:
+        fingerprint = model_fingerprint(model_dir, progress)
     if config.engine.adapter is not None:
         fingerprint = f"{fingerprint}+{adapter_fingerprint(config.engine.adapter)}"
     policy = Policy(name=public_name(config.model), fingerprint=fingerprint, template=template)
@@ -287,12 +295,15 @@ def lazy_engine(
     def start() -> Engine:
         progress.phase(f"loading {setup.config.model}")
         with ExitStack() as failing:
-            engine = start_engine(setup.model_dir, setup.config.engine, tell=progress.warn)
+            engine = start_engine(
+                setup.model_dir, setup.config.engine, tell=progress.warn, note=progress.note
+            )
             failing.callback(engine.close)
             on_start(engine.info)
             info = engine.info
+            many = f"{info.engines} engines: " if info.engines > 1 else ""
             progress.note(
-                f"{info.name} {info.version} on {info.device}, {info.dtype}, "
+                f"{many}{info.name} {info.version} on {info.device}, {info.dtype}, "
                 f"context {info.context_tokens} tokens"
             )
             failing.pop_all()
@@ -333,6 +344,12 @@ def make_rows(
                     f"{getattr(info, key)}: their log-probs are not comparable; use the same "
                     "engine, or another --out"
                 )
+        probe = earlier.get("probe") if earlier else None
+        if probe is not None and info.probe is not None and abs(probe - info.probe) > PROBE_NATS:
+            raise RunError(
+                "the run was made with another model: the same ids have a log-prob of "
+                f"{info.probe:.2f} nats on this server, they had {probe:.2f}; use another --out"
+            )
         metadata.set(engine=asdict(info), resume=_resume_promise(info, setup.config.engine))
 
     check = LogprobCheck(setup.config.scoring, _earlier_check(metadata, candidates is None))

@@ -50,12 +50,16 @@ class Policy:
 
 
 def resolve_model(
-    model: str, revision: str | None = None, *, trust_remote_code: bool = False
+    model: str,
+    revision: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+    weights: bool = True,
 ) -> Path:
     """The local directory of a model: `model` itself, or the Hub snapshot of that id, downloaded.
 
-    Python files are downloaded with `trust_remote_code` alone. Raises ModelError when `model` is
-    neither.
+    Without `weights` these are not downloaded, and Python files only with `trust_remote_code`.
+    Raises ModelError when `model` is neither.
     """
     try:
         local = Path(model).expanduser()
@@ -75,7 +79,10 @@ def resolve_model(
 
     try:
         wanted = [*_DOWNLOADED, *(["*.py"] if trust_remote_code else [])]
-        folder = snapshot_download(model, revision=revision, allow_patterns=wanted)
+        unwanted = None if weights else "*.safetensors"
+        folder = snapshot_download(
+            model, revision=revision, allow_patterns=wanted, ignore_patterns=unwanted
+        )
     except Exception as error:
         reason = one_line(error, 200)
         raise ModelError(

@@ -125,7 +125,9 @@ def open_writer(
     revision. Raises ConfigError where neither is named, ModelError or EngineError when entered.
     """
     if config.steering.principle_model:
-        engine = config.engine.model_copy(update={"adapter": None, "revision": None})
+        engine = config.engine.model_copy(
+            update={"adapter": None, "revision": None, "servers": (), "server_model": None}
+        )
         model = config.steering.principle_model
         return open_chat(model, config.steering, engine, ViewsConfig(), tell=tell)
     if not config.model:

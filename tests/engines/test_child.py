@@ -166,6 +166,7 @@ def test_the_child_ends_with_its_parent(how: str) -> None:
 
 def test_ctrl_c_leaves_the_child_at_work() -> None:
     with started() as engine:
+        assert engine.info
         os.kill(pid_of(engine), signal.SIGINT)
         assert ask(engine, requests("a"))["a"].total_nats == -3.0
 
@@ -195,16 +196,16 @@ def test_many_large_batches_do_not_block_each_other() -> None:
 
 
 def test_threads_are_set_before_the_engine_starts() -> None:
-    engine = ChildEngine(NOWHERE, EngineConfig(threads=3), start=fake.start_fake)
-    assert engine.info.version == "3"
-    engine.close()
+    with started(threads=3) as engine:
+        assert engine.poll() is None, "it is made at once, and starts in the background"
+        assert engine.info.version == "3"
 
 
 def test_a_failed_start_is_the_childs_own_error() -> None:
     with pytest.raises(ModelError, match=r"^nowhere: not today$"):
-        ChildEngine(NOWHERE, EngineConfig(), start=fake.start_refusing)
+        _ = ChildEngine(NOWHERE, EngineConfig(), start=fake.start_refusing).info
     with pytest.raises(EngineError, match=r"^the engine failed: KeyError: 'surprise'$"):
-        ChildEngine(NOWHERE, EngineConfig(), start=fake.start_crashing)
+        _ = ChildEngine(NOWHERE, EngineConfig(), start=fake.start_crashing).info
 
 
 def test_no_file_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

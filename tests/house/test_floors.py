@@ -44,6 +44,8 @@ HOMES = {
     "ruamel": {"core"},
     "yaml": {"core"},
     "openai": {"chat"},
+    "httpx": {"engines"},
+    "pynvml": {"engines"},
     "py3langid": {"core"},
     "peft": {"models", "engines", "training"},
     "rensa": {"augmentation"},

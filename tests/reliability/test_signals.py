@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.reliability.chaos import CHAOS
-from tests.reliability.test_engine_deaths import engine_of, write_prompts
+from tests.reliability.test_engine_deaths import engines_of, write_prompts
 from tests.reliability.test_kill import command, journal_size, rows_of, start
 from tests.waiting import CHILD_SECONDS, until
 
@@ -43,7 +43,7 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path, number: signal.Signals) 
     """The engine is stopped, and ending in order would wait for it for hours."""
     prompts, run = write_prompts(tmp_path / "prompts.jsonl", 24), tmp_path / "run"
     process = begun(prompts, run, patient=True)
-    engine = engine_of(process.pid)
+    engine = next(iter(engines_of(process.pid)), None)
     assert engine is not None
     os.kill(engine, signal.SIGSTOP)
     process.send_signal(number)
