@@ -36,6 +36,8 @@ def generate(
     seed: opt.Seed = None,
     split: opt.Split = None,
     column: opt.Column = None,
+    format_: opt.Format = None,
+    take: opt.Take = None,
     shard: Shard = None,
     skip_bad_rows: opt.SkipBadRows = False,
     overwrite: opt.OverwriteRun = False,
@@ -61,7 +63,15 @@ def generate(
         steering__principle_model=principle_model,
         steering__principles="written" if principle_model else None,
         engine__name=engine,
-        **opt.source_keys(split, column, limit, shard, skip_bad_rows=skip_bad_rows),
+        **opt.source_keys(
+            split,
+            column,
+            limit,
+            shard,
+            layout=format_,
+            take=take,
+            skip_bad_rows=skip_bad_rows,
+        ),
     )
     hint = f"every finished row is safe in {out}; run the same command again to continue"
     with showing_progress(hint) as progress:
@@ -226,6 +236,8 @@ def preview(
     seed: opt.Seed = None,
     split: opt.Split = None,
     column: opt.Column = None,
+    format_: opt.Format = None,
+    take: opt.Take = None,
     config: opt.ConfigFile = None,
     settings: opt.Settings = None,
     summary: Annotated[
@@ -250,7 +262,7 @@ def preview(
         principles=principles,
         templates=templates,
         engine__name=engine,
-        **opt.source_keys(split, column, number),
+        **opt.source_keys(split, column, number, layout=format_, take=take),
     )
     with showing_progress() as progress:
         shown = run_preview(prompts, resolved, progress)

@@ -29,16 +29,17 @@ Tree = dict[str, Any]
 C = TypeVar("C", bound=BaseModel)
 
 PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
-    "run": {"run": ("",)},
+    "run": {"run": ("",), "prompts": ("",)},
     "training": {"training": ("",)},
     "iteration": {
         "iteration": ("",),
         "run": ("generate.",),
         "training": ("train.", "generator.train."),
         "judge": ("held_out.judge.",),
+        "prompts": ("generate.",),
     },
-    "evaluation": {"run": ("generate.",), "judge": ("judge.",)},
-    "augmentation": {"augmentation": ("",)},
+    "evaluation": {"run": ("generate.",), "judge": ("judge.",), "prompts": ("",)},
+    "augmentation": {"augmentation": ("",), "prompts": ("",)},
 }
 """Key prefixes of the configurations in each kind of manifest."""
 
@@ -103,6 +104,9 @@ CHANGES: tuple[Change, ...] = (
             (3, "judge", "principles", None, False),
             (3, "augmentation", "checks.questions", False, True),
             (3, "augmentation", "checks.pieces", False, True),
+            (4, "prompts", "source.format", "column", False),
+            (4, "prompts", "source.take", None, False),
+            (4, "training", "data.skip_bad_rows", False, "data.limit"),
         )
     ),
 )

@@ -32,7 +32,7 @@ from sso_data.models.directory import (
     resolve_model,
     tokenizer_fingerprint,
 )
-from sso_data.prompts import BadRow, Candidate, read_prompts
+from sso_data.prompts import BadRow, Candidate, layouts_in, read_prompts
 from sso_data.runs.columns import SCORES, row_key
 from sso_data.runs.jsonl import ScratchLines
 from sso_data.runs.ledger import DONE, FAILED, Ledger
@@ -163,6 +163,8 @@ def generate(
     manifest = None if overwrite else read_run(out)
     if manifest:
         config = with_defaults(config, stored_defaults(out, RUN))
+    line, people = layouts_in(source, config.source)
+    progress.note(line)
     setup = prepare(config, date=manifest["date"] if manifest else None)
     progress.phase("checking the prompts")
     samples = config.sampling.samples
@@ -177,6 +179,8 @@ def generate(
         opened = open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite)
         run = stack.enter_context(opened)
         _note_given(run, source, config, keys)
+        if people:
+            run.set(peoples_chats=True)
         del keys  # the run's ledger knows them from here on
 
         def prompts_left() -> Iterator[Prompt]:

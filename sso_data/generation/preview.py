@@ -12,7 +12,7 @@ from sso_data.core.records import Failure, Row
 from sso_data.filtering.explain import Explanation, explain, features_of
 from sso_data.filtering.filters import Decision, decide, decide_row
 from sso_data.generation.generate import make_rows, prepare
-from sso_data.prompts import read_prompts
+from sso_data.prompts import layouts_in, read_prompts
 from sso_data.runs.columns import SCORES, Rows, encode
 from sso_data.runs.ledger import Ledger
 from sso_data.runs.steering import MemorySteeringStore
@@ -69,6 +69,7 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     """
     progress = progress or NullProgress()
     progress.phase("checking the model and its chat template")
+    progress.note(layouts_in(source, config.source)[0])
     setup = prepare(config)
     candidates = list(read_prompts(source, config.source))  # all checked before the model is loaded
     samples = config.sampling.samples

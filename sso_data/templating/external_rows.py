@@ -60,7 +60,7 @@ def _begins_with(conversation: Turns, prompt: Any, where: str) -> bool:
     """Return True if a conversation starts with the prompt; text is its first user turn."""
     if isinstance(prompt, str):
         asked = next((turn.content for turn in conversation[:-1] if turn.role == "user"), None)
-        return asked == prompt
+        return asked is not None and asked.strip() == prompt.strip()
     turns = turns_of(prompt, "user", where)
     return len(conversation) > len(turns) and conversation[: len(turns)] == turns
 

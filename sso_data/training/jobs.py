@@ -20,7 +20,7 @@ from sso_data.models.training_model import (
     load_model,
     with_adapter,
 )
-from sso_data.prompts.preferences import read_preferences
+from sso_data.prompts.preferences import pairs_layout, read_preferences
 from sso_data.runs.run import RUN, read_run
 from sso_data.training.callbacks import EarlyStopping
 from sso_data.training.data import (
@@ -34,7 +34,7 @@ from sso_data.training.data import (
     naming,
     reward_data,
 )
-from sso_data.training.encode import EncodedRow
+from sso_data.training.encode import EncodedRow, EncodeReport
 from sso_data.training.loss import terms_of
 from sso_data.training.reference import (
     STEP_0_ROWS,
@@ -149,7 +149,7 @@ def policy_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
                 for (model, fingerprint), rows in data.made_by.items()
             ],
         },
-        notes=describe(data),
+        notes=[line for line in (pairs_layout(source, config.data.split), *describe(data)) if line],
         warnings=warnings,
         prepare=prepare,
     )
@@ -239,11 +239,17 @@ def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
         views=config.views,
         eos_ids=frozenset(policy.facts.eos_ids),
         vocab_size=policy.facts.vocab_size,
+        skip_bad_rows=config.data.skip_bad_rows,
     )
+    malformed = EncodeReport()
+    skip = malformed.add_malformed if config.data.skip_bad_rows else None
     with naming(source):
         data = reward_data(
-            read_preferences(source, split=config.data.split, limit=config.data.limit),
-            [read_preferences(part.data, split=part.split) for part in config.reward.mix],
+            read_preferences(source, split=config.data.split, limit=config.data.limit, skip=skip),
+            [
+                read_preferences(part.data, split=part.split, skip=skip)
+                for part in config.reward.mix
+            ],
             reader,
             config.reward,
             eval_share=config.data.eval_share,
@@ -252,7 +258,7 @@ def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
     fingerprint = fingerprint_of([*data.rows, *data.eval_rows])
     mix = mix_summary(data, config.reward)
     taken = ", ".join(f"{name} {count}" for name, count in mix.items())
-    reports = [report.to_json() for report in data.reports]
+    reports = [report.to_json() for report in (*data.reports, malformed)]
 
     trusted = config.trust_remote_code
     load = partial(
@@ -290,7 +296,11 @@ def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
             "made_by": [],
             "mix": dict(mix),
         },
-        notes=[f"training on {len(data.rows)} rows ({taken}), {len(data.eval_rows)} held out"],
+        notes=[
+            *filter(None, [pairs_layout(source, config.data.split)]),
+            f"training on {len(data.rows)} rows ({taken}), {len(data.eval_rows)} held out",
+            *(one.malformed_line for one in (malformed, *data.reports) if one.malformed),
+        ],
         warnings=[],
         prepare=prepare,
     )
