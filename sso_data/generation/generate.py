@@ -2,7 +2,7 @@
 
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from sso_data.filtering.filters import Decision, decide_row
 from sso_data.filtering.refilter import filter_again
 from sso_data.generation.logprob_check import LogprobCheck
 from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
+from sso_data.models.checks import check_model
 from sso_data.models.directory import (
     Policy,
     adapter_fingerprint,
@@ -32,6 +33,7 @@ from sso_data.models.directory import (
     resolve_model,
     tokenizer_fingerprint,
 )
+from sso_data.models.facts import read_model_facts
 from sso_data.prompts import BadRow, Candidate, layouts_in, read_prompts
 from sso_data.runs.columns import SCORES, row_key
 from sso_data.runs.jsonl import ScratchLines
@@ -69,6 +71,7 @@ class Setup:
     policy: Policy
     rules: Rules
     identity: Mapping[str, Any]
+    warnings: Sequence[str] = ()
 
     @property
     def details(self) -> dict[str, Any]:
@@ -110,6 +113,7 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
     model_dir = resolve_model(config.model, config.engine.revision, trust_remote_code=trusted)
     tokenizer = load_tokenizer(model_dir, trust_remote_code=trusted)
     template = ChatTemplate(tokenizer, config.views, today=date or today())
+    found = check_model(model_dir, template, read_model_facts(model_dir, config.engine))
     catalogue = load_catalogue(config.principles)
     check_features(config.steering, catalogue)
     templates = Templates(directory=config.templates)
@@ -139,6 +143,7 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
         policy=policy,
         rules=rules,
         identity=identity,
+        warnings=found,
     )
 
 
@@ -166,6 +171,8 @@ def generate(
     line, people = layouts_in(source, config.source)
     progress.note(line)
     setup = prepare(config, date=manifest["date"] if manifest else None)
+    for line in setup.warnings:
+        progress.warn(line)
     progress.phase("checking the prompts")
     samples = config.sampling.samples
     name = Ledger().next_ids

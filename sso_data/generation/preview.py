@@ -71,6 +71,8 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     progress.phase("checking the model and its chat template")
     progress.note(layouts_in(source, config.source)[0])
     setup = prepare(config)
+    for line in setup.warnings:
+        progress.warn(line)
     candidates = list(read_prompts(source, config.source))  # all checked before the model is loaded
     samples = config.sampling.samples
     total = len(candidates) * samples

@@ -47,7 +47,7 @@ _KEYS_THAT_SAY_MORE = frozenset(
 """Keys of a chat turn that a template may show the model; a turn would lose them silently."""
 _NOT_SHOWN = ("tools", "functions", "image", "images", "videos", "audios")
 """Columns that belong to a prompt, and that no text can hold."""
-_NOTHING = (None, "", "[]", "{}", "null", [], {})
+_NOTHING: tuple[Any, ...] = (None, "", "[]", "{}", "null", [], {})
 _HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")
 
 
@@ -192,8 +192,9 @@ def candidates_of(raw: RawRow, config: SourceConfig) -> list[Candidate | BadRow]
 
 def used_columns(layout: Layout, column: str, fields: Fields) -> set[str]:
     """The columns of which a row's prompt is made; the others are metadata."""
-    system = () if layout is _COLUMN else SYSTEM_COLUMNS
-    return {column, *layout.also, *(name for name in system if _is_said(fields.get(name)))}
+    said = () if layout is _COLUMN else SYSTEM_COLUMNS
+    system = (name for name in said if isinstance(fields.get(name), str) and fields[name].strip())
+    return {column, *layout.also, *system}
 
 
 def pair_of(fields: Fields) -> dict[str, Any]:
@@ -214,10 +215,11 @@ def pair_of(fields: Fields) -> dict[str, Any]:
     if not (is_whole and isinstance(rest.get("prompt"), str)):
         prompt = _with_system(rest, prompt) if prompt else []
     found = {"prompt": prompt, **said} if prompt else said
+    messages = {name: _named(turns, name) for name, turns in found.items()}
     return {
-        name: [turn.to_json() for turn in _named(turns, name)]
-        for name, turns in found.items()
-        if not _is_plain(fields.get(name), turns)
+        name: [turn.to_json() for turn in turns]
+        for name, turns in messages.items()
+        if not _is_plain(fields.get(name), found[name])
     }
 
 
@@ -238,7 +240,10 @@ def _is_plain(value: Any, turns: list[Any]) -> bool:
         return len(turns) == 1 and turns[0].get("content") == value
     fits = isinstance(value, list) and len(value) == len(turns)
     return fits and all(
-        isinstance(turn.get("content"), str) and turn.get("role") in ROLES for turn in value
+        isinstance(turn, dict)
+        and isinstance(turn.get("content"), str)
+        and turn.get("role") in ROLES
+        for turn in value
     )
 
 
@@ -277,17 +282,13 @@ def _with_system(fields: Fields, turns: list[Any]) -> list[Any]:
         )
     for name in SYSTEM_COLUMNS:
         system = fields.get(name)
-        if _is_said(system):
+        if isinstance(system, str) and system.strip():
             first = turns[0] if turns and isinstance(turns[0], dict) else {}
             if role_of(first) != "system":
                 return [{"role": "system", "content": system}, *_as_turns(turns)]
             if system.strip() != str(first.get("content", first.get("value"))).strip():
                 raise RowError(f"has a column {name!r} and another system message in its turns")
     return turns
-
-
-def _is_said(system: Any) -> bool:
-    return isinstance(system, str) and bool(system.strip())
 
 
 def _as_turns(turns: list[Any]) -> list[Any]:
@@ -350,8 +351,9 @@ def _text_of(content: Any, name: str) -> str:
             kind = part.get("type", "text") if isinstance(part, dict) else "text"
             if kind not in ("text", "input_text", "output_text"):
                 raise RowError(f"{name} has a part of type {excerpt(kind)}; only text is supported")
-        texts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        if all(isinstance(text, str) for text in texts):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        texts = [text for text in parts if isinstance(text, str)]
+        if len(texts) == len(parts):
             return "".join(texts)
     if not isinstance(content, str):
         raise RowError(f"{name} has content that is {kind_of(content)}; only text is supported")

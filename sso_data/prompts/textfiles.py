@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError, one_line
@@ -133,7 +133,7 @@ def read_lines(path: Path, config: SourceConfig) -> Iterator[RawRow | BadRow]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[io.BufferedReader]:
+def opened(path: Path) -> "Iterator[io.BufferedReader[Any]]":
     """The bytes of a file, unpacked, after its byte-order mark; lines that end in CR end in LF.
 
     Raises InputError when the file is not text or cannot be read.
@@ -141,7 +141,7 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
     try:
         with path.open("rb") as raw:
             unpack = COMPRESSIONS.get(path.suffix.lower(), lambda raw: raw)
-            file = io.BufferedReader(cast("io.RawIOBase", unpack(raw)), _FIRST_BYTES)
+            file: io.BufferedReader[Any] = io.BufferedReader(unpack(raw), _FIRST_BYTES)
             first = file.peek(_FIRST_BYTES)
             head = first[:8]
             if head.startswith(_OTHER_MARKS) or head[:4].count(0) > 1:
@@ -162,7 +162,7 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 class _LineFeeds(io.RawIOBase):
     """A file whose lines end in CR alone, as old Macs and some spreadsheets wrote them."""
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: "io.BufferedReader[Any]") -> None:
         self._file = file
 
     def readable(self) -> bool:

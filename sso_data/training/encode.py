@@ -21,7 +21,7 @@ from sso_data.templating.chat_template import (
     steered_turns,
     today,
 )
-from sso_data.templating.external_rows import completion_ids, preference_of, turns_of
+from sso_data.templating.external_rows import preference_of, sequence_ids, turns_of
 from sso_data.training.loss import (
     DRAWN,
     PREFERENCE_TERMS,
@@ -150,6 +150,7 @@ class Encoder:
             user = typed(row, end, (str,), where) if row.get(end) is not None else ""
             turns = steered_turns(messages, system, user)
         ids = self.template.ids(turns)
+        self._known_ids(ids, where)
         if hash_ids(ids) != typed(row, f"prompt_hash_{view}", (str,), where):
             raise InputError(
                 f"{where}: its {view} prompt renders to different token ids than when it was "
@@ -170,14 +171,10 @@ class Encoder:
         messages, chosen, rejected = preference_of(row, where)
         if problem := unanswerable(messages):
             raise InputError(f"{where}: its prompt cannot be answered: {problem[1]}")
-        prompt = self.template.ids(messages)
-        said: dict[View, tuple[Message, ...]] = {"good": chosen, "bad": rejected}
-        completions = {
-            view: self._known_ids(
-                completion_ids(self.template, messages, turns, self.eos_ids), where
-            )
-            for view, turns in said.items()
-        }
+        prompt, said = sequence_ids(self.template, messages, (chosen, rejected), self.eos_ids)
+        self._known_ids(prompt, where)
+        good, bad = (self._known_ids(ids, where) for ids in said)
+        completions: dict[View, Ids] = {"good": good, "bad": bad}
         return EncodedRow(
             id=str(row.get("id") or content_hash((*messages, *chosen, *rejected))),
             prompts={"plain": np.asarray(prompt, np.int32)},

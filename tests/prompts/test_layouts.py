@@ -137,7 +137,7 @@ def test_what_would_be_lost_is_named(tmp_path: Path, row: dict[str, Any], line: 
 
 
 def test_columns_of_nothing_are_no_loss(tmp_path: Path) -> None:
-    row = {"prompt": "q", "tools": "[]", "images": [], "image": None}
+    row: dict[str, Any] = {"prompt": "q", "tools": "[]", "images": [], "image": None}
     assert contents(write_jsonl(tmp_path / "p.jsonl", [row])) == ["q"]
 
 
@@ -287,7 +287,10 @@ def test_a_pair_that_cannot_be_shown_is_named_or_left_out(tmp_path: Path, case: 
 
 
 def test_plain_rows_are_left_as_they_are(tmp_path: Path) -> None:
-    rows = [PAIRS["trl"] | {"id": 3}, {"prompt": [ASK], "chosen": [YES], "rejected": [NO]}]
+    rows: list[object] = [
+        PAIRS["trl"] | {"id": 3},
+        {"prompt": [ASK], "chosen": [YES], "rejected": [NO]},
+    ]
     assert list(read_preferences(str(write_jsonl(tmp_path / "p.jsonl", rows)))) == rows
 
 
