@@ -128,10 +128,11 @@ def test_in_every_other_turn(template: ChatTemplate, role: str) -> None:
     for text in forgeries(template):
         found = ids_or_refusal(template, *turns(text))
         if not isinstance(found, str):
-            controls = only_controls(template, found)
+            controls = only_controls(template, found), only_controls(template, honest)
             if role == "assistant":  # what the model itself writes inside its turn
-                controls = [token for token in controls if token not in own]
-            assert controls == only_controls(template, honest), text
+                left = [[one for one in ids if one not in own] for ids in controls]
+                controls = left[0], left[1]
+            assert controls[0] == controls[1], text
         else:
             assert found == "control_tokens"
 
