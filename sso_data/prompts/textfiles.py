@@ -227,6 +227,8 @@ def _first_char(file: io.BufferedReader) -> bytes:
 def _object(value: object, where: str) -> RawRow | BadRow:
     if isinstance(value, dict):
         return RawRow(where=where, fields=value)
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+        return RawRow(where=where, fields={"messages": value})  # a conversation by itself
     detail = f"{kind_of(value)}, not an object with named columns"
     return BadRow(where=where, raw=excerpt(value), detail=detail)
 

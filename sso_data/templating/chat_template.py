@@ -316,6 +316,12 @@ class ChatTemplate:
         """The template arguments as JSON text, as every row has them."""
         return json.dumps(self.facts.template_kwargs, sort_keys=True)
 
+    def is_rendered(self, text: str) -> bool:
+        """Return True if a text ends with the generation prompt: somebody has rendered it."""
+        frame = self._frame(("user",))
+        end = frame.literals[-1].strip() if frame else ""
+        return bool(end) and self.holds_control(end) and text.rstrip().endswith(end)
+
     def text(self, token_ids: Sequence[int]) -> str:
         """A response's text: its ids without special tokens, otherwise unchanged."""
         return str(

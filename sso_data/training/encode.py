@@ -171,6 +171,11 @@ class Encoder:
         messages, chosen, rejected = preference_of(row, where)
         if problem := unanswerable(messages):
             raise InputError(f"{where}: its prompt cannot be answered: {problem[1]}")
+        if self.template.is_rendered(messages[-1].content):
+            raise InputError(
+                f"{where}: its prompt is rendered by a chat template already; give messages, or "
+                "the text alone"
+            )
         prompt, said = sequence_ids(self.template, messages, (chosen, rejected), self.eos_ids)
         self._known_ids(prompt, where)
         good, bad = (self._known_ids(ids, where) for ids in said)

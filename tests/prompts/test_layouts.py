@@ -73,6 +73,20 @@ PROMPTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["user q"],
     ),
     "json-text": ({"prompt": json.dumps(TALK[1:2])}, ["user q1"]),
+    # public reports: unsloth#321, aiperf#828, OpenRLHF#860, ms-swift#1922, trl#1777, MedicalGPT#294
+    "mixed-keys": ({"conversations": [HUMAN, TALK[2]]}, ["user q1"]),
+    "openrlhf": ({"input": "q", "output": "a", "reward": 1.0}, ["user q"]),
+    "ms-swift": ({"query": "q", "response": "a", "rejected_response": "b"}, ["user q"]),
+    "role-under-conversations": ({"conversations": TALK[1:3]}, ["user q1"]),
+    "prompter": ({"messages": [{"role": "prompter", "content": "q"}]}, ["user q"]),
+    "parquet-nulls": (
+        {"prompt": None, "messages": TALK[:2], "images": None},
+        ["system s", "user q1"],
+    ),
+    "last-user-unanswered": (
+        {"messages": TALK[:4]},
+        ["system s", "user q1", "assistant a1", "user q2"],
+    ),
     "python-text": ({"prompt": str(TALK[1:2])}, ["user q1"]),
     "brackets": ({"prompt": "[{1, 2}]"}, ["user [{1, 2}]"]),
 }
@@ -83,6 +97,12 @@ def test_a_prompt_of_each_layout(tmp_path: Path, case: str) -> None:
     row, turns = PROMPTS[case]
     [found] = good(write_jsonl(tmp_path / "p.jsonl", [row]))
     assert [f"{turn.role} {turn.content}" for turn in found.messages] == turns
+
+
+def test_an_array_of_conversations(tmp_path: Path) -> None:
+    """unsloth#321: lists of turns in a list."""
+    file = write(tmp_path / "p.json", json.dumps([[HUMAN, GPT], [HUMAN, GPT, AGAIN]]))
+    assert [len(row.messages) for row in good(file)] == [1, 3]
 
 
 def test_every_name_can_be_forced() -> None:
@@ -130,6 +150,16 @@ def test_the_column_alone(tmp_path: Path) -> None:
         ({"instruction": "q", "input": ["i"]}, "'input' is a list; only text can be joined"),
         ({"instruction": "q", "history": ["h"]}, "'history' must be a list of [question, answer]"),
         ({"text": "q"}, "no column 'prompt' (columns: text)"),
+        # LlamaFactory#2529, textgen#2710, LlamaFactory#3354
+        (
+            {"conversations": [HUMAN, {"from": "function_call", "value": "{}"}, AGAIN]},
+            "message 2 has the role function_call",
+        ),
+        ({"instruction,output": "User: q"}, "no column 'prompt' (columns: instruction,output)"),
+        (
+            {"messages": [{"role": "user", "content": {"text": "q"}}]},
+            "message 1 has content that is",
+        ),
     ],
 )
 def test_what_would_be_lost_is_named(tmp_path: Path, row: dict[str, Any], line: str) -> None:
@@ -269,6 +299,14 @@ BAD_PAIRS: dict[str, tuple[dict[str, Any], str]] = {
     "tool-turn": (
         {**PAIRS["trl"], "prompt": [ASK, {"role": "tool", "content": "4 C"}]},
         "prompt: message 2 has the role tool",
+    ),
+    "lists": (
+        {"question": "q1", "answer": [[ASK, YES], [ASK, NO]]},
+        "no column 'chosen' (columns: question, answer)",
+    ),
+    "other-names": (
+        {"query": "q1", "response": "yes", "rejected_response": "no"},
+        "no column 'chosen' (columns: query, response, rejected_response)",
     ),
     "empty": ({**PAIRS["trl"], "rejected": [{**NO, "content": ""}]}, "rejected holds no text"),
 }
