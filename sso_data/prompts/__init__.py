@@ -144,8 +144,8 @@ def raw_rows(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
     if not is_file:
         if exists:
             raise InputError(
-                f"{source}: not a regular file; prompts are read more than once: write them to "
-                "stdin, and - for the file"
+                f"{source}: not a regular file; prompts are read more than once: pipe them in and "
+                "give - as the file"
             )
         if is_hub_id(source) and not kind:
             return read_hub(source, config)

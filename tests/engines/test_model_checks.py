@@ -55,7 +55,7 @@ def test_a_sound_model(template: ChatTemplate, facts: ModelFacts) -> None:
     ],
 )
 def test_a_template_that_the_model_has_no_room_for(
-    template: ChatTemplate, facts: ModelFacts, changed: dict[str, int], says: str
+    template: ChatTemplate, facts: ModelFacts, changed: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ModelError, match=says):
         check_model(policy_dir(), template, replace(facts, **changed))

@@ -72,11 +72,11 @@ ENCODINGS = [
 FORMATS = [
     prompts("p.jsonl", gzip.compress(QUESTION.encode()), refused("gzip.*end in .gz"), title="gzip"),
     prompts("p.csv", gzip.compress(TABLE.encode()), refused("gzip.*end in .gz"), title="gzip csv"),
-    prompts("p.jsonl", ZSTD + b"\x04\x00", refused("Zstandard.*unpack it"), title="zstd"),
+    prompts("p.jsonl", ZSTD + b"\x04\x00", refused("Zstandard.*end in .zst"), title="zstd"),
     prompts("p.jsonl.gz", ZSTD + b"\x04\x00", refused("Not a gzipped file"), title="zstd as .gz"),
     prompts("p.jsonl", b"PK\x03\x04" + bytes(40), refused("zip.*unpack it"), title="zip"),
-    prompts("p.jsonl", b"BZh91AY&SY" + bytes(9), refused("bzip2.*unpack it"), title="bzip2"),
-    prompts("p.jsonl", b"\xfd7zXZ\x00" + bytes(9), refused("xz.*unpack it"), title="xz"),
+    prompts("p.jsonl", b"BZh91AY&SY" + bytes(9), refused("bzip2.*end in .bz2"), title="bzip2"),
+    prompts("p.jsonl", b"\xfd7zXZ\x00" + bytes(9), refused("xz.*end in .xz"), title="xz"),
     prompts("p.jsonl", b"PAR1" + bytes(90), refused("Parquet.*end in .parquet"), title="Parquet"),
     prompts(
         "p.jsonl", b"\x7fELF\x02\x01\x01" + bytes(50), refused(":1: not valid JSON"), title="ELF"
