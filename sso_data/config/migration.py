@@ -104,8 +104,8 @@ CHANGES: tuple[Change, ...] = (
             (3, "judge", "principles", None, False),
             (3, "augmentation", "checks.questions", False, True),
             (3, "augmentation", "checks.pieces", False, True),
-            (4, "prompts", "source.format", "column", False),
-            (4, "prompts", "source.take", None, False),
+            (4, "prompts", "source.format", "column", "source.column"),
+            (4, "prompts", "source.take", None, "source.column"),
             (4, "training", "data.skip_bad_rows", False, "data.limit"),
         )
     ),

@@ -205,7 +205,7 @@ def pair_of(fields: Fields) -> dict[str, Any]:
     """
     said = {name: _said(fields[name], name) for name in PAIR}
     for name, turns in said.items():
-        if not _named(turns, name)[-1].content.strip():
+        if not turns or not _named(turns, name)[-1].content.strip():
             raise RowError(f"{name} holds no text")
     is_whole = all(len(turns) > 1 and role_of(turns[0]) != "assistant" for turns in said.values())
     rest = {name: value for name, value in fields.items() if name not in PAIR}

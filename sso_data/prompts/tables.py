@@ -98,7 +98,8 @@ def lines_files(directory: Path, split: str) -> list[Path]:
     try:
         place = str(directory.resolve())
         builder = datasets.load_dataset_builder(place)
-        found = [Path(file) for file in (builder.config.data_files or {}).get(split, ())]
+        named = (builder.config.data_files or {}).get(split, ())
+        found = [Path(os.path.normpath(file)) for file in named]
     except Exception:  # noqa: BLE001 - the reading of the directory says what is wrong
         return []
     inside = all(file.is_relative_to(place) and file.is_file() for file in found)
