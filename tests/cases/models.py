@@ -21,7 +21,7 @@ THINK = """{{- bos_token -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}
 {%- if enable_thinking is defined and enable_thinking is false -%}{{- '<think>\\n\\n</think>\\n\\n' -}}{%- endif -%}
-{%- endif -%}"""
+{%- endif -%}"""  # noqa: E501
 
 TOOL = """{{- bos_token -}}
 {%- if tools -%}{{- '<|system|>Tools: ' + (tools | tojson) + '<|end|>' -}}{%- endif -%}
@@ -32,7 +32,7 @@ TOOL = """{{- bos_token -}}
 {%- for call in m.tool_calls or [] -%}{{- '<call>' + (call.function | tojson) + '</call>' -}}{%- endfor -%}
 {{- '<|end|>' -}}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"""
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"""  # noqa: E501
 
 
 def edit(path: Path, **changes: object) -> None:
