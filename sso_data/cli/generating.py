@@ -38,6 +38,8 @@ def generate(
     seed: opt.Seed = None,
     split: opt.Split = None,
     column: opt.Column = None,
+    format_: opt.Format = None,
+    take: opt.Take = None,
     shard: Shard = None,
     skip_bad_rows: opt.SkipBadRows = False,
     overwrite: opt.OverwriteRun = False,
@@ -65,7 +67,15 @@ def generate(
         engine__name=engine,
         engine__count=engines,
         engine__servers=servers or None,
-        **opt.source_keys(split, column, limit, shard, skip_bad_rows=skip_bad_rows),
+        **opt.source_keys(
+            split,
+            column,
+            limit,
+            shard,
+            layout=format_,
+            take=take,
+            skip_bad_rows=skip_bad_rows,
+        ),
     )
     hint = f"every finished row is safe in {out}; run the same command again to continue"
     with showing_progress(hint) as progress:
@@ -273,6 +283,8 @@ def preview(
     seed: opt.Seed = None,
     split: opt.Split = None,
     column: opt.Column = None,
+    format_: opt.Format = None,
+    take: opt.Take = None,
     config: opt.ConfigFile = None,
     settings: opt.Settings = None,
     summary: Annotated[
@@ -299,7 +311,7 @@ def preview(
         engine__name=engine,
         engine__count=engines,
         engine__servers=servers or None,
-        **opt.source_keys(split, column, number),
+        **opt.source_keys(split, column, number, layout=format_, take=take),
     )
     with showing_progress() as progress:
         shown = run_preview(prompts, resolved, progress)

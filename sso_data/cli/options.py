@@ -31,7 +31,7 @@ def set_option(example: str) -> Any:
 Prompts = Annotated[
     str,
     typer.Argument(
-        help="Prompts: .jsonl, .json, .parquet, .csv, .txt, a datasets directory or a Hub id."
+        help="Prompts: .jsonl, .json, .parquet, .csv, .txt, a directory, a Hub id, or - (stdin)."
     ),
 ]
 RunPath = Annotated[Path, typer.Argument(help="Run directory, made by `sso-data generate`.")]
@@ -74,6 +74,23 @@ Settings = Annotated[list[str] | None, set_option("sampling.temperature=0.6")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Random seed.")]
 Split = Annotated[str | None, typer.Option("--split", help="Split of a dataset.")]
 Column = Annotated[str | None, typer.Option("--column", help="Column that holds the prompt.")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="Layout of the rows, e.g. messages, sharegpt, alpaca; column: the prompt's column "
+        "alone (default: recognised; docs/sources.md).",
+        metavar="NAME",
+    ),
+]
+Take = Annotated[
+    str | None,
+    typer.Option(
+        "--take",
+        help="Of a conversation: last-user, first-user or every-user turn (docs/sources.md).",
+        metavar="TURN",
+    ),
+]
 SkipBadRows = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Malformed rows go to failed.jsonl.")
 ]
@@ -108,6 +125,8 @@ def source_keys(
     limit: int | None = None,
     shard: str | None = None,
     *,
+    layout: str | None = None,
+    take: str | None = None,
     skip_bad_rows: bool = False,
 ) -> dict[str, Any]:
     """Return the configuration keys of the options about reading prompts, with `__` for dots."""
@@ -116,6 +135,8 @@ def source_keys(
         "source__column": column,
         "source__limit": limit,
         "source__shard": shard,
+        "source__format": layout,
+        "source__take": take,
         "source__skip_bad_rows": skip_bad_rows or None,
     }
 

@@ -81,6 +81,9 @@ def train(
     lora: Annotated[bool, typer.Option("--lora", help="Train a LoRA adapter.")] = False,
     ref: References = None,
     split: opt.Split = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave malformed rows out and count them.")
+    ] = False,
     seed: opt.Seed = None,
     overwrite: Overwrite = False,
     push: Push = None,
@@ -108,6 +111,7 @@ def train(
         "lora__enabled": lora or None,
         "reference__mode": ref,
         "data__split": split,
+        "data__skip_bad_rows": skip_bad_rows or None,
     }
     try:
         if base is not None:

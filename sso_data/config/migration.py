@@ -29,16 +29,17 @@ Tree = dict[str, Any]
 C = TypeVar("C", bound=BaseModel)
 
 PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
-    "run": {"run": ("",)},
+    "run": {"run": ("",), "prompts": ("",)},
     "training": {"training": ("",)},
     "iteration": {
         "iteration": ("",),
         "run": ("generate.",),
         "training": ("train.", "generator.train."),
         "judge": ("held_out.judge.",),
+        "prompts": ("generate.",),
     },
-    "evaluation": {"run": ("generate.",), "judge": ("judge.",)},
-    "augmentation": {"augmentation": ("",)},
+    "evaluation": {"run": ("generate.",), "judge": ("judge.",), "prompts": ("",)},
+    "augmentation": {"augmentation": ("",), "prompts": ("",)},
 }
 """Key prefixes of the configurations in each kind of manifest."""
 
@@ -101,12 +102,15 @@ CHANGES: tuple[Change, ...] = (
             (3, "training", "optim.save_dtype", "auto", "optim.lr"),
             (3, "iteration", "carry_float32", False, True),
             (3, "judge", "principles", None, False),
-            (4, "run", "scoring.when", "all", "scoring.full"),
             (3, "augmentation", "checks.questions", False, True),
             (3, "augmentation", "checks.pieces", False, True),
+            (4, "run", "scoring.when", "all", "scoring.full"),
             (4, "run", "engine.count", "auto", False),
             (4, "run", "engine.servers", [], False),
             (4, "run", "engine.server_model", None, False),
+            (4, "prompts", "source.format", "column", "source.column"),
+            (4, "prompts", "source.take", None, "source.column"),
+            (4, "training", "data.skip_bad_rows", False, "data.limit"),
         )
     ),
 )

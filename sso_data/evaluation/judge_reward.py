@@ -10,7 +10,7 @@ from sso_data.evaluation.judges import Answered, Comparison, NoVerdict, Verdict,
 from sso_data.models.directory import resolve_model
 from sso_data.models.facts import read_model_facts
 from sso_data.templating.chat_template import ChatTemplate, Unrenderable, load_tokenizer, today
-from sso_data.templating.external_rows import completion_ids
+from sso_data.templating.external_rows import sequence_ids
 
 TOO_LONG = "too_long"
 """Why a comparison is refused: prompt and answer are longer than the reward model's context."""
@@ -88,10 +88,10 @@ class RewardJudge:
         """Prompt and answer as one sequence of ids, as `train` renders pairs that are text."""
         said = (Message(role="assistant", content=answer),)
         try:
-            ids = self._template.ids(messages)
-            ids = [*ids, *completion_ids(self._template, messages, said, self._eos_ids)]
+            prompt, [answered] = sequence_ids(self._template, messages, [said], self._eos_ids)
         except Unrenderable as error:
             return NoVerdict(key="", reason=error.reason, detail=str(error))
+        ids = [*prompt, *answered]
         if len(ids) > self._context:
             detail = f"prompt and answer have {len(ids)} tokens, the context {self._context}"
             return NoVerdict(key="", reason=TOO_LONG, detail=detail)

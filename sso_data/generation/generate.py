@@ -2,7 +2,7 @@
 
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -25,6 +25,7 @@ from sso_data.filtering.filters import Decision, decide_row
 from sso_data.filtering.refilter import filter_again, standing_filter
 from sso_data.generation.logprob_check import LogprobCheck
 from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
+from sso_data.models.checks import check_model
 from sso_data.models.directory import (
     Policy,
     adapter_fingerprint,
@@ -32,7 +33,8 @@ from sso_data.models.directory import (
     resolve_model,
     tokenizer_fingerprint,
 )
-from sso_data.prompts import BadRow, Candidate, read_prompts
+from sso_data.models.facts import read_model_facts
+from sso_data.prompts import BadRow, Candidate, layouts_in, read_prompts
 from sso_data.runs.columns import SCORES, is_always_complete, row_key
 from sso_data.runs.journal import FIRST_ROWS, first_rows
 from sso_data.runs.jsonl import ScratchLines
@@ -70,6 +72,7 @@ class Setup:
     policy: Policy
     rules: Rules
     identity: Mapping[str, Any]
+    warnings: Sequence[str] = ()
 
     @property
     def details(self) -> dict[str, Any]:
@@ -131,6 +134,7 @@ def prepare(
     )
     tokenizer = load_tokenizer(model_dir, trust_remote_code=trusted)
     template = ChatTemplate(tokenizer, config.views, today=date or today())
+    found = check_model(model_dir, template, read_model_facts(model_dir, config.engine))
     if config.engine.servers:  # whose weights nobody sees
         fingerprint = f"server:{config.engine.server_model or public_name(config.model)}"
     else:
@@ -156,6 +160,7 @@ def prepare(
         policy=policy,
         rules=rules,
         identity=identity,
+        warnings=found,
     )
 
 
@@ -183,6 +188,8 @@ def generate(
     if manifest:
         config = with_defaults(config, stored_defaults(out, RUN))
     rules = rules_of(config)
+    line, people = layouts_in(source, config.source)
+    progress.note(line)
     samples = config.sampling.samples
     name = Ledger().next_ids
     with ExitStack() as stack:
@@ -195,9 +202,13 @@ def generate(
         progress.phase("checking the model and its chat template")
         date = manifest["date"] if manifest else None
         setup = prepare(config, date=date, progress=progress)
+        for line in setup.warnings:
+            progress.warn(line)
         opened = open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite)
         run = stack.enter_context(opened)
         _note_given(run, source, config, keys)
+        if people:
+            run.set(peoples_chats=True)
         decides = config.model_copy(
             update={"filter": standing_filter(out, config.filter, asked=asked)}
         )

@@ -198,6 +198,7 @@ def _details(parts: Sequence[_Part], config: RunConfig, prompts: int) -> dict[st
     return {
         **{key: value for key, value in manifests[0].items() if key not in _ITS_OWN},
         **({FIRST_ROWS: list(first)} if first else {}),
+        **({"peoples_chats": True} if any(one.get("peoples_chats") for one in manifests) else {}),
         "config": config.model_dump(mode="json"),
         "prompts": prompts,
         "sources": list(dict.fromkeys(sources)),

@@ -12,7 +12,7 @@ from sso_data.core.records import Failure, Row
 from sso_data.filtering.explain import Explanation, explain, features_of
 from sso_data.filtering.filters import Decision, decide, decide_row
 from sso_data.generation.generate import make_rows, prepare, rules_of
-from sso_data.prompts import read_prompts
+from sso_data.prompts import layouts_in, read_prompts
 from sso_data.runs.columns import SCORES, Rows, encode
 from sso_data.runs.ledger import Ledger
 from sso_data.runs.steering import MemorySteeringStore
@@ -70,10 +70,13 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     progress = progress or NullProgress()
     progress.phase("checking the prompts")
     rules_of(config)
+    progress.note(layouts_in(source, config.source)[0])
     candidates = list(read_prompts(source, config.source))
     progress.phase("checking the model and its chat template")
     whole = config.scoring.model_copy(update={"when": "all"})  # every response is to be shown
     setup = prepare(config.model_copy(update={"scoring": whole}))
+    for line in setup.warnings:
+        progress.warn(line)
     samples = config.sampling.samples
     total = len(candidates) * samples
     memory = _Memory()

@@ -22,6 +22,8 @@ from sso_data.iteration.state import ITERATION, PolicyAt, open_iteration
 from sso_data.iteration.stopping import Stop, after_training
 from sso_data.iteration.table import line_of, totals
 from sso_data.iteration.training import Train, train_in_a_process
+from sso_data.models.checks import check_trainable
+from sso_data.models.directory import resolve_model
 from sso_data.runs.workdir import read_manifest, refuse_other_content, stored_defaults
 
 
@@ -83,6 +85,8 @@ def _check(config: IterateConfig, first: PolicyAt) -> None:
     """Find mistakes before hours of work: in the template, principles, extras, the judge."""
     if not config.labelled:
         prepare(generate_config(config, 1, first))
+    trusted = config.train.trust_remote_code
+    check_trainable(resolve_model(first.path, config.train.revision, trust_remote_code=trusted))
     parts = [config.train, *([config.generator.train] if config.generator else [])]
     if any(part.lora.enabled for part in parts) and not importlib.util.find_spec("peft"):
         raise ConfigError("train.lora needs peft: pip install 'sso-data[lora]'")

@@ -111,7 +111,7 @@ def write_slice(
 def slice_source(config: IterateConfig) -> SourceConfig:
     """Return how to read a round's own file of prompts: its columns keep the user's names."""
     source = config.generate.source
-    return SourceConfig(column=source.column, id_column=source.id_column)
+    return SourceConfig(column=source.column, id_column=source.id_column, format="column")
 
 
 def source_rows(config: IterateConfig) -> Iterator[Candidate | BadRow | JsonRow]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sso_data.config.run import EngineConfig
 from sso_data.core.errors import EngineError, ModelError, SsoDataError, described
+from sso_data.templating.chat_template import turn_end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,13 +15,16 @@ class ModelFacts:
     """Facts from config.json, generation_config.json and the tokenizer.
 
     `context` is the context length to use, in tokens; `kv_numbers` how many numbers the key-value
-    cache keeps per token (an upper bound for models that compress it).
+    cache keeps per token (an upper bound for models that compress it). `turn_end`: the token with
+    which the chat template ends turns, where no list of end-of-sequence ids names it; responses
+    stop at it, so `eos_ids` holds it.
     """
 
     context: int
     vocab_size: int
     eos_ids: tuple[int, ...]
     kv_numbers: int
+    turn_end: int | None = None
 
 
 def read_model_facts(model_path: Path, config: EngineConfig) -> ModelFacts:
@@ -51,11 +55,15 @@ def read_model_facts(model_path: Path, config: EngineConfig) -> ModelFacts:
             raise EngineError(
                 f"engine.max_model_len: {wanted} is more than the model's own context of {own}"
             )
+        named = _eos_ids(model_path, text_config, tokenizer)
+        end = turn_end(tokenizer)
+        unnamed = end if end not in named else None
         facts = ModelFacts(
             context=int(wanted or own or 0),
             vocab_size=int(text_config.vocab_size),
-            eos_ids=_eos_ids(model_path, text_config, tokenizer),
+            eos_ids=named if unnamed is None else tuple(sorted({*named, unnamed})),
             kv_numbers=int(2 * text_config.num_hidden_layers * kv_heads * head_dim),
+            turn_end=unnamed,
         )
     except SsoDataError:
         raise

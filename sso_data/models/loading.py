@@ -36,6 +36,9 @@ def load_weights(
         raise ModelError(f"{directory}: cannot be loaded: {described(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
+    if (directory / "generation_config.json").is_file() and hasattr(model, "generation_config"):
+        # Not used here, and transformers refuses to save some; a saved model gets a copy of it.
+        model.generation_config = transformers.GenerationConfig()
     return model, sorted(loading["missing_keys"])
 
 

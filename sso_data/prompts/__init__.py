@@ -5,22 +5,39 @@ suffix says; a name that is no path is a dataset on the Hub. The user documentat
 `docs/sources.md`.
 """
 
+import functools
 import itertools
+import re
+import shutil
+import sys
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from sso_data.config.run import SourceConfig, shard_of
 from sso_data.core.errors import InputError, one_line
 from sso_data.core.paths import is_meant_as_path
 from sso_data.core.records import content_hash
-from sso_data.prompts.rows import BadRow, Candidate, RawRow, candidate_of
-from sso_data.prompts.tables import is_hub_id, read_directory, read_hub, read_parquet
-from sso_data.prompts.textfiles import read_csv, read_json_array, read_jsonl, read_lines
+from sso_data.prompts.layouts import LAYOUTS, candidates_of, layout_of, used_columns
+from sso_data.prompts.rows import BadRow, Candidate, RawRow, RowError, listed
+from sso_data.prompts.tables import is_hub_id, lines_files, read_directory, read_hub, read_parquet
+from sso_data.prompts.textfiles import (
+    COMPRESSIONS,
+    read_csv,
+    read_json_array,
+    read_jsonl,
+    read_lines,
+    starts_with,
+)
 
-__all__ = ["BadRow", "Candidate", "count_prompts", "read_prompts"]
+__all__ = ["BadRow", "Candidate", "count_prompts", "layouts_in", "read_prompts"]
 
 _TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
-_KNOWN = f"known: {' '.join(_TEXT_SUFFIXES)} (each also with .gz), .parquet"
+_KNOWN = f"known: {' '.join(_TEXT_SUFFIXES)} (each also with {', '.join(COMPRESSIONS)}), .parquet"
+_FIRST_ROWS = 64
+_PEOPLES_CHATS = re.compile(r"wildchat|lmsys|sharegpt|chatbot.?arena", re.IGNORECASE)
 
 
 def read_prompts(source: str, config: SourceConfig) -> Iterator[Candidate | BadRow]:
@@ -33,21 +50,70 @@ def read_prompts(source: str, config: SourceConfig) -> Iterator[Candidate | BadR
     """
     found = False
     for raw in itertools.islice(raw_rows(source, config), config.limit):
-        row = candidate_of(raw, config) if isinstance(raw, RawRow) else raw
-        if isinstance(row, BadRow) and not config.skip_bad_rows:
-            lacks = isinstance(raw, RawRow) and config.column not in raw.fields
-            remedy = "name the prompts' column with --column" if lacks else "correct the row"
-            raise InputError(
-                f"{row.where}: {row.detail}; {remedy}, or leave such rows out with --skip-bad-rows"
-            )
-        found = True
-        if config.shard is not None:  # by content, so that equal prompts stay together
-            which, count = shard_of(config.shard)
-            if int(content_hash(row.messages), 16) % count != which - 1:
-                continue
-        yield row
+        rows = candidates_of(raw, config) if isinstance(raw, RawRow) else [raw]
+        for row in rows:
+            if isinstance(row, BadRow) and not config.skip_bad_rows:
+                remedy = "correct the row"
+                if row.detail.startswith("no column"):
+                    remedy = "name the prompts' column with --column"
+                raise InputError(
+                    f"{row.where}: {row.detail}; {remedy}, or leave such rows out with "
+                    "--skip-bad-rows"
+                )
+            found = True
+            if config.shard is not None:  # by content, so that equal prompts stay together
+                which, count = shard_of(config.shard)
+                if int(content_hash(row.messages), 16) % count != which - 1:
+                    continue
+            yield row
     if not found:
         raise InputError(f"{source}: holds no prompts")
+
+
+def layouts_in(source: str, config: SourceConfig) -> tuple[str, bool]:
+    """How the first rows of a source are read, in one line; and whether they are people's chats.
+
+    Raises InputError as `read_prompts` for a source that cannot be read, or of no known layout.
+    """
+    names: Counter[str] = Counter()
+    prompt: dict[str, None] = {}
+    beside: dict[str, None] = {}
+    answered = several = False
+    for raw in itertools.islice(raw_rows(source, config), _FIRST_ROWS):
+        if not isinstance(raw, RawRow):
+            continue
+        try:
+            layout, column = layout_of(raw.fields, config)
+        except RowError:
+            continue
+        names[layout.name] += 1
+        used = used_columns(layout, column, raw.fields) | {config.id_column}
+        prompt |= dict.fromkeys(name for name in raw.fields if name in used - {config.id_column})
+        beside |= dict.fromkeys(name for name in raw.fields if name not in used)
+        answered = answered or layout.answered
+        value = raw.fields.get(column)
+        several = several or (
+            isinstance(value, list) and all(isinstance(one, str) for one in value)
+        )
+    if not names:
+        next(read_prompts(source, config))
+        return f"{source}: none of the first rows is a prompt", False
+    take = config.take or ("last-user" if answered else None)
+    parts = [
+        f"{source}: read as {' and '.join(names)} (prompt: {listed(prompt)})",
+        {
+            "last-user": "up to the last user turn",
+            "first-user": "up to the first user turn",
+            "every-user": "a prompt up to each user turn",
+            None: "",
+        }[take],
+        "of several questions in a row the first (--take every-user: each)"
+        if several and not take
+        else "",
+        f"metadata: {listed(beside)}" if beside else "",
+    ]
+    chats = any(layout.real_people for layout in LAYOUTS if layout.name in names)
+    return "; ".join(part for part in parts if part), bool(_PEOPLES_CHATS.search(source)) or chats
 
 
 def count_prompts(source: str, config: SourceConfig) -> int:
@@ -59,6 +125,8 @@ def raw_rows(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
     """The rows of a source as its format gives them; raises InputError for an unknown source."""
     if not source.strip():
         raise InputError("no prompts given: name a file, a directory or a dataset on the Hub")
+    if source == "-":
+        return _stdin_rows(config)
     path = Path(source)
     try:
         exists, is_directory, is_file = path.exists(), path.is_dir(), path.is_file()
@@ -67,16 +135,18 @@ def raw_rows(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(one_line(f"{source}: cannot be read: {reason}")) from error
     if is_directory:
+        if files := lines_files(path, config.split):
+            return itertools.chain.from_iterable(map(read_jsonl, files))
         return read_directory(path, config)
     suffix = path.suffix.lower()
-    kind = Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
+    kind = Path(path.stem).suffix.lower() if suffix in COMPRESSIONS else suffix
     if kind not in _TEXT_SUFFIXES and suffix != ".parquet":
         kind = ""
     if not is_file:
         if exists:
             raise InputError(
-                f"{source}: not a regular file (prompts are read more than once, so a pipe does "
-                "not work)"
+                f"{source}: not a regular file; prompts are read more than once: pipe them in and "
+                "give - as the file"
             )
         if is_hub_id(source) and not kind and not is_meant_as_path(source):
             return read_hub(source, config)
@@ -100,3 +170,26 @@ def raw_rows(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
         case _:
             suffix = "".join(path.suffixes[-2:]) or "no suffix"
             raise InputError(f"{path}: unknown file format ({suffix}); {_KNOWN}")
+
+
+def _stdin_rows(config: SourceConfig) -> Iterator[RawRow | BadRow]:
+    """The rows of stdin: JSONL or a JSON array where it begins like one, else a prompt a line."""
+    path = Path(_stdin_copy().name)
+    if not path.stat().st_size:
+        raise InputError("-: stdin is empty")
+    readers = {b"{": read_jsonl, b"[": read_json_array}
+    read = readers.get(starts_with(path), functools.partial(read_lines, config=config))
+    try:
+        for row in read(path):
+            yield replace(row, where=row.where.replace(str(path), "stdin", 1))
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), "stdin", 1)) from error
+
+
+@functools.cache
+def _stdin_copy() -> "tempfile._TemporaryFileWrapper[bytes]":
+    """A copy of stdin for the length of the process: prompts are read more than once."""
+    copy = tempfile.NamedTemporaryFile(prefix="sso-data-stdin-")  # noqa: SIM115 - closed at exit
+    shutil.copyfileobj(sys.stdin.buffer, copy)
+    copy.flush()
+    return copy

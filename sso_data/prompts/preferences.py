@@ -1,46 +1,91 @@
 """Preference rows to train on: a run's pairs, an exported directory, any file, a Hub dataset."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sso_data.config.run import SourceConfig
-from sso_data.core.errors import InputError
+from sso_data.core.errors import InputError, one_line
 from sso_data.prompts import raw_rows
-from sso_data.prompts.rows import BadRow, listed
+from sso_data.prompts.layouts import PAIR, layout_of, pair_of, used_columns
+from sso_data.prompts.rows import BadRow, RawRow, RowError, listed
 from sso_data.prompts.tables import read_parquet
-
-_NEEDED = ("chosen", "rejected")
 
 
 def read_preferences(
-    source: str, *, split: str = "train", limit: int | None = None
+    source: str,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    skip: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The rows of a preference set, each with `chosen` and `rejected`; at most `limit` of them.
 
-    Raises InputError, of one line, for a source that is missing, malformed or without such rows.
+    Layouts of other programs become messages; our own rows, with token ids, are as they are. A
+    malformed row is told to `skip` and left out. Raises InputError, of one line, for one without
+    `skip`, and for a source that is missing or without pairs.
     """
     config = SourceConfig(split=split, column="")
-    found = 0
+    taken = found = 0
+    first_bad = ""
     for place in _places(source, split):
         if place.endswith(".parquet"):
             rows = read_parquet(Path(place), config)
         else:
             rows = raw_rows(place, config)
-        for row in itertools.islice(rows, None if limit is None else limit - found):
-            if isinstance(row, BadRow):
-                raise InputError(f"{row.where}: {row.detail}; correct the row")
-            missing = [name for name in _NEEDED if row.fields.get(name) is None]
-            if missing:
-                raise InputError(
-                    f"{row.where}: no column {missing[0]!r} (columns: {listed(row.fields)}); "
-                    "a preference set has chosen and rejected, and prompt"
-                )
+        for row in itertools.islice(rows, None if limit is None else limit - taken):
+            taken += 1
+            try:
+                pair = _pair(row)
+            except RowError as error:
+                detail = one_line(f"{row.where}: {error}")
+                if skip is None:
+                    raise InputError(
+                        f"{detail}; correct the row, or leave such rows out with --skip-bad-rows"
+                    ) from error
+                skip(detail)
+                first_bad = first_bad or f"; first malformed row: {detail}"
+                continue
             found += 1
-            yield dict(row.fields)
+            yield pair
     if not found:
-        raise InputError(f"{source}: holds no preference pairs")
+        raise InputError(f"{source}: holds no preference pairs{first_bad}")
+
+
+def pairs_layout(source: str, split: str) -> str:
+    """How the first row of a preference set is read, in one line; "" for our own rows."""
+    config = SourceConfig(split=split, column="")
+    for place in _places(source, split):
+        of_table = place.endswith(".parquet")
+        rows = read_parquet(Path(place), config) if of_table else raw_rows(place, config)
+        for row in rows:
+            fields = row.fields if isinstance(row, RawRow) else {}
+            if "chosen_token_ids" in fields or not {*PAIR} <= fields.keys():
+                return ""
+            rest = {name: value for name, value in fields.items() if name not in PAIR}
+            try:
+                layout, column = layout_of(rest, SourceConfig())
+            except RowError:
+                return f"{source}: the prompt is what chosen and rejected begin with"
+            prompt = [name for name in used_columns(layout, column, rest) if name in rest]
+            return f"{source}: read as {layout.name} (prompt: {listed(sorted(prompt))})"
+    return ""
+
+
+def _pair(row: RawRow | BadRow) -> dict[str, Any]:
+    """The row's columns, with its pair as messages; RowError for a row that holds none."""
+    if isinstance(row, BadRow):
+        raise RowError(row.detail)
+    missing = [name for name in PAIR if row.fields.get(name) is None]
+    if missing:
+        raise RowError(
+            f"no column {missing[0]!r} (columns: {listed(row.fields)}); a preference set has "
+            "chosen and rejected, and prompt"
+        )
+    if row.fields.get("chosen_token_ids") is not None:
+        return dict(row.fields)
+    return {**row.fields, **pair_of(row.fields)}
 
 
 def _places(source: str, split: str) -> list[str]:

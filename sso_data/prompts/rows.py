@@ -16,22 +16,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError, one_line
 from sso_data.core.records import Message
 
-ROLES = ("system", "user", "assistant")
 EXCERPT_CHARS = 200
 _LEAST, _MOST = -(2**63), 2**64 - 1
 _SHORT = reprlib.Repr()
 _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlist, _SHORT.maxdict = 120, 80, 4, 8
-_KEYS_THAT_SAY_MORE = frozenset(
-    (
-        *("audio", "function_call", "image", "images", "name", "reasoning_content", "thinking"),
-        *("tool_call_id", "tool_calls", "tools"),
-    )
-)
-"""Keys of a chat turn that a template may show the model; a turn would lose them silently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,61 +76,7 @@ def unanswerable(messages: tuple[Message, ...]) -> tuple[str, str] | None:
     return None
 
 
-def candidate_of(raw: RawRow, config: SourceConfig) -> Candidate | BadRow:
-    """The candidate that `raw` holds, or the bad row that it is."""
-    fields, column, id_column = raw.fields, config.column, config.id_column
-    try:
-        if column not in fields:
-            raise RowError(missing_column(column, fields))
-        messages = _messages(fields[column], column)
-        source_id = plain(fields.get(id_column), id_column) if id_column != column else None
-        if isinstance(source_id, bool | list | dict):
-            raise RowError(f"{id_column!r} is {kind_of(source_id)}; an id is a text or a number")
-        if source_id is not None:
-            source_id = _encodable(str(source_id), f"{id_column!r}") or None
-        return Candidate(
-            messages=messages,
-            source_id=source_id,
-            metadata=metadata_json(
-                {name: fields[name] for name in fields if name not in (column, id_column)}
-            ),
-            where=raw.where,
-        )
-    except RowError as error:
-        return BadRow(where=raw.where, raw=excerpt(dict(fields)), detail=one_line(str(error)))
-
-
-def _messages(prompt: object, column: str) -> tuple[Message, ...]:
-    if isinstance(prompt, str):
-        return (Message(role="user", content=_encodable(prompt, f"{column!r}")),)
-    if not isinstance(prompt, list):
-        raise RowError(f"{column!r} is {kind_of(prompt)}, not a text or a list of chat messages")
-    found = []
-    for place, turn in enumerate(prompt, start=1):
-        name = f"message {place}"
-        if not isinstance(turn, dict):
-            raise RowError(f"{name} is {kind_of(turn)}, not an object with role and content")
-        for key in ("role", "content"):
-            if key not in turn:
-                raise RowError(f"{name} has no {key!r} (its keys: {listed(turn)})")
-        role, content = turn["role"], turn["content"]
-        if role not in ROLES:
-            raise RowError(f"{name} has the role {excerpt(role)}; roles are {', '.join(ROLES)}")
-        if role == "system" and place > 1:
-            raise RowError(f"{name} is a system message; only the first message may be one")
-        if not isinstance(content, str):
-            raise RowError(f"{name} has content that is {kind_of(content)}; only text is supported")
-        lost = sorted(key for key in _KEYS_THAT_SAY_MORE & turn.keys() if turn[key])
-        if lost:
-            raise RowError(
-                f"{name} has the key {lost[0]!r}, which is not supported; keep role and content "
-                "only"
-            )
-        found.append(Message(role=role, content=_encodable(content, name)))
-    return tuple(found)
-
-
-def _encodable(text: str, name: str) -> str:
+def encodable(text: str, name: str) -> str:
     """`text`, if UTF-8 can encode it: a JSON escape such as \\ud800 makes a lone surrogate."""
     try:
         text.encode()
@@ -158,7 +95,7 @@ def metadata_json(columns: Mapping[str, Any]) -> str:
         )
     except RecursionError as error:
         raise RowError("a metadata column is nested too deeply") from error
-    return _encodable(text, "a metadata column")
+    return encodable(text, "a metadata column")
 
 
 def plain(value: object, column: str) -> Any:
@@ -203,20 +140,11 @@ def _key(key: object, column: str) -> str:
     return key
 
 
-def check_header(where: str, names: Iterable[str], config: SourceConfig) -> None:
-    """Raise InputError for a table with a duplicate column, or without the prompt column."""
-    columns = list(names)
+def check_columns(where: str, columns: list[str]) -> None:
+    """Raise InputError for a table with a duplicate column."""
     twice = min((name for name, count in Counter(columns).items() if count > 1), default=None)
     if twice is not None:
         raise InputError(one_line(f"{where}: duplicate column {twice!r}; rename one"))
-    if config.column and config.column not in columns:
-        detail = missing_column(config.column, columns)
-        raise InputError(one_line(f"{where}: {detail}; name the prompts' column with --column"))
-
-
-def missing_column(column: str, names: Iterable[str]) -> str:
-    """The message for a column that does not exist; it lists those that do."""
-    return f"no column {column!r} (columns: {listed(names)})"
 
 
 def listed(names: Iterable[object], most: int = 12) -> str:

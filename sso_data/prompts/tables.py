@@ -11,7 +11,8 @@ from typing import Any
 
 from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError, one_line, without_secrets
-from sso_data.prompts.rows import BadRow, RawRow, check_header, excerpt, listed
+from sso_data.prompts.layouts import check_header
+from sso_data.prompts.rows import BadRow, RawRow, excerpt, listed
 
 _BATCH_ROWS = 256
 _READ_AHEAD_BYTES = 2**18
@@ -84,6 +85,27 @@ def read_directory(directory: Path, config: SourceConfig) -> Iterator[RawRow | B
     if any((directory / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return _rows(str(directory), config, lambda library: _saved(library, place))
     return _rows(str(directory), config, lambda library: _streamed(library, place, None, place))
+
+
+def lines_files(directory: Path, split: str) -> list[Path]:
+    """The JSONL files of a split of a directory, as `datasets` finds them; none for other files.
+
+    They are read one after the other: a table would need the same columns in all of them.
+    """
+    if any((directory / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return []
+    import datasets
+
+    try:
+        place = str(directory.resolve())
+        builder = datasets.load_dataset_builder(place)
+        named = (builder.config.data_files or {}).get(split, ())
+        found = [Path(os.path.normpath(file)) for file in named]
+    except Exception:  # noqa: BLE001 - the reading of the directory says what is wrong
+        return []
+    inside = all(file.is_relative_to(place) and file.is_file() for file in found)
+    lines = all({".jsonl", ".ndjson"} & {*file.suffixes[-2:]} for file in found)
+    return found if inside and lines else []
 
 
 def read_hub(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:

@@ -1,23 +1,26 @@
-"""Prompts from files of text: JSONL, a JSON array, CSV and TSV, plain lines; each may be gzipped.
+"""Prompts from files of text: JSONL, a JSON array, CSV, TSV, lines; each may be compressed.
 
 All of them are read as UTF-8 (a byte-order mark is skipped) and as a stream: memory holds one row.
 """
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError, one_line
 from sso_data.prompts.jsonarray import array_items
-from sso_data.prompts.rows import BadRow, RawRow, check_header, excerpt, kind_of
+from sso_data.prompts.layouts import check_header
+from sso_data.prompts.rows import BadRow, RawRow, excerpt, kind_of
 
 MAX_LINE_BYTES = 64 * 2**20
 """A longer line is taken for a file without lines, a longer CSV field for a missing quote."""
@@ -25,11 +28,27 @@ _SKIPPED = "\ufeff\x1e"
 """Skipped at the beginning of a line: the byte-order mark, and the separator of RFC 7464."""
 _UTF8_MARK = b"\xef\xbb\xbf"
 _OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_FIRST_BYTES = 2**16
+
+
+def _zstandard(raw: Any) -> Any:
+    import pyarrow
+
+    return pyarrow.CompressedInputStream(raw, "zstd")
+
+
+COMPRESSIONS: Mapping[str, Callable[[Any], Any]] = {
+    ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
+    ".zst": _zstandard,
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
+}
+"""Suffixes of compressed files, and what reads them."""
 _OTHER_FORMATS = {
     b"\x1f\x8b": "is compressed with gzip; rename it to end in .gz",
-    b"\x28\xb5\x2f\xfd": "is compressed with Zstandard; unpack it",
-    b"\xfd7zXZ": "is compressed with xz; unpack it",
-    b"BZh91AY": "is compressed with bzip2; unpack it",
+    b"\x28\xb5\x2f\xfd": "is compressed with Zstandard; rename it to end in .zst",
+    b"\xfd7zXZ": "is compressed with xz; rename it to end in .xz",
+    b"BZh91AY": "is compressed with bzip2; rename it to end in .bz2",
     b"PK\x03\x04": "is a zip archive; unpack it",
     b"PAR1": "is Parquet; rename it to end in .parquet",
 }
@@ -114,17 +133,17 @@ def read_lines(path: Path, config: SourceConfig) -> Iterator[RawRow | BadRow]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """The bytes of a file, unzipped, after its byte-order mark.
+def opened(path: Path) -> "Iterator[io.BufferedReader[Any]]":
+    """The bytes of a file, unpacked, after its byte-order mark; lines that end in CR end in LF.
 
     Raises InputError when the file is not text or cannot be read.
     """
     try:
         with path.open("rb") as raw:
-            file = raw
-            if path.suffix == ".gz":
-                file = io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=raw)))
-            head = file.peek(8)[:8]
+            unpack = COMPRESSIONS.get(path.suffix.lower(), lambda raw: raw)
+            file: io.BufferedReader[Any] = io.BufferedReader(unpack(raw), _FIRST_BYTES)
+            first = file.peek(_FIRST_BYTES)
+            head = first[:8]
             if head.startswith(_OTHER_MARKS) or head[:4].count(0) > 1:
                 raise InputError(f"{path}:1: not UTF-8 (it is UTF-16 or UTF-32); save it as UTF-8")
             for start, remedy in _OTHER_FORMATS.items():
@@ -132,10 +151,33 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
                     raise InputError(f"{path}: {remedy}")
             if head.startswith(_UTF8_MARK):
                 file.read(len(_UTF8_MARK))
+            if b"\r" in first.rstrip() and b"\n" not in first:
+                file = io.BufferedReader(_LineFeeds(file))
             yield file
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(one_line(f"{path}: cannot be read: {reason}")) from error
+
+
+class _LineFeeds(io.RawIOBase):
+    """A file whose lines end in CR alone, as old Macs and some spreadsheets wrote them."""
+
+    def __init__(self, file: "io.BufferedReader[Any]") -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read1(len(buffer)).replace(b"\r", b"\n")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def starts_with(path: Path) -> bytes:
+    """The first byte of a file that is not white space."""
+    with opened(path) as file:
+        return _first_char(file)
 
 
 class _Lines:
@@ -185,6 +227,8 @@ def _first_char(file: io.BufferedReader) -> bytes:
 def _object(value: object, where: str) -> RawRow | BadRow:
     if isinstance(value, dict):
         return RawRow(where=where, fields=value)
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+        return RawRow(where=where, fields={"messages": value})  # a conversation by itself
     detail = f"{kind_of(value)}, not an object with named columns"
     return BadRow(where=where, raw=excerpt(value), detail=detail)
 

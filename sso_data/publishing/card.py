@@ -220,6 +220,7 @@ def _sections(facts: RunFacts, numbers: PairNumbers) -> dict[str, Any]:
         "failed": f"{facts.account.failed:,}",
         "steered": table(("principle", "pairs", "share"), steered, "lrr") if steered else "",
         "placement": facts.config.steering.placement,
+        "peoples_chats": bool(facts.manifest.get("peoples_chats")),
         "preset": code(decided["preset"]),
         "kept": f"{decided['kept']:,}",
         "rows": f"{decided['rows']:,}",

@@ -45,6 +45,11 @@ _OURS = frozenset(
     )
 )
 """Arguments of `apply_chat_template` that are no template's own, or that we set."""
+_MODELS_OWN = (
+    *("<think>", "</think>", "<tool_call>", "</tool_call>"),
+    *("[THINK]", "[/THINK]", "[TOOL_CALLS]"),
+)
+"""Control tokens that a model itself writes inside its turns; none of them opens or ends a turn."""
 ROLE = re.compile(r"[A-Za-z][\w-]{0,31}", re.ASCII)
 """A role is a plain word: templates write it between control tokens."""
 _MOST_FRAMES, _MOST_KEPT_TURNS = 512, 256
@@ -70,6 +75,7 @@ class TemplateFacts:
     control_tokens: whether typed control tokens can be kept as text.
     date: the pinned date, where the template inserts one.
     opens_thinking: the generation prompt ends inside a thinking block.
+    content: `parts` for a template that takes contents as lists of typed parts alone.
     """
 
     system_role: Literal["native", "folded"]
@@ -79,6 +85,7 @@ class TemplateFacts:
     date: str | None
     template_kwargs: Mapping[str, Any]
     opens_thinking: bool
+    content: Literal["text", "parts"] = "text"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +126,30 @@ def load_tokenizer(model: Path, *, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
+def turn_end(tokenizer: Any) -> int | None:
+    """The control token that the chat template writes after an answer; None where there is none."""
+    for parts in (False, True):
+        turns = [
+            _turn(Message(role=role, content=text), parts=parts)
+            for role, text in (("user", _PROBE_USER), ("assistant", _PROBE_SYSTEM))
+        ]
+        try:
+            text = tokenizer.apply_chat_template(turns, tokenize=False)
+        except Exception:  # noqa: BLE001 - the probe of the template says what is wrong with it
+            continue
+        _, found, tail = str(text).rpartition(_PROBE_SYSTEM)
+        if found and (ids := tokenizer(tail, add_special_tokens=False)["input_ids"]):
+            added = tokenizer.added_tokens_decoder
+            return next((int(token) for token in ids if token in added), None)
+    return None
+
+
+def _turn(message: Message, *, parts: bool) -> dict[str, Any]:
+    """A turn as a template takes it: its content as text, or as a list of one part."""
+    content = [{"type": "text", "text": message.content}] if parts else message.content
+    return {"role": message.role, "content": content}
+
+
 def reserved(template_kwargs: Mapping[str, Any]) -> str | None:
     """The first of some template arguments that may not be set, if there is one."""
     return min(_OURS & template_kwargs.keys(), default=None)
@@ -134,6 +165,7 @@ class ChatTemplate:
                 f"views.template_kwargs.{name} is reserved; set only the template's own arguments"
             )
         self.tokenizer = tokenizer
+        self._config = config
         self._refuse_control = config.control_tokens == "refuse"
         self._source = str(tokenizer.get_chat_template())
         self._date = config.date or today
@@ -141,12 +173,16 @@ class ChatTemplate:
         if re.search(r"\benable_thinking\b", self._source):
             self._kwargs.setdefault("enable_thinking", False)
         self._frames: dict[tuple[str, ...], _Frame | None] = {}
+        self._parts = False
         self.facts = self._probe()
 
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits over the template's text and all that was found or pinned."""
-        content = json.dumps([self._source, asdict(self.facts)], sort_keys=True)
+        facts = asdict(self.facts)
+        if self.facts.content == "text":  # as fingerprints were before there were parts
+            del facts["content"]
+        content = json.dumps([self._source, facts], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def views(
@@ -182,9 +218,9 @@ class ChatTemplate:
         text = self.render(messages)
         ids = self.plain_ids(text)
         frame = self._frame(tuple(message.role for message in messages))
-        if frame is None:
-            held = any(self.holds_control(message.content) for message in messages)
-            forged = held or self.forges(text, ids)
+        if frame is None or any(self._writes_own(message) for message in messages):
+            forged = any(self._holds_others(message) for message in messages)
+            forged = forged or self.forges(text, ids)
         else:
             forged = self._controls(ids) != frame.controls
         if forged:
@@ -194,7 +230,7 @@ class ChatTemplate:
                     "control_tokens",
                     "a message contains a control token, which this template cannot keep as text",
                 )
-            ids = self.segment_ids(frame.literals, contents)
+            ids = self.segment_ids(*around_own(frame.literals, messages, contents, self._own))
         return [self.tokenizer.bos_token_id, *ids] if self.facts.bos == "added" else ids
 
     def folded(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -209,7 +245,7 @@ class ChatTemplate:
         pinned: dict[str, Any] = dict(self._kwargs)
         if "strftime_now" in self._source:
             pinned["strftime_now"] = datetime.fromisoformat(self._date).strftime
-        turns = [message.to_json() for message in messages]
+        turns = [_turn(message, parts=self._parts) for message in messages]
         try:
             with limited():
                 rendered = self.tokenizer.apply_chat_template(
@@ -233,6 +269,19 @@ class ChatTemplate:
         """Return True if `text` contains the text of a control token."""
         return any(control in text for control in self._control_ids)
 
+    @cached_property
+    def _own(self) -> tuple[str, ...]:
+        """The model's own thinking and tool-call tokens, as far as the tokenizer has them."""
+        return tuple(token for token in _MODELS_OWN if token in self._control_ids)
+
+    def _writes_own(self, message: Message) -> bool:
+        return message.role == "assistant" and any(token in message.content for token in self._own)
+
+    def _holds_others(self, message: Message) -> bool:
+        """Return True if a message holds a control token's text that is not its model's own."""
+        own = self._own if message.role == "assistant" else ()
+        return any(token in message.content for token in self._control_ids if token not in own)
+
     def forges(self, text: str, ids: Sequence[int]) -> bool:
         """Return True if `ids`, the tokenizer's of `text`, hold more than the control tokens in it.
 
@@ -253,9 +302,27 @@ class ChatTemplate:
         return self._segment_ids(literals, contents)
 
     @cached_property
+    def generation_prompts(self) -> "tuple[ChatTemplate, ...]":
+        """This template, and the same with thinking on where nobody has switched it off."""
+        if (
+            "enable_thinking" not in self._kwargs
+            or "enable_thinking" in self._config.template_kwargs
+        ):
+            return (self,)
+        kwargs = {**self._kwargs, "enable_thinking": True}
+        config = self._config.model_copy(update={"template_kwargs": kwargs})
+        return (self, ChatTemplate(self.tokenizer, config, today=self._date))
+
+    @cached_property
     def kwargs_json(self) -> str:
         """The template arguments as JSON text, as every row has them."""
         return json.dumps(self.facts.template_kwargs, sort_keys=True)
+
+    def is_rendered(self, text: str) -> bool:
+        """Return True if a text ends with the generation prompt: somebody has rendered it."""
+        frame = self._frame(("user",))
+        end = frame.literals[-1].strip() if frame else ""
+        return bool(end) and self.holds_control(end) and text.rstrip().endswith(end)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """A response's text: its ids without special tokens, otherwise unchanged."""
@@ -339,6 +406,9 @@ class ChatTemplate:
         """Find out what the template does; ModelError when it cannot render a plain question."""
         user = Message(role="user", content=_PROBE_USER)
         system = Message(role="system", content=_PROBE_SYSTEM)
+        self._parts = self._try_render([user]).count(_PROBE_USER) != 1
+        if self._parts and self._try_render([user]).count(_PROBE_USER) != 1:
+            self._parts = False
         try:
             plain = self.render([user])
         except Unrenderable as error:
@@ -374,6 +444,7 @@ class ChatTemplate:
             date=self._date if "strftime_now" in self._source else None,
             template_kwargs=self._kwargs,
             opens_thinking=tail.count("<think>") > tail.count("</think>"),
+            content="parts" if self._parts else "text",
         )
 
     def _try_render(self, messages: Sequence[Message]) -> str:
@@ -425,6 +496,27 @@ def interleaved(literals: Sequence[str], contents: Sequence[str]) -> str:
     """The rendering of contents between literals, if the template shows contents as they are."""
     pairs = zip_longest(literals, contents, fillvalue="")
     return "".join(part for pair in pairs for part in pair)
+
+
+def around_own(
+    literals: Sequence[str],
+    turns: Sequence[Message],
+    contents: Sequence[str],
+    own: Sequence[str],
+) -> tuple[list[str], list[str]]:
+    """Literals and contents in which the tokens of `own` that assistants wrote are literals, too.
+
+    `contents` are those of `turns`, as the template shows them.
+    """
+    pattern = "|".join(map(re.escape, own))
+    all_literals: list[str] = [literals[0]]
+    all_contents: list[str] = []
+    for turn, content, literal in zip(turns, contents, literals[1:], strict=True):
+        splits = bool(own) and turn.role == "assistant"
+        pieces = re.split(f"({pattern})", content) if splits else [content]
+        all_contents += pieces[::2]
+        all_literals += [*pieces[1::2], literal]
+    return all_literals, all_contents
 
 
 def is_encodable(text: str) -> bool:

@@ -1,6 +1,5 @@
 """Preference rows from elsewhere: TRL-style prompt, chosen and rejected, rendered to token ids."""
 
-import re
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
@@ -11,6 +10,7 @@ from sso_data.templating.chat_template import (
     ROLE,
     ChatTemplate,
     Unrenderable,
+    around_own,
     interleaved,
     is_encodable,
     literals_around,
@@ -18,6 +18,8 @@ from sso_data.templating.chat_template import (
 )
 
 Turns = tuple[Message, ...]
+GENERATION_PROMPT = "generation_prompt"
+"""The reason for which a response does not fit a prompt that ends as it does."""
 
 
 def preference_of(row: JsonRow, where: str) -> tuple[Turns, Turns, Turns]:
@@ -60,9 +62,31 @@ def _begins_with(conversation: Turns, prompt: Any, where: str) -> bool:
     """Return True if a conversation starts with the prompt; text is its first user turn."""
     if isinstance(prompt, str):
         asked = next((turn.content for turn in conversation[:-1] if turn.role == "user"), None)
-        return asked == prompt
+        return asked is not None and asked.strip() == prompt.strip()
     turns = turns_of(prompt, "user", where)
     return len(conversation) > len(turns) and conversation[: len(turns)] == turns
+
+
+def sequence_ids(
+    template: ChatTemplate, messages: Turns, responses: Sequence[Turns], eos_ids: frozenset[int]
+) -> tuple[list[int], list[list[int]]]:
+    """The ids of a prompt and of its responses, under the generation prompt that all continue.
+
+    That of `template`, or the one with thinking on where responses hold their reasoning. Raises
+    Unrenderable when there is none, or as `completion_ids`.
+    """
+    failed: Unrenderable | None = None
+    for one in template.generation_prompts:
+        try:
+            said = [completion_ids(one, messages, turns, eos_ids) for turns in responses]
+        except Unrenderable as error:
+            if error.reason != GENERATION_PROMPT:
+                raise
+            failed = failed or error
+        else:
+            return one.ids(messages), said
+    assert failed is not None
+    raise failed
 
 
 def completion_ids(
@@ -119,15 +143,7 @@ def _ids_as_text(
     for contents in ([turn.content for turn in said], [turn.content.strip() for turn in said]):
         if literals is None or interleaved(literals, contents) != rest:
             continue
-        pattern = "|".join(map(re.escape, own))
-        all_literals = [literals[0]]
-        all_contents: list[str] = []
-        for turn, content, literal in zip(said, contents, literals[1:], strict=True):
-            splits = bool(own) and turn.role == "assistant"
-            split = re.split(f"({pattern})", content) if splits else [content]
-            all_contents += split[::2]
-            all_literals += [*split[1::2], literal]
-        return template.segment_ids(all_literals, all_contents)
+        return template.segment_ids(*around_own(literals, said, contents, own))
     raise Unrenderable(
         "control_tokens",
         "a response holds the text of a control token, and the template alters responses",
@@ -135,16 +151,22 @@ def _ids_as_text(
 
 
 def _rest(template: ChatTemplate, messages: Turns, said: Turns, before: str) -> str:
-    """The text that the turns `said` add to `before`, the rendered prompt."""
+    """The text that the turns `said` add to `before`, the rendered prompt.
+
+    Raises Unrenderable where the whole does not go on from it: where the generation prompt opens or
+    closes a thinking block, or the template drops reasoning. Pasted, both would be what no template
+    renders and no model sees.
+    """
     whole = template.render(template.folded((*messages, *said)), generation=False)
     if whole.startswith(before):
         return whole[len(before) :]
-    # for instance a generation prompt that closes a thinking block
-    content = said[0].content.strip()
-    _, found, tail = whole.rpartition(content)
-    if not found or not content or len(said) > 1:
-        raise Unrenderable("template_refused", "the chat template alters the response")
-    return content + tail
+    end = before[-40:] if len(before) > 40 else before
+    raise Unrenderable(
+        GENERATION_PROMPT,
+        f"the chat template's rendering of the response does not continue its prompt, which ends "
+        f"with {end!r}; choose another generation prompt with views.template_kwargs, or give "
+        "responses in the form that the template renders",
+    )
 
 
 def turns_of(value: Any, role: str, where: str) -> Turns:

@@ -54,7 +54,9 @@ def load_data(source: str, policy: PolicyFiles, config: TrainConfig) -> Data:
     Raises InputError for whatever is wrong with them: another model's, columns that the objective
     needs, ids the model does not know, a template that renders otherwise, nothing left.
     """
-    rows = read_preferences(source, split=config.data.split, limit=config.data.limit)
+    report = EncodeReport()
+    skip = report.add_malformed if config.data.skip_bad_rows else None
+    rows = read_preferences(source, split=config.data.split, limit=config.data.limit, skip=skip)
     first = next(rows)
     sequence = fitting(config.sequence, policy)
     made_by: Counter[tuple[str, str]] = Counter()
@@ -65,6 +67,8 @@ def load_data(source: str, policy: PolicyFiles, config: TrainConfig) -> Data:
             contrasts=terms_of(config.loss).contrasts,
             eos_ids=frozenset(policy.facts.eos_ids),
             vocab_size=policy.facts.vocab_size,
+            skip_bad_rows=config.data.skip_bad_rows,
+            report=report,
         )
         encoded = encoder.encode(_counted(itertools.chain([first], rows), made_by, policy, config))
     if not encoded:
@@ -133,9 +137,12 @@ def describe(data: Data) -> list[str]:
     """Return what became of the rows, in a line or two."""
     report = data.report
     lines = [
-        f"rows {report.rows} = encoded {report.encoded} + too long {report.too_long}; "
-        f"training on {len(data.train)}, {len(data.held_out)} held out"
+        f"rows {report.rows} = encoded {report.encoded} + too long {report.too_long}"
+        + (f" + malformed {report.malformed}" if report.malformed else "")
+        + f"; training on {len(data.train)}, {len(data.held_out)} held out"
     ]
+    if report.malformed:
+        lines.append(report.malformed_line)
     if report.cut_rows:
         lines.append(
             f"{report.cut_responses} responses in {report.cut_rows} rows were cut, "
@@ -202,6 +209,7 @@ class PairReader:
     views: ViewsConfig
     eos_ids: frozenset[int]
     vocab_size: int
+    skip_bad_rows: bool = False
 
     def encode(self, rows: Iterable[JsonRow]) -> tuple[list[EncodedRow], EncodeReport]:
         """The rows that fit; InputError names the first one that is malformed."""
@@ -212,6 +220,7 @@ class PairReader:
             contrasts=("base",),
             eos_ids=self.eos_ids,
             vocab_size=self.vocab_size,
+            skip_bad_rows=self.skip_bad_rows,
         )
         return encoder.encode(found), encoder.report
 

@@ -13,6 +13,7 @@ from sso_data.config.run import ViewsConfig
 from sso_data.config.training import SequenceConfig
 from sso_data.core.errors import InputError
 from sso_data.core.records import SIDE_OF, JsonRow, Message, View, content_hash, hash_ids
+from sso_data.prompts.rows import unanswerable
 from sso_data.templating.chat_template import (
     ChatTemplate,
     Unrenderable,
@@ -20,7 +21,7 @@ from sso_data.templating.chat_template import (
     steered_turns,
     today,
 )
-from sso_data.templating.external_rows import completion_ids, preference_of, turns_of
+from sso_data.templating.external_rows import preference_of, sequence_ids, turns_of
 from sso_data.training.loss import (
     DRAWN,
     PREFERENCE_TERMS,
@@ -59,7 +60,7 @@ class EncodedRow:
 
 @dataclass(slots=True, kw_only=True)
 class EncodeReport:
-    """Counts of what became of the rows: `rows = encoded + too_long`.
+    """Counts of what became of the rows: `rows = encoded + too_long + malformed`.
 
     `cut_rows` of the encoded ones were truncated, with `cut_responses` responses in them, of which
     `eos_lost` lost their end-of-sequence token; `without_eos`: responses that never had one.
@@ -72,9 +73,21 @@ class EncodeReport:
     cut_responses: int = 0
     eos_lost: int = 0
     without_eos: int = 0
+    malformed: int = 0
+    first_malformed: str = ""
+
+    def add_malformed(self, detail: str) -> None:
+        """Count a row that holds no pair that can be rendered; `detail` says where and why."""
+        self.rows += 1
+        self.malformed += 1
+        self.first_malformed = self.first_malformed or detail
+
+    @property
+    def malformed_line(self) -> str:
+        return f"{self.malformed} malformed rows left out; first: {self.first_malformed}"
 
     def to_json(self) -> dict[str, int]:
-        return asdict(self)
+        return {name: count for name, count in asdict(self).items() if isinstance(count, int)}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,6 +102,7 @@ class Encoder:
     contrasts: Sequence[PreferenceTerm]
     eos_ids: frozenset[int]
     vocab_size: int
+    skip_bad_rows: bool = False
     report: EncodeReport = field(default_factory=EncodeReport)
 
     def encode(self, rows: Iterable[JsonRow]) -> list[EncodedRow]:
@@ -98,12 +112,16 @@ class Encoder:
 
     def _one(self, row: JsonRow, number: int) -> EncodedRow | None:
         where = f"row {row.get('id') or number}"
+        is_own = has_token_ids(row)
         try:
-            encoded = self._own(row, where) if has_token_ids(row) else self._foreign(row, where)
-        except KeyError as error:
-            raise InputError(f"{where}: no column {error}") from error
-        except Unrenderable as error:
-            raise InputError(f"{where}: {error}") from error
+            encoded = self._own(row, where) if is_own else self._foreign(row, where)
+        except (KeyError, Unrenderable, InputError) as error:
+            what = f"no column {error}" if isinstance(error, KeyError) else str(error)
+            detail = what if isinstance(error, InputError) else f"{where}: {what}"
+            if is_own or not self.skip_bad_rows:
+                raise InputError(detail) from error
+            self.report.add_malformed(detail)
+            return None
         self.report.rows += 1
         return self._fitted(encoded)
 
@@ -132,6 +150,7 @@ class Encoder:
             user = typed(row, end, (str,), where) if row.get(end) is not None else ""
             turns = steered_turns(messages, system, user)
         ids = self.template.ids(turns)
+        self._known_ids(ids, where)
         if hash_ids(ids) != typed(row, f"prompt_hash_{view}", (str,), where):
             raise InputError(
                 f"{where}: its {view} prompt renders to different token ids than when it was "
@@ -144,19 +163,23 @@ class Encoder:
     def _foreign(self, row: JsonRow, where: str) -> EncodedRow:
         """A preference row without token ids: prompt, chosen and rejected, rendered here."""
         if any(name != "base" for name in self.contrasts):
+            self.skip_bad_rows = False  # no row of such a set can train
             raise InputError(
                 f"{where}: has no token ids (chosen_token_ids ...), so it cannot train with SSO; "
                 "use --objective pairs, or data made by `sso-data generate`"
             )
         messages, chosen, rejected = preference_of(row, where)
-        prompt = self.template.ids(messages)
-        said: dict[View, tuple[Message, ...]] = {"good": chosen, "bad": rejected}
-        completions = {
-            view: self._known_ids(
-                completion_ids(self.template, messages, turns, self.eos_ids), where
+        if problem := unanswerable(messages):
+            raise InputError(f"{where}: its prompt cannot be answered: {problem[1]}")
+        if self.template.is_rendered(messages[-1].content):
+            raise InputError(
+                f"{where}: its prompt is rendered by a chat template already; give messages, or "
+                "the text alone"
             )
-            for view, turns in said.items()
-        }
+        prompt, said = sequence_ids(self.template, messages, (chosen, rejected), self.eos_ids)
+        self._known_ids(prompt, where)
+        good, bad = (self._known_ids(ids, where) for ids in said)
+        completions: dict[View, Ids] = {"good": good, "bad": bad}
         return EncodedRow(
             id=str(row.get("id") or content_hash((*messages, *chosen, *rejected))),
             prompts={"plain": np.asarray(prompt, np.int32)},

@@ -21,12 +21,13 @@ from sso_data.models.training_model import (
     load_model,
     with_adapter,
 )
-from sso_data.prompts.preferences import read_preferences
+from sso_data.prompts.preferences import pairs_layout, read_preferences
 from sso_data.runs.run import RUN, read_run
 from sso_data.training.callbacks import EarlyStopping
 from sso_data.training.data import (
     Data,
     PairReader,
+    RewardData,
     describe,
     fingerprint_of,
     fitting,
@@ -35,7 +36,7 @@ from sso_data.training.data import (
     naming,
     reward_data,
 )
-from sso_data.training.encode import EncodedRow
+from sso_data.training.encode import EncodedRow, EncodeReport
 from sso_data.training.loss import terms_of
 from sso_data.training.reference import (
     STEP_0_ROWS,
@@ -150,7 +151,7 @@ def policy_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
                 for (model, fingerprint), rows in data.made_by.items()
             ],
         },
-        notes=describe(data),
+        notes=[line for line in (pairs_layout(source, config.data.split), *describe(data)) if line],
         warnings=warnings,
         prepare=prepare,
     )
@@ -229,31 +230,45 @@ def _mean_chosen(rows: Sequence[EncodedRow]) -> float | None:
     return mean if np.isfinite(mean) else None
 
 
-def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
-    """Train a reward model by `config.reward` on the rows of `source` and what is mixed in.
-
-    Raises InputError for whatever is wrong with the rows, TrainError where none is left.
-    """
+def _reward_rows(
+    source: str, policy: PolicyFiles, config: TrainConfig
+) -> tuple[RewardData, EncodeReport]:
+    """The rows of a reward model, and the count of rows that could not be read as pairs."""
     reader = PairReader(
         tokenizer=policy.tokenizer,
         sequences=fitting(config.sequence, policy),
         views=config.views,
         eos_ids=frozenset(policy.facts.eos_ids),
         vocab_size=policy.facts.vocab_size,
+        skip_bad_rows=config.data.skip_bad_rows,
     )
+    malformed = EncodeReport()
+    skip = malformed.add_malformed if config.data.skip_bad_rows else None
     with naming(source):
         data = reward_data(
-            read_preferences(source, split=config.data.split, limit=config.data.limit),
-            [read_preferences(part.data, split=part.split) for part in config.reward.mix],
+            read_preferences(source, split=config.data.split, limit=config.data.limit, skip=skip),
+            [
+                read_preferences(part.data, split=part.split, skip=skip)
+                for part in config.reward.mix
+            ],
             reader,
             config.reward,
             eval_share=config.data.eval_share,
             seed=config.seed,
         )
+    return data, malformed
+
+
+def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
+    """Train a reward model by `config.reward` on the rows of `source` and what is mixed in.
+
+    Raises InputError for whatever is wrong with the rows, TrainError where none is left.
+    """
+    data, malformed = _reward_rows(source, policy, config)
     fingerprint = fingerprint_of([*data.rows, *data.eval_rows])
     mix = mix_summary(data, config.reward)
     taken = ", ".join(f"{name} {count}" for name, count in mix.items())
-    reports = [report.to_json() for report in data.reports]
+    reports = [report.to_json() for report in (*data.reports, malformed)]
 
     trusted = config.trust_remote_code
     load = partial(
@@ -291,7 +306,11 @@ def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
             "made_by": [],
             "mix": dict(mix),
         },
-        notes=[f"training on {len(data.rows)} rows ({taken}), {len(data.eval_rows)} held out"],
+        notes=[
+            *filter(None, [pairs_layout(source, config.data.split)]),
+            f"training on {len(data.rows)} rows ({taken}), {len(data.eval_rows)} held out",
+            *(one.malformed_line for one in (malformed, *data.reports) if one.malformed),
+        ],
         warnings=[],
         prepare=prepare,
     )

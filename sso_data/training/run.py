@@ -23,12 +23,14 @@ from sso_data.core.errors import ConfigError, InputError, RunError, TrainError
 from sso_data.core.paths import is_local, is_meant_as_path
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.filtering.refilter import doubt_about
+from sso_data.models.checks import check_model, check_space, check_trainable
 from sso_data.models.training_model import PolicyFiles, find_policy, save_model, saved_dtype
 from sso_data.prompts.preferences import read_preferences
 from sso_data.runs.checksums import sha256_of
 from sso_data.runs.files import make_dir, publish_files, remove_tree
 from sso_data.runs.pairs import check_source
 from sso_data.runs.workdir import Manifest, locked, refuse_other_content, stored_defaults
+from sso_data.templating.chat_template import ChatTemplate, today
 from sso_data.training.callbacks import FewSteps, Metrics
 from sso_data.training.card import draw, write_card
 from sso_data.training.jobs import Job, Prepared, TrainContext, policy_job, reward_job
@@ -39,6 +41,7 @@ from sso_data.training.processes import (
     training_arguments,
     wait,
 )
+from sso_data.training.reward import padding_id
 from sso_data.training.row_trainer import WRITE_ERRORS, unwritten
 from sso_data.training.saved import compare, fixed_rows, summary, unchanged, warnings
 from sso_data.training.state import (
@@ -121,9 +124,12 @@ def train(
     if first:
         refuse_other_content(out, TRAINING)
     if is_local(source) or is_meant_as_path(source):  # a first look, before the model is read
-        next(read_preferences(source, split=config.data.split), None)
+        skip = (lambda _: None) if config.data.skip_bad_rows else None
+        next(read_preferences(source, split=config.data.split, skip=skip), None)
     context.progress.phase("checking the model and its chat template")
     policy = find_policy(config, context.progress)
+    for line in _model_doubts(out, policy, config):
+        context.progress.warn(line)
     _refuse_inputs_in(out, source, policy, config)
     context.progress.phase("reading the data")
     for given in _given(source, config):
@@ -159,6 +165,20 @@ def train(
 def _given(source: str, config: TrainConfig) -> list[str]:
     """Return every source of rows: the data, then what is mixed into a reward model's."""
     return [source, *(part.data for part in config.reward.mix if config.kind == "reward")]
+
+
+def _model_doubts(out: Path, policy: PolicyFiles, config: TrainConfig) -> list[str]:
+    """What is odd about the policy and the space for it; raises what training cannot do without."""
+    check_trainable(policy.directory)
+    template = ChatTemplate(policy.tokenizer, config.views, today=today())
+    found = check_model(policy.directory, template, policy.facts)
+    if config.kind == "reward":
+        padding_id(policy.tokenizer)
+    small = config.lora.enabled and not config.lora.merge
+    saved_bytes = 0 if small else saved_dtype(policy, config).itemsize
+    keep = 0 if config.lora.enabled else config.checkpoints.keep + 1
+    space = check_space(policy.directory, out, saved_bytes=saved_bytes, checkpoints=keep)
+    return [*found, space] if space else found
 
 
 def _refuse_inputs_in(out: Path, source: str, policy: PolicyFiles, config: TrainConfig) -> None:

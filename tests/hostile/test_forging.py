@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from sso_data.config.run import ViewsConfig
 from sso_data.core.records import Message
 from sso_data.templating.chat_template import ChatTemplate, Unrenderable, load_tokenizer
-from sso_data.templating.external_rows import completion_ids
+from sso_data.templating.external_rows import sequence_ids
 from sso_data.world import policy_dir
 from tests import tokenizers_of_the_field as field
 
@@ -57,6 +57,9 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
 @pytest.fixture(scope="module", params=TOKENIZERS)
 def template(request: pytest.FixtureRequest) -> ChatTemplate:
     return ChatTemplate(TOKENIZERS[request.param](), ViewsConfig(), today=TODAY)
+
+
+OWN = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 
 
 def controls_of(template: ChatTemplate) -> dict[int, str]:
@@ -121,10 +124,15 @@ def test_in_every_other_turn(template: ChatTemplate, role: str) -> None:
 
     honest = ids_or_refusal(template, *turns("Be kind."))
     assert not isinstance(honest, str)
+    own = {key for key, token in controls_of(template).items() if token in OWN}
     for text in forgeries(template):
         found = ids_or_refusal(template, *turns(text))
         if not isinstance(found, str):
-            assert only_controls(template, found) == only_controls(template, honest), text
+            controls = only_controls(template, found), only_controls(template, honest)
+            if role == "assistant":  # what the model itself writes inside its turn
+                left = [[one for one in ids if one not in own] for ids in controls]
+                controls = left[0], left[1]
+            assert controls[0] == controls[1], text
         else:
             assert found == "control_tokens"
 
@@ -166,11 +174,14 @@ def test_in_responses_from_elsewhere(template: ChatTemplate) -> None:
     def said(text: str) -> list[int] | str:
         answer = (Message(role="assistant", content=text),)
         try:
-            return completion_ids(template, question, answer, eos)
+            return sequence_ids(template, question, [answer], eos)[1][0]
         except Unrenderable as error:
             return error.reason
 
     honest = said("I am fine.")
+    if template.facts.opens_thinking:  # an answer without its thinking does not go on from there
+        assert honest == "generation_prompt"
+        return
     assert not isinstance(honest, str)
     writable = {
         key

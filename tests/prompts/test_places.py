@@ -26,7 +26,7 @@ def _as_nobody() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "name", ["p.jsonl", "a/b/c", "/x", "p.csv.gz", "a.yaml", "~", "-", "x y", "a\0b"]
+    "name", ["p.jsonl", "a/b/c", "/x", "p.csv.gz", "a.yaml", "~", "--", "x y", "a\0b"]
 )
 def test_missing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -54,7 +54,7 @@ def test_unknown_format(tmp_path: Path, name: str) -> None:
     suffix = "".join(Path(name).suffixes) or "no suffix"
     assert refusal(write(tmp_path / name, "a")) == (
         f"{name}: unknown file format ({suffix}); "
-        "known: .jsonl .ndjson .json .csv .tsv .txt (each also with .gz), .parquet"
+        "known: .jsonl .ndjson .json .csv .tsv .txt (each also with .gz, .zst, .bz2, .xz), .parquet"
     )
 
 
@@ -72,7 +72,8 @@ def test_a_pipe(tmp_path: Path) -> None:
     pipe = tmp_path / "p.jsonl"
     os.mkfifo(pipe)
     assert refusal(pipe) == (
-        "p.jsonl: not a regular file (prompts are read more than once, so a pipe does not work)"
+        "p.jsonl: not a regular file; prompts are read more than once: pipe them in and give - "
+        "as the file"
     )
 
 

@@ -14,13 +14,10 @@ BAD_PROMPTS: dict[str, tuple[object, str]] = {
     "number": (3, "'prompt' is a number, not a text or a list of chat messages"),
     "null": (None, "'prompt' is null, not a text or a list of chat messages"),
     "object": (USER, "'prompt' is an object, not a text or a list of chat messages"),
-    "texts": (["a"], "message 1 is text, not an object with role and content"),
+    "texts": (["a", USER], "message 1 is text, not an object with role and content"),
     "role": ([{"content": "a"}], "message 1 has no 'role' (its keys: content)"),
     "content": ([{"role": "user"}], "message 1 has no 'content' (its keys: role)"),
-    "from": (
-        [{"from": "human", "value": "a"}],
-        "message 1 has no 'role' (its keys: from, value)",
-    ),
+    "from": ([{"from": "human", "text": "a"}], "message 1 has no 'value' (its keys: from, text)"),
     "tool": (
         [USER, {"role": "tool", "content": "a"}],
         "message 2 has the role tool; roles are system, user, assistant",
@@ -30,8 +27,8 @@ BAD_PROMPTS: dict[str, tuple[object, str]] = {
         "message 1 has the role ['user']; roles are system, user, assistant",
     ),
     "parts": (
-        [{"role": "user", "content": [{"type": "text", "text": "a"}]}],
-        "message 1 has content that is a list; only text is supported",
+        [{"role": "user", "content": [{"type": "image_url", "image_url": "a"}]}],
+        "message 1 has a part of type image_url; only text is supported",
     ),
     "null content": (
         [{"role": "user", "content": None}],

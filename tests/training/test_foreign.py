@@ -8,7 +8,7 @@ from sso_data.config.run import ViewsConfig
 from sso_data.core.errors import InputError
 from sso_data.core.records import JsonRow, Message
 from sso_data.templating.chat_template import ChatTemplate, Unrenderable
-from sso_data.templating.external_rows import completion_ids, preference_of
+from sso_data.templating.external_rows import completion_ids, preference_of, sequence_ids
 from tests import tokenizers_of_the_field as field
 
 SYSTEM = {"role": "system", "content": "Be kind."}
@@ -24,7 +24,7 @@ def say(text: str) -> tuple[Message, ...]:
 
 def ids_of(template: ChatTemplate, text: str) -> list[int]:
     eos = frozenset({template.tokenizer.eos_token_id})
-    return completion_ids(template, ASK, say(text), eos)
+    return sequence_ids(template, ASK, [say(text)], eos)[1][0]
 
 
 def template_of(source: str, views: ViewsConfig | None = None, **kind: bool) -> ChatTemplate:

@@ -1,0 +1,1 @@
+"""Inputs as people have them, after public reports, and the models that go with them."""
