@@ -150,7 +150,7 @@ def raw_rows(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
             )
         if is_hub_id(source) and not kind and not is_meant_as_path(source):
             return read_hub(source, config)
-        where = path.expanduser().absolute()
+        where = source if "://" in source else path.expanduser().absolute()
         raise InputError(one_line(f"{where}: no such file, and not the name of a Hub dataset"))
     if not size:
         raise InputError(f"{source}: the file is empty")

@@ -123,6 +123,7 @@ def train(
     context = TrainContext(out=out, args=args, progress=(first and progress) or NullProgress())
     if first:
         refuse_other_content(out, TRAINING)
+    _refuse_data_in(out, source, config)
     if is_local(source) or is_meant_as_path(source):  # a first look, before the model is read
         skip = (lambda _: None) if config.data.skip_bad_rows else None
         next(read_preferences(source, split=config.data.split, skip=skip), None)
@@ -130,7 +131,7 @@ def train(
     policy = find_policy(config, context.progress)
     for line in _model_doubts(out, policy, config):
         context.progress.warn(line)
-    _refuse_inputs_in(out, source, policy, config)
+    _refuse_in(out, "--model", policy.name, policy.directory)
     context.progress.phase("reading the data")
     for given in _given(source, config):
         check_source(given)
@@ -181,21 +182,22 @@ def _model_doubts(out: Path, policy: PolicyFiles, config: TrainConfig) -> list[s
     return [*found, space] if space else found
 
 
-def _refuse_inputs_in(out: Path, source: str, policy: PolicyFiles, config: TrainConfig) -> None:
-    """Raise ConfigError if the model or the data is inside `out`, which a training replaces."""
-    given = [("--model", policy.name, policy.directory)]
+def _refuse_data_in(out: Path, source: str, config: TrainConfig) -> None:
+    """Raise ConfigError if any data are inside `out`, which a training replaces."""
     for number, name in enumerate(_given(source, config)):
-        given.append(("reward.mix" if number else "DATA", name, Path(name)))
-    whole = out.resolve()
-    for what, name, path in given:
-        if not name.strip() or not path.exists():
-            continue
-        targets = (path.resolve(), path.parent.resolve() / path.name)  # through links, and itself
-        if any(target.is_relative_to(whole) for target in targets):
-            raise ConfigError(
-                f"{what} {name}: is inside --out {out}, which the training overwrites; "
-                "use another --out"
-            )
+        _refuse_in(out, "reward.mix" if number else "DATA", name, Path(name))
+
+
+def _refuse_in(out: Path, what: str, name: str, path: Path) -> None:
+    """Raise ConfigError if the model or the data at `path` is inside `out`."""
+    if not name.strip() or not path.exists():
+        return
+    targets = (path.resolve(), path.parent.resolve() / path.name)  # through links, and itself
+    if any(target.is_relative_to(out.resolve()) for target in targets):
+        raise ConfigError(
+            f"{what} {name}: is inside --out {out}, which the training overwrites; "
+            "use another --out"
+        )
 
 
 def _opened(

@@ -276,7 +276,7 @@ def test_an_augmentation_of_an_earlier_format_goes_on(seeds: Path, tmp_path: Pat
     assert kept["checks"] == {"questions": False, "pieces": False}
     assert reports[0] == reports[1]
     report.write_text(json.dumps(content | {"schema_version": FORMAT + 1}))
-    with pytest.raises(RunError, match=r"has format 4 .*upgrade sso-data"):
+    with pytest.raises(RunError, match=rf"has format {FORMAT + 1} .*upgrade sso-data"):
         run(seeds, out, 12)
 
 

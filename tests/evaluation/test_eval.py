@@ -505,6 +505,6 @@ def test_an_adapter_is_part_of_the_evaluated_model_alone(prompts: Path, tmp_path
     )
     plan = _plan(str(policy_dir()), str(policy_dir()), config, tmp_path / "out", overwrite=False)
     base, _, added = plan.model.identity["model"].partition("+")
-    assert len(added) == 16
+    assert len(added) == 32
     assert plan.against.identity["model"] == base
     assert plan.against.config.engine.adapter is None

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.loading import validated
 from sso_data.config.migration import FORMAT
-from sso_data.core.errors import InputError, RunError
+from sso_data.core.errors import InputError, ModelError, RunError
 from sso_data.core.records import Row, View
 from sso_data.core.yaml_files import deep_merge
 from sso_data.iteration.report import Iterated
@@ -254,7 +254,7 @@ def test_another_iteration_is_refused_by_name(
 
 def test_a_policy_that_was_replaced_is_refused(copied: Path, prompts: Path) -> None:
     shutil.copy(policy_dir() / "model.safetensors", copied / "round-2/model/model.safetensors")
-    with pytest.raises(RunError, match="its round trained"):
+    with pytest.raises(ModelError, match="is not what the training wrote"):
         run(tiny(prompts, rounds=3), copied, by=never)
 
 
