@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import ParamSpec, TypeVar
 
 import typer
@@ -42,6 +42,11 @@ def print_json(content: object) -> None:
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
+def print_error(kind: str, text: str, code: int) -> None:
+    """Print an error as JSON on stdout."""
+    print_json({"error": {"type": kind, "text": text, "exit_code": code}})
+
+
 def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
     """Wrap a command: user mistakes end in one line and exit code 1, signals in 128 + number.
 
@@ -51,6 +56,13 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(command)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        def failed(kind: str, text: str, code: int, *, prefix: str = "") -> typer.Exit:
+            say(f"{prefix}{text}")
+            if kwargs.get("as_json"):
+                with suppress(OSError):
+                    print_error(kind, text, code)
+            return typer.Exit(code)
+
         if isinstance(sys.stdout, io.TextIOWrapper):  # a path may not be UTF-8
             sys.stdout.reconfigure(errors="backslashreplace")
         logging.setLogRecordFactory(_CleanRecord)
@@ -58,14 +70,11 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
             with _signals_as_exceptions(), stdout_that_may_fail():
                 return command(*args, **kwargs)
         except SsoDataError as error:
-            say(f"error: {error}")
-            raise typer.Exit(1) from error
+            raise failed(type(error).__name__, str(error), 1, prefix="error: ") from error
         except KeyboardInterrupt as error:
-            say("interrupted")
-            raise typer.Exit(INTERRUPTED) from error
+            raise failed("Interrupted", "interrupted", INTERRUPTED) from error
         except Terminated as error:
-            say("terminated")
-            raise typer.Exit(128 + error.number) from error
+            raise failed("Terminated", "terminated", 128 + error.number) from error
 
     return wrapped
 

@@ -17,12 +17,13 @@ from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.core.records import Prompt, content_hash, messages_from_json
+from sso_data.core.records import VIEWS, Prompt, content_hash, messages_from_json
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import Engine, EngineInfo
 from sso_data.filtering.explain import Explanation, explain
 from sso_data.filtering.filters import Decision, decide_row
 from sso_data.filtering.refilter import filter_again
+from sso_data.generation.forecast import FEWEST, forecast
 from sso_data.generation.logprob_check import LogprobCheck
 from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
 from sso_data.models.directory import (
@@ -50,6 +51,10 @@ _IDENTITY_SECTIONS = ("sampling", "scoring")
 _IDENTITY_ENGINE_KEYS = ("dtype", "max_model_len")
 _FIRST_ROWS, _FEW_OF_FIRST = 64, 0.02
 """So many rows tell whether a run will have pairs: a smaller share kept is warned about at once."""
+_MOST_FIRST = 1024
+"""Rows by which a run is estimated at most."""
+_WORTH_SECONDS = 60.0
+"""A run that ends sooner is not estimated."""
 
 
 class RunMetadata(Protocol):
@@ -194,6 +199,10 @@ def generate(
         account.check()
     progress.phase("filtering")
     refiltered = filter_again(out, config, progress, asked=asked)
+    if counts.forecast:
+        share = len(refiltered.decision.kept) / max(1, len(refiltered.decision.reason_code))
+        actual = counts.forecast.compared(seconds=counts.seconds, tokens=counts.tokens, share=share)
+        progress.note(actual)
     return Summary(
         account=account,
         counts=counts,
@@ -288,9 +297,12 @@ def make_rows(
     candidates, for the display. Raises EngineError when the engine is lost for good, RunError when
     a row cannot be written or the engine is not the one that made the earlier rows.
     """
-    kept = _KeptRows(setup.config.filter, progress)
+    kept = _FirstRows(setup.config.filter, progress)
+    started = time.monotonic()
 
     def note_engine(info: EngineInfo) -> None:
+        nonlocal started
+        started = time.monotonic()  # the model is loaded
         earlier = metadata.get("engine")
         for key in ("name", "device", "dtype"):
             if earlier and earlier.get(key) != getattr(info, key):
@@ -317,44 +329,67 @@ def make_rows(
             on_check=lambda result: metadata.set(logprob_check=result.to_json()),
             on_record=kept.add,
         )
-        started = time.monotonic()
         for counts in pipeline.run(candidates):
-            state = _state(counts, kept.count, time.monotonic() - started)
-            progress.count(counts.done, total, "rows", state)
-        return pipeline.counts
+            counts.seconds = time.monotonic() - started
+            whole = None if total is None else total * len(VIEWS)
+            done = counts.done * len(VIEWS) + counts.responses
+            progress.count(done, whole, "responses", _state(counts, kept.count))
+            if total is not None and counts.forecast is None and pipeline.complete >= FEWEST:
+                kept.foretell(pipeline, total)
+        return counts
 
 
-class _KeptRows:
-    """Counts the rows that the filter keeps; warns once if it keeps hardly any of the first ones.
+class _FirstRows:
+    """Counts the rows that the filter keeps, and says what the first ones foretell.
 
-    What depends on other rows (a quantile, say) is left out of the count.
+    It warns once if the filter keeps hardly any of them. What depends on other rows (a quantile,
+    say) is left out of the count.
     """
 
     def __init__(self, config: FilterConfig, progress: Progress) -> None:
         self._config, self._progress = config, progress
-        self._first: list[bytes] = []
+        self._first: dict[int, bytes] = {}
         self.count = 0
 
-    def add(self, record: bytes) -> None:
-        """Count a row by its SCORES record."""
+    def add(self, record: bytes, number: int) -> None:
+        """Count a row by its SCORES record; `number` rows were begun before."""
         self.count += decide_row(record, self._config) is None
-        if len(self._first) < _FIRST_ROWS:
-            self._first.append(record)
+        if len(self._first) < _MOST_FIRST:
+            self._first[number] = record
             if len(self._first) == _FIRST_ROWS:
                 self._warn_if_few()
 
+    def foretell(self, pipeline: Pipeline, total: int) -> None:
+        """Estimate the run as soon as a whole cohort of rows is done, if it goes on for a while."""
+        counts = pipeline.counts
+        if pipeline.complete < min(pipeline.cohort, _MOST_FIRST):
+            return
+        whole = [one for number, one in self._first.items() if number < pipeline.complete]
+        work = counts.rows + counts.failed + counts.responses / len(VIEWS)
+        found = forecast(
+            b"".join(whole),
+            self._config,
+            seconds=counts.seconds,
+            work=work,
+            total=total - counts.skipped,
+        )
+        if found and found.seconds.value - counts.seconds > _WORTH_SECONDS:
+            counts.forecast = found
+            self._progress.note(str(found))
+
     def _warn_if_few(self) -> None:
-        found = explain(np.frombuffer(b"".join(self._first), SCORES), self._config)
+        found = explain(np.frombuffer(b"".join(self._first.values()), SCORES), self._config)
         if found.kept < _FEW_OF_FIRST * found.rows:
             self._progress.warn(f"of the first {found.rows} rows\n{found.text()}")
 
 
-def _state(counts: RowCounts, kept: int, seconds: float) -> str:
-    """Return the sampling speed, the share kept and the failures, as one phrase."""
+def _state(counts: RowCounts, kept: int) -> str:
+    """Return the rows, the share kept, the failures and the sampling speed, as one phrase."""
+    is_measured = counts.tokens and counts.seconds >= 1
     parts = [
-        f"{counts.tokens / seconds:,.0f} tokens/s" if counts.tokens and seconds >= 1 else "",
-        f"kept {kept / counts.rows:.0%}" if counts.rows else "",
+        f"{counts.rows} rows, kept {kept / counts.rows:.0%}" if counts.rows else "",
         f"{counts.failed} failed" if counts.failed else "",
+        f"{counts.tokens / counts.seconds:,.0f} tokens/s" if is_measured else "",
     ]
     return ", ".join(part for part in parts if part)
 
