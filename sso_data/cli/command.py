@@ -33,7 +33,8 @@ class Command(TyperCommand):
             return list(super().parse_args(ctx, args))
         except _UsageError as error:
             if wants_json:
-                print_error("UsageError", str(getattr(error, "message", error)), 2)
+                said: Any = getattr(error, "format_message", error.__str__)
+                print_error("UsageError", said(), 2)
             raise
 
 

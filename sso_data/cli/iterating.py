@@ -111,7 +111,7 @@ def _show(done: "Iterated") -> None:
     from sso_data.iteration.report import report_files
     from sso_data.iteration.table import shown
 
-    table = output.table("", numbers=[f"round {line['round']}" for line in done.lines])
+    table = output.table("", *(f"round {line['round']}" for line in done.lines))
     for name, cells in shown(done.lines):
         table.add_row(Text(name), *map(Text, cells))
     console = output.console()

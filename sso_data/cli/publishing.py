@@ -1,7 +1,7 @@
 """`export` and `push`: a run for other programs, and as a dataset on the Hub."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -117,18 +117,16 @@ def push(
     from sso_data.publishing.dataset import pack_run, push_run
 
     seen = opt.private_of(public=public, private=private)
+    content: dict[str, Any] = {
+        "what": what,
+        "private": seen,
+        "language": language or (),
+        "license": license_,
+        "confirmed": yes,
+    }
     if dry_run:
         with showing_progress() as progress:
-            packed = pack_run(
-                run,
-                repo,
-                what=what,
-                private=seen,
-                language=language or (),
-                license=license_,
-                confirmed=yes,
-                progress=progress,
-            )
+            packed = pack_run(run, repo, **content, progress=progress)
         _show_packed(packed, as_json=as_json)
         return
     hint = f"{repo} shows its old or its new state; run the same command again to continue"
@@ -136,14 +134,10 @@ def push(
         done = push_run(
             run,
             repo,
-            what=what,
-            private=seen,
+            **content,
             revision=revision,
             endpoint=endpoint,
-            language=language or (),
-            license=license_,
             overwrite=overwrite,
-            confirmed=yes,
             progress=progress,
         )
     if as_json:
