@@ -2,20 +2,19 @@
 
     python -m benchmarks.filter_tests --work DIR              # the tiny world: choose, then confirm
     python -m benchmarks.filter_tests --work DIR --train      # and one round of SSO per test
-    python -m benchmarks.filter_tests --real shorter=RUN --real question=OTHER_RUN
+    python -m benchmarks.filter_tests --real shorter=RUN --real List=OTHER_RUN
     python -m benchmarks.filter_tests --ends RUN --model DIR  # what the end of an answer costs
 
 Every finished line is kept in DIR/results.jsonl, and the same command goes on from there; the table
 is Markdown. The oracle judges the tiny world. Real runs (made with `sso-data generate` and one
-principle each) are judged by a rule: `shorter` (chosen has fewer tokens), `question` (chosen ends
-with a question mark, rejected does not) or `list` (chosen has lines that begin with "-", "*" or a
-number, rejected does not). Declared before any was run: the default changes only if the new test
-keeps at least as many rows and is at least as accurate, within the 95 % intervals, everywhere.
+principle each) are judged by `shorter` (chosen has fewer tokens) or by the check of a principle of
+the catalogue `checkable`, by its name. Declared before any was run: the default changes only if the
+new test keeps at least as many rows and is at least as accurate, within the 95 % intervals,
+everywhere.
 """
 
 import argparse
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -36,6 +35,7 @@ from sso_data.filtering.refilter import refilter
 from sso_data.generation.generate import generate
 from sso_data.runs.journal import load_scores
 from sso_data.runs.run import require_run
+from sso_data.steering.principles import load_catalogue
 from sso_data.world import queries, score
 
 TESTS: dict[str, FilterConfig] = {
@@ -44,6 +44,8 @@ TESTS: dict[str, FilterConfig] = {
     "contrast": FilterConfig(steered="contrast"),
     "contrast, offset 5": FilterConfig(steered="contrast", closeness_offset=5.0),
     "contrast, gap .02": FilterConfig(steered="contrast", gap=0.02),
+    "contrast, any gap": FilterConfig(steered="contrast", gap=0.0),
+    "contrast, offset 5, any gap": FilterConfig(steered="contrast", closeness_offset=5.0, gap=0.0),
     "chain, any closeness and gap": FilterConfig(closeness=1e9, gap=0.0),
     "contrast, any closeness and gap": FilterConfig(steered="contrast", closeness=1e9, gap=0.0),
     "chain, best 3/4": FilterConfig(keep_best=0.75),
@@ -59,7 +61,6 @@ POLICIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 """Name -> checkpoint of the claims study, steering, sampling; the first two choose, the others
 confirm."""
 SEED = 7
-_LISTED = re.compile(r"^\s*([-*]|\d+[.)])\s", re.MULTILINE)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -68,7 +69,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=320, help="queries of a tiny policy")
     parser.add_argument("--policy", action="append", choices=POLICIES, help="only these of them")
     parser.add_argument("--train", action="store_true", help="one round of training for each test")
-    parser.add_argument("--real", action="append", default=[], metavar="RULE=RUN")
+    parser.add_argument("--real", action="append", default=[], metavar="CHECK=RUN")
     parser.add_argument("--ends", type=Path, metavar="RUN", help="measure the last tokens of a run")
     parser.add_argument("--model", help="the policy of --ends")
     return parser.parse_args(argv)
@@ -104,8 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def places(given: argparse.Namespace) -> Iterator[tuple[str, Path, Callable[[Row], float]]]:
     """Every run with its name and judge; runs of the tiny world are made, or continued, here."""
     for one in given.real:
-        rule, _, run = one.partition("=")
-        yield f"{Path(run).name}: {rule}", Path(run), RULES[rule]
+        name, _, run = one.partition("=")
+        yield f"{Path(run).name}: {name}", Path(run), rule(name)
     if given.real:
         return
     for name in given.policy or POLICIES:
@@ -174,18 +175,12 @@ def better(chosen: float, rejected: float) -> float:
     return float(chosen > rejected) + 0.5 * float(chosen == rejected)
 
 
-def by_rule(holds: Callable[[str], bool]) -> Callable[[Row], float]:
-    """A judge that prefers the response for which a rule holds."""
-    return lambda row: better(*(holds(row.responses[view].text) for view in ("good", "bad")))
-
-
-RULES: dict[str, Callable[[Row], float]] = {
-    "shorter": lambda row: better(
-        -row.responses["good"].num_tokens, -row.responses["bad"].num_tokens
-    ),
-    "question": by_rule(lambda text: text.rstrip().endswith("?")),
-    "list": by_rule(lambda text: _LISTED.search(text) is not None),
-}
+def rule(name: str) -> Callable[[Row], float]:
+    """The judge of a real run: fewer tokens, or the check of a principle of the catalogue."""
+    if name == "shorter":
+        return lambda row: better(*(-row.responses[view].num_tokens for view in ("good", "bad")))
+    check = load_catalogue(Path("checkable")).checks[name]
+    return lambda row: better(*(check.degree(row.responses[view].text) for view in ("good", "bad")))
 
 
 def table(done: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -30,7 +30,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--prompts", type=int, default=96, help="prompts of a round")
     parser.add_argument("--held-out", type=int, default=64)
-    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--steps", type=int, default=12, help="training steps of a round")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
@@ -70,7 +70,7 @@ def settings(arm: str, arguments: argparse.Namespace, held_out: Path) -> dict[st
                 "concision_probability": 0.0,
             },
             "sampling": {"max_tokens": arguments.max_tokens},
-            "filter": {"steered": "contrast", "closeness_offset": 5.0, "gap": 0.02},
+            "filter": {"steered": "contrast", "closeness_offset": 5.0, "gap": 0.0},
             "engine": {"name": arguments.engine, "threads": arguments.threads},
         },
         "train": {

@@ -34,8 +34,8 @@ FEW = 0.2
 
 SIGNIFICANT = 0.05
 _FEWEST, _ENOUGH = 6, 32
-"""Rows of contrast and reverse under which no sign test reaches SIGNIFICANT (2 / 2^5 is above it),
-and rows of a run of which so few of these are a finding, not a lack of rows."""
+"""Rows of contrast and reverse under which no sign test can reach SIGNIFICANT (2 / 2^5 is above
+it), and rows of a run of which so few of these are a finding, not a lack of rows."""
 _FEWEST_OF_FEATURE = 12
 _MOST_READ = 4096
 """Rows whose principles are read from the journal."""

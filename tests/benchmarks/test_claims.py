@@ -194,6 +194,7 @@ def test_a_reward_model_is_trained_and_asked(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_chain_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two small rounds; ended before the last measurement, it ends in the same numbers."""
     for name, number in {"PROMPTS": 12, "HELD_OUT": 8, "STEPS": 1, "ROUNDS": 2}.items():

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sso_data.world import policy_dir, queries
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_arms_become_lines_of_a_table_and_are_made_once(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     lines = [json.dumps({"prompt": text}) + "\n" for text in queries(3, seed=5)]

@@ -191,7 +191,9 @@ def test_the_hook_sees_connections(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
+@pytest.mark.parametrize(
+    "engine", ["transformers", pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.long])]
+)
 def test_the_kernel_sees_none_either(tmp_path: Path, engine: str) -> None:
     """strace, where it may trace: connections that native code opens, too; only this machine's own
     are let be. Hook and secrets are there as well, for vLLM's processes.

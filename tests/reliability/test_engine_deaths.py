@@ -1,6 +1,7 @@
 """The engine's process is killed or stopped again and again: the run goes on to the same content.
 
-Two deaths an engine in the suite; `make chaos` asks for twenty by SSO_DATA_ENGINE_DEATHS.
+Two deaths an engine in `make test-long`; `make chaos` asks for twenty by SSO_DATA_ENGINE_DEATHS.
+In `make test` one real process is killed and one stopped: tests/engines/test_restarting.py.
 """
 
 import json
@@ -19,10 +20,7 @@ from tests.waiting import CHILD_SECONDS
 
 DEATHS = int(os.environ.get("SSO_DATA_ENGINE_DEATHS", "2"))
 PROMPTS = max(40, 6 * DEATHS)
-ENGINES = [
-    "transformers",
-    pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.long]),
-]
+ENGINES = ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)]
 
 
 def write_prompts(file: Path, count: int) -> Path:
@@ -64,6 +62,7 @@ def end_engines(process: subprocess.Popen[bytes], run: Path, rng: random.Random)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_run_outlives_its_engines(
     engine: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory

@@ -1,8 +1,8 @@
 """SIGKILL at random and at chosen moments, with real engines: the same command goes on.
 
 vLLM's tokens do not depend on what else is in the batch; those of the transformers engine depend on
-it by the last bits of a logit, so that now and then a draw on a boundary falls the other way. CI
-kills five times, `make chaos` a hundred times.
+it by the last bits of a logit, so that now and then a draw on a boundary falls the other way.
+`make test` kills twice, `make chaos` a hundred times.
 """
 
 import json
@@ -29,16 +29,12 @@ from tests.training.command.test_resume import command as train_command
 from tests.training.command.test_train import same as same_weights
 from tests.waiting import CHILD_SECONDS, until
 
-KILLS = {"transformers": 55, "vllm": 30} if CHAOS else {"transformers": 4, "vllm": 1}
+KILLS = {"transformers": 55, "vllm": 30} if CHAOS else {"transformers": 2, "vllm": 1}
 TRAIN_KILLS = 20
 ROUND = 11
 """Kills of one run before it may finish; then a new one begins."""
 PROMPTS = 120 if CHAOS else 40
-AIMS = (
-    tuple(GENERATE)
-    if CHAOS
-    else ("journal write", "Parquet write", "filter.json write", "filter begins")
-)
+AIMS = tuple(GENERATE) if CHAOS else ("journal write", "Parquet write")
 IDENTITY = ("prompt_hash_good", "prompt_hash_bad", "seed_plain", "principles", "prompt", "model")
 DRAWN = ("chosen_token_ids", "rejected_token_ids", "original_token_ids")
 
@@ -119,7 +115,10 @@ def killed_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
+@pytest.mark.parametrize(
+    "engine",
+    ["transformers", pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.long])],
+)
 @pytest.mark.timeout(6 * 3600 if CHAOS else 3600)
 def test_killed_again_and_again_it_ends_like_an_uninterrupted_run(
     engine: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory

@@ -36,10 +36,12 @@ def begun(prompts: Path, run: Path, *, patient: bool = False, **kind: Any) -> su
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_a_second_signal_leaves_at_once(tmp_path: Path, number: signal.Signals) -> None:
     """The engine is stopped, and ending in order would wait for it for hours."""
-    prompts, run = write_prompts(tmp_path / "prompts.jsonl", 60), tmp_path / "run"
+    prompts, run = write_prompts(tmp_path / "prompts.jsonl", 24), tmp_path / "run"
     process = begun(prompts, run, patient=True)
     engine = engine_of(process.pid)
     assert engine is not None
@@ -59,7 +61,7 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path, number: signal.Signals) 
         return  # what is left behind is the same; `make chaos` continues it as well
     assert start(command("transformers", prompts, run)).wait() == 0
     after = rows_of(run)
-    assert len(after) == 60 and all(after[name] == row for name, row in before.items())
+    assert len(after) == 24 and all(after[name] == row for name, row in before.items())
 
 
 def test_a_lost_terminal_is_an_end_in_order(tmp_path: Path) -> None:
@@ -73,9 +75,9 @@ def test_a_lost_terminal_is_an_end_in_order(tmp_path: Path) -> None:
 
 def test_nohup_is_respected(tmp_path: Path) -> None:
     """A run that was started to outlive its terminal does."""
-    prompts, run = write_prompts(tmp_path / "prompts.jsonl", 40), tmp_path / "run"
+    prompts, run = write_prompts(tmp_path / "prompts.jsonl", 16), tmp_path / "run"
     process = begun(prompts, run, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     process.send_signal(signal.SIGHUP)
     _, errors = process.communicate(timeout=CHILD_SECONDS)
     assert process.returncode == 0, errors
-    assert len(rows_of(run)) == 40
+    assert len(rows_of(run)) == 16

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sso_data.world import policy_dir
+from tests.once import once
 from tools.tiny_world.measure import draw_rows, logp_table, measure, summarize
 from tools.tiny_world.sampling import Policy, mean_logps, sample
 from tools.tiny_world.train_policy import main as train_main
@@ -28,9 +29,13 @@ def policy() -> Policy:
 
 
 @pytest.fixture(scope="module")
-def summary(policy: Policy) -> Any:
-    rows = draw_rows(policy, N, seed=7)
-    return summarize(rows, logp_table(policy, rows))
+def summary(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    def make(folder: Path) -> None:
+        rows = draw_rows(policy, N, seed=7)
+        found = summarize(rows, logp_table(policy, rows))
+        (folder / "summary.json").write_text(json.dumps(found))
+
+    return json.loads((once(tmp_path_factory, "summary", make) / "summary.json").read_text())
 
 
 def test_the_checkpoint_is_small_and_complete() -> None:

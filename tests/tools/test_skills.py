@@ -273,7 +273,13 @@ def test_one_seed_gives_many_queries(policy: Policy) -> None:
     assert len({parse(text).kind for text in texts if fits(TIGER, text, "topic")}) == 3
 
 
-@pytest.mark.parametrize("frame", [name for name, _ in FRAMES])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if i else [])
+        for i, (name, _) in enumerate(FRAMES)
+    ],
+)
 def test_every_wording_steers_in_every_frame(policy: Policy, frame: str) -> None:
     cells = []
     for text in queries(8, seed=9, held_out=True):

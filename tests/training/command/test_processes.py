@@ -33,7 +33,7 @@ def launched(processes: int, *arguments: object) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.mark.parametrize("source", ["recorded", "scored"])
+@pytest.mark.parametrize("source", ["recorded", pytest.param("scored", marks=pytest.mark.long)])
 def test_two_processes_equal_one(
     train: Train, run: Path, pairs: list[dict[str, object]], tmp_path: Path, source: str
 ) -> None:
