@@ -94,7 +94,8 @@ class RowView:
 
     def _answers(self, *, plain: bool) -> dict[View, Text]:
         """Return the texts, with the words marked that chosen and the other one do not share."""
-        texts = {view: shortened(self._row.responses[view].text) for view in SIDE_OF}
+        said = self._row.responses
+        texts = {view: shortened(said[view].text) if view in said else "" for view in SIDE_OF}
         own = {view: Text(text) for view, text in texts.items()}
         chosen, rejected = _marked(texts["good"], texts["bad"], plain=plain)
         return {**own, "good": chosen, "bad": rejected}
@@ -118,13 +119,16 @@ class RowView:
 
 
 def _heading_of(row: Row, view: View) -> Text:
-    response, side = row.responses[view], SIDE_OF[view]
+    side, style = SIDE_OF[view], f"bold {_STYLES[SIDE_OF[view]]}"
+    response = row.responses.get(view)
+    if response is None:
+        return Text(f"{side} (not asked for)", style=style)
     words = f"{side} (drawn under {view}, {response.num_tokens} tokens, {response.finish_reason})"
-    return Text(words, style=f"bold {_STYLES[side]}")
+    return Text(words, style=style)
 
 
 def _mean(row: Row, seen: View, drawn: View) -> str:
-    is_known = (seen, drawn) in row.logp and row.responses[drawn].num_tokens
+    is_known = (seen, drawn) in row.logp and row.responses[drawn].num_tokens > 0
     return number(row.mean(seen, drawn)) if is_known else "-"
 
 
@@ -132,7 +136,7 @@ def _beside(measure: "Measure | None") -> Text:
     """Return a number beside its limit, with an x where it misses it."""
     if measure is None:
         return Text("")
-    return Text(f"{measure} x", "red") if measure.short else Text(f"{measure}  ")
+    return Text(f"{measure} x", "red") if measure.short > 0 else Text(f"{measure}  ")
 
 
 def _indented(what: RenderableType) -> Padding:

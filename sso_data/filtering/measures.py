@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sso_data.config.run import FilterConfig
-from sso_data.core.records import SIDE_OF, VIEWS, Row
+from sso_data.core.records import SIDE_OF, VIEWS, Row, View
 from sso_data.filtering.filters import (
     SLACK,
     Limits,
@@ -84,7 +84,7 @@ class Outcome:
             f"{one.relation} {_number(one.limit)}"
             + (f": {_number(one.short)} {'too much' if one.relation == '<=' else 'short'}")
             for one in self.measures
-            if one.short != 0
+            if one.short > 0
         ]
         return "; ".join(parts) or ", ".join(self.sides)
 
@@ -156,7 +156,7 @@ Numbers = Iterator[tuple[str, Any, Relation, tuple[str, ...]]]
 def _steered(row: Rows, config: FilterConfig) -> Numbers:
     found = comparisons(row)[0]
     names = ("own - plain", "plain - opposite", "own - opposite")
-    wanted = {"chain": (0, 1), "contrast": (2,), "off": ()}[config.steering_test]
+    wanted = {"chain": (0, 1, 2), "contrast": (2,), "off": ()}[config.steering_test]
     for place in wanted:
         yield names[place], found[:, place], ">", ("", "")
 
@@ -182,7 +182,10 @@ def _gap(row: Rows, config: FilterConfig) -> Numbers:
 
 def _tokens(limit: str, relation: Relation) -> Callable[[Rows, FilterConfig], Numbers]:
     def numbers(row: Rows, config: FilterConfig) -> Numbers:
-        yield "tokens", [num_tokens(row, view)[0] for view in SIDE_OF], relation, (limit,) * 3
+        counts = [
+            num_tokens(row, view)[0] if _is_there(row, view) else math.nan for view in SIDE_OF
+        ]
+        yield "tokens", counts, relation, (limit,) * 3
 
     return numbers
 
@@ -209,14 +212,23 @@ def _sides(reason: str, row: Rows) -> Iterator[str]:
             yield side
     if reason == "truncated":
         for view, side in SIDE_OF.items():
-            finish = FINISH_REASONS[int(row["finish"][0][VIEWS.index(view)])]
-            if finish != "stop":
-                yield f"{side} ({finish})"
+            finish = _finish(row, view)
+            if finish < len(FINISH_REASONS) and FINISH_REASONS[finish] != "stop":
+                yield f"{side} ({FINISH_REASONS[finish]})"
 
 
 def _is_empty(row: Rows, side: str) -> bool:
     view = next(view for view, name in SIDE_OF.items() if name == side)
-    return int(num_tokens(row, view)[0]) == 0
+    return _is_there(row, view) and int(num_tokens(row, view)[0]) == 0
+
+
+def _is_there(row: Rows, view: View) -> bool:
+    """Return True for a response that was drawn."""
+    return _finish(row, view) < len(FINISH_REASONS)
+
+
+def _finish(row: Rows, view: View) -> int:
+    return int(row["finish"][0][VIEWS.index(view)])
 
 
 def _number(value: float) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from sso_data.cli.rows import RowView, visible
 from sso_data.config.run import FilterConfig
-from sso_data.core.records import Message, Row
+from sso_data.core.records import Message, Response, Row, View
 from sso_data.filtering.measures import outcomes_of
 from tests.cli.conftest import Cli
 from tests.exporting.making import make_run
@@ -84,6 +84,18 @@ def test_hostile_texts_do_nothing(columns: int) -> None:
     assert "(97,000 more characters)" in " ".join(text.split())
     assert max(map(cell_len, text.splitlines())) <= columns
     assert len(text) < 60_000
+
+
+def test_a_row_without_an_original_is_shown() -> None:
+    row = make_row()
+    sides: dict[View, Response] = {
+        view: one for view, one in row.responses.items() if view != "plain"
+    }
+    logp = {cell: nats for cell, nats in row.logp.items() if cell[1] != "plain"}
+    row = replace(row, responses=sides, logp=logp)
+    screen = io.StringIO()
+    Console(file=screen, width=160).print(RowView(row, "gap", ()))
+    assert "original (not asked for)" in screen.getvalue()
 
 
 def test_scripts_and_emoji_stay_readable() -> None:
