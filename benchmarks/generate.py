@@ -49,6 +49,7 @@ class Measured:
             "passes": seconds,
             "tokens": self.passes[0].tokens,
             "tokens_per_second": self.passes[0].tokens / median,
+            "kept": self.passes[0].kept,
             "parts": parts,
             "peak_mib": self.peak_mib,
         }
@@ -63,7 +64,18 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument(
-        "--sides", default="authors,ours,raw", help="which of them, comma-separated"
+        "--sides",
+        default="authors,ours,raw",
+        help="which of them, comma-separated; `needed` is ours with scoring.when=needed",
+    )
+    parser.add_argument(
+        "--complete-first",
+        type=int,
+        default=64,
+        help="first rows that `needed` makes whole; 0 is what they amount to in a long run",
+    )
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], help="KEY=VALUE of a run, for all"
     )
     parser.add_argument("--child", action="store_true", help="ours also with a child engine")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the engine")
@@ -109,6 +121,7 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
                 prompts=part,
                 source=write_source(part, Path(folder) / name),
                 context_tokens=engine.info.context_tokens,
+                complete_first=arguments.complete_first,
             )
             for part, name in ((timed, "prompts.jsonl"), (spare or timed, "warm-up.jsonl"))
         )
@@ -130,6 +143,7 @@ def make_config(arguments: argparse.Namespace) -> "RunConfig":
     tiny = arguments.model is None
     principles = arguments.principles or (world / "principles" if tiny else None)
     return load_config(
+        settings=arguments.settings,
         model=str(world / "policy" if tiny else arguments.model),
         principles=str(principles) if principles else None,
         sampling__max_tokens=arguments.max_tokens,
@@ -161,6 +175,7 @@ def make_sides(
     """The sides by name, each warmed up; `raw` repeats what an untimed pass of `ours` asked."""
     from generation import AuthorsWay, Metered, RawEngine, run_ours
 
+    needed = stepwise(work)
     wanted = arguments.sides.split(",")
     metered = Metered(bench.engine)
     run_ours(warm if wanted == ["authors"] else work, metered, bench=bench)
@@ -171,12 +186,23 @@ def make_sides(
         sides["authors"] = lambda: AuthorsWay(bench, work).run()
     if "ours" in wanted:
         sides["ours"] = lambda: run_ours(work, metered, bench=bench)
+    if "needed" in wanted:
+        sides["needed"] = lambda: run_ours(needed, metered, bench=bench)
     if "raw" in wanted:
         raw.run()
         sides["raw"] = raw.run
     if arguments.child:
         sides["child"] = lambda: run_in_child(work, warm)
     return sides
+
+
+def stepwise(work: "Work") -> "Work":
+    """The same work, with `scoring.when=needed`."""
+    config = work.setup.config
+    scoring = config.scoring.model_copy(update={"when": "needed"})
+    return replace(
+        work, setup=replace(work.setup, config=config.model_copy(update={"scoring": scoring}))
+    )
 
 
 def run_in_child(work: "Work", warm: "Work") -> "Timing":
@@ -260,13 +286,21 @@ def ratios_of(sides: Mapping[str, Any], *, start: float) -> dict[str, float]:
         ratios["authors with 7 engine starts / ours with 1 (summed)"] = (authors + 7 * start) / (
             ours + start
         )
-    for above, below in (("ours", "raw"), ("child", "ours"), ("authors", "child")):
+    for above, below in (
+        *(("ours", "raw"), ("child", "ours"), ("authors", "child")),
+        *(("needed", "ours"), ("needed", "raw")),
+    ):
         if {above, below} <= seconds.keys():
             ratios[f"{above} / {below}"] = seconds[above] / seconds[below]
     cpu = {name: side["cpu_seconds"] for name, side in sides.items() if name != "child"}
-    for above, below in (("authors", "ours"), ("ours", "raw")):
+    for above, below in (("authors", "ours"), ("ours", "raw"), ("needed", "ours")):
         if {above, below} <= cpu.keys():
             ratios[f"{above} / {below}, CPU seconds"] = cpu[above] / cpu[below]
+    kept = {side["kept"] for side in sides.values() if side.get("kept") is not None}
+    if len(kept) > 1:
+        raise RuntimeError(f"the sides kept different numbers of pairs: {sorted(kept)}")
+    if {"needed", "raw"} <= cpu.keys():  # the raw engine makes the rows of all of ours
+        ratios["kept pairs per CPU second, needed / raw"] = cpu["raw"] / cpu["needed"]
     return ratios
 
 
@@ -293,6 +327,9 @@ def as_text(report: Mapping[str, Any]) -> str:
             f"{name:<9}{side['seconds']:>9.2f}{side['cpu_seconds']:>8.2f}{side['tokens']:>9}"
             f"{side['tokens_per_second']:>10.0f}{peak:>10}  {parts}"
         )
+        if side["kept"] is not None:
+            per_second = side["kept"] / side["cpu_seconds"]
+            lines.append(f"{'':<9}kept pairs {side['kept']}, {per_second:.3f} per CPU second")
     lines += [f"{label}: {ratio:.2f}" for label, ratio in report["ratios"].items()]
     if report["outside_engine"] is not None:
         lines.append(f"ours, outside the engine: {report['outside_engine']:.1%} of the time")

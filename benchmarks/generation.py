@@ -40,8 +40,11 @@ from sso_data.engines.interface import (
     SampleRequest,
     ScoreRequest,
 )
+from sso_data.filtering.filters import decide
 from sso_data.generation.generate import Setup, make_rows
 from sso_data.prompts import count_prompts, read_prompts
+from sso_data.runs.columns import row_key
+from sso_data.runs.journal import FIRST_ROWS, load_scores
 from sso_data.runs.run import open_run
 from sso_data.templating.chat_template import RenderedViews, with_system
 
@@ -77,12 +80,16 @@ class SamplingPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What every side does: a checked setup and the prompts, also as a file of prompts."""
+    """What every side does: a checked setup and the prompts, also as a file of prompts.
+
+    `complete_first`: rows that are complete with `scoring.when=needed`, too.
+    """
 
     setup: Setup
     prompts: Sequence[Messages]
     source: Path
     context_tokens: int
+    complete_first: int = 64
 
     def drawings(self) -> Iterator[SamplingPlan]:
         """The same plans that the pipeline makes: views, seeds, token budget."""
@@ -109,14 +116,16 @@ class Work:
 class Timing:
     """One timed pass: seconds in all and by part, and the sampled tokens.
 
-    `cpu_seconds` are processor seconds of this process, which other programs disturb less;
-    `peak_mib` is set where the work was done in another process.
+    `cpu_seconds` are processor seconds of this process, which other programs disturb less; `kept`
+    are the pairs that the run's filter keeps, where rows were made; `peak_mib` is set where the
+    work was done in another process.
     """
 
     seconds: float
     tokens: int
     parts: Mapping[str, float] = field(default_factory=dict)
     cpu_seconds: float = 0.0
+    kept: int | None = None
     peak_mib: float | None = None
 
 
@@ -352,10 +361,13 @@ def run_ours(work: Work, engine: Metered, *, bench: Bench | None) -> Timing:
                 open_run(Path(folder) / "run", identity=identity, details=details) as run,
             ):
                 prompts = read_prompts(str(work.source), work.setup.config.source)
+                run.set(**{FIRST_ROWS: first_keys(work)})
                 counts = make_rows(prompts, work.setup, run, run, progress, total=total)
                 account = run.account()
                 account.check()
             seconds = time.perf_counter() - began
+            rows = load_scores(Path(folder) / "run", dry=True).rows
+            kept = len(decide(rows, work.setup.config.filter).kept)
     if account.rows != len(work.prompts):
         raise RuntimeError(f"{account.rows} rows of {len(work.prompts)} prompts")
     inside = engine.watch.seconds["engine"]
@@ -363,7 +375,13 @@ def run_ours(work: Work, engine: Metered, *, bench: Bench | None) -> Timing:
     if bench is not None:
         vllm = bench.vllm_seconds
         parts = {"vllm": vllm, "adapter": inside - vllm, "pipeline": seconds - inside}
-    return Timing(seconds=seconds, tokens=counts.tokens, parts=parts)
+    return Timing(seconds=seconds, tokens=counts.tokens, parts=parts, kept=kept)
+
+
+def first_keys(work: Work) -> list[str]:
+    """The first rows, which are complete whatever `scoring.when` is, as run.json has them."""
+    ids = (row_id(content_hash(messages), 0) for messages in work.prompts[: work.complete_first])
+    return [f"{row_key(identity):016x}" for identity in ids]
 
 
 class RawEngine:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         read_pairs,
         read_rows,
         train,
+        verify,
     )
     from sso_data.core.records import Row
 
@@ -38,6 +39,7 @@ __all__ = [
     "read_pairs",
     "read_rows",
     "train",
+    "verify",
 ]
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sso_data.config.evaluation import EvalConfig
     from sso_data.config.iteration import IterateConfig
     from sso_data.config.training import TrainConfig
+    from sso_data.doctor import Finding
     from sso_data.evaluation.result import Evaluation
     from sso_data.exporting.export import Exported
     from sso_data.filtering.refilter import Refiltered
@@ -46,6 +47,7 @@ __all__ = [
     "read_pairs",
     "read_rows",
     "train",
+    "verify",
 ]
 
 C = TypeVar("C", bound=Section)
@@ -268,6 +270,17 @@ def push(  # noqa: PLR0913 - the options of the command
         confirmed=confirmed,
         progress=progress,
     )
+
+
+def verify(directory: str | Path, progress: Progress | None = None) -> "list[Finding]":
+    """Check every file of a run, a training or an iteration that later calls read; change nothing.
+
+    Returns a finding a file, or a line that is wrong: what, its state (`ok`, `warn`, `fail`), the
+    detail and what can be done. Raises RunError where the directory is none of these.
+    """
+    from sso_data.verification import verify as run_verify
+
+    return run_verify(Path(directory), progress)
 
 
 def read_rows(run: str | Path) -> Iterator[Row]:

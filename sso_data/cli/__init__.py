@@ -1,20 +1,26 @@
 """Command line; `--help` imports neither torch, transformers nor vLLM."""
 
 import sys
+from importlib.util import find_spec
 
-import typer
+if find_spec("fcntl") is None:
+    sys.exit(
+        "error: sso-data runs on Linux and macOS; on Windows, use it in WSL: run `wsl --install` "
+        "once, then install and start sso-data in the shell that `wsl` opens"
+    )
 
 from sso_data.cli.app import app
-from sso_data.cli.outcome import stdout_that_may_fail
+from sso_data.cli.outcome import ended
+from sso_data.core.streams import sound_streams
 
 
 def main() -> None:
     """Run the `sso-data` command."""
+    stdout, _ = sound_streams()
     try:
-        with stdout_that_may_fail():  # help and --version print, too
-            app()
-    except typer.Exit as ended:
-        sys.exit(ended.exit_code)
+        app()
+    except SystemExit as end:
+        sys.exit(ended(end.code, stdout))
 
 
 __all__ = ["app", "main"]

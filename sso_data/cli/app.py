@@ -16,12 +16,13 @@ from sso_data.cli import options as opt
 from sso_data.cli.augmenting import augment
 from sso_data.cli.command import Command, Group
 from sso_data.cli.evaluating import evaluate
-from sso_data.cli.generating import filter_, generate, merge, preview, retry
+from sso_data.cli.generating import complete, filter_, generate, merge, preview, retry
 from sso_data.cli.iterating import iterate
-from sso_data.cli.outcome import ends_well, print_json
+from sso_data.cli.outcome import echo, ends_well, print_json
 from sso_data.cli.planning import plan
 from sso_data.cli.progress import showing_progress
 from sso_data.cli.publishing import export, push
+from sso_data.cli.reporting import report, view
 from sso_data.cli.showing import show
 from sso_data.cli.training import train
 
@@ -85,7 +86,7 @@ def demo(
     for row in result.examples:
         console.print(RowView(row, None, outcomes_of(row, config, decision.thresholds)))
     output.show_decision(result.summary.decision, result.summary.account)
-    typer.echo(result.verdict)
+    echo(result.verdict)
     shown = [shlex.join(["sso-data", "show", str(out)])] if out else []
     output.next_step(*shown, "sso-data doctor --model MODEL")
 
@@ -106,13 +107,41 @@ def doctor(model: opt.Model = None, as_json: opt.Json = False) -> None:
         raise typer.Exit(1)
 
 
+def verify(
+    directory: Annotated[
+        Path, typer.Argument(help="A run, or a training's or iteration's directory.")
+    ],
+    as_json: opt.Json = False,
+) -> None:
+    """Check every file of a directory that later commands read; change nothing.
+
+    Names what is not as it was written, by file and line, and says what can be done about it. Exit
+    code 1 if anything is wrong.
+    """
+    from dataclasses import asdict
+
+    from sso_data.verification import verify as run_verify
+
+    with showing_progress() as progress:
+        found = run_verify(directory, progress)
+    if as_json:
+        print_json([asdict(finding) for finding in found])
+    else:
+        output.console().print(output.findings(found))
+    if any(finding.state == "fail" for finding in found):
+        raise typer.Exit(1)
+
+
 _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("generate", generate, "prompts.jsonl -m Qwen/Qwen3-8B --out runs/first"),
     ("show", show, "runs/first --reason gap --sort margin -n 5"),
     ("filter", filter_, "runs/first --set filter.gap=0.1 --dry-run"),
     ("retry", retry, "runs/first --set engine.max_num_seqs=64"),
+    ("complete", complete, "runs/first --set filter.steered=contrast"),
     ("merge", merge, "runs/part1 runs/part2 --out runs/whole"),
     ("augment", augment, "prompts.jsonl -m Qwen/Qwen3-8B --out more.jsonl --n 1000"),
+    ("report", report, "runs/first"),
+    ("view", view, "runs/first"),
     ("export", export, "runs/first --to trl --out exports/trl"),
     ("push", push, "runs/first alice/pairs --license apache-2.0 --language en"),
     ("train", train, "runs/first -m Qwen/Qwen3-8B --out models/second --loss-type dpo"),
@@ -127,6 +156,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("preview", preview, "prompts.jsonl -m Qwen/Qwen3-8B -n 5"),
     ("demo", demo, ""),
     ("doctor", doctor, "--model Qwen/Qwen3-8B"),
+    ("verify", verify, "runs/first"),
     ("config keys", configuring.keys, "generate filter"),
     ("config init", configuring.init, "generate --out run.yaml"),
     ("recipes list", configuring.list_, ""),

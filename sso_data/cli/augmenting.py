@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sso_data.cli import options as opt
-from sso_data.cli.outcome import SOME_FAILED, print_json, say
+from sso_data.cli.outcome import SOME_FAILED, echo, print_json, say
 from sso_data.cli.progress import showing_progress
 from sso_data.core.progress import duration
 
@@ -90,7 +90,7 @@ def _show(done: "Augmented", *, as_json: bool) -> None:
         )
     else:
         for line in _lines(done):
-            typer.echo(line)
+            echo(line)
     if done.tally.num_accepted > done.wanted:
         say(
             f"{done.paths.queries} already has {done.tally.num_accepted} queries "

@@ -10,7 +10,7 @@ from rich.text import Text
 from sso_data.cli import options as opt
 from sso_data.cli import output
 from sso_data.cli.completion import recipes, values
-from sso_data.cli.outcome import print_json
+from sso_data.cli.outcome import echo, print_json
 from sso_data.core.errors import InputError
 
 _COMMANDS = ("generate", "train", "iterate", "eval", "augment")
@@ -35,13 +35,13 @@ def init(
 
     text = template(command)
     if out is None:
-        typer.echo(text, nl=False)
+        echo(text.rstrip("\n"))
         return
     if out.exists():
         raise InputError(f"{out}: exists already; name a new file with --out")
     make_dir(out.parent)
     write_atomic(out, text.encode())
-    typer.echo(str(out))
+    echo(out)
 
 
 def keys(
@@ -108,4 +108,4 @@ def show(
     if as_json:
         print_json(tree)
     else:
-        typer.echo(yaml_text(tree, width=98), nl=False)
+        echo(yaml_text(tree, width=98).rstrip("\n"))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sso_data.cli import options as opt
-from sso_data.cli.outcome import SOME_FAILED, print_json, say
+from sso_data.cli.outcome import SOME_FAILED, echo, print_json, say
 from sso_data.cli.output import number, share
 from sso_data.cli.progress import showing_progress
 from sso_data.core.progress import duration
@@ -82,7 +82,7 @@ def _show(done: "Evaluation", out: Path, *, as_json: bool) -> None:
         print_json(done.to_json() | {"out": str(out), "commands": list(done.commands)})
     else:
         for line in _lines(done, out):
-            typer.echo(line)
+            echo(line)
     for note in done.notes:
         say(note)
     for warning in done.warnings:

@@ -1,4 +1,4 @@
-"""`generate`, `filter`, `retry`, `merge` and `preview`: make runs and decide on their pairs."""
+"""`generate`, `filter`, `retry`, `complete`, `merge`, `preview`: make runs and decide on pairs."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ import typer
 
 from sso_data.cli import options as opt
 from sso_data.cli import output
-from sso_data.cli.outcome import SOME_FAILED, print_json, say
+from sso_data.cli.outcome import SOME_FAILED, echo, print_json, say
 from sso_data.cli.progress import showing_progress
 from sso_data.core.progress import duration
 from sso_data.core.records import TEMPORARY
@@ -86,7 +86,7 @@ def generate(
         output.show_decision(done.decision, done.account)
         output.show_steering(done.steering)
         speed = f"; {done.counts.speed}" if done.counts.speed else ""
-        typer.echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)}{speed})")
+        echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)}{speed})")
         _say_next(out, done.decision, resolved.model)
     output.end(done.account, done.explanation, out)
 
@@ -150,7 +150,7 @@ def filter_(
     else:
         output.show_decision(done.decision, done.account)
         if not dry_run:
-            typer.echo(str(run / "pairs" / "train.jsonl"))
+            echo(str(run / "pairs" / "train.jsonl"))
             _say_next(run, done.decision, resolved.model)
     if done.unfinished:
         say(
@@ -197,9 +197,9 @@ def retry(
     elif tried:
         output.show_decision(decision, account)
         output.show_steering(done.steering)
-        typer.echo(f"{rows} of {tried} failed prompts are rows now ({duration(done.seconds)})")
+        echo(f"{rows} of {tried} failed prompts are rows now ({duration(done.seconds)})")
     else:
-        typer.echo("no prompt failed: nothing to retry")
+        echo("no prompt failed: nothing to retry")
     for text in _failed_again(done.again):
         say(text)
     if done.no_prompts:
@@ -230,6 +230,43 @@ def _failed_again(again: Mapping[str, int]) -> Iterator[str]:
             yield f"{sum(some.values())} failures ({parts}) {verdict}"
 
 
+def complete(
+    run: opt.RunPath,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="New path of the same model, if it was moved."),
+    ] = None,
+    settings: opt.Settings = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Make the answers and scores that scoring.when=needed left out, then filter again.
+
+    All of them, or, with filter settings (--set filter.steered=contrast), those that this filter
+    needs. Seeds are the rows' own: they end as with scoring.when=all.
+    """
+    from sso_data.filtering.refilter import standing_config
+    from sso_data.generation.complete import complete as run_complete
+
+    resolved = standing_config(run, settings, model=model)
+    asked = any(setting.startswith("filter.") for setting in settings or [])
+    hint = f"every finished row is safe in {run}; run the same command again to continue"
+    with showing_progress(hint) as progress:
+        done = run_complete(run, resolved, progress, asked=asked)
+    decision, account = done.refiltered.decision, done.refiltered.account
+    explanation = done.refiltered.explanation
+    if as_json:
+        summary = output.run_summary(run, decision, account, explanation)
+        print_json(summary | {"completed": done.rows, "refused": len(done.refused)})
+    else:
+        output.show_decision(decision, account)
+        echo(f"{done.rows} rows completed ({duration(done.seconds)})")
+    output.explain(explanation, run)
+    for failure in done.refused:
+        say(f"stays as it is: {failure.id}: {failure.reason}: {failure.detail}")
+    if done.refused:
+        raise typer.Exit(SOME_FAILED)
+
+
 def merge(
     runs: Annotated[
         list[Path], typer.Argument(help="Run directories that differ only in their prompts.")
@@ -254,7 +291,7 @@ def merge(
         print_json(summary | {"repeated": merged.repeated})
     else:
         output.show_decision(decision, account)
-        typer.echo(str(out / "pairs" / "train.jsonl"))
+        echo(str(out / "pairs" / "train.jsonl"))
     if merged.repeated:
         say(f"{merged.repeated} rows were in more than one of the runs; the first was taken")
     for run, how_far in merged.unfinished:
@@ -308,7 +345,7 @@ def preview(
     elif summary:
         console = output.console()
         console.print(output.funnel(shown.decision))
-        typer.echo(shown.explanation.prediction)
+        echo(shown.explanation.prediction)
         output.explain(shown.explanation, None)
     else:
         from sso_data.cli.rows import RowView

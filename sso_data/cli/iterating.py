@@ -9,7 +9,7 @@ from rich.text import Text
 from sso_data.cli import options as opt
 from sso_data.cli import output
 from sso_data.cli.completion import recipes
-from sso_data.cli.outcome import SOME_FAILED, print_json, say
+from sso_data.cli.outcome import SOME_FAILED, echo, print_json, say
 from sso_data.cli.progress import showing_progress
 from sso_data.core.errors import ConfigError
 from sso_data.core.progress import duration
@@ -118,6 +118,6 @@ def _show(done: "Iterated") -> None:
     console.print(table)
     for text in done.verdict:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
-    typer.echo(done.account)
+    echo(done.account)
     files = ", ".join(str(file) for file in report_files(done.out))
-    typer.echo(f"{files} ({duration(done.seconds)})")
+    echo(f"{files} ({duration(done.seconds)})")

@@ -7,13 +7,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import ParamSpec, TypeVar
 
 import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
-from sso_data.core.errors import SsoDataError, shown, without_secrets
+from sso_data.core.errors import SsoDataError, harmless, shown, without_secrets
+from sso_data.core.streams import SoundStream
 
 SOME_FAILED, INTERRUPTED = 3, 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -32,14 +35,37 @@ class Terminated(BaseException):
 
 
 def say(text: str) -> None:
-    """Print text on stderr, without control characters that could steer the terminal."""
-    lines = [shown(line) for line in text.split("\n")]
+    """Print text on stderr, without secrets and what could steer the terminal."""
+    lines = [shown(line) for line in without_secrets(text).split("\n")]
     print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201
 
 
-def print_json(content: object) -> None:
-    """Print a value as JSON on stdout."""
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+def echo(text: object) -> None:
+    """Print a result on stdout, without what could steer the terminal."""
+    typer.echo(harmless(str(text)))
+
+
+def print_json(content: object, indent: int | None = 2) -> None:
+    """Print a value as JSON on stdout; what could steer the terminal is escaped."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    typer.echo(harmless(text, as_json=True))
+
+
+class SafeConsole(Console):
+    """A console that shows texts of others without what could steer the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            is_text = not segment.control
+            yield Segment(harmless(segment.text), segment.style) if is_text else segment
+
+
+def someone_reads() -> bool:
+    """True unless the reader of stdout is gone, so that what is only shown need not be made."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return getattr(raw, "failure", None) is None
 
 
 def print_error(kind: str, text: str, code: int) -> None:
@@ -59,15 +85,14 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
         def failed(kind: str, text: str, code: int, *, prefix: str = "") -> typer.Exit:
             say(f"{prefix}{text}")
             if kwargs.get("as_json"):
-                with suppress(OSError):
-                    print_error(kind, text, code)
+                print_error(kind, text, code)
             return typer.Exit(code)
 
         if isinstance(sys.stdout, io.TextIOWrapper):  # a path may not be UTF-8
             sys.stdout.reconfigure(errors="backslashreplace")
         logging.setLogRecordFactory(_CleanRecord)
         try:
-            with _signals_as_exceptions(), stdout_that_may_fail():
+            with _signals_as_exceptions():
                 return command(*args, **kwargs)
         except SsoDataError as error:
             raise failed(type(error).__name__, str(error), 1, prefix="error: ") from error
@@ -79,27 +104,26 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
     return wrapped
 
 
-@contextmanager
-def stdout_that_may_fail() -> Iterator[None]:
-    """Exit with code 0 if stdout is closed by its reader, 1 if it cannot be written."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError as error:
-        if error.filename is not None:  # a file's; stdout has no name
-            raise
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
-        if isinstance(error, BrokenPipeError):
-            raise typer.Exit(0) from None
-        say(f"error: stdout cannot be written: {error.strerror}; files written so far are kept")
-        raise typer.Exit(1) from None
+def ended(code: int | str | None, stdout: SoundStream) -> int:
+    """Return the process's exit code: the command's, or 1 where its results could not be shown.
+
+    A reader of stdout that is gone had what it wanted.
+    """
+    sys.stdout.flush()
+    number = code if isinstance(code, int) else int(code is not None)
+    if stdout.failure is None or isinstance(stdout.failure, BrokenPipeError):
+        return number
+    say(
+        f"error: stdout cannot be written: {stdout.failure.strerror}; files written so far are kept"
+    )
+    return number or 1
 
 
 class _CleanRecord(logging.LogRecord):
-    """A log record without secrets; libraries log addresses that hold a password."""
+    """A log record without secrets: libraries log addresses that hold a password."""
 
     def getMessage(self) -> str:  # noqa: N802 - logging's name
-        return without_secrets(super().getMessage())
+        return harmless(without_secrets(super().getMessage()))
 
 
 @contextmanager
@@ -110,8 +134,9 @@ def _signals_as_exceptions() -> Iterator[None]:
     def on_signal(number: int, _frame: object) -> None:
         nonlocal asked
         if asked:
-            if sys.stderr.isatty():
-                os.write(2, _SHOW_CURSOR)  # a progress bar hid it
+            with suppress(OSError):
+                if os.isatty(2):
+                    os.write(2, _SHOW_CURSOR)  # a progress bar hid it
             os._exit(128 + number)
         asked = True
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)

@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from sso_data.cli.outcome import SOME_FAILED, say
+from sso_data.cli.outcome import SOME_FAILED, SafeConsole, echo, say
 
 if TYPE_CHECKING:
     from sso_data.doctor import Finding
@@ -29,9 +29,9 @@ _ALWAYS_SHOWN = ("rows", "not_steered", "off_policy", "gap")
 def console() -> Console:
     """Return a console on stdout; elsewhere than on a terminal 160 columns wide, unless COLUMNS is
     set, and without colour."""
-    out = Console(highlight=False)
+    out = SafeConsole(highlight=False)
     is_wide = not out.is_terminal and "COLUMNS" not in os.environ
-    return Console(width=160, highlight=False) if is_wide else out
+    return SafeConsole(width=160, highlight=False) if is_wide else out
 
 
 def table(*columns: str, numbers: Sequence[str] = ()) -> Table:
@@ -46,7 +46,7 @@ def table(*columns: str, numbers: Sequence[str] = ()) -> Table:
 
 def next_step(*commands: str) -> None:
     """Print commands that go on from here."""
-    typer.echo("\n".join(f"next: {command}" for command in commands))
+    echo("\n".join(f"next: {command}" for command in commands))
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -61,7 +61,11 @@ def share(value: float | None) -> str:
 
 def funnel(decision: "Decision") -> Table:
     """Return the filter's stages: the rows each one dropped, and means over the rows left."""
-    made = table("stage", numbers=("dropped", "left", "log-prob", "tokens", "gap"))
+    partial = decision.not_asked > 0
+    dropped = ("dropped", *(("not asked for",) if partial else ()))
+    made = table("stage", numbers=(*dropped, "left", "log-prob", "tokens", "gap"))
+    for column in made.columns:
+        column.no_wrap = column.no_wrap and not partial  # one more column than 80 columns hold
     made.caption = (
         "means of the rows left: log-prob of chosen / rejected under the plain view and gap of "
         "good / bad in nats/token, tokens of chosen / rejected / original"
@@ -74,6 +78,7 @@ def funnel(decision: "Decision") -> Table:
         made.add_row(
             stage.reason,
             "" if stage.reason == "rows" else str(stage.dropped),
+            *((str(stage.not_asked or ""),) if partial else ()),
             str(stage.left),
             f"{number(stage.mean_logp_plain_chosen)} / {number(stage.mean_logp_plain_rejected)}",
             " / ".join(number(mean, 0) for mean in tokens),
@@ -101,8 +106,14 @@ def show_decision(decision: "Decision", account: "Account") -> None:
         f"{whole}rows {rows} = kept {len(decision.kept)}{''.join(dropped)}"
     )
     out.print(line, soft_wrap=True)
+    if decision.not_asked:
+        out.print(
+            f"of the dropped rows {decision.not_asked} were not asked for everything "
+            "(scoring.when=needed); means are over those that always are",
+            soft_wrap=True,
+        )
     if decision.ranking:
-        typer.echo(str(decision.ranking))
+        echo(str(decision.ranking))
 
 
 def sweep(found: "Sweep") -> Group:
@@ -120,7 +131,7 @@ def sweep(found: "Sweep") -> Group:
 def show_steering(counts: "SteeringCounts | None") -> None:
     """Print a summary of the steering by models."""
     for text in counts.summary() if counts else []:
-        typer.echo(text)
+        echo(text)
 
 
 def run_summary(
@@ -135,7 +146,8 @@ def run_summary(
         "kept": len(decision.kept),
         "dropped": decision.dropped,
         "thresholds": dict(decision.thresholds),
-        "funnel": [asdict(stage) for stage in decision.funnel],
+        **({"not_asked": decision.not_asked} if decision.not_asked else {}),
+        "funnel": [stage.to_json() for stage in decision.funnel],
         **({"ranking": decision.ranking.to_json()} if decision.ranking else {}),
         "explanation": explanation.to_json(),
     }

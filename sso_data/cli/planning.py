@@ -6,7 +6,7 @@ import typer
 
 from sso_data.cli import options as opt
 from sso_data.cli import output
-from sso_data.cli.outcome import print_json, say
+from sso_data.cli.outcome import echo, print_json, say
 from sso_data.cli.progress import showing_progress
 from sso_data.core.progress import duration
 
@@ -74,10 +74,10 @@ def plan(
         return
     failed = f" ({found.failed} of the probe failed)" if found.failed else ""
     bad = f" and {found.bad} malformed rows" if found.bad else ""
-    typer.echo(f"{found.prompts:,} prompts{bad}; loading takes {duration(found.loading)}{failed}")
-    typer.echo(str(told))
+    echo(f"{found.prompts:,} prompts{bad}; loading takes {duration(found.loading)}{failed}")
+    echo(told)
     if cost:
-        typer.echo(f"cost {cost.value:.2f} [{cost.low:.2f}, {cost.high:.2f}], loading included")
+        echo(f"cost {cost.value:.2f} [{cost.low:.2f}, {cost.high:.2f}], loading included")
     output.explain(found.explanation, None)
     if found.prompts > found.probed and found.probed < 2 * resolved.engine.max_num_seqs:
         say("a larger -n keeps the engine busier: the time is an upper estimate")

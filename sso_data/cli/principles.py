@@ -1,6 +1,5 @@
 """`principles`: list, show, check and make principle files, and see which of them work."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,9 +7,9 @@ import typer
 
 from sso_data.cli import options as opt
 from sso_data.cli import output
-from sso_data.cli.outcome import SOME_FAILED, print_json, say
+from sso_data.cli.outcome import SOME_FAILED, echo, print_json, say, someone_reads
 from sso_data.cli.progress import showing_progress
-from sso_data.core.errors import InputError
+from sso_data.core.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from sso_data.config.run import RunConfig
@@ -45,17 +44,15 @@ def show(
     principles: opt.PrinciplesDir = None,
 ) -> None:
     """Show one principle in full: the texts of its good and its bad side."""
-    from sso_data.steering.principles import load_catalogue
+    from sso_data.steering.principles import listing, load_catalogue
 
     found = load_catalogue(principles)
     by_name = {name.lower(): principle for name, principle in found.principles.items()}
     if feature.lower() not in by_name:
+        near = nearest(feature, found.principles, listing(found.directory))
         known = ", ".join(found.principles)
-        raise InputError(
-            f"no principle {feature!r} in {found.directory} (available: {known}); use --principles "
-            "for another directory"
-        )
-    typer.echo(output.principle_text(by_name[feature.lower()]))
+        raise InputError(f"no principle {feature!r} in {found.directory} ({known}){near}")
+    echo(output.principle_text(by_name[feature.lower()]))
 
 
 def check(
@@ -86,10 +83,10 @@ def check(
         )
     else:
         for one in findings:
-            typer.echo(f"{one.severity}: {one.feature}: {one.text}")
+            echo(f"{one.severity}: {one.feature}: {one.text}")
         counts = f"{errors} errors, {len(findings) - errors} warnings"
         names = ", ".join(found.principles)
-        typer.echo(f"{directory}: {len(found.principles)} principles, {counts}: {names}")
+        echo(f"{directory}: {len(found.principles)} principles, {counts}: {names}")
     if errors:
         raise typer.Exit(1)
 
@@ -119,7 +116,7 @@ def new(
     with showing_progress() as progress:
         made = new_catalogue(description, number, out, resolved, progress)
     output.console().print(output.catalogue(made))
-    typer.echo(f"{out} ({len(made.principles)} principles); next: sso-data principles check {out}")
+    echo(f"{out} ({len(made.principles)} principles); next: sso-data principles check {out}")
     if len(made.principles) < number:
         say(
             f"warning: {len(made.principles)} of {number} principles could be made; ask for the "
@@ -160,7 +157,9 @@ def write(
     counts = SteeringCounts()
     with showing_progress("nothing was saved") as progress:
         for line in write_principles(prompts, resolved, counts, progress):
-            typer.echo(json.dumps(line, ensure_ascii=False))
+            print_json(line, indent=None)
+            if not someone_reads():
+                break
     warnings = counts.warnings(resolved.steering.max_fallback_share)
     for text in (*counts.summary(), *(f"warning: {one}" for one in warnings)):
         say(text)

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     ProgressColumn,
@@ -17,7 +16,8 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 from rich.text import Text
 
-from sso_data.cli.outcome import Terminated, say
+from sso_data.cli.outcome import SafeConsole, Terminated, say
+from sso_data.core.errors import without_secrets
 from sso_data.core.progress import duration, size
 
 _LINE_SECONDS = 10.0
@@ -56,7 +56,8 @@ class TerminalProgress:
             say(text)
             return
         self._unit = ""
-        self._bar.reset(self._task, description=text, total=None, state="", unit="", ends=None)
+        shown = without_secrets(text)
+        self._bar.reset(self._task, description=shown, total=None, state="", unit="", ends=None)
 
     def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
         """Show the count, the state, and the times; at most five times a second."""
@@ -82,18 +83,18 @@ class TerminalProgress:
 
     def note(self, text: str) -> None:
         """Print a line."""
-        if self._draws:
-            self._bar.console.print(text, style="dim", highlight=False, soft_wrap=True)
-        else:
-            say(text)
+        self._print(text, "dim")
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        if self._draws:
-            warning = f"warning: {text}"
-            self._bar.console.print(warning, style="yellow", highlight=False, soft_wrap=True)
-        else:
-            say(f"warning: {text}")
+        self._print(f"warning: {text}", "yellow")
+
+    def _print(self, text: str, style: str) -> None:
+        if not self._draws:
+            say(text)
+            return
+        shown = Text(without_secrets(text), style)
+        self._bar.console.print(shown, highlight=False, soft_wrap=True)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -176,7 +177,7 @@ class _CountColumn(ProgressColumn):
 @contextmanager
 def showing_progress(hint: str | None = None) -> Iterator[TerminalProgress]:
     """Yield a progress display on stderr; say `hint` if the work inside is interrupted."""
-    console = Console(stderr=True)
+    console = SafeConsole(stderr=True)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),

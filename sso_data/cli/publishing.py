@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sso_data.cli import options as opt
-from sso_data.cli.outcome import print_json, say
+from sso_data.cli.outcome import echo, print_json, say
 from sso_data.cli.progress import showing_progress
 from sso_data.core.progress import size
 
@@ -69,7 +69,7 @@ def export(
         )
     else:
         for line in (done.account, *files, f"next: {done.next}"):
-            typer.echo(line)
+            echo(line)
     for note in done.notes:
         say(note)
 
@@ -153,15 +153,15 @@ def _show_packed(packed: "Packed", *, as_json: bool) -> None:
         print_json(made | {"files": packed.sizes, "bytes": sum(packed.sizes.values())})
         return
     for path, count in packed.sizes.items():
-        typer.echo(f"{size(count):>9}  {path}")
-    typer.echo(f"{size(sum(packed.sizes.values())):>9}  in {len(packed.sizes)} files, not sent")
-    typer.echo(str(packed.folder / "README.md"))
+        echo(f"{size(count):>9}  {path}")
+    echo(f"{size(sum(packed.sizes.values())):>9}  in {len(packed.sizes)} files, not sent")
+    echo(str(packed.folder / "README.md"))
 
 
 def show_published(done: "Published") -> None:
     """Print the repository's new state on stdout."""
     if done.new_files:
-        typer.echo(f"{done.new_files} files, {size(done.new_bytes)}, commit {done.commit}")
+        echo(f"{done.new_files} files, {size(done.new_bytes)}, commit {done.commit}")
     else:
-        typer.echo(f"nothing to do: up to date since commit {done.commit}")
-    typer.echo(f"{done.url} ({'private' if done.private else 'public'})")
+        echo(f"nothing to do: up to date since commit {done.commit}")
+    echo(f"{done.url} ({'private' if done.private else 'public'})")

@@ -9,7 +9,7 @@ import typer
 
 from sso_data.cli import options as opt
 from sso_data.cli import output
-from sso_data.cli.outcome import print_json, say
+from sso_data.cli.outcome import echo, print_json, say
 from sso_data.cli.progress import showing_progress
 from sso_data.cli.publishing import show_published
 from sso_data.core.errors import ConfigError, SsoDataError, TrainError
@@ -177,16 +177,16 @@ def _show(summary: "TrainSummary", published: "Published | None") -> None:
     """Print the steps, the metrics of the first and last step, and where the model is."""
     manifest = summary.manifest
     first, last = manifest["first"], manifest["last"]
-    typer.echo(
+    echo(
         f"steps {manifest['steps']} of {manifest['max_steps']} on {manifest['data']['training']} "
         f"rows; {manifest['references']['text']}"
     )
     for name in _SHOWN:
         if name in first and name in last:
-            typer.echo(f"{name}: {first[name]:.4g} at the first step, {last[name]:.4g} at the last")
+            echo(f"{name}: {first[name]:.4g} at the first step, {last[name]:.4g} at the last")
     if comparison := manifest.get("comparison"):
-        typer.echo(comparison["text"])
-    typer.echo(f"{summary.out} ({duration(summary.seconds)})")
+        echo(comparison["text"])
+    echo(f"{summary.out} ({duration(summary.seconds)})")
     out = str(summary.out)
     if manifest["config"]["kind"] == "reward":
         use = ["--against", "MODEL", "--prompts", "HELD_OUT", "--judge", f"reward:{out}"]

@@ -94,6 +94,7 @@ class EvalConfig(Section):
             ("seed", bool(given.seed)),
             ("source", given.source != SourceConfig()),
             ("sampling.samples", given.sampling.samples > 1),
+            ("scoring.when", given.scoring.when != "all"),
         ):
             if is_set:
                 raise ValueError(f"generate.{name} is set by the evaluation itself; leave it out")

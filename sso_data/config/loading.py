@@ -1,6 +1,7 @@
 """Read and validate configurations: defaults, a YAML file, options and `--set` settings."""
 
 import copy
+import re
 import reprlib
 from pathlib import Path
 from typing import TypeVar
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from sso_data.config.migration import renamed
 from sso_data.config.section import Section
-from sso_data.core.errors import ConfigError, one_line, without_secrets
+from sso_data.core.errors import ConfigError, nearest, one_line, without_secrets
 from sso_data.core.yaml_files import Tree, parse_yaml, read_yaml
 
 C = TypeVar("C", bound=Section)
@@ -74,7 +75,7 @@ def validated(
     try:
         made = kind.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: {_first_problem(error, kind.page)}") from error
+        raise ConfigError(f"{origin}: {_first_problem(error, kind)}") from error
     try:
         text = made.model_dump_json()
     except ValueError as error:  # a path that is not UTF-8
@@ -108,7 +109,7 @@ def read_mapping(file: Path, example: str, noun: str = "file") -> Tree:
     try:
         content = read_yaml(file)
     except FileNotFoundError as error:
-        raise ConfigError(f"{file}: no such {noun}") from error
+        raise ConfigError(f"{file.absolute()}: no such {noun}") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: not readable as YAML: {one_line(error)}") from error
     if content is None:
@@ -118,7 +119,7 @@ def read_mapping(file: Path, example: str, noun: str = "file") -> Tree:
     return content
 
 
-def _first_problem(error: ValidationError, page: str) -> str:
+def _first_problem(error: ValidationError, kind: type[Section]) -> str:
     """Describe the first error: the key, the requirement, and the start of the value given."""
     first = error.errors()[0]
     # pydantic puts the branch of a union into the location, such as `float`
@@ -128,8 +129,17 @@ def _first_problem(error: ValidationError, page: str) -> str:
     if first["type"] == "extra_forbidden":
         if new := renamed(key):
             return f"{key!r} was renamed: use {new!r}"
-        return f"unknown key {key!r}; known keys are in {page}"
+        known = keys_of(kind)
+        section, _, name = key.rpartition(".")
+        beside = sorted(
+            one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == section
+        )
+        near = nearest(name, beside) or nearest(key, known)
+        return f"unknown key {key!r}{near}; the keys there are {', '.join(beside)} ({kind.page})"
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", first["ctx"]["expected"])
+        message = f"must be one of {', '.join(choices)}{nearest(str(first['input']), choices)}"
     if key in _THRESHOLDS:
         message = "must be a number of at least 0, or a quantile from q0 to q1 such as q0.8"
     elif first["type"] == "tuple_type":
@@ -143,6 +153,17 @@ def _first_problem(error: ValidationError, page: str) -> str:
     except (ValueError, RecursionError):  # an integer of thousands of digits
         excerpt = f"a {type(first['input']).__name__}"
     return f"{key}: {message} (got {excerpt})"
+
+
+def keys_of(kind: type[Section], prefix: str = "") -> list[str]:
+    """Return the dotted keys of a section and of those in it."""
+    found = []
+    for name, field in kind.model_fields.items():
+        found.append(f"{prefix}{name}")
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            found += keys_of(inner, f"{prefix}{name}.")
+    return found
 
 
 def _put(tree: Tree, path: list[str], value: object, *, where: str) -> None:

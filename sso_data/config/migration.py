@@ -101,6 +101,7 @@ CHANGES: tuple[Change, ...] = (
             (3, "training", "optim.save_dtype", "auto", "optim.lr"),
             (3, "iteration", "carry_float32", False, True),
             (3, "judge", "principles", None, False),
+            (4, "run", "scoring.when", "all", "scoring.full"),
             (3, "augmentation", "checks.questions", False, True),
             (3, "augmentation", "checks.pieces", False, True),
         )

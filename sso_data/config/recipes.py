@@ -4,14 +4,13 @@ A recipe holds keys of an iteration's configuration, and two of its own. `extend
 recipes whose keys it overrides; later ones override earlier ones. `tiny` overrides all by `--tiny`.
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sso_data.config.loading import read_mapping
-from sso_data.core.errors import ConfigError, one_line
+from sso_data.core.errors import ConfigError, nearest, one_line
 from sso_data.core.paths import examples_dir, world_dir
 from sso_data.core.yaml_files import Tree, deep_merge
 
@@ -59,11 +58,9 @@ def _found(name: str) -> Path:
     names = recipe_names()
     if name in names:
         return recipes_dir() / f"{name}.yaml"
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    near = f"did you mean {' or '.join(close)}? " if close else ""
     raise ConfigError(
-        f"no recipe {one_line(name, 80)!r}: {near}the shipped ones are in docs/recipes.md; "
-        "a file of yours ends in .yaml"
+        f"no recipe {one_line(name, 80)!r}{nearest(name, names)}; the shipped ones are "
+        f"{', '.join(names)}; a file of yours ends in .yaml"
     )
 
 

@@ -194,6 +194,10 @@ class SamplingConfig(Section):
 class ScoringConfig(Section):
     """Scored log-probs, and the check of those recorded during sampling."""
 
+    when: Literal["all", "needed"] = "all"
+    """`all`: every row gets all answers and scores; `needed`: only until the filter's tests have
+    dropped it. The kept pairs are the same; the first 64 rows and 2 % of the others stay complete,
+    and every share is taken over those. `complete` makes the rest (docs/filter.md)."""
     full: bool = False
     """Also score the ninth cell, y0 under good, which neither filter nor loss needs."""
     verify_rows: Annotated[int, Field(ge=0, le=256)] = 8

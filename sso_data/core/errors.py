@@ -16,15 +16,32 @@
 The failure of one row is a `records.Failure`, and the run continues.
 """
 
+import difflib
 import os
 import re
+from collections.abc import Iterable
+from urllib.parse import unquote
 
 _SECRETS = re.compile(
-    r"\b(?:hf_|api_org_)[A-Za-z0-9]{20,}|\bsk-(?:\w+-)?\w{20,}|(?<=[Bb]earer )\S{4,}"
-    r"|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)",
+    r"\b(?:hf_|api_org_|gh[opsu]_|glpat-|xox[abp]-)[\w-]{16,}|\bgithub_pat_\w{16,}"
+    r"|\bsk-(?:\w+-)*\w{20,}|\bA(?:KIA|SIA)[A-Z0-9]{16}\b|\bAIza[\w-]{30,}"
+    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|(?<=[Bb]earer )\S{4,}"
+    r"|(?<=://)[^\s/@]+(?=@)",
     re.ASCII,
 )
-"""Tokens of the Hub and of language-model services, and passwords in addresses."""
+"""Tokens of the Hub and of other services, and the user part of addresses."""
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
+_QUERY = re.compile(
+    r"([?&;#][\w.-]*(?:token|key|secret|passw|pwd|auth|sig|credential)[\w.-]*=)[^&;#\s'\"]*[^&;#\s'\":,.)]",
+    re.IGNORECASE,
+)
+_PATH_KEY = re.compile(r"(?<=/)(?=\w*\d)(?=\w*[A-Z])(?=\w*[a-z])\w{24,}(?=$|[/?#])", re.ASCII)
+"""A part of an address's path that only a machine makes up; a commit's hash has no capitals."""
+_ENCODED = re.compile(r"\S*%[0-9A-Fa-f]{2}\S*")
+_STEERS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters but tab and line feed, changes of direction, and halves of characters."""
 _SECRET_NAMES = re.compile(r".*(?:TOKEN|KEY|SECRET|PASSWORD)", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 _MOST, _HEAD, _TAIL = 1200, 700, 495
@@ -95,15 +112,44 @@ def shown(text: str) -> str:
     return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in whole)
 
 
+def harmless(text: str, *, as_json: bool = False) -> str:
+    """Return `text` for a terminal: what could steer it becomes "?", or an escape of JSON."""
+    return _STEERS.sub(lambda one: f"\\u{ord(one[0]):04x}" if as_json else "?", text)
+
+
 def without_secrets(text: str) -> str:
     """Return `text` with "<token>" for what looks like a token or is in the environment.
 
-    Secrets in the environment are the values of variables such as HF_TOKEN and OPENAI_API_KEY.
+    Secrets in the environment are the values of variables such as HF_TOKEN and OPENAI_API_KEY. In
+    addresses, the user part, values of such names and random parts of the path are secret, too.
+    A word with a percent-encoded secret is shown decoded.
     """
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST_SECRET and value in text and _SECRET_NAMES.fullmatch(name):
             text = text.replace(value, "<token>")
-    return _SECRETS.sub("<token>", text)
+    text = _ADDRESS.sub(_masked_address, _SECRETS.sub("<token>", text))
+    return _ENCODED.sub(_masked_encoded, text) if "%" in text else text
+
+
+def _masked_address(found: "re.Match[str]") -> str:
+    return _PATH_KEY.sub("<token>", _QUERY.sub(r"\1<token>", found[0]))
+
+
+def _masked_encoded(found: "re.Match[str]") -> str:
+    decoded = unquote(found[0])
+    while (further := unquote(decoded)) != decoded:
+        decoded = further
+    masked = without_secrets(decoded.replace("%", "\0")).replace("\0", "%")
+    return found[0] if masked == decoded else masked
+
+
+def nearest(name: str, known: Iterable[str], command: str = "") -> str:
+    """Return "; did you mean NAME? COMMAND lists them", as far as there is such a thing."""
+    by_lower = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name[:80].lower(), by_lower, n=2, cutoff=0.6)
+    near = " or ".join(repr(by_lower[one]) for one in close)
+    parts = [f"did you mean {near}?" if near else "", f"`{command}` lists them" if command else ""]
+    return "".join(f"; {part}" for part in parts if part)
 
 
 def described(error: BaseException, most: int = 300) -> str:

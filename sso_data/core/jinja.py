@@ -11,6 +11,8 @@ from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sso_data.core.errors import ConfigError, one_line
+from sso_data.core.limits import TooMuchError, limited
+from sso_data.core.markdown import code, inline
 from sso_data.core.paths import templates_dir
 from sso_data.core.records import Message
 
@@ -27,6 +29,7 @@ _RENDER_ERRORS = (
     LookupError,
     OSError,
     RecursionError,
+    TooMuchError,
     TypeError,
     ValueError,
 )
@@ -39,12 +42,14 @@ _ROLES = ("system", "user", "assistant")
 
 @cache
 def _environment(*directories: Path) -> ImmutableSandboxedEnvironment:
-    return ImmutableSandboxedEnvironment(
+    made = ImmutableSandboxedEnvironment(
         loader=FileSystemLoader(directories),
         undefined=StrictUndefined,
         autoescape=False,
         keep_trailing_newline=False,
     )
+    made.filters |= {"code": code, "inline": inline}
+    return made
 
 
 def render(name: str, /, *, directory: Path | None = None, **variables: object) -> str:
@@ -58,7 +63,8 @@ def render(name: str, /, *, directory: Path | None = None, **variables: object) 
 
 def _render(name: str, directories: tuple[Path, ...], variables: dict[str, object]) -> str:
     try:
-        return _environment(*directories).get_template(name).render(**variables).strip()
+        with limited():
+            return _environment(*directories).get_template(name).render(**variables).strip()
     except _RENDER_ERRORS as error:
         known = ", ".join(sorted(variables)) or "none"
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -134,7 +140,7 @@ class Templates:
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a loop
             raise ConfigError(f"{self.directory}: cannot be read: {one_line(error)}") from error
         if not files:
-            raise ConfigError(f"{self.directory}: not a directory of templates (*.j2)")
+            raise ConfigError(f"{self.directory.absolute()}: not a directory of templates (*.j2)")
         if linked:
             raise ConfigError(f"{linked[0]}: symbolic link to another directory; copy the file")
         if odd:

@@ -50,6 +50,17 @@ def is_local(name: str) -> bool:
     return Path(name).suffix.lower() in _FILE_SUFFIXES or Path(name).exists()
 
 
+def is_meant_as_path(name: str) -> bool:
+    """Return True for a name that is no Hub id by its form, or whose folder exists here."""
+    path = Path(name)
+    if name.startswith((".", "/", "~")) or path.suffix.lower() in _FILE_SUFFIXES:
+        return True
+    try:
+        return len(path.parts) > 1 and path.parent.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def public_name(name: str) -> str:
     """Return a model's or dataset's name for a card: of a local path, the last part."""
     if not is_local(name):

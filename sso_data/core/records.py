@@ -151,7 +151,8 @@ class Row:
 
     `logp` maps (seen, drawn) to total nats; `system` holds the system message of the good and the
     bad view ("": none of its own), `user` what stands at the end of the last user turn there (for
-    the placements `user` and `both`); `seed` and `prompt_hash` are per view.
+    the placements `user` and `both`); `seed` and `prompt_hash` are per view. `rest_not_asked`: the
+    reason that had dropped the row before y0 or some of its cells were asked for ("": complete).
     """
 
     id: str
@@ -169,6 +170,7 @@ class Row:
     template_kwargs: str = "{}"
     metadata: str = "{}"
     user: Mapping[View, str] = field(default_factory=dict)
+    rest_not_asked: str = ""
 
     @property
     def sample(self) -> int:
@@ -188,8 +190,11 @@ class Row:
             **({"sample": self.sample} if self.sample > 1 else {}),
             "prompt": [message.to_json() for message in self.messages],
         }
-        for view, side in SIDE_OF.items():
-            row[side] = [{"role": "assistant", "content": self.responses[view].text}]
+        sides = [
+            (side, self.responses[view]) for view, side in SIDE_OF.items() if view in self.responses
+        ]
+        for side, response in sides:
+            row[side] = [{"role": "assistant", "content": response.text}]
         row |= self.steering.to_json()
         row["system_good"] = self.system["good"]
         row["system_bad"] = self.system["bad"]
@@ -197,8 +202,7 @@ class Row:
         for seen, drawn in ALL_CELLS:
             if (seen, drawn) in self.logp:
                 row[f"logp_{seen}_{drawn}"] = self.logp[seen, drawn]
-        for view, side in SIDE_OF.items():
-            response = self.responses[view]
+        for side, response in sides:
             row[f"{side}_num_tokens"] = response.num_tokens
             row[f"{side}_finish_reason"] = response.finish_reason
             row[f"{side}_token_ids"] = list(response.token_ids)
@@ -209,7 +213,7 @@ class Row:
             row[name] = getattr(self, name)
         row["template_kwargs"] = self.template_kwargs
         row["metadata"] = self.metadata
-        return row
+        return row | ({"rest_not_asked": self.rest_not_asked} if self.rest_not_asked else {})
 
     @classmethod
     def from_json(cls, row: JsonRow) -> "Row":
@@ -219,13 +223,17 @@ class Row:
         row of a later format.
         """
         _refuse_later_format(row)
+        rest = _typed(row, "rest_not_asked", str) if row.get("rest_not_asked") else ""
+        sides = dict(SIDE_OF)
+        if rest and row.get("original_token_ids") is None:
+            del sides["plain"]
         return cls(
             id=_typed(row, "id", str),
             source_id=None if row["source_id"] is None else _typed(row, "source_id", str),
             messages=messages_from_json(row["prompt"]),
             steering=Steering.from_json(row),
             system={"good": _typed(row, "system_good", str), "bad": _typed(row, "system_bad", str)},
-            responses={view: _response(row, side) for view, side in SIDE_OF.items()},
+            responses={view: _response(row, side) for view, side in sides.items()},
             logp={
                 (seen, drawn): _nats(row, f"logp_{seen}_{drawn}")
                 for seen, drawn in ALL_CELLS
@@ -243,6 +251,7 @@ class Row:
                 for view in STEERED_VIEWS
                 if row.get(f"user_{view}") is not None
             },
+            rest_not_asked=rest,
         )
 
 

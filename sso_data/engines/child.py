@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from sso_data.config.run import EngineConfig
 from sso_data.core import errors
 from sso_data.core.errors import EngineDeadError, EngineError, SsoDataError
+from sso_data.core.streams import open_closed
 from sso_data.engines import start_inline, worker
 from sso_data.engines.interface import EngineInfo, Request, Result
 from sso_data.engines.requests import take_keys
@@ -49,6 +50,7 @@ class ChildEngine:
         self._closed = False
         self._stderr: BinaryIO | None = None
         stderr_path = None
+        open_closed()  # before the connection could be opened there, which the child would close
         if not verbose:  # open for reading here; the child unlinks it
             descriptor, stderr_path = tempfile.mkstemp(prefix="sso-data-engine-", suffix=".log")
             os.close(descriptor)

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from sso_data.config.run import EngineConfig
 from sso_data.core.errors import SsoDataError
 from sso_data.core.process_guard import at_parents_death
+from sso_data.core.streams import sound_streams
 from sso_data.engines.environment import prepare_environment
 from sso_data.engines.interface import Engine, Request
 
@@ -46,6 +47,7 @@ def serve(
         with suppress(OSError):
             Path(stderr_file).unlink()  # the parent holds it open
     os.dup2(2, 1)  # stdout to stderr
+    sound_streams()
     prepare_environment(config)
     link = _Link(connection, config.step_timeout)
     try:

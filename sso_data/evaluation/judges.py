@@ -10,12 +10,13 @@ from typing import Any, Protocol
 
 from sso_data.config.evaluation import FORMS, JudgeConfig
 from sso_data.core.errors import ConfigError, SsoDataError
+from sso_data.core.fingerprints import sampled
 from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
 from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Message, Row, View
 from sso_data.models.directory import model_fingerprint, resolve_model
-from sso_data.runs.files import make_dir
+from sso_data.runs.files import make_dir, swap_dir
 from sso_data.runs.jsonl import JsonlStore
 from sso_data.runs.workdir import write_json
 
@@ -229,8 +230,13 @@ def judge_all(
     a comparison that was refused is, by the next call. The judge is opened when there is something
     to ask it. Raises SsoDataError as `open_judge` and `Judge.compare` do.
     """
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    directory = out / JUDGES / f"{identity['kind']}-{digest}"
+    text = json.dumps(identity, sort_keys=True)
+    directory, earlier = (
+        out / JUDGES / f"{identity['kind']}-{hashlib.sha256(one.encode()).hexdigest()[:8]}"
+        for one in (text, sampled(text))
+    )
+    if earlier.is_dir() and not directory.exists():
+        swap_dir(earlier, directory)
     make_dir(directory)
     with closing(JsonlStore(directory / "verdicts.jsonl", "key")) as store:
         name = store.lines[_NAME_KEY]["name"] if _NAME_KEY in store.lines else None

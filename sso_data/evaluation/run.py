@@ -156,16 +156,17 @@ def _plan(model: str, against: str, config: EvalConfig, out: Path, *, overwrite:
     run = run.model_copy(update={"views": run.views.model_copy(update={"date": date})})
     plain = run.engine.model_copy(update={"adapter": None})
     name = Ledger().next_id
+    prompts = [  # malformed rows have ids as well, so that they are counted
+        Prompt(id=name(content_hash(candidate.messages)), messages=candidate.messages)
+        for candidate in read_prompts(config.prompts, run.source)
+    ]
     return _Plan(
         out=out,
         model=prepare(run),
         against=prepare(run.model_copy(update={"model": against, "engine": plain})),
         config=config,
         judge=judge_identity(config.judge),
-        prompts=[  # malformed rows have ids as well, so that they are counted
-            Prompt(id=name(content_hash(candidate.messages)), messages=candidate.messages)
-            for candidate in read_prompts(config.prompts, run.source)
-        ],
+        prompts=prompts,
     )
 
 

@@ -177,7 +177,7 @@ class _Counts:
     def takes(self, row: Row) -> bool:
         """Count a row; returns whether it is exported."""
         self.rows += 1
-        reason = self._format.unfit(row)
+        reason = self._format.unfit(row) if self._drawn in row.responses else "not_asked_for"
         if not reason and self._format.once is not None:
             key = self._format.once(row)
             reason = "repeated_question" if key in self._seen else None

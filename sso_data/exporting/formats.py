@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sso_data.core.errors import ConfigError
+from sso_data.core.errors import ConfigError, nearest
 from sso_data.core.records import JsonRow, Row
 from sso_data.exporting import rows
 from sso_data.exporting.recipes import ExportJob, recipe_text
@@ -204,5 +204,7 @@ FORMATS: Mapping[str, Format] = {
 def format_of(name: str) -> Format:
     """The format called `name`; ConfigError lists them all."""
     if name not in FORMATS:
-        raise ConfigError(f"--to {name}: no such format; there are {', '.join(FORMATS)}")
+        raise ConfigError(
+            f"--to {name}: no such format; there are {', '.join(FORMATS)}{nearest(name, FORMATS)}"
+        )
     return FORMATS[name]

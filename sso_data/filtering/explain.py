@@ -26,7 +26,7 @@ from sso_data.filtering.filters import (
     distance,
     smaller_gap,
 )
-from sso_data.runs.columns import Rows
+from sso_data.runs.columns import Flag, Rows, lacking, representative
 from sso_data.runs.journal import Scores
 
 FEW = 0.2
@@ -105,15 +105,18 @@ class Binding:
 class Explanation:
     """Why so many rows of a run became pairs.
 
-    `shares`, `differences`: [y+, y-][own > plain, plain > opposite, own > opposite], the share of
-    rows and the mean difference in nats/token. `own_only`: rows in which only y+, and only y-, is
-    likelier under its own view than under the opposite one. `features`: the effect by principle,
+    `kept` of `rows` is exact; all else is over `measured` rows, fewer where not everything was
+    asked for of every row (`columns.representative`). `shares`, `differences`: [y+, y-][own >
+    plain, plain > opposite, own > opposite], the share of rows and the mean difference in
+    nats/token. `own_only`: rows in which only y+, and only y-, is likelier under its own view than
+    under the opposite one. `features`: the effect by principle,
     of the rows that have it. `idle`: the principles that show none, in rows enough and where others
     show one; `without_idle`: rows without them, (kept, all).
     """
 
     rows: int
     kept: int
+    measured: int
     effect: Effect
     shares: Sequence[Sequence[float]]
     differences: Sequence[Sequence[float]]
@@ -157,11 +160,17 @@ class Explanation:
         `command` is put before the settings of a step (`sso-data filter RUN`), `prefix` before
         their keys (`generate.` in an iteration).
         """
-        return render("explanation.j2", found=self, command=command, prefix=prefix)
+        return self._rendered("explanation.j2", command, prefix)
 
     def next_step(self, *, command: str = "", prefix: str = "") -> str:
         """Return what to do next as one phrase, with the effect as its reason."""
-        return render("next_step.j2", found=self, command=command, prefix=prefix)
+        return self._rendered("next_step.j2", command, prefix)
+
+    def _rendered(self, template: str, command: str, prefix: str) -> str:
+        """`changed` is the command for other settings: they may need what was not asked for."""
+        is_partial = self.measured < self.rows
+        changed = command.replace("-data filter ", "-data complete ") if is_partial else command
+        return render(template, found=self, command=command, changed=changed, prefix=prefix)
 
     def to_json(self) -> dict[str, Any]:
         """Return its form for `--json`."""
@@ -186,10 +195,20 @@ def explain(
     """Return why `config` keeps what it keeps of `rows`.
 
     `decision`: that of `config`, where it is known; `features`: positions of the rows by principle.
+    Raises NotAskedError as `decide`.
     Where pairs are few and the texts move the model, next steps are tried; their settings are those
     that differ from `own`, the run's own (default: `config`), from which `filter` starts.
     """
     decision = decision or decide(rows, config)
+    total, kept = len(rows), len(decision.kept)
+    if lacking(rows).any():
+        chosen = np.flatnonzero(rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE))
+        features = {
+            name: np.flatnonzero(np.isin(chosen, places))
+            for name, places in (features or {}).items()
+        }
+        rows = rows[chosen]
+        decision = decide(rows, config)
     differences = comparisons(rows)
     scored = np.isfinite(differences).all(axis=(1, 2))
     valid = differences[scored]
@@ -200,11 +219,12 @@ def explain(
     without = np.ones(len(rows), np.bool_)
     for name in idle:
         without[features[name]] = False
-    is_few = len(decision.kept) < FEW * len(rows)
+    is_few = kept < FEW * total
     tried = _steps(rows, config, decision, own or config)
     return Explanation(
-        rows=len(rows),
-        kept=len(decision.kept),
+        rows=total,
+        kept=kept,
+        measured=len(rows),
         effect=effect,
         shares=(valid > 0).mean(axis=0).tolist() if len(valid) else [[math.nan] * 3] * 2,
         differences=valid.mean(axis=0).tolist() if len(valid) else [[math.nan] * 3] * 2,
@@ -242,8 +262,11 @@ def features_of(principles: Iterable[Iterable[str]]) -> Features:
 
 
 def effect_of(rows: Rows) -> Effect:
-    """Return whether the texts of `rows` move the model; rows that lack a log-prob are left out."""
-    gaps = comparisons(rows)[:, :, 2]
+    """Return whether the texts of `rows` move the model; rows that lack a log-prob are left out.
+
+    Where not everything was asked for of every row, it is that of the `representative` ones.
+    """
+    gaps = comparisons(representative(rows))[:, :, 2]
     gaps = gaps[np.isfinite(gaps).all(axis=1)]
     contrast, reverse = int((gaps > 0).all(axis=1).sum()), int((gaps < 0).all(axis=1).sum())
     both = contrast + reverse
@@ -302,10 +325,10 @@ def _steps(
                 fewer = {name: value for name, value in settings.items() if name != key}
                 if len(decide(rows, _with(config, fewer)).kept) >= best:
                     settings = fewer
-            yield Step(settings=tuple(_written(_with(config, settings), own)), kept=best)
+            yield Step(settings=tuple(written(_with(config, settings), own)), kept=best)
 
 
-def _written(config: FilterConfig, own: FilterConfig) -> Iterator[str]:
+def written(config: FilterConfig, own: FilterConfig) -> Iterator[str]:
     """Yield what `config` changes in `own` as texts of `--set`."""
     before, (_, idle) = own.model_dump(), config.idle()
     for key, value in config.model_dump().items():

@@ -1,33 +1,40 @@
 """The filter: keep a row, or drop it for the first reason that applies.
 
 A check looks only at the rows that passed the checks before it; its limits are taken from those.
+Rows may lack what was not asked for (`scoring.when=needed`). A check drops such a row only if it
+drops it whatever the rest would be, so that whole rows and others are judged by the same code.
 Means are nats/token; `m.<seen>.<drawn>` is `logp.<seen>.<drawn>.mean`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import takewhile
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sso_data.config.run import FilterConfig, quantile_of
+from sso_data.core.errors import RunError
 from sso_data.core.records import NEEDED_CELLS, Row, View
 from sso_data.filtering.ranking import Ranking, best, margin, ranking_of
 from sso_data.runs.columns import (
     FINISH_REASONS,
     SCORES,
+    UNKNOWN,
     Flag,
     Rows,
     closeness,
     encode,
     gap,
+    lacking,
     leak_fingerprint,
     mean_logp,
     num_tokens,
     prompt_keys,
+    representative,
 )
 
 REASONS = (
@@ -77,8 +84,10 @@ class Check:
 class Stage:
     """Result of one check, and means over the rows left after it (None if there are none).
 
-    `logp_plain_*`: nats/token under the plain view (`pair`: of chosen and rejected together);
-    `gap_good` = m.good.good - m.bad.good and `gap_bad` = m.bad.bad - m.good.bad, nats/token.
+    `not_asked`: the dropped rows that lack what was not asked for; while such rows are left, means
+    are over the `representative` ones. `logp_plain_*`: nats/token under the plain view (`pair`: of
+    chosen and rejected together); `gap_good` = m.good.good - m.bad.good and `gap_bad` = m.bad.bad -
+    m.good.bad, nats/token.
     """
 
     reason: str
@@ -92,6 +101,12 @@ class Stage:
     mean_tokens_original: float | None
     mean_gap_good: float | None
     mean_gap_bad: float | None
+    not_asked: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its form in filter.json."""
+        found = asdict(self)
+        return found if self.not_asked else {k: v for k, v in found.items() if k != "not_asked"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +140,11 @@ class Decision:
         """Rows dropped by reason, in the order of the checks; 0 for a check that dropped none."""
         return {stage.reason: stage.dropped for stage in self.funnel[1:]}
 
+    @property
+    def not_asked(self) -> int:
+        """Dropped rows of which not everything was asked for."""
+        return sum(stage.not_asked for stage in self.funnel)
+
     def reason(self, position: int) -> str | None:
         """Return the reason why the row at `position` was dropped, or None."""
         code = int(self.reason_code[position])
@@ -150,31 +170,49 @@ class Decision:
                 "requested": requested,
                 "resolved": dict(self.thresholds),
             },
-            "funnel": [asdict(stage) for stage in self.funnel],
+            "funnel": [stage.to_json() for stage in self.funnel],
             **({"ranking": self.ranking.to_json()} if self.ranking else {}),
             "config": config.model_dump(mode="json"),
             "leakage_fingerprint": leak_fingerprint(),
         }
 
 
+class NotAskedError(RunError):
+    """Rows, at `positions`, that cannot be decided with what was asked for."""
+
+    def __init__(self, positions: NDArray[np.intp], of: int) -> None:
+        super().__init__(
+            f"{len(positions)} of {of} rows need scores that were not asked for "
+            "(scoring.when=needed); `sso-data complete RUN` makes them"
+        )
+        self.positions = positions
+
+
 def decide(rows: Rows, config: FilterConfig) -> Decision:
-    """Return the decision about all rows; relative limits are taken once, from the rows left."""
+    """Return the decision about all rows; relative limits are taken once, from the rows left.
+
+    Raises NotAskedError where rows cannot be decided, or an undecided one would count for a limit.
+    """
     codes = np.zeros(len(rows), np.uint8)
     left: NDArray[np.intp] = np.arange(len(rows))
     resolved: dict[str, float | None] = {}
     funnel = [_stage("rows", 0, rows)]
     ranking = None
     for check in checks(config):
+        if not check.row_local:
+            _refuse_lacking(rows, left, len(codes))
         if check.reason == "low_margin":
             ranking = ranking_of(rows, config.keep_best)
         limits = check.limits(rows, config)
         fails = check.fails(rows, limits)
         dropped = int(np.count_nonzero(fails))
         codes[left[fails]] = REASONS.index(check.reason)
+        not_asked = int(np.count_nonzero(lacking(rows[fails])))
         if dropped:
             left, rows = left[~fails], rows[~fails]
-        funnel.append(_stage(check.reason, dropped, rows))
+        funnel.append(_stage(check.reason, dropped, rows, not_asked))
         resolved |= {k: v if math.isfinite(v) else None for k, v in limits.items()}
+    _refuse_lacking(rows, left, len(codes))
     return Decision(
         reason_code=codes,
         reasons=REASONS,
@@ -190,12 +228,30 @@ def decide_row(row: Row | np.void | bytes, config: FilterConfig) -> str | None:
     With the closeness preset and absolute thresholds this is the whole filter; means and quantiles
     over other rows are left out.
     """
+    return _first_failed((check for check in checks(config) if check.row_local), row, config)
+
+
+def decided_early(row: Row, config: FilterConfig) -> str | None:
+    """Return why a row is dropped, whatever is still to be asked about it; None if that is open.
+
+    Checks after one that looks at other rows do not count here: that one would see the row.
+    """
+    own = takewhile(lambda check: check.row_local, checks(config))
+    return _first_failed(own, row, config)
+
+
+def _first_failed(
+    some: Iterable[Check], row: Row | np.void | bytes, config: FilterConfig
+) -> str | None:
     data = encode(row, b"", 0) if isinstance(row, Row) else row
     rows: Rows = np.frombuffer(data, SCORES)
-    for check in checks(config):
-        if check.row_local and check.fails(rows, check.limits(rows, config))[0]:
-            return check.reason
-    return None
+    failed = (one.reason for one in some if one.fails(rows, one.limits(rows, config))[0])
+    return next(failed, None)
+
+
+def _refuse_lacking(rows: Rows, left: NDArray[np.intp], of: int) -> None:
+    if (open_ := lacking(rows)).any():
+        raise NotAskedError(left[open_], of)
 
 
 def checks(config: FilterConfig) -> tuple[Check, ...]:
@@ -272,20 +328,26 @@ def _flagged(*flags: Flag) -> Callable[[Rows, Limits], Mask]:
 def _empty(rows: Rows, _limits: Limits) -> Mask:
     """Mark rows with a response that is white space only, or has no tokens."""
     blank = _flagged(Flag.BLANK_PLAIN, Flag.BLANK_GOOD, Flag.BLANK_BAD)(rows, {})
-    return blank | _any_view(rows["num_tokens"] == 0)
+    return blank | _any_view(_known(rows) & (rows["num_tokens"] == 0))
 
 
 def _truncated(rows: Rows, _limits: Limits) -> Mask:
     """Mark rows with a cut-off response; the original is used in the loss, too."""
-    return _any_view(rows["finish"] != _STOP)
+    return _any_view(_known(rows) & (rows["finish"] != _STOP))
 
 
 def _too_short(rows: Rows, limits: Limits) -> Mask:
-    return _any_view(rows["num_tokens"] < limits["min_tokens"])
+    return _any_view(_known(rows) & (rows["num_tokens"] < limits["min_tokens"]))
 
 
 def _too_long(rows: Rows, limits: Limits) -> Mask:
     return _any_view(rows["num_tokens"] > limits["max_tokens"])
+
+
+def _known(rows: Rows) -> Mask:
+    """Mark the responses [row, view] that were asked for."""
+    known: Mask = np.not_equal(rows["finish"], UNKNOWN)
+    return known
 
 
 def _any_view(fails: Mask) -> Mask:
@@ -295,22 +357,27 @@ def _any_view(fails: Mask) -> Mask:
 
 def _incomplete(rows: Rows, _limits: Limits) -> Mask:
     """Mark rows in which a mean log-prob for the filter or the loss is missing or not finite."""
-    fails = np.zeros(len(rows), np.bool_)
+    fails: Mask = np.zeros(len(rows), np.bool_)
     for seen, drawn in NEEDED_CELLS:
         fails |= ~np.isfinite(mean_logp(rows, seen, drawn))
+    fails &= ~lacking(rows)
     return fails
 
 
 def _not_chained(rows: Rows, _limits: Limits) -> Mask:
     """Mark rows without m.good.good > m.plain.good > m.bad.good, or the same for bad and good."""
-    holds = comparisons(rows)[:, :, :2] > 0
-    return ~(holds[:, 0, 0] & holds[:, 0, 1] & holds[:, 1, 0] & holds[:, 1, 1])
+    return _any_not_over_zero(comparisons(rows))  # its ends are the gap, known before its middle
 
 
 def _not_contrasted(rows: Rows, _limits: Limits) -> Mask:
     """Mark rows without m.good.good > m.bad.good, or without m.bad.bad > m.good.bad."""
-    holds = comparisons(rows)[:, :, 2] > 0
-    return ~(holds[:, 0] & holds[:, 1])
+    return _any_not_over_zero(comparisons(rows)[:, :, 2:])
+
+
+def _any_not_over_zero(differences: Floats) -> Mask:
+    """Mark rows [row, response, comparison] with a difference that is known and not over 0."""
+    fails: Mask = np.any(np.less_equal(differences, 0), axis=(1, 2))
+    return fails
 
 
 def comparisons(rows: Rows) -> Floats:
@@ -370,8 +437,8 @@ def gaps(rows: Rows) -> tuple[Floats, Floats]:
 
 
 def smaller_gap(rows: Rows) -> Floats:
-    """Return the smaller of the two gaps: both must reach the threshold."""
-    smaller: Floats = np.minimum(*gaps(rows))
+    """Return the smaller gap of those that are known: both must reach the threshold."""
+    smaller: Floats = np.fmin(*gaps(rows))
     return smaller
 
 
@@ -385,8 +452,11 @@ def _not_best(rows: Rows, _limits: Limits) -> Mask:
 
 
 def distance(rows: Rows, offset: float = 0.0) -> Floats:
-    """Return the larger of the `distances` of chosen and rejected [row], nats/token."""
-    farther: Floats = np.maximum(*distances(rows, offset))
+    """Return the larger of the `distances` of chosen and rejected [row], nats/token.
+
+    Where one is not known, the other; NaN where neither is.
+    """
+    farther: Floats = np.fmax(*distances(rows, offset))
     return farther
 
 
@@ -423,7 +493,8 @@ def _mean(values: NDArray[Any]) -> float:
     return float(np.mean(finite, dtype=np.float64)) if len(finite) else math.nan
 
 
-def _stage(reason: str, dropped: int, rows: Rows) -> Stage:
+def _stage(reason: str, dropped: int, rows: Rows, not_asked: int = 0) -> Stage:
+    left, rows = len(rows), representative(rows)
     chosen, rejected = mean_logp(rows, "plain", "good"), mean_logp(rows, "plain", "bad")
     gap_good, gap_bad = gaps(rows)
     means: dict[str, NDArray[Any]] = {
@@ -438,7 +509,7 @@ def _stage(reason: str, dropped: int, rows: Rows) -> Stage:
     }
     numbers = {name: _mean(values) for name, values in means.items()}
     shown = {name: v if math.isfinite(v) else None for name, v in numbers.items()}
-    return Stage(reason=reason, dropped=dropped, left=len(rows), **shown)
+    return Stage(reason=reason, dropped=dropped, left=left, not_asked=not_asked, **shown)
 
 
 EMPTY = Check(reason="empty", fails=_empty)

@@ -9,8 +9,9 @@ from sso_data.config.migration import earlier_values
 from sso_data.config.run import FilterConfig, RunConfig, load_config
 from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.filtering.explain import Explanation, explain_run
-from sso_data.filtering.filters import Decision, decide
+from sso_data.filtering.explain import Explanation, explain_run, written
+from sso_data.filtering.filters import Decision, NotAskedError, decide
+from sso_data.runs.columns import lacking
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.pairs import read_decided, write_pairs
 from sso_data.runs.run import Account, expected_rows, require_run, run_account
@@ -81,6 +82,12 @@ def last_decision(run: Path) -> LastDecision | None:
     return LastDecision(config=config, by_filter=decided.get("decided_by") == _BY_FILTER)
 
 
+def standing_filter(run: Path, config: FilterConfig, *, asked: bool) -> FilterConfig:
+    """Return the filter that will decide: `config` if the user asked for it, or `filter`'s last."""
+    last = last_decision(run)
+    return last.config if last and last.by_filter and not asked else config
+
+
 def in_words(config: FilterConfig) -> str:
     """Return a filter configuration as a phrase: the preset, and values other than defaults."""
     defaults = FilterConfig().model_dump(mode="json")
@@ -100,7 +107,7 @@ def refilter(
     """
     progress = progress or NullProgress()
     progress.phase("filtering")
-    return _decided(run, config, progress, dry_run=dry_run, by_filter=True)
+    return _decided(run, config, progress, dry_run=dry_run, by_filter=True, whole=not dry_run)
 
 
 def filter_again(
@@ -140,7 +147,12 @@ def _decided(
     *,
     by_filter: bool,
     dry_run: bool = False,
+    whole: bool = False,
 ) -> Refiltered:
+    """Decide; with `whole` every line of the journal is compared with its checksum before.
+
+    A call that has opened the run to write rows has compared them already.
+    """
     manifest = require_run(run)
     with ExitStack() as stack:
         is_locked = False
@@ -148,8 +160,8 @@ def _decided(
             if not dry_run:
                 stack.enter_context(locked(run, "rows"))
                 is_locked = True
-        scores = load_scores(run, dry=not is_locked)
-    decision = decide(scores.rows, config.filter)
+        scores = load_scores(run, dry=not is_locked, whole=whole)
+    decision = decide_run(run, scores, config.filter)
     if not dry_run:
         mark = {"decided_by": _BY_FILTER} if by_filter else {}
         with locked(run, "pairs"):
@@ -168,6 +180,25 @@ def _decided(
         expected=expected_rows(manifest, account),
         explanation=explain_run(scores, config.filter, decision, _own_filter(manifest)),
     )
+
+
+def decide_run(run: Path, scores: Scores, config: FilterConfig) -> Decision:
+    """Return the decision about the rows of a run.
+
+    Raises RunError, which tells how to go on, where they need what was not asked for.
+    """
+    try:
+        return decide(scores.rows, config)
+    except NotAskedError as error:
+        standing = standing_config(run, None, model=None).filter
+        changed = "".join(f" --set {one}" for one in written(config, standing))
+        rest = f"; without --set, all {int(lacking(scores.rows).sum())} that lack any" * bool(
+            changed
+        )
+        raise RunError(
+            f"{run}: {len(error.positions)} of {len(scores)} rows need scores that were not asked "
+            f"for (scoring.when=needed); `sso-data complete {run}{changed}` makes them{rest}"
+        ) from error
 
 
 def doubt_about(source: str, scores: Scores | None = None) -> str | None:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from sso_data.config.run import FilterConfig, load_config
 from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.records import Row
-from sso_data.filtering.filters import REASONS, Decision, decide, smaller_gap
+from sso_data.filtering.filters import REASONS, Decision, smaller_gap
 from sso_data.filtering.measures import Outcome, outcomes_of
 from sso_data.filtering.ranking import margin
-from sso_data.filtering.refilter import last_decision
+from sso_data.filtering.refilter import decide_run, last_decision
 from sso_data.runs.columns import Rows, num_tokens
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.run import read_failures, require_run
@@ -64,8 +64,8 @@ def select(
     """Return rows of a run: those of `ids`, or the first `number` that match, in `sort`'s order.
 
     The decision is that which stands. `ids` may be starts of ids, or the user's own. Raises
-    RunError where the run cannot be read or is empty, ConfigError for an unknown reason or sort,
-    InputError for an id that no row has.
+    RunError where the run is empty or cannot be read or decided, ConfigError for an unknown reason
+    or sort, InputError for an id that no row has.
     """
     manifest = require_run(run)
     if reason is not None and reason not in REASONS:
@@ -77,7 +77,7 @@ def select(
         raise RunError(f"{run}: holds no rows yet")
     last = last_decision(run)
     config = last.config if last else load_config(None, base=manifest["config"]).filter
-    decision = decide(scores.rows, config)
+    decision = decide_run(run, scores, config)
     places: NDArray[np.intp] = np.arange(len(scores))
     if ids:
         places = np.array(_places_of(run, scores, ids), np.intp)

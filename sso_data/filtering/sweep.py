@@ -9,7 +9,7 @@ import numpy as np
 
 from sso_data.config.run import FilterConfig
 from sso_data.filtering.filters import SLACK, STEERED, decide, distance, smaller_gap
-from sso_data.runs.columns import Rows
+from sso_data.runs.columns import Rows, representative
 from sso_data.runs.journal import load_scores
 
 _CLOSENESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5)
@@ -20,8 +20,10 @@ _GAP = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 class Sweep:
     """Rows kept, `kept[test][closeness][gap]`; closeness None is any. Thresholds in nats/token.
 
-    `sound`: the rows whose texts and scores pass; `steered`: those of them that pass the test, and
-    reach the thresholds. All is counted before the rankings, `per_prompt` and `keep_best`.
+    `rows`: the rows counted; where not everything was asked for of each of them, they are those of
+    the run that are complete by design. `sound`: the rows whose texts and scores pass; `steered`:
+    those of them that pass the test, and reach the thresholds. All is counted before the rankings,
+    `per_prompt` and `keep_best`.
     """
 
     rows: int
@@ -43,6 +45,7 @@ def sweep_run(run: Path, config: FilterConfig) -> Sweep:
 
 def sweep(rows: Rows, config: FilterConfig) -> Sweep:
     """Return the rows kept on a grid around the thresholds of `config`, which is in the grid."""
+    rows = representative(rows)
     unranked = {"preset": "none", "keep_best": 1.0, "per_prompt": "all"}
     texts = config.model_copy(update=unranked)
     sound = rows[decide(rows, texts).kept]

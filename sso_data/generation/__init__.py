@@ -1,1 +1,1 @@
-"""`generate`, `preview`, `retry`, `merge`: prompts to rows."""
+"""`generate`, `preview`, `retry`, `complete`, `merge`: prompts to rows."""

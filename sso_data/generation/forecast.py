@@ -9,10 +9,11 @@ from sso_data.config.run import FilterConfig
 from sso_data.core.progress import duration, size
 from sso_data.core.statistics import Estimate, mean_of, wilson
 from sso_data.filtering.filters import decide
-from sso_data.runs.columns import FINISH_REASONS, SCORES, Rows
+from sso_data.runs.columns import FINISH_REASONS, SCORES, UNKNOWN, Rows
 
 FEWEST = 30
 """Fewer rows than this foretell nothing."""
+LESS_LATER = "scoring.when=needed asks less of later rows"
 
 _PAIR_BYTES = 1.8
 """Bytes of a pair in JSONL and Parquet together, as a multiple of its journal line (the demo's)."""
@@ -102,5 +103,5 @@ def forecast(
         tokens=tokens.times(total),
         disk_bytes=total * (line * (1 + _PAIR_BYTES * share) + SCORES.itemsize),
         kept=kept,
-        truncated=float((rows["finish"] != stop).any(axis=1).mean()),
+        truncated=float((~np.isin(rows["finish"], (stop, UNKNOWN))).any(axis=1).mean()),
     )

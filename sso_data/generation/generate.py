@@ -4,7 +4,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,18 +12,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from sso_data.config.migration import defaults_of, with_defaults
-from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, FilterConfig, RunConfig
+from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, RunConfig
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.core.records import VIEWS, Prompt, content_hash, messages_from_json
+from sso_data.core.records import VIEWS, Prompt, Row, content_hash, messages_from_json
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import Engine, EngineInfo
 from sso_data.filtering.explain import Explanation, explain
 from sso_data.filtering.filters import Decision, decide_row
-from sso_data.filtering.refilter import filter_again
-from sso_data.generation.forecast import FEWEST, forecast
+from sso_data.filtering.refilter import filter_again, standing_filter
+from sso_data.generation.forecast import FEWEST, LESS_LATER, forecast
 from sso_data.generation.logprob_check import LogprobCheck
 from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
 from sso_data.models.directory import (
@@ -34,12 +34,13 @@ from sso_data.models.directory import (
     tokenizer_fingerprint,
 )
 from sso_data.prompts import BadRow, Candidate, read_prompts
-from sso_data.runs.columns import SCORES, row_key
+from sso_data.runs.columns import SCORES, is_always_complete, row_key
+from sso_data.runs.journal import FIRST_ROWS, first_rows
 from sso_data.runs.jsonl import ScratchLines
 from sso_data.runs.ledger import DONE, FAILED, Ledger
 from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run
 from sso_data.runs.steering import SteeringStore
-from sso_data.runs.workdir import stored_defaults
+from sso_data.runs.workdir import refuse_other_content, stored_defaults
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
 from sso_data.steering.passes import Guide, prompts_of
@@ -102,27 +103,35 @@ class Summary:
     steering: SteeringCounts | None = None
 
 
-def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
+def rules_of(config: RunConfig) -> Rules:
+    """Return the steering of a configuration; what is checked here needs no model.
+
+    Raises ConfigError or InputError, also where no model is given.
+    """
+    if not config.model:
+        raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
+    catalogue = load_catalogue(config.principles)
+    check_features(config.steering, catalogue)
+    templates = Templates(directory=config.templates)
+    templates.check()
+    return Rules(config=config.steering, catalogue=catalogue, seed=config.seed, templates=templates)
+
+
+def prepare(
+    config: RunConfig, *, date: str | None = None, progress: Progress | None = None
+) -> Setup:
     """Resolve the model, its tokenizer and template, and the catalogue.
 
     `date` is the day on which a continued run was started; templates keep showing it. Raises
     ConfigError, ModelError or InputError (both InputError and ConfigError for principles).
     """
-    if not config.model:
-        raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
+    rules = rules_of(config)
     engine_name = resolve_name(config.engine)
     trusted = config.engine.trust_remote_code
     model_dir = resolve_model(config.model, config.engine.revision, trust_remote_code=trusted)
     tokenizer = load_tokenizer(model_dir, trust_remote_code=trusted)
     template = ChatTemplate(tokenizer, config.views, today=date or today())
-    catalogue = load_catalogue(config.principles)
-    check_features(config.steering, catalogue)
-    templates = Templates(directory=config.templates)
-    templates.check()
-    rules = Rules(
-        config=config.steering, catalogue=catalogue, seed=config.seed, templates=templates
-    )
-    fingerprint = model_fingerprint(model_dir)
+    fingerprint = model_fingerprint(model_dir, progress)
     if config.engine.adapter is not None:
         fingerprint = f"{fingerprint}+{adapter_fingerprint(config.engine.adapter)}"
     policy = Policy(name=public_name(config.model), fingerprint=fingerprint, template=template)
@@ -132,7 +141,7 @@ def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
         "model": policy.fingerprint,
         "tokenizer": tokenizer_fingerprint(model_dir),
         "chat_template": template.fingerprint,
-        "principles": catalogue.fingerprint,
+        "principles": rules.catalogue.fingerprint,
         "views.date": config.views.date or date or today(),
         "views.control_tokens": config.views.control_tokens,
         **identity_of(rules),
@@ -163,25 +172,32 @@ def generate(
     """
     started = time.monotonic()
     progress = progress or NullProgress()
-    progress.phase("checking the model and its chat template")
+    progress.phase("checking the prompts")
     asked = "filter" in config.model_fields_set
+    if not overwrite:
+        refuse_other_content(out, RUN)
     manifest = None if overwrite else read_run(out)
     if manifest:
         config = with_defaults(config, stored_defaults(out, RUN))
-    setup = prepare(config, date=manifest["date"] if manifest else None)
-    progress.phase("checking the prompts")
+    rules = rules_of(config)
     samples = config.sampling.samples
     name = Ledger().next_ids
     with ExitStack() as stack:
-        scratch = stack.enter_context(closing(ScratchLines())) if setup.rules.asks_a_model else None
+        scratch = stack.enter_context(closing(ScratchLines())) if rules.asks_a_model else None
         rows = _kept(read_prompts(source, config.source), scratch)
         ids = (one for row in rows for one in name(content_hash(row.messages), samples))
         keys = array("Q", map(row_key, ids))
         total = len(keys)
         progress.note(f"{total // samples} prompts" + (f" x {samples} samples" * (samples > 1)))
+        progress.phase("checking the model and its chat template")
+        date = manifest["date"] if manifest else None
+        setup = prepare(config, date=date, progress=progress)
         opened = open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite)
         run = stack.enter_context(opened)
         _note_given(run, source, config, keys)
+        decides = config.model_copy(
+            update={"filter": standing_filter(out, config.filter, asked=asked)}
+        )
         del keys  # the run's ledger knows them from here on
 
         def prompts_left() -> Iterator[Prompt]:
@@ -194,7 +210,15 @@ def generate(
 
         with run_guide(setup, run, prompts_left, total) as guide:
             prompts = read_prompts(source, config.source)
-            counts = make_rows(prompts, setup, run, run, progress, guide=guide, total=total)
+            counts = make_rows(
+                prompts,
+                replace(setup, config=decides),
+                run,
+                run,
+                progress,
+                guide=guide,
+                total=total,
+            )
         account = run.account(samples)
         account.check()
     progress.phase("filtering")
@@ -227,7 +251,8 @@ def _note_given(run: Run, source: str, config: RunConfig, keys: "array[int]") ->
     """Write to run.json the source of this call, and how many samples the finished run will have.
 
     These are those of the source's prompts, by their `keys`, and those done earlier that are not
-    among them.
+    among them. The first ones are to be complete with `scoring.when=needed`, too, unless they are
+    rows already: the log-prob check is among them.
     """
     given = Given(
         source=source, settings=config.source.model_dump(mode="json", exclude_defaults=True)
@@ -239,6 +264,11 @@ def _note_given(run: Run, source: str, config: RunConfig, keys: "array[int]") ->
     run.set(sources=list(dict.fromkeys([*(run.get("sources") or []), source])))
     after = [one.to_json() for one in before]
     run.set(given=after if given in before else [*after, given.to_json()])
+    if config.scoring.when == "needed":
+        first = keys[: max(_FIRST_ROWS, config.scoring.verify_rows)]
+        known = run.get(FIRST_ROWS) or []
+        added = (f"{key:016x}" for key in first if not ledger.has(key, DONE))
+        run.set(**{FIRST_ROWS: list(dict.fromkeys([*known, *added]))})
 
 
 @contextmanager
@@ -282,7 +312,7 @@ def lazy_engine(
 
 
 def make_rows(
-    candidates: Iterable[Candidate | BadRow],
+    candidates: Iterable[Candidate | BadRow] | None,
     setup: Setup,
     sink: Sink,
     metadata: RunMetadata,
@@ -290,14 +320,18 @@ def make_rows(
     *,
     guide: Guide | None = None,
     total: int | None = None,
+    lacking: Iterable[Row] = (),
 ) -> RowCounts:
     """Steer the prompts and run the pipeline over them; results for later go to `metadata`.
 
-    `guide` holds the prompts that models are asked about, if any are. `total` is the number of
-    candidates, for the display. Raises EngineError when the engine is lost for good, RunError when
-    a row cannot be written or the engine is not the one that made the earlier rows.
+    Without `candidates` it makes the rest of the rows that are `lacking` some. `guide` holds the
+    prompts that models are asked about, if any are. `total` is the number of candidates, for the
+    display. Raises EngineError when the engine is lost for good, RunError when a row cannot be
+    written or the engine is not the one that made the earlier rows.
     """
-    kept = _FirstRows(setup.config.filter, progress)
+    is_complete = partial(is_always_complete, first=frozenset(first_rows(metadata.get(FIRST_ROWS))))
+    counted = is_complete if setup.config.scoring.when == "needed" else lambda key: True
+    kept = _FirstRows(setup.config, progress, counted)
     started = time.monotonic()
 
     def note_engine(info: EngineInfo) -> None:
@@ -313,9 +347,12 @@ def make_rows(
                 )
         metadata.set(engine=asdict(info), resume=_resume_promise(info, setup.config.engine))
 
-    check = LogprobCheck(setup.config.scoring, metadata.get("logprob_check"))
+    check = LogprobCheck(setup.config.scoring, _earlier_check(metadata, candidates is None))
     with lazy_engine(setup, progress, note_engine) as engine:
-        steer = steered(setup.rules, setup.config, setup.policy, engine, guide, progress)
+        if candidates is None:
+            steer = lambda prompt: setup.rules.by_rule(prompt.id)  # noqa: E731 - rows have theirs
+        else:
+            steer = steered(setup.rules, setup.config, setup.policy, engine, guide, progress)
         if guide:
             metadata.set(steering=guide.counts.to_json())
             progress.phase("making rows")
@@ -328,27 +365,44 @@ def make_rows(
             check=check,
             on_check=lambda result: metadata.set(logprob_check=result.to_json()),
             on_record=kept.add,
+            is_complete=is_complete,
         )
-        for counts in pipeline.run(candidates):
+        todo = pipeline.complete(lacking) if candidates is None else pipeline.run(candidates)
+        foretells = candidates is not None and total is not None
+        for counts in todo:
             counts.seconds = time.monotonic() - started
             whole = None if total is None else total * len(VIEWS)
             done = counts.done * len(VIEWS) + counts.responses
             progress.count(done, whole, "responses", _state(counts, kept.count))
-            if total is not None and counts.forecast is None and pipeline.complete >= FEWEST:
-                kept.foretell(pipeline, total)
-        return counts
+            if foretells and counts.forecast is None and pipeline.finished >= FEWEST:
+                kept.foretell(pipeline, total or 0)
+        return pipeline.counts
+
+
+def _earlier_check(metadata: RunMetadata, of_parts: bool) -> Mapping[str, Any] | None:
+    """Return the result of the log-prob check that a run has stored, or was merged with."""
+    own, parts = metadata.get("logprob_check"), metadata.get("logprob_checks") or ()
+    checks: list[Mapping[str, Any]] = [one for one in (parts if of_parts else ()) if one]
+    return own or min(checks, key=lambda check: bool(check["agreed"]), default=None)
 
 
 class _FirstRows:
     """Counts the rows that the filter keeps, and says what the first ones foretell.
 
-    It warns once if the filter keeps hardly any of them. What depends on other rows (a quantile,
-    say) is left out of the count.
+    It warns once if the filter keeps hardly any of the first ones whose key is `counted`. What
+    depends on other rows (a quantile, say) is left out of the count.
     """
 
-    def __init__(self, config: FilterConfig, progress: Progress) -> None:
-        self._config, self._progress = config, progress
+    def __init__(
+        self,
+        config: RunConfig,
+        progress: Progress,
+        counted: Callable[[int], bool] = lambda key: True,
+    ) -> None:
+        self._config, self._progress, self._counted = config.filter, progress, counted
+        self._less_later = f"; upper estimates: {LESS_LATER}" * (config.scoring.when == "needed")
         self._first: dict[int, bytes] = {}
+        self._warned_by: list[bytes] = []
         self.count = 0
 
     def add(self, record: bytes, number: int) -> None:
@@ -356,15 +410,18 @@ class _FirstRows:
         self.count += decide_row(record, self._config) is None
         if len(self._first) < _MOST_FIRST:
             self._first[number] = record
-            if len(self._first) == _FIRST_ROWS:
+        is_counted = self._counted(int(np.frombuffer(record, SCORES)["key"][0]))
+        if is_counted and len(self._warned_by) < _FIRST_ROWS:
+            self._warned_by.append(record)
+            if len(self._warned_by) == _FIRST_ROWS:
                 self._warn_if_few()
 
     def foretell(self, pipeline: Pipeline, total: int) -> None:
         """Estimate the run as soon as a whole cohort of rows is done, if it goes on for a while."""
         counts = pipeline.counts
-        if pipeline.complete < min(pipeline.cohort, _MOST_FIRST):
+        if pipeline.finished < min(pipeline.cohort, _MOST_FIRST):
             return
-        whole = [one for number, one in self._first.items() if number < pipeline.complete]
+        whole = [one for number, one in self._first.items() if number < pipeline.finished]
         work = counts.rows + counts.failed + counts.responses / len(VIEWS)
         found = forecast(
             b"".join(whole),
@@ -375,10 +432,10 @@ class _FirstRows:
         )
         if found and found.seconds.value - counts.seconds > _WORTH_SECONDS:
             counts.forecast = found
-            self._progress.note(str(found))
+            self._progress.note(f"{found}{self._less_later}")
 
     def _warn_if_few(self) -> None:
-        found = explain(np.frombuffer(b"".join(self._first.values()), SCORES), self._config)
+        found = explain(np.frombuffer(b"".join(self._warned_by), SCORES), self._config)
         if found.kept < _FEW_OF_FIRST * found.rows:
             self._progress.warn(f"of the first {found.rows} rows\n{found.text()}")
 

@@ -43,7 +43,7 @@ class LogprobCheck:
         responses: Mapping[View, Response],
     ) -> None:
         """Compare one row's on-view cells: total nats from sampling and from scoring."""
-        for cell in ON_VIEW:
+        for cell in (one for one in ON_VIEW if one in scored):
             difference = abs(sampled[cell] - scored[cell]) / responses[cell[1]].num_tokens
             self._worst = max(self._worst, difference)
         self.rows += 1

@@ -16,7 +16,7 @@ from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Row
 from sso_data.filtering.refilter import Refiltered, filter_again, in_words, last_decision
 from sso_data.runs.columns import row_key
-from sso_data.runs.journal import Scores, load_scores
+from sso_data.runs.journal import FIRST_ROWS, Scores, load_scores
 from sso_data.runs.ledger import DONE
 from sso_data.runs.run import (
     Run,
@@ -149,8 +149,9 @@ def _refuse_mixture(parts: Sequence[_Part]) -> None:
     """Raise RunError if the rows of two runs are not comparable."""
     first = parts[0]
     for part in parts[1:]:
-        found = differences(first.manifest["identity"], part.manifest["identity"])
-        here, there = (one.manifest.get("engine") or {} for one in (part, first))
+        there, here = first.manifest, part.manifest
+        found = differences(there["identity"], here["identity"], there["config"], here["config"])
+        here, there = here.get("engine") or {}, there.get("engine") or {}
         found += [
             f"engine {key} is {there.get(key)} there and {here.get(key)} here"
             for key in ("name", "device", "dtype")
@@ -193,8 +194,10 @@ def _details(parts: Sequence[_Part], config: RunConfig, prompts: int) -> dict[st
     manifests = [part.manifest for part in parts]
     sources = chain.from_iterable(manifest.get("sources") or [] for manifest in manifests)
     origins = [origin_of(part.manifest, part.path.resolve().name) for part in parts]
+    first = dict.fromkeys(chain.from_iterable(one.get(FIRST_ROWS) or () for one in manifests))
     return {
         **{key: value for key, value in manifests[0].items() if key not in _ITS_OWN},
+        **({FIRST_ROWS: list(first)} if first else {}),
         "config": config.model_dump(mode="json"),
         "prompts": prompts,
         "sources": list(dict.fromkeys(sources)),

@@ -3,25 +3,29 @@
 A row's answers in the order they come: three responses, each scored under the other views as soon
 as it ends (its prompts are then still in the engine's cache), then the scores. Rows do not wait for
 each other, except that the first ones wait for the log-prob check.
+
+With `scoring.when=needed` most rows are made step by step instead: y+ and y-, then what ORDER says,
+until the filter's tests have dropped the row or nothing is left to ask.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Protocol
+from typing import Literal, Protocol
 
 from sso_data.config.run import RunConfig
+from sso_data.core.errors import RunError
 from sso_data.core.records import (
     NEEDED_CELLS,
     ON_VIEW,
     OPTIONAL_SCORE,
+    STEERED_VIEWS,
     VIEWS,
     Cell,
     Failure,
     Prompt,
     Response,
     Row,
-    Steering,
     View,
     content_hash,
     derive_seed,
@@ -38,13 +42,36 @@ from sso_data.engines.interface import (
     Scored,
     ScoreRequest,
 )
+from sso_data.filtering.filters import decided_early
 from sso_data.generation.forecast import Forecast
 from sso_data.generation.logprob_check import CheckResult, LogprobCheck
 from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
 from sso_data.prompts.rows import unanswerable
+from sso_data.runs.columns import row_key
 from sso_data.steering.rules import Steered
-from sso_data.templating.chat_template import ChatTemplate, RenderedViews, Unrenderable
+from sso_data.templating.chat_template import (
+    ChatTemplate,
+    RenderedViews,
+    Unrenderable,
+    steered_turns,
+)
+
+Y0: Cell = ("plain", "plain")
+_CONTRAST: tuple[Cell, ...] = (
+    *(("good", "bad"), ("bad", "good"), Y0),
+    *(("plain", "bad"), ("plain", "good"), ("bad", "plain")),
+)
+ORDER: Mapping[Literal["chain", "contrast", "off"], tuple[Cell, ...]] = {
+    "chain": (
+        *(("good", "bad"), ("plain", "bad"), ("bad", "good"), ("plain", "good"), Y0),
+        ("bad", "plain"),
+    ),
+    "contrast": _CONTRAST,
+    "off": _CONTRAST,
+}
+"""By steering test, what is asked for of a row, one cell (seen, drawn) after the other; at Y0 the
+policy's own answer is sampled. docs/architecture.md says why in this order."""
 
 
 class Sink(Protocol):
@@ -96,18 +123,20 @@ class RowCounts:
 class _InFlight:
     """One row that is being made.
 
-    `number`: how many rows were begun before. `max_tokens` is the same for its three responses.
-    `verifies`: its on-view cells are scored for the log-prob check. `sampled` and `scored` hold
-    total nats; `waiting` the cells that the engine was asked for, by request key (a response is
-    asked for under its on-view cell).
+    `base`: the row without what the engine says. `number`: how many rows were begun before.
+    `max_tokens` is the same for its three responses. `stepwise`: it may be dropped before
+    everything about it is asked for; `asked` are then the cells asked for so far. `verifies`: its
+    on-view cells are scored for the log-prob check. `sampled` and `scored` hold total nats;
+    `waiting` the cells that the engine was asked for, by request key (a response is asked for under
+    its on-view cell).
     """
 
-    prompt: Prompt
-    steering: Steering
+    base: Row
     rendered: RenderedViews
-    seed: Mapping[View, int]
     max_tokens: int
+    stepwise: bool = False
     verifies: bool = False
+    asked: set[Cell] = field(default_factory=set)
     responses: dict[View, Response] = field(default_factory=dict)
     sampled: dict[Cell, float] = field(default_factory=dict)
     scored: dict[Cell, float] = field(default_factory=dict)
@@ -119,10 +148,11 @@ class Pipeline:
     """Makes rows of candidates with one engine and hands them to a sink.
 
     `start_engine` is called when the first prompt needs the engine, so that a run with nothing left
-    to do costs no GPU. `steer` is called once for each prompt.
+    to do costs no GPU. `steer` is called once for each prompt. `is_complete` tells by its key which
+    row is made in full whatever it turns out to be.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a run is made of
         self,
         start_engine: Callable[[], Engine],
         policy: Policy,
@@ -133,6 +163,7 @@ class Pipeline:
         check: LogprobCheck,
         on_check: Callable[[CheckResult], None] = lambda result: None,
         on_record: Callable[[bytes, int], None] = lambda record, number: None,
+        is_complete: Callable[[int], bool] = lambda key: False,
     ) -> None:
         self._policy = policy
         self._steer = steer
@@ -141,6 +172,7 @@ class Pipeline:
         self._check = check
         self._on_check = on_check
         self._on_record = on_record
+        self._is_complete = is_complete
         self._rows: dict[str, _InFlight] = {}
         self._held: list[_InFlight] = []
         self._verifying = self._begun = 0
@@ -153,10 +185,20 @@ class Pipeline:
 
         Raises EngineError when the engine is lost for good, RunError when a row cannot be written.
         """
+        yield from self._driven(self._planned(candidates), self._start)
+
+    def complete(self, rows: Iterable[Row]) -> Iterator[RowCounts]:
+        """Make whole rows of those of which not everything was asked for; yields and raises as
+        `run`."""
+        yield from self._driven(map(self._resumed, rows), self._resume)
+
+    def _driven(
+        self, todo: Iterator[_InFlight], begin: Callable[[_InFlight], None]
+    ) -> Iterator[RowCounts]:
         for _ in drive(
             self._window,
-            self._planned(candidates),
-            self._start,
+            todo,
+            begin,
             self._take,
             is_full=self._is_full,
             settle=self._settle_check,
@@ -173,13 +215,15 @@ class Pipeline:
         if not self._rows:
             return False
         window = self._window.size
-        busy = len(self._rows) - len(self._held)
-        return busy * len(VIEWS) >= window or (
+        busy = len(VIEWS) * (len(self._rows) - len(self._held))
+        if self._config.scoring.when == "needed":  # a row has from one to three requests in flight
+            busy = self._window.in_flight
+        return busy >= window or (
             len(self._held) * len(VIEWS) >= window and len(self._held) >= self._verify_rows
         )
 
     @property
-    def complete(self) -> int:
+    def finished(self) -> int:
         """So many rows, the first ones begun, are all done or failed."""
         return next(iter(self._rows.values())).number if self._rows else self._begun
 
@@ -244,35 +288,93 @@ class Pipeline:
             )
             self._fail(prompt, "sample", "prompt_too_long", detail)
             return None
-        return _InFlight(
-            prompt=prompt,
+        template = self._policy.template
+        base = Row(
+            id=prompt.id,
+            source_id=prompt.source_id,
+            messages=prompt.messages,
             steering=steered.steering,
-            rendered=rendered,
+            system=rendered.system,
+            user=rendered.user,
+            responses={},
+            logp={},
             seed={view: derive_seed(self._config.seed, prompt.id, view) for view in VIEWS},
-            max_tokens=budget,
+            prompt_hash={view: hash_ids(rendered.ids[view]) for view in VIEWS},
+            model=self._policy.name,
+            model_fingerprint=self._policy.fingerprint,
+            template_fingerprint=template.fingerprint,
+            template_kwargs=template.kwargs_json,
+            metadata=prompt.metadata,
         )
+        stepwise = self._config.scoring.when == "needed" and not self._is_complete(
+            row_key(prompt.id)
+        )
+        return _InFlight(base=base, rendered=rendered, max_tokens=budget, stepwise=stepwise)
 
-    def _start(self, row: _InFlight) -> None:
-        """Ask for a row's three responses."""
-        undecided = self._check.result is None
+    def _resumed(self, row: Row) -> _InFlight:
+        """Render the views of a row again, as they were. Raises RunError where they differ."""
+        turns = {
+            view: steered_turns(row.messages, row.system[view], row.user.get(view, ""))
+            for view in STEERED_VIEWS
+        }
+        template, config = self._policy.template, self._config.sampling
+        ids = {view: template.ids(turns.get(view, row.messages)) for view in VIEWS}
+        if {view: hash_ids(ids[view]) for view in VIEWS} != row.prompt_hash:
+            raise RunError(
+                f"row {row.id}: its prompts render to other token ids than when it was sampled; "
+                "restore its line from a copy, or make the run again"
+            )
+        rendered = RenderedViews(ids=ids, system=row.system, user=row.user)
+        context = self._engine().info.context_tokens
+        budget = min(config.max_tokens, context - rendered.longest)
+        return _InFlight(base=row, rendered=rendered, max_tokens=budget)
+
+    def _resume(self, row: _InFlight) -> None:
+        """Ask for everything that a row lacks."""
+        self._admit(row)
+        result, known = self._check.result, row.base.logp
+        row.scored = {cell: nats for cell, nats in known.items() if cell not in ON_VIEW}
+        on_view = row.sampled if result is None or result.agreed else row.scored
+        on_view |= {cell: nats for cell, nats in known.items() if cell in ON_VIEW}
+        for view in VIEWS:
+            if view in row.base.responses:
+                row.responses[view] = row.base.responses[view]
+                self.counts.responses += 1
+                self._ask_other_views(row, view)
+            else:
+                self._ask_sample(row, view)
+        if not row.waiting:
+            self._complete(row)
+
+    def _admit(self, row: _InFlight) -> None:
+        """Take a row in, for the log-prob check too where it can be compared at once."""
+        undecided = self._check.result is None and not row.stepwise
         row.verifies = undecided and self._check.rows + self._verifying < self._verify_rows
         self._verifying += row.verifies
         row.number = self._begun
         self._begun += 1
-        self._rows[row.prompt.id] = row
-        for view in VIEWS:
-            request = SampleRequest(
-                key=f"{row.prompt.id}/{view}",
-                prompt_ids=row.rendered.ids[view],
-                max_tokens=row.max_tokens,
-                seed=row.seed[view],
-                temperature=self._config.sampling.temperature,
-                top_p=self._config.sampling.top_p,
-                top_k=self._config.sampling.top_k,
-                min_p=self._config.sampling.min_p,
-            )
-            row.waiting[request.key] = (view, view)
-            self._window.ask(request)
+        self._rows[row.base.id] = row
+
+    def _start(self, row: _InFlight) -> None:
+        """Ask for a row's responses: all three, or first those that most tests look at."""
+        self._admit(row)
+        for view in STEERED_VIEWS if row.stepwise else VIEWS:
+            self._ask_sample(row, view)
+
+    def _ask_sample(self, row: _InFlight, view: View) -> None:
+        """Ask for the response under a view."""
+        request = SampleRequest(
+            key=f"{row.base.id}/{view}",
+            prompt_ids=row.rendered.ids[view],
+            max_tokens=row.max_tokens,
+            seed=row.base.seed[view],
+            temperature=self._config.sampling.temperature,
+            top_p=self._config.sampling.top_p,
+            top_k=self._config.sampling.top_k,
+            min_p=self._config.sampling.min_p,
+        )
+        row.waiting[request.key] = (view, view)
+        self._window.ask(request)
 
     def _take(self, result: Result) -> None:
         """Put one answer of the engine into its row; answers for rows that failed are dropped."""
@@ -284,17 +386,18 @@ class Pipeline:
         match result:
             case Refused():
                 stage = "score" if drawn in row.responses else "sample"
-                self._verifying -= row.verifies
+                self._verifying -= row.verifies and self._check.result is None
                 self.counts.responses -= len(row.responses)
-                del self._rows[row.prompt.id]
-                self._fail(row.prompt, stage, result.reason, result.detail)
+                del self._rows[row.base.id]
+                self._fail(row.base, stage, result.reason, result.detail)
                 return
             case Sampled():
                 row.responses[drawn] = response_of(result, self._policy.template)
                 row.sampled[cell] = result.total_nats
                 self.counts.responses += 1
                 self.counts.tokens += len(result.token_ids)
-                self._ask_other_views(row, drawn)
+                if not row.stepwise:
+                    self._ask_other_views(row, drawn)
             case Scored():
                 row.scored[cell] = result.total_nats
         if not row.waiting:
@@ -305,17 +408,26 @@ class Pipeline:
 
         The three on-view ones come from sampling, unless the log-prob check needs or wants others.
         """
-        full, result = self._config.scoring.full, self._check.result
-        on_view = row.verifies or (result is not None and not result.agreed)
-        for cell in (*NEEDED_CELLS, OPTIONAL_SCORE) if full else NEEDED_CELLS:
-            if cell[1] == drawn and (on_view or cell not in ON_VIEW):
+        on_view = row.verifies or self._scores_on_view
+        for cell in self._cells:
+            if cell[1] == drawn and cell not in row.scored and (on_view or cell not in ON_VIEW):
                 self._ask_score(row, cell)
+
+    @property
+    def _cells(self) -> tuple[Cell, ...]:
+        """The cells of a whole row."""
+        return (*NEEDED_CELLS, OPTIONAL_SCORE) if self._config.scoring.full else NEEDED_CELLS
+
+    @property
+    def _scores_on_view(self) -> bool:
+        """True if the log-prob check decided that on-view cells are scored like the others."""
+        return self._check.result is not None and not self._check.result.agreed
 
     def _ask_score(self, row: _InFlight, cell: Cell) -> None:
         """Ask for one cell: the response's own ids after the prompt of the view `seen`."""
         seen, drawn = cell
         request = ScoreRequest(
-            key=f"{row.prompt.id}/{seen}/{drawn}",
+            key=f"{row.base.id}/{seen}/{drawn}",
             prompt_ids=row.rendered.ids[seen],
             completion_ids=row.responses[drawn].token_ids,
             was_sampled=seen == drawn,
@@ -325,7 +437,7 @@ class Pipeline:
 
     def _complete(self, row: _InFlight) -> None:
         """Write a row that has all its answers, or hold it until the log-prob check has decided."""
-        if row.verifies:
+        if row.verifies and self._check.result is None:
             self._check.compare(row.sampled, row.scored, row.responses)
             self._verifying -= 1
         if self._check.result is None:
@@ -348,8 +460,8 @@ class Pipeline:
                 self._held.remove(row)
                 row.verifies = True
                 self._verifying += 1
-                for cell in ON_VIEW:
-                    self._ask_score(row, cell)
+                for view in row.responses:
+                    self._ask_score(row, (view, view))
         elif self._check.rows and (short <= 0 or is_last):
             self._on_check(self._check.conclude())
             held, self._held = self._held, []
@@ -358,39 +470,62 @@ class Pipeline:
 
     def _finish(self, row: _InFlight) -> None:
         """Write the row; ask for its on-view cells before, if the check decided on scored ones."""
-        assert self._check.result is not None
-        on_view = row.sampled if self._check.result.agreed else row.scored
+        if row.stepwise:
+            self._advance(row)
+            return
+        on_view = row.scored if self._scores_on_view else row.sampled
         missing = [cell for cell in ON_VIEW if cell not in on_view]
         for cell in missing:
             self._ask_score(row, cell)
         if missing:
             return
-        template = self._policy.template
-        record = self._sink.write_row(
-            Row(
-                id=row.prompt.id,
-                source_id=row.prompt.source_id,
-                messages=row.prompt.messages,
-                steering=row.steering,
-                system=row.rendered.system,
-                user=row.rendered.user,
-                responses=row.responses,
-                logp={**row.scored, **{cell: on_view[cell] for cell in ON_VIEW}},
-                seed=row.seed,
-                prompt_hash={view: hash_ids(row.rendered.ids[view]) for view in VIEWS},
-                model=self._policy.name,
-                model_fingerprint=self._policy.fingerprint,
-                template_fingerprint=template.fingerprint,
-                template_kwargs=template.kwargs_json,
-                metadata=row.prompt.metadata,
-            )
-        )
-        del self._rows[row.prompt.id]
+        logp = {**row.scored, **{cell: on_view[cell] for cell in ON_VIEW}}
+        self._write(row, replace(row.base, responses=row.responses, logp=logp, rest_not_asked=""))
+
+    def _advance(self, row: _InFlight) -> None:
+        """Write a row that is decided or whole; else ask for the next step of ORDER.
+
+        What is written depends on the row alone, not on when its answers came.
+        """
+        on_view = row.asked if self._scores_on_view else [(view, view) for view in row.responses]
+        known = row.scored if self._scores_on_view else {**row.scored, **row.sampled}
+        logp = {cell: known[cell] for cell in (*row.asked, *on_view) if cell in known}
+        found = replace(row.base, responses=row.responses, logp=logp, rest_not_asked="open")
+        todo = self._next_cells(row)
+        if not todo:
+            self._write(row, replace(found, rest_not_asked=""))
+        elif reason := decided_early(found, self._config.filter):
+            self._write(row, replace(found, rest_not_asked=reason))
+        for cell in todo if row.base.id in self._rows else ():
+            if cell == Y0 and "plain" not in row.responses:
+                self._ask_sample(row, "plain")
+            else:
+                row.asked.add(cell)
+                self._ask_score(row, cell)
+
+    def _next_cells(self, row: _InFlight) -> list[Cell]:
+        """Return the next cells to ask for, none where the row is whole.
+
+        An on-view cell that must be scored goes with the first other one of its response.
+        """
+        for cell in (*ORDER[self._config.filter.steering_test], OPTIONAL_SCORE):
+            if cell == Y0 and "plain" not in row.responses:
+                return [Y0]
+            if cell == Y0 or cell in row.asked or cell not in self._cells:
+                continue
+            own = (cell[1], cell[1])
+            with_own = self._scores_on_view and own not in row.asked
+            return [own, cell] if with_own else [cell]
+        return []
+
+    def _write(self, row: _InFlight, finished: Row) -> None:
+        record = self._sink.write_row(finished)
+        del self._rows[finished.id]
         self.counts.responses -= len(row.responses)
         self.counts.rows += 1
         self._on_record(record, row.number)
 
-    def _fail(self, prompt: Prompt, stage: str, reason: str, detail: str) -> None:
+    def _fail(self, prompt: Prompt | Row, stage: str, reason: str, detail: str) -> None:
         """Write the failure of a prompt, with everything that a retry needs."""
         self._sink.write_failure(
             Failure(

@@ -13,10 +13,11 @@ from sso_data.config.run import RunConfig
 from sso_data.core.errors import InputError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Failure, Row, content_hash
+from sso_data.engines import resolve_name
 from sso_data.filtering.explain import Explanation, explain, features_of
 from sso_data.filtering.filters import Decision, decide, decide_row
-from sso_data.generation.forecast import FEWEST, Forecast, forecast
-from sso_data.generation.generate import Setup, make_rows, prepare
+from sso_data.generation.forecast import FEWEST, LESS_LATER, Forecast, forecast
+from sso_data.generation.generate import make_rows, prepare, rules_of
 from sso_data.generation.pipeline import RowCounts
 from sso_data.prompts import BadRow, Candidate, read_prompts
 from sso_data.runs.columns import SCORES, Rows, encode
@@ -75,10 +76,11 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     Raises InputError, ConfigError, ModelError or EngineError.
     """
     progress = progress or NullProgress()
+    progress.phase("checking the prompts")
+    rules_of(config)
+    candidates = list(read_prompts(source, config.source))
     progress.phase("checking the model and its chat template")
-    setup = prepare(config)
-    candidates = list(read_prompts(source, config.source))  # all checked before the model is loaded
-    memory, _ = _made(candidates, setup, progress)
+    memory, _ = _made(candidates, config, progress)
     rows = sorted(memory.rows, key=lambda row: memory.order[row.id])
     judged = tuple((row, decide_row(row, config.filter)) for row in rows)
     records: Rows = np.frombuffer(b"".join(encode(row, b"", 0) for row in rows), SCORES)
@@ -123,15 +125,17 @@ def plan(
     `preview`, and InputError where fewer than 30 rows can be made.
     """
     progress = progress or NullProgress()
-    started = time.monotonic()
-    progress.phase("checking the model and its chat template")
-    setup = prepare(config)
-    is_vllm = setup.identity["engine"] == "vllm"
-    number = number or (2 * config.engine.max_num_seqs if is_vllm else 32)
     progress.phase("checking the prompts")
+    rules_of(config)
+    is_vllm = resolve_name(config.engine) == "vllm"
+    number = number or (2 * config.engine.max_num_seqs if is_vllm else 32)
     probe, prompts, bad = _probe(read_prompts(source, config.source), number)
     progress.note(f"{prompts} prompts; making rows of {len(probe)} of them")
-    memory, counts = _made(probe, setup, progress)
+    if config.scoring.when == "needed":
+        progress.note(f"time and tokens are upper estimates: {LESS_LATER}")
+    progress.phase("checking the model and its chat template")
+    started = time.monotonic()
+    memory, counts = _made(probe, config, progress)
     loading = time.monotonic() - started - counts.seconds
     lines = (to_line(row.to_json()) for row in memory.rows)
     data = b"".join(encode(row, line, 0) for row, line in zip(memory.rows, lines, strict=True))
@@ -178,10 +182,12 @@ def _probe(
 
 
 def _made(
-    candidates: Sequence[Candidate | BadRow], setup: Setup, progress: Progress
+    candidates: Sequence[Candidate | BadRow], config: RunConfig, progress: Progress
 ) -> tuple[_Memory, RowCounts]:
-    """Make rows of the candidates in memory."""
-    samples = setup.config.sampling.samples
+    """Make whole rows of the candidates in memory, so that every response can be shown."""
+    whole = config.scoring.model_copy(update={"when": "all"})
+    setup = prepare(config.model_copy(update={"scoring": whole}))
+    samples = config.sampling.samples
     total = len(candidates) * samples
     memory = _Memory()
     guide = Guide(

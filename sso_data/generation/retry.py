@@ -116,7 +116,7 @@ def retry(
                 no_prompts=no_prompts,
             )
     progress.phase("checking the model and its chat template")
-    setup = prepare(config, date=manifest["date"])
+    setup = prepare(config, date=manifest["date"], progress=progress)
     details = {key: manifest[key] for key in ("config", "date")}
     with open_run(out, identity=setup.identity, details=details, remedy=_REMEDY) as run:
         failed, no_prompts = _failed_in(out)

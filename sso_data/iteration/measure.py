@@ -31,7 +31,14 @@ from sso_data.evaluation.judges import (
 )
 from sso_data.evaluation.statistics import consistency_of, rate_of
 from sso_data.filtering.filters import INCOMPLETE, STEERED, decide
-from sso_data.runs.columns import Rows, closeness, gap, mean_logp, num_tokens
+from sso_data.runs.columns import (
+    Rows,
+    closeness,
+    gap,
+    mean_logp,
+    num_tokens,
+    representative,
+)
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.templating.external_rows import preference_of
 
@@ -81,8 +88,9 @@ def load_run(run: Path, config: FilterConfig) -> RunRows:
 
 def numbers_of(run: RunRows) -> dict[str, Any]:
     """The share of steered rows, means over all rows and over the kept ones, and the 95 %
-    intervals of the former."""
-    rows = run.scores.rows
+    intervals of the former. Of a run whose rows lack what was not asked for, "all" are the
+    representative ones."""
+    rows = representative(run.scores.rows)
     complete = ~INCOMPLETE.fails(rows, {})
     steered = complete
     for check in STEERED[run.test]:
@@ -90,7 +98,7 @@ def numbers_of(run: RunRows) -> dict[str, Any]:
     return {
         "steered": ratio(int(steered.sum()), int(complete.sum())),
         "all": means(rows),
-        "kept": means(rows[run.kept]),
+        "kept": means(run.scores.rows[run.kept]),
         "intervals": {name: interval_of(values) for name, values in measures(rows).items()},
     }
 
@@ -149,12 +157,18 @@ def ratio(part: int, whole: int) -> float | None:
     return round(part / whole, _DIGITS) if whole else None
 
 
-def sample(run: RunRows, most: int | None) -> list[tuple[Row, bool]]:
+def sample(
+    run: RunRows, most: int | None, *, representative_only: bool = False
+) -> list[tuple[Row, bool]]:
     """At most `most` rows of a run, chosen by their ids, each with whether it is kept.
 
     The same rows are chosen in whatever order they were written.
     """
-    order = np.argsort(run.scores.rows["key"], kind="stable")[:most]
+    rows = run.scores.rows
+    order = np.argsort(rows["key"], kind="stable")
+    if representative_only:
+        order = order[np.isin(rows["key"][order], representative(rows)["key"])]
+    order = order[:most]
     chosen = np.sort(order)
     is_kept = np.isin(chosen, run.kept)
     pairs = [

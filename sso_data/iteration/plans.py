@@ -10,6 +10,7 @@ from sso_data.config.iteration import IterateConfig
 from sso_data.config.run import VLLM_SPEED_KEYS, RunConfig, SourceConfig
 from sso_data.config.training import TrainConfig
 from sso_data.core.jinja import Templates
+from sso_data.core.progress import Progress
 from sso_data.core.records import derive_seed
 from sso_data.iteration.slices import slice_source
 from sso_data.iteration.state import PolicyAt
@@ -79,6 +80,7 @@ def eval_config(config: IterateConfig) -> EvalConfig:
     held_out = config.held_out
     single = config.generate.sampling.model_copy(update={"samples": 1})
     own: dict[str, Any] = {"model": "", "seed": 0, "source": SourceConfig(), "sampling": single}
+    own["scoring"] = config.generate.scoring.model_copy(update={"when": "all"})
     return EvalConfig(
         prompts=held_out.prompts or "",
         source=SourceConfig(split=held_out.split, column=held_out.column, limit=held_out.limit),
@@ -132,9 +134,11 @@ def identity_of(config: IterateConfig, fingerprint: str) -> dict[str, Any]:
     return found
 
 
-def fingerprint_at(path: str | Path, revision: str | None = None) -> str:
+def fingerprint_at(
+    path: str | Path, revision: str | None = None, progress: Progress | None = None
+) -> str:
     """The fingerprint of a model directory or Hub id; ModelError where it is none."""
-    return model_fingerprint(resolve_model(str(path), revision))
+    return model_fingerprint(resolve_model(str(path), revision), progress)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

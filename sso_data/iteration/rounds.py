@@ -21,8 +21,9 @@ import numpy as np
 
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.migration import FORMAT, upgraded
-from sso_data.config.run import RunConfig
+from sso_data.config.run import FilterConfig, RunConfig
 from sso_data.core.errors import RunError, SsoDataError
+from sso_data.core.fingerprints import same
 from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Row
 from sso_data.evaluation.judges import judge_identity, signal_comparison
@@ -52,6 +53,8 @@ from sso_data.iteration.table import line_of
 from sso_data.iteration.training import Train, Training, is_trained, training_facts
 from sso_data.models.directory import resolve_model
 from sso_data.prompts.preferences import read_preferences
+from sso_data.runs.checksums import changed, recorded_in, sha256_of
+from sso_data.runs.pairs import CHECKSUMS
 from sso_data.runs.run import require_run
 from sso_data.templating.chat_template import load_tokenizer
 
@@ -121,7 +124,7 @@ def make_round(work: Work, number: int, policy: PolicyAt) -> Stop | None:
 def _agree(place: RoundDir, policy: PolicyAt) -> None:
     """RunError where the round was begun with another policy; a moved one is noted."""
     there = place.facts.get("policy")
-    if there and there["fingerprint"] != policy.fingerprint:
+    if there and not same(there["fingerprint"], policy.fingerprint):
         raise RunError(
             f"{place.path}: was started from policy {there['fingerprint']}, but {policy.path} is "
             f"{policy.fingerprint} now; restore that model, or delete this directory to repeat the "
@@ -133,8 +136,17 @@ def _agree(place: RoundDir, policy: PolicyAt) -> None:
 
 
 def _slice(work: Work, place: RoundDir) -> None:
-    """Write the round's rows of the source into a file of its own."""
-    if place.step("sliced"):
+    """Write the round's rows of the source into a file of its own.
+
+    Raises RunError where it is not the one that was written.
+    """
+    file = place.path / (PAIRS if work.config.labelled else PROMPTS)
+    if there := place.step("sliced"):
+        if changed(place.path, recorded_in(there, CHECKSUMS)):
+            raise RunError(
+                f"{file}: is not as the round wrote it; restore it from a copy, or delete "
+                f"{place.path} to repeat the round"
+            )
         return
     before = work.folder.round(place.number - 1).step("sliced") if place.number > 1 else None
     work.begin(place.number, f"taking {work.rows} rows")
@@ -142,10 +154,10 @@ def _slice(work: Work, place: RoundDir) -> None:
         work.config,
         place.number,
         work.rows,
-        place.path / (PAIRS if work.config.labelled else PROMPTS),
-        before=Slice(**before) if before else None,
+        file,
+        before=Slice.from_json(before) if before else None,
     )
-    place.mark("sliced", taken.to_json())
+    place.mark("sliced", taken.to_json() | {CHECKSUMS: {file.name: sha256_of([file])[file]}})
 
 
 def _generate(work: Work, place: RoundDir, policy: PolicyAt) -> Path:
@@ -226,7 +238,7 @@ def measure(work: Work, place: RoundDir) -> None:
         return
     wanted = {"judge": judge_identity(held_out.judge), "most": held_out.judged_rows}
     there = place.step("judged")
-    if there and {key: there.get(key) for key in wanted} == wanted:
+    if there and same({key: there.get(key) for key in wanted}, wanted):
         return
     work.begin(place.number, "judging")
     asked = _labelled_asked(work, place) if work.config.labelled else _asked(work, place)
@@ -260,14 +272,18 @@ def _pairs_run(place: RoundDir) -> Path:
 def _asked(work: Work, place: RoundDir) -> ToJudge:
     most, config = work.config.held_out.judged_rows, work.config.generate.filter
     pairs = sample(load_run(_pairs_run(place), config), most)
-    own = [row for row, _ in sample(load_run(place.path / RUN, config), most)]
+    own = [row for row, _ in _own_answers(place, config, most)]
     first: dict[str, Row] | None = None
     if work.config.slices.order == "same":
-        rows = sample(load_run(work.folder.round(1).path / RUN, config), most)
-        first = {row.id: row for row, _ in rows}
+        first = {row.id: row for row, _ in _own_answers(work.folder.round(1), config, most)}
     return ToJudge(
         pairs=[(signal_comparison(row), kept) for row, kept in pairs], own=own, first=first
     )
+
+
+def _own_answers(place: RoundDir, config: FilterConfig, most: int | None) -> list[tuple[Row, bool]]:
+    """Rows of the policy's own run that stand for all, and have its own answer."""
+    return sample(load_run(place.path / RUN, config), most, representative_only=True)
 
 
 def _labelled_asked(work: Work, place: RoundDir) -> ToJudge:
@@ -299,7 +315,7 @@ def _train(work: Work, place: RoundDir, policy: PolicyAt, source: Path) -> None:
     )
     _run_training(work, place, training, "training")
     facts = training_facts(training.out)
-    if facts["from"] != policy.fingerprint:
+    if not same(facts["from"], policy.fingerprint):
         raise RunError(
             f"{training.out}: was trained from {facts['from']}, but the round's policy is "
             f"{policy.fingerprint}; delete {place.path} to repeat the round"
@@ -378,4 +394,4 @@ def _same(there: Any, here: Any) -> bool:
     """Equal in every key that both have: a later version may have added keys."""
     if isinstance(there, dict) and isinstance(here, dict):
         return all(_same(there[key], here[key]) for key in there.keys() & here.keys())
-    return bool(there == here)
+    return same(there, here)

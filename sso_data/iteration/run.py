@@ -10,6 +10,7 @@ from pathlib import Path
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.core.errors import ConfigError, RunError
+from sso_data.core.fingerprints import same
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.evaluation.judges import judge_identity
 from sso_data.generation.generate import prepare
@@ -46,7 +47,7 @@ def iterate(
     if there:
         config = with_defaults(config, stored_defaults(out, ITERATION))
     progress.phase("checking the model, the prompts and the settings")
-    first = _first_policy(config)
+    first = _first_policy(config, progress)
     identity = identity_of(config, first.fingerprint)
     done = len(there.get("rounds", [])) if there else 0
     rows = there["slice_rows"] if there else None
@@ -68,13 +69,14 @@ def iterate(
         return _ended(work, first, good, stop, new=new, started=started)
 
 
-def _first_policy(config: IterateConfig) -> PolicyAt:
+def _first_policy(config: IterateConfig, progress: Progress) -> PolicyAt:
     if not config.model:
         raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
     if not config.labelled and not config.prompts:
         raise ConfigError("no prompts given: name a file, a directory or a dataset on the Hub")
     revision = config.train.revision
-    return PolicyAt(path=config.model, fingerprint=fingerprint_at(config.model, revision))
+    found = fingerprint_at(config.model, revision, progress)
+    return PolicyAt(path=config.model, fingerprint=found)
 
 
 def _check(config: IterateConfig, first: PolicyAt) -> None:
@@ -92,7 +94,7 @@ def _rounds(work: Work, first: PolicyAt) -> tuple[int, Stop | None]:
     """Do all rounds; (the round that the last good policy came out of, why no other was made)."""
     finished = work.folder.finished
     policy = _policy_after(work, len(finished), first)
-    _check_is_there(policy, first)
+    policy = _checked(work, policy, first)
     for number in range(1, max(work.config.rounds, len(finished)) + 1):
         stop = None
         if number <= len(finished):
@@ -118,19 +120,28 @@ def _policy_after(work: Work, number: int, first: PolicyAt) -> PolicyAt:
     return PolicyAt(path=str(path), fingerprint=there["fingerprint"])
 
 
-def _check_is_there(policy: PolicyAt, first: PolicyAt) -> None:
-    """RunError where the policy is not the one that its round trained.
+def _checked(work: Work, policy: PolicyAt, first: PolicyAt) -> PolicyAt:
+    """The policy as it is now; RunError where it is not the one that its round trained.
 
-    Only the newest is checked: those of earlier rounds may be removed, nothing needs them.
+    Only the newest is checked: those of earlier rounds may be removed, nothing needs them. A
+    sampled fingerprint of an earlier version is replaced.
     """
     if policy == first:
-        return
-    found = fingerprint_at(policy.path)
-    if found != policy.fingerprint:
+        return policy
+    found = fingerprint_at(policy.path, progress=work.progress)
+    if not same(found, policy.fingerprint):
         raise RunError(
             f"{policy.path}: is {found} now, but its round trained {policy.fingerprint}; restore "
             "that model, or use --overwrite to start over"
         )
+    rounds = [
+        one | {"model": one["model"] | {"fingerprint": found}}
+        if one["model"]["fingerprint"] == policy.fingerprint
+        else one
+        for one in work.folder.finished
+    ]
+    work.folder.set(rounds=rounds)
+    return PolicyAt(path=policy.path, fingerprint=found)
 
 
 def _ended(
@@ -138,7 +149,7 @@ def _ended(
 ) -> Iterated:
     """The last evaluation, the accounting, and the report."""
     policy = _policy_after(work, good, first)
-    _check_is_there(policy, first)
+    policy = _checked(work, policy, first)
     if policy != first:
         evaluate_policy(work, work.folder.round(good), policy)
     count = len(work.folder.finished)

@@ -6,8 +6,8 @@ rows up to its end, so that a source that changed before that point is noticed.
 
 import hashlib
 import itertools
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,11 @@ class Slice:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Slice":
+        """Return the slice of a round's mark, which may hold more."""
+        return cls(**{one.name: content[one.name] for one in fields(cls)})
 
 
 def rows_a_round(config: IterateConfig, noted: int | None) -> int:

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sso_data.core.errors import ModelError, one_line
+from sso_data.core.paths import is_meant_as_path
+from sso_data.core.progress import Progress
+from sso_data.runs.checksums import recorded_in, sha256_of
 from sso_data.templating.chat_template import ChatTemplate
 
 _DOWNLOADED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
@@ -30,7 +33,11 @@ _FINGERPRINTED = (
     "tokenizer_config.json",
     "vocab.json",
 )
+_BESIDE_WEIGHTS = ("*.safetensors.index.json", "*.tiktoken", "*.model", "vocab.txt")
+"""Files besides the weights whose every byte is in the fingerprint; code is where it is loaded."""
 _SAMPLED_BLOCKS, _BLOCK_BYTES = 64, 1 << 16
+TRAINED = "train.json"
+"""What a training writes beside its model; under `files` it has the checksums of the model's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +67,8 @@ def resolve_model(
         raise ModelError(f"{model}: cannot be read: {one_line(error, 200)}") from error
     if is_there:
         raise ModelError(f"{model}: is a file; --model takes a model directory or a Hub id")
-    if model.startswith((".", "/", "~")):
-        raise ModelError(f"{model}: no such model directory")
+    if is_meant_as_path(model):
+        raise ModelError(f"{local.absolute()}: no such model directory")
     if model.count("/") != 1:
         raise ModelError(f"{model}: neither a model directory nor a Hub id (namespace/name)")
     from huggingface_hub import snapshot_download
@@ -72,7 +79,8 @@ def resolve_model(
     except Exception as error:
         reason = one_line(error, 200)
         raise ModelError(
-            f"{model}: not a directory here, and the download from the Hub failed: {reason}"
+            f"{model}: no directory {local.absolute()}, and the download from the Hub failed: "
+            f"{reason}"
         ) from error
     return Path(folder)
 
@@ -93,12 +101,14 @@ def _readable(directory: Path) -> Iterator[None]:
         raise ModelError(f"{directory}: cannot be read: {error.strerror or error}") from error
 
 
-def model_fingerprint(directory: Path) -> str:
-    """16 hexadecimal digits over config.json, the end-of-sequence ids and the weights.
+def model_fingerprint(directory: Path, progress: Progress | None = None) -> str:
+    """32 hexadecimal digits over everything that decides what the model answers.
 
-    Of each safetensors file: its name, size, first megabyte (the header) and 64 blocks of 64 KiB
-    spread over it. Training moves every weight, so this tells any two checkpoints apart without
-    reading hundreds of gigabytes. Raises ModelError.
+    The first 16 are over config.json, the end-of-sequence ids and samples of the weights (of each
+    safetensors file its name, size, first megabyte and 64 blocks of 64 KiB), as versions before
+    0.2.0 had them (see `core.fingerprints`). The others are over every byte: of the weights, of
+    what stands beside them, and of the code that config.json names. `progress` shows the reading
+    of large ones. Raises ModelError, also for weights other than the training beside them wrote.
     """
     with _readable(directory):
         weights = sorted(directory.glob("*.safetensors"))
@@ -113,10 +123,13 @@ def model_fingerprint(directory: Path) -> str:
         except (OSError, ValueError, AttributeError):
             pass
         _add_weights(digest, weights)
-    return digest.hexdigest()[:16]
+        beside = [file for pattern in _BESIDE_WEIGHTS for file in directory.glob(pattern)]
+        if b'"auto_map"' in (directory / "config.json").read_bytes():
+            beside += directory.glob("*.py")
+    return digest.hexdigest()[:16] + _whole(directory, [*weights, *beside], progress)
 
 
-def adapter_fingerprint(directory: Path) -> str:
+def adapter_fingerprint(directory: Path, progress: Progress | None = None) -> str:
     """Return the same of a LoRA adapter (PEFT directory). Raises ModelError."""
     with _readable(directory):
         config = directory / "adapter_config.json"
@@ -128,7 +141,32 @@ def adapter_fingerprint(directory: Path) -> str:
         _refuse_devices(directory)
         digest = hashlib.sha256(config.read_bytes())
         _add_weights(digest, [weights])
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:16] + _whole(directory, [weights], progress)
+
+
+def _whole(directory: Path, files: Iterable[Path], progress: Progress | None) -> str:
+    """Return 16 hexadecimal digits over every byte of some files of a model and over their names.
+
+    Raises ModelError for one whose checksum the training beside it recorded otherwise.
+    """
+    found = {path.name: digest for path, digest in _checksums(files, progress).items()}
+    try:
+        content = json.loads((directory / TRAINED).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        content = {}
+    recorded = recorded_in(content, "files") if isinstance(content, dict) else {}
+    for name in sorted(found.keys() & recorded.keys()):
+        if found[name] != recorded[name]:
+            raise ModelError(
+                f"{directory / name}: is not what the training wrote (its checksum in {TRAINED} "
+                "differs); restore it from a copy, or train again with --overwrite; a model that "
+                f"you changed is taken from a directory without {TRAINED}"
+            )
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _checksums(files: Iterable[Path], progress: Progress | None) -> dict[Path, str]:
+    return sha256_of(sorted(files), progress, remember=True)
 
 
 def _add_weights(digest: "hashlib._Hash", weights: list[Path]) -> None:

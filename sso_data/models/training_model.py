@@ -12,6 +12,7 @@ import torch
 from sso_data.config.run import EngineConfig
 from sso_data.config.training import LoraConfig, TrainConfig
 from sso_data.core.errors import ConfigError, ModelError, described
+from sso_data.core.progress import Progress
 from sso_data.models.directory import (
     TOKENIZER_FILES,
     model_fingerprint,
@@ -37,7 +38,7 @@ class PolicyFiles:
     dtype: torch.dtype
 
 
-def find_policy(config: TrainConfig) -> PolicyFiles:
+def find_policy(config: TrainConfig, progress: Progress | None = None) -> PolicyFiles:
     """Return the policy of `config`; ConfigError for none, ModelError if it cannot be used."""
     if not config.model:
         raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
@@ -53,7 +54,7 @@ def find_policy(config: TrainConfig) -> PolicyFiles:
         name=config.model,
         directory=directory,
         tokenizer=load_tokenizer(directory, trust_remote_code=trusted),
-        fingerprint=model_fingerprint(directory),
+        fingerprint=model_fingerprint(directory, progress),
         tokenizer_fingerprint=tokenizer_fingerprint(directory),
         facts=read_model_facts(directory, EngineConfig(trust_remote_code=trusted)),
         dtype=_stored_dtype(directory),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sso_data.config.run import SourceConfig, shard_of
 from sso_data.core.errors import InputError, one_line
+from sso_data.core.paths import is_meant_as_path
 from sso_data.core.records import content_hash
 from sso_data.prompts.rows import BadRow, Candidate, RawRow, candidate_of
 from sso_data.prompts.tables import is_hub_id, read_directory, read_hub, read_parquet
@@ -77,9 +78,10 @@ def raw_rows(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
                 f"{source}: not a regular file (prompts are read more than once, so a pipe does "
                 "not work)"
             )
-        if is_hub_id(source) and not kind:
+        if is_hub_id(source) and not kind and not is_meant_as_path(source):
             return read_hub(source, config)
-        raise InputError(one_line(f"{source!r}: no such file, and not the name of a Hub dataset"))
+        where = path.expanduser().absolute()
+        raise InputError(one_line(f"{where}: no such file, and not the name of a Hub dataset"))
     if not size:
         raise InputError(f"{source}: the file is empty")
     match kind:

@@ -19,6 +19,7 @@ _READ_AHEAD_BYTES = 2**18
 _HUB_ID = re.compile(
     r"(?:[A-Za-z0-9][\w-]*|[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::[\w.-]+)?", re.ASCII
 )
+_HUB_SECONDS = 10.0
 _UNREACHABLE = {"ConnectError", "ConnectTimeout", "ReadTimeout", "OfflineModeIsEnabled"}
 
 
@@ -91,11 +92,20 @@ def read_hub(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
     Raises InputError where it is missing, private or unreadable.
     """
     name, _, configuration = source.partition(":")
-    return _rows(
-        source,
-        config,
-        lambda library: _streamed(library, name, configuration or None, "hf://datasets"),
-    )
+
+    def load(library: Any) -> Any:
+        _ask_the_hub()
+        return _streamed(library, name, configuration or None, "hf://datasets")
+
+    return _rows(source, config, load)
+
+
+def _ask_the_hub() -> None:
+    """Raise httpx's error if the Hub does not answer: `datasets` would ask it for half a minute."""
+    from huggingface_hub import constants, get_session
+
+    if not constants.HF_HUB_OFFLINE:  # then there is what was downloaded before
+        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
 
 
 def _streamed(library: Any, path: str, configuration: str | None, home: str) -> Any:

@@ -10,6 +10,7 @@ from sso_data.config.loading import validated
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import one_line, without_secrets
 from sso_data.core.jinja import render
+from sso_data.core.markdown import Cells, code, inline, table
 from sso_data.core.paths import is_local, public_name, shown_command
 from sso_data.core.records import SIDE_OF
 from sso_data.core.yaml_files import yaml_text
@@ -17,13 +18,9 @@ from sso_data.publishing.numbers import PairNumbers, count_pairs, draw_plots
 from sso_data.publishing.public import clean_name, public_setting
 from sso_data.publishing.readme import (
     Card,
-    Cells,
     check_options,
-    code,
-    inline,
     merge_card,
     size_category,
-    table,
 )
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.pairs import read_decided
@@ -104,7 +101,7 @@ class RunFacts:
 def read_facts(run: Path) -> RunFacts:
     """Read a run. Raises RunError for one without pairs, ConfigError naming a key that is wrong."""
     manifest = require_run(run)
-    scores = load_scores(run, dry=True)
+    scores = load_scores(run, dry=True, whole=True)
     return RunFacts(
         run=run,
         manifest=manifest,
@@ -262,6 +259,9 @@ def _made(facts: RunFacts, numbers: PairNumbers) -> Iterator[Cells]:
     if numbers.own_system:
         parts.append(f"{numbers.own_system:,} of the pairs have a system message of their own")
     yield "prompts", "; ".join(parts)
+    if not_asked := sum(stage.get("not_asked", 0) for stage in facts.decided["funnel"]):
+        what = f"{not_asked:,} of the dropped rows lack scores, or their `original`"
+        yield "not asked for", f"{what}; means are over the rows that are complete by design"
     if facts.unfinished:
         yield "unfinished", f"the run was published before its end: {facts.unfinished}"
     catalogue = code(clean_name(str(config.principles))) if config.principles else "as shipped"

@@ -26,6 +26,7 @@ from sso_data.runs.columns import row_key
 from sso_data.runs.files import NewFile, make_dir, swap_dir, write_new
 from sso_data.runs.journal import parts
 from sso_data.runs.jsonl import read_lines, to_line, whole_lines_size
+from sso_data.runs.pairs import check_pairs
 from sso_data.runs.parquet import card_features
 from sso_data.runs.run import iterate_failures, require_run
 from sso_data.runs.workdir import locked
@@ -162,6 +163,7 @@ def pack(
             f"{run}: nothing to push, the filter kept none of {facts.decided['rows']} rows; "
             f"{why_nothing(run)}"
         )
+    check_pairs(run / "pairs", PAIRS)
     files = {PAIRS: run / "pairs" / PAIRS, "filter.json": run / "pairs" / "filter.json"}
     features = card_features(files[PAIRS], journal=False)
     configs = [CardConfig(name="pairs", path=PAIRS, rows=kept, default=True, features=features)]

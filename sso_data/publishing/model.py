@@ -14,7 +14,7 @@ from sso_data.publishing.readme import README, Card, read_metadata, split_page
 from sso_data.publishing.upload import Parcel, Published, Target, check_target, publish, stage
 from sso_data.runs.files import write_new
 from sso_data.runs.workdir import locked
-from sso_data.training.state import MANIFEST, read_training
+from sso_data.training.state import MANIFEST, check_model, read_training
 
 _MODEL = (*SAVED_FILES, "metrics.jsonl", "loss.png")
 _OURS = re.compile(f"(?!.*/)(?:{'|'.join(map(translate, (*_MODEL, MANIFEST)))})")
@@ -53,6 +53,7 @@ def push_model(
         raise RunError(f"{out}: no finished training in it; train it to the end first")
     target = Target(hub=HubRepo("model", repo), private=private, overwrite=overwrite)
     with locked(out, "model"), stage(out) as folder:
+        check_model(out, manifest)
         files = {file.name: file for pattern in _MODEL for file in out.glob(pattern)}
         for name in _NAMING:
             if (out / name).is_file():

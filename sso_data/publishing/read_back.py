@@ -5,6 +5,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from sso_data.core.errors import ConfigError, HubError, RunError
+from sso_data.core.paths import is_meant_as_path
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.prompts.tables import is_hub_id
 from sso_data.publishing.failures import HubTroubleError, patiently
@@ -27,14 +28,15 @@ def run_directory(
     progress = progress or NullProgress()
     local = Path(source)
     may_be_pushed = source.count("/") == 1 and ":" not in source and is_hub_id(source)
+    may_be_pushed = may_be_pushed and not is_meant_as_path(source)
     if local.exists() or not may_be_pushed:
         if out is not None:
             raise ConfigError(f"--out {out}: only for a run on the Hub; {source} is a local run")
         return local
     if out is None and not dry_run:
         raise RunError(
-            f"{source}: no such directory; make a run with `sso-data generate PROMPTS --out "
-            f"{source}`, or, for a run on the Hub, name a directory for it with --out"
+            f"{local.absolute()}: no such directory; make a run with `sso-data generate PROMPTS "
+            f"--out {source}`, or, for a run on the Hub, name a directory for it with --out"
         )
     hub = HubRepo("dataset", source, needs_token=False)
     progress.phase(f"reading {hub.url}")

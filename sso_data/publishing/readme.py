@@ -1,7 +1,7 @@
 """README.md of a repository: our metadata and our part of the page, merged into what is there."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,19 +23,10 @@ SIZES = (
 )
 """(rows below this, the Hub's name for it)."""
 
-Cells = tuple[str, ...]
-"""The Markdown of a table's row, a cell each."""
-
 Metadata = dict[str, Any]
 
 _START = re.compile(r"^<!-- sso-data: start.*-->[ \t]*\r?$", re.MULTILINE)
 _END = re.compile(r"^<!-- sso-data: end -->[ \t]*\r?$", re.MULTILINE)
-_PUNCTUATION = re.compile(r"[\\`*_\[\]|~$]")
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", ":": "&#58;"}
-"""Of HTML, and of addresses: a colon would make a link of `https://...`."""
-
-_MOST = 200
-
 _FRONT = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)(?:\r?\n)?^---[ \t]*(?:\r?\n|\Z)", re.S | re.M)
 _TOP_KEY = re.compile(
     r"""^(?:[ \t]*#[^\n]*\n)*(["']?)([^\s#"'\-\[\]{}&*!|>%@`,?:][^:#\n]*?)\1[ \t]*:(?=\s|$)""", re.M
@@ -141,28 +132,6 @@ def _merge_configs(there: Metadata, changes: Metadata, names: frozenset[str]) ->
     ]
     changes["dataset_info"] = [*kept, *(changes.get("dataset_info") or [])]
     return bool(others)
-
-
-def inline(text: object) -> str:
-    """`text` as plain text for a line or a table cell: without markup and line breaks."""
-    line = one_line(text, _MOST)
-    line = "".join(_ENTITIES.get(char, char) for char in line)
-    return _PUNCTUATION.sub(lambda found: "\\" + found[0], line)
-
-
-def code(text: object, most: int = _MOST) -> str:
-    """`text` as code in a line or a table cell: in backticks that it cannot close, on one line."""
-    line = one_line(text, most).replace("|", r"\|")
-    longest = max((len(run) for run in re.findall("`+", line)), default=0)
-    marks = "`" * (longest + 1)
-    space = " " if longest or not line else ""
-    return f"{marks}{space}{line}{space}{marks}"
-
-
-def table(head: Sequence[str], rows: Sequence[Cells], align: str) -> str:
-    """A table of cells that are Markdown; `align` has an `l` or an `r` for each column."""
-    rules = tuple("---:" if side == "r" else "---" for side in align)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (tuple(head), rules, *rows))
 
 
 def _marked(page: str) -> tuple[int, int] | None:

@@ -30,13 +30,16 @@ SCORES = np.dtype(
         ("crc", "<u4"),  # CRC-32 of the journal line with its newline
         ("num_tokens", "<u4", (3,)),  # by view drawn under
         ("flags", "<u2"),  # see Flag
-        ("finish", "u1", (3,)),  # position in FINISH_REASONS, by view drawn under
+        ("finish", "u1", (3,)),  # position in FINISH_REASONS, or UNKNOWN, by view drawn under
         ("sample", "u1"),  # of the prompt, from 0
         ("spare", "u1", (2,)),  # zero
         ("check", "<u4"),  # CRC-32 of this record up to here
     ]
 )
 _STEP = 0x9E3779B97F4A7C15
+UNKNOWN = 255
+"""`finish` of a response that was not asked for."""
+_ONE_IN = 50
 CHECKED_BYTES = SCORES.itemsize - 4
 """Bytes of a record that its `check` covers."""
 
@@ -55,6 +58,10 @@ class Flag(IntFlag):
     LEAK_BAD = 1 << 8
     ECHO_GOOD = 1 << 9
     ECHO_BAD = 1 << 10
+    REST_NOT_ASKED = 1 << 11
+    """The row was dropped before everything about it was asked for."""
+    ALWAYS_COMPLETE = 1 << 12
+    """Set by `load_scores`, not stored: the row is complete by design, whatever it turned out."""
 
 
 ECHO_WORDS = 6
@@ -70,9 +77,13 @@ def encode(row: Row, line: bytes, offset: int) -> bytes:
     record["logp"] = np.reshape(np.array(totals, np.float64), (3, 3))
     record["length"] = len(line)
     record["crc"] = zlib.crc32(line)
-    record["num_tokens"] = [row.responses[view].num_tokens for view in VIEWS]
+    known = row.responses
+    record["num_tokens"] = [known[view].num_tokens if view in known else 0 for view in VIEWS]
     record["flags"] = flags_of(row)
-    record["finish"] = [FINISH_REASONS.index(row.responses[view].finish_reason) for view in VIEWS]
+    record["finish"] = [
+        FINISH_REASONS.index(known[view].finish_reason) if view in known else UNKNOWN
+        for view in VIEWS
+    ]
     record["sample"] = row.sample - 1
     record["check"] = zlib.crc32(record.tobytes()[:CHECKED_BYTES])
     return record.tobytes()
@@ -83,9 +94,9 @@ def flags_of(row: Row) -> Flag:
 
     Texts are compared exactly; leaks and echoes are found in any case.
     """
-    text = {view: row.responses[view].text for view in VIEWS}
-    found = Flag(0)
-    for view in VIEWS:
+    text = {view: response.text for view, response in row.responses.items()}
+    found = Flag.REST_NOT_ASKED if row.rest_not_asked else Flag(0)
+    for view in text:
         if not text[view].strip():
             found |= Flag[f"BLANK_{view.upper()}"]
         if leaks(text[view]):
@@ -96,11 +107,40 @@ def flags_of(row: Row) -> Flag:
         found |= Flag.ECHO_BAD
     if text["good"] == text["bad"]:
         found |= Flag.SAME_GOOD_BAD
-    if text["good"] == text["plain"]:
+    if text["good"] == text.get("plain"):
         found |= Flag.SAME_GOOD_PLAIN
-    if text["bad"] == text["plain"]:
+    if text["bad"] == text.get("plain"):
         found |= Flag.SAME_BAD_PLAIN
     return found
+
+
+def always_complete(rows: Rows, first: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Mark the rows that are complete by design: 2 % by content, and those with keys of `first`."""
+    mask: NDArray[np.bool_] = np.isin(rows["key"], first) | (rows["key"] % np.uint64(_ONE_IN) == 0)
+    return mask
+
+
+def is_always_complete(key: int, first: frozenset[int]) -> bool:
+    """Return the same of one row, by its key."""
+    return key in first or key % _ONE_IN == 0
+
+
+def lacking(rows: Rows) -> NDArray[np.bool_]:
+    """Mark the rows of which not everything was asked for."""
+    mask: NDArray[np.bool_] = np.not_equal(rows["flags"] & np.uint16(Flag.REST_NOT_ASKED), 0)
+    return mask
+
+
+def representative(rows: Rows) -> Rows:
+    """Return the rows that stand for all of a run, over which shares and means are taken.
+
+    Where some rows lack what was not asked for, the complete ones are those that passed, and would
+    mislead: then it is the rows that are complete by design.
+    """
+    if not lacking(rows).any():
+        return rows
+    chosen: Rows = rows[(rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE)) != 0]
+    return chosen
 
 
 def leaks(text: str) -> bool:

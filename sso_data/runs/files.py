@@ -7,7 +7,6 @@ call.
 """
 
 import errno
-import fcntl
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,11 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from sso_data.core.errors import RunError
+
+try:
+    import fcntl
+except ImportError as error:
+    raise ImportError("sso-data runs on Linux and macOS; on Windows, use WSL") from error
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -190,8 +194,10 @@ def publish_files(new: Path, final: Path) -> None:
     """
     with named(final):
         files = sorted(new.iterdir())
+        # safetensors writes files that only the owner can read; the directory has the umask's mode
+        mode = new.stat().st_mode & 0o644
         for file in files:
-            _call(os.chmod, file, 0o644)  # safetensors writes files that only the owner can read
+            _call(os.chmod, file, mode)
             _sync_file(file)
         _sync_dir(new)
         for file in files:

@@ -2,6 +2,7 @@
 
 import io
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -14,11 +15,14 @@ from sso_data.core.errors import RunError
 from sso_data.core.records import JsonRow
 from sso_data.runs.files import Appender, closing_on_error, make_dir, named, reading, replace_by
 
+CRC = "crc"
+"""Field of a sealed line: the CRC-32 of the line without it, in hexadecimal digits."""
+
 SYNC_SECONDS = 2.0
 """A power failure loses at most this much work, in seconds."""
 
 _BLOCK_BYTES = 1 << 16
-_HOLE = b"\0"
+HOLE = b"\0"
 """No written line holds this byte; after a power failure it may fill what was not stored."""
 
 
@@ -30,6 +34,25 @@ def to_line(row: JsonRow) -> bytes:
     return stream.getvalue()
 
 
+def sealed(row: JsonRow) -> bytes:
+    """Return `row` as one JSON line that holds its own checksum."""
+    return to_line(row | {CRC: f"{zlib.crc32(to_line(row)):08x}"})
+
+
+def unsealed(row: JsonRow, where: str) -> JsonRow:
+    """Return a line's object without its checksum; lines of versions before 0.2.0 have none.
+
+    Raises RunError, which begins with `where`, for a line that was changed.
+    """
+    seal = row.pop(CRC, None)
+    if seal is not None and seal != f"{zlib.crc32(to_line(row)):08x}":
+        raise RunError(
+            f"{where}: was changed after it was written (its checksum differs); restore the line "
+            "from a copy, or delete it: what it says is asked for again"
+        )
+    return row
+
+
 def open_lines(path: Path) -> Appender:
     """Open a line file for appending and remove what a crash or a power failure left in it.
 
@@ -37,8 +60,8 @@ def open_lines(path: Path) -> Appender:
     Raises RunError when the file cannot be read or written.
     """
     whole = whole_lines_size(path)
-    if whole and any(_HOLE in line for _, line in read_lines(path)):
-        replace_by(path, (line for _, line in read_lines(path) if _HOLE not in line))
+    if whole and any(HOLE in line for _, line in read_lines(path)):
+        replace_by(path, (line for _, line in read_lines(path) if HOLE not in line))
         whole = whole_lines_size(path)
     appender = Appender(path)
     if whole < appender.size:
@@ -63,10 +86,13 @@ def whole_lines_size(path: Path) -> int:
     return 0
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset in bytes, line with its newline) of every whole line; RunError as `reading`."""
-    offset = 0
+def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset in bytes, line with its newline) of every whole line from `offset` on.
+
+    Raises RunError as `reading`.
+    """
     with reading(path), path.open("rb") as stream:
+        stream.seek(offset)
         for line in stream:
             if not line.endswith(b"\n"):
                 return
@@ -142,7 +168,7 @@ class JsonlStore:
             self._lines = opened.enter_context(closing(open_lines(path)))
             for where, content in read_objects(path):
                 try:
-                    self._found[str(content[key])] = content
+                    self._found[str(content[key])] = unsealed(content, where)
                 except KeyError as error:
                     raise RunError(f"{where}: has no {key!r}; remove the line") from error
             self._opened = opened.pop_all()
@@ -155,7 +181,7 @@ class JsonlStore:
 
     def add(self, line: JsonRow) -> None:
         """Append one object; raises RunError when it cannot be written."""
-        self._lines.append(to_line(line))
+        self._lines.append(sealed(line))
         self._found[str(line[self._key])] = line
         self._sync()
 

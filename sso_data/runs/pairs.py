@@ -18,14 +18,18 @@ from numpy.typing import NDArray
 from sso_data.core.errors import RunError, one_line
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import OPTIONAL_SCORE, SCHEMA_VERSION, VIEWS, JsonRow
+from sso_data.runs.checksums import changed, recorded_in, sha256_of
+from sso_data.runs.columns import row_key
 from sso_data.runs.files import NewFile, make_dir, recover_dir, remove_tree, swap_dir, write_new
-from sso_data.runs.journal import Scores
-from sso_data.runs.jsonl import read_objects
+from sso_data.runs.journal import Scores, load_scores
+from sso_data.runs.jsonl import read_lines, read_objects
 from sso_data.runs.workdir import read_json
 
 _PROGRESS_ROWS = 256
 _NO_PAIRS = "{run}: no pairs in it; decide on them with `sso-data filter {run}`"
 _REWRITE = "write it again with `sso-data filter {run}`"
+CHECKSUMS = "sha256"
+"""Key of filter.json: the checksums of the files beside it, as `sha256sum` prints them."""
 
 
 def write_pairs(
@@ -49,7 +53,8 @@ def write_pairs(
         make_dir(new)
         _write_rows(new, scores, kept, parquet=parquet, progress=progress or NullProgress())
         files = sorted(path.name for path in new.iterdir())
-        content = {"schema_version": SCHEMA_VERSION, **summary, "files": files}
+        sums = {path.name: digest for path, digest in sha256_of(new / f for f in files).items()}
+        content = {"schema_version": SCHEMA_VERSION, **summary, "files": files, CHECKSUMS: sums}
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_new(new / "filter.json", text.encode())
         swap_dir(new, final)
@@ -107,12 +112,61 @@ def outside_row(row: JsonRow) -> JsonRow:
 def read_pairs(run: Path) -> Iterator[tuple[str, JsonRow]]:
     """Yield ("FILE:LINE", outside row) of each kept row.
 
-    Raises RunError when there are no pairs, or a line of them is not a JSON object.
+    Raises RunError when there are no pairs, they are not those that `filter` wrote, or a line of
+    them is not a JSON object.
     """
     file = run / "pairs" / "train.jsonl"
     if not file.is_file():
         raise RunError(_NO_PAIRS.format(run=run))
+    check_pairs(file.parent, file.name)
     yield from read_objects(file, _REWRITE.format(run=run))
+
+
+def check_pairs(directory: Path, *names: str) -> None:
+    """Raise RunError where files of pairs are not as `filter` wrote them; all, or those named.
+
+    Pairs of versions before 0.2.0 have no checksums and are taken as they are.
+    """
+    content = read_json(directory / "filter.json", what="the filter.json of a run") or {}
+    recorded = recorded_in(content, CHECKSUMS)
+    wanted = {name: one for name, one in recorded.items() if not names or name in names}
+    for name in changed(directory, wanted):
+        run, line = directory.parent, ""
+        if name == "train.jsonl" and (directory / name).is_file() and (run / "rows").is_dir():
+            line = _first_changed(directory / name, run)
+        raise RunError(
+            f"{directory / name}{line}: is not as `filter` wrote it; "
+            f"{_REWRITE.format(run=run)}; to train on edited pairs, copy {name} out of "
+            f"{directory} and give the copy's path"
+        )
+
+
+def check_source(source: str) -> None:
+    """Raise RunError where `source` is a run or pairs of one, and they were changed."""
+    path = Path(source)
+    if not source.strip():
+        return
+    if (path / "run.json").is_file():
+        check_pairs(path / "pairs", "train.jsonl")
+    elif path.is_dir():
+        check_pairs(path)
+    elif path.is_file():
+        check_pairs(path.parent, path.name)
+
+
+def _first_changed(file: Path, run: Path) -> str:
+    """Return ":LINE" of the first pair that is not the journal's row; "" where each of them is."""
+    scores = load_scores(run, dry=True)
+    places = {key: position for position, key in enumerate(scores.keys().tolist())}
+    for number, (_, line) in enumerate(read_lines(file), start=1):
+        try:
+            row = orjson.loads(line)
+            place = np.array([places[row_key(row["id"])]])
+            if row != outside_row(orjson.loads(next(scores.lines(place)))):
+                return f":{number}"
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f":{number}"
+    return ""
 
 
 def not_a_row(where: str, error: Exception) -> RunError:

@@ -27,7 +27,10 @@ _BATCH_ROWS = 1000
 _BATCH_BYTES = 16 << 20
 
 
-OPTIONAL = ("sample", "placement", "user_good", "user_bad", "logp_{}_{}".format(*OPTIONAL_SCORE))
+OPTIONAL = (
+    *("sample", "placement", "user_good", "user_bad", "rest_not_asked"),
+    "logp_{}_{}".format(*OPTIONAL_SCORE),
+)
 """Columns that are left out where no row has them."""
 
 
@@ -64,7 +67,7 @@ def schema(present: Collection[str] = OPTIONAL) -> pa.Schema:
     for view in VIEWS:
         fields += [(f"seed_{view}", pa.int64()), (f"prompt_hash_{view}", pa.string())]
     words = ("model", "model_fingerprint", "template_fingerprint", "template_kwargs", "metadata")
-    fields += [(word, pa.string()) for word in words]
+    fields += [(word, pa.string()) for word in (*words, "rest_not_asked")]
     fields += [("chosen_message", message), ("rejected_message", message)]
     return pa.schema([one for one in fields if one[0] not in OPTIONAL or one[0] in present])
 

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from sso_data.core.errors import RunError
-from sso_data.core.records import Failure, Row, split_sample
+from sso_data.core.records import Failure, Row, content_hash, split_sample
 from sso_data.runs.columns import prompt_keys, row_key
 from sso_data.runs.files import locked_file, make_dir, recover_dir
 from sso_data.runs.journal import Journal, Scores, load_scores
@@ -40,12 +40,15 @@ def _is_manifest(content: Manifest) -> bool:
         return False
 
 
+COMPLETED = "completed"
+"""The directory of whole rows that `complete` puts into the journal when all are there."""
+
 RUN = WorkKind(
     noun="run",
     manifest="run.json",
     files=(
         *("pairs", ".pairs.old", ".pairs.new", "report.html", "push-dry-run"),
-        *("rows", "failed.jsonl", "steering.jsonl"),
+        *("rows", "failed.jsonl", "steering.jsonl", COMPLETED),
     ),
     orphans=("rows", "failed.jsonl"),
     is_valid=_is_manifest,
@@ -113,6 +116,12 @@ def iterate_failures(run: Path) -> Iterator[Failure]:
             failure = Failure.from_json(orjson.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{file}:{number}: not a failure record; remove the line") from error
+        content = split_sample(failure.id)[0].rpartition("-")[0]
+        if failure.messages and content != content_hash(failure.messages):
+            raise RunError(
+                f"{file}:{number}: its prompt is not the one of its id; restore the line from a "
+                "copy, or remove it and run `generate` again, which does the prompt anew"
+            )
         yield failure
 
 
@@ -198,7 +207,7 @@ class Run(WorkDir):
             self._journal = opened.enter_context(closing(Journal(path)))
             self._failed = opened.enter_context(closing(open_lines(path / "failed.jsonl")))
             self.ledger = Ledger()
-            for key in load_scores(path, dry=False).keys().tolist():
+            for key in load_scores(path, dry=False, whole=True).keys().tolist():
                 self.ledger.mark(key, DONE)
             for failure in iterate_failures(path):
                 self.ledger.mark(row_key(failure.id), FAILED)

@@ -14,7 +14,7 @@ from sso_data.core.errors import RunError
 from sso_data.core.records import JsonRow, row_id
 from sso_data.runs.columns import hash64
 from sso_data.runs.files import reading
-from sso_data.runs.jsonl import PeriodicSync, open_lines, read_lines, to_line
+from sso_data.runs.jsonl import CRC, PeriodicSync, open_lines, read_lines, sealed, unsealed
 from sso_data.runs.ledger import KeyTable
 
 FILE = "steering.jsonl"
@@ -54,7 +54,7 @@ class SteeringStore:
 
     def add(self, line: JsonRow) -> None:
         """Append a line; raises RunError when it cannot be written."""
-        self._remember(line, self._lines.append(to_line(line)))
+        self._remember(line, self._lines.append(sealed(line)))
         self._sync()
 
     def close(self) -> None:
@@ -76,6 +76,7 @@ class SteeringStore:
         with reading(self._path):
             self._reader.seek(place - 1)
             line: JsonRow = orjson.loads(self._reader.readline())
+        line.pop(CRC, None)
         return line
 
 
@@ -106,7 +107,7 @@ AnyStore = SteeringStore | MemorySteeringStore
 def read_steering(run: Path) -> Iterator[tuple[int, JsonRow]]:
     """Yield (offset in bytes, line) of a run's steering.jsonl; nothing if there is no file.
 
-    Raises RunError that names a line of another form.
+    Raises RunError that names a line of another form, or one that was changed.
     """
     path = run / FILE
     if not path.exists():
@@ -121,7 +122,7 @@ def read_steering(run: Path) -> Iterator[tuple[int, JsonRow]]:
             raise RunError(
                 f"{path}:{number}: not a valid line; remove it, and its prompt is steered again"
             )
-        yield offset, content
+        yield offset, unsealed(content, f"{path}:{number}")
 
 
 def content_of(row: str) -> str:

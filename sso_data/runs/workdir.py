@@ -7,6 +7,7 @@ A run (run.json), a training (train.json), an iteration (iterate.json) and an ev
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from sso_data import __version__
 from sso_data.config import migration
 from sso_data.config.migration import Kind, upgraded
 from sso_data.core.errors import RunError, one_line
+from sso_data.core.fingerprints import same
 from sso_data.runs.files import locked_file, make_dir, remove_tree, write_atomic
 
 Manifest = dict[str, Any]
@@ -25,6 +27,17 @@ Manifest = dict[str, Any]
 OVERWRITE = "use another --out, or --overwrite to start over"
 _TEXTS = ("templates", "principles")
 """Keys of identities that are hashes of texts; those that ship are read where no DIR is given."""
+
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{16,64}(\+[0-9a-f]{16,64})?")
+_OPTIONS = ("principles", "templates", "model")
+"""Keys of identities that are fingerprints of what an option names."""
+_CONTENT = {
+    "tokenizer": "the tokenizer's files",
+    "chat_template": "the chat template, or what it is given,",
+    "data": "the training data",
+}
+"""Keys of identities that are fingerprints of what no option names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +101,7 @@ def require_manifest(path: Path, kind: WorkKind) -> Manifest:
     manifest = read_manifest(path, kind)
     if manifest is None:
         what = f"no {kind.manifest} in it" if path.is_dir() else "no such directory"
-        raise RunError(f"{path}: {what}; {kind.how_to_make.format(path=path)}")
+        raise RunError(f"{path.absolute()}: {what}; {kind.how_to_make.format(path=path)}")
     return manifest
 
 
@@ -145,12 +158,13 @@ def open_workdir(
     details: Mapping[str, Any],
     overwrite: bool = False,
     remedy: str = OVERWRITE,
+    config: Mapping[str, Any] | None = None,
 ) -> WorkDir:
     """Start the work in `path`, or continue it when `identity` is that of the work there.
 
     The caller holds the directory's lock. `details` are put into the manifest besides the identity;
     their `defaults` only when the work starts. Raises RunError that names the first differences and
-    the `remedy`, or when the directory holds something else.
+    the `remedy`, or when the directory holds something else. `config` is by default in the details.
     """
     make_dir(path)
     if not (overwrite and clear(path, kind)):
@@ -166,10 +180,20 @@ def open_workdir(
         }
         write_json(path / kind.manifest, manifest)
         return WorkDir(path, kind, manifest)
-    refuse_another(path, kind.noun, manifest["identity"], identity, remedy)
+    configs = manifest.get("config"), config or details.get("config")
+    refuse_another(path, kind.noun, manifest["identity"], identity, remedy, configs)
     found = WorkDir(path, kind, manifest)
-    found.set(**{key: value for key, value in details.items() if key != "defaults"})
+    kept = {key: value for key, value in details.items() if key != "defaults"}
+    found.set(identity=_further(manifest["identity"], identity), **kept)
     return found
+
+
+def _further(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity with the fingerprint that goes further, where two equal ones differ."""
+    return {
+        key: here[key] if len(str(here[key])) > len(str(there[key])) else there[key]
+        for key in there
+    }
 
 
 def clear(path: Path, kind: WorkKind) -> bool:
@@ -186,13 +210,57 @@ def clear(path: Path, kind: WorkKind) -> bool:
     return True
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Return how two identities differ, one phrase a key: "KEY is X there and Y here"."""
+def differences(
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    then: Mapping[str, Any] | None = None,
+    now: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Return how two identities differ, one phrase a key: "KEY is X there and Y here".
+
+    Of a fingerprint it tells what it stands for, by the configurations `then` and `now`.
+    """
     found = []
     for key in sorted(there.keys() | here.keys()):
         old, new = there.get(key, "absent"), here.get(key, "absent")
-        if old != new:
+        if same(old, new):
+            continue
+        if _is_fingerprint(old) or _is_fingerprint(new):
+            found.append(f"{key} is another: {_meant(key, old, new, then or {}, now or {})}")
+        else:
             found.append(f"{key} is {json.dumps(old)} there and {json.dumps(new)} here")
+    return found
+
+
+def _is_fingerprint(value: object) -> bool:
+    return isinstance(value, str) and bool(_FINGERPRINT.fullmatch(value))
+
+
+def _meant(
+    key: str, old: object, new: object, then: Mapping[str, Any], now: Mapping[str, Any]
+) -> str:
+    """Return what differs where fingerprints do: names, or the content behind one name."""
+    name = key.rpartition(".")[2]
+    if name in _CONTENT:
+        return f"{_CONTENT[name]} changed ({old} then, {new} now)"
+    for path in (key, f"generate.{key}"):
+        before, after = _at(then, path), _at(now, path)
+        if before != after:
+            option = f"--{name}" if name in _OPTIONS else path
+            return ", ".join(
+                f"{f'{option} {value}' if value else 'none'} {when}"
+                for value, when in ((before, "then"), (after, "now"))
+            )
+        if before:
+            return f"the content of {before} changed ({old} then, {new} now)"
+    return f"{old} then, {new} now"
+
+
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    """Return the value of a dotted key; None where there is none."""
+    found: Any = config
+    for part in path.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
     return found
 
 
@@ -208,12 +276,14 @@ def refuse_another(
     there: Mapping[str, Any],
     here: Mapping[str, Any],
     remedy: str = OVERWRITE,
+    configs: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None] = (None, None),
 ) -> None:
     """Raise RunError that names the first three differences of two identities, if there are any.
 
     Where texts differ that ship with the package, it says how to go on with the earlier ones.
+    `configs` are the two configurations.
     """
-    if changed := differences(there, here):
+    if changed := differences(there, here, *configs):
         of = "generate." if noun in ("iteration", "evaluation") else ""
         other = [key for key in _TEXTS if key in there and there[key] != here.get(key)]
         texts = [f"--set {of}{key}=DIR" for key in other]

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pydantic import (
     ValidationError,
 )
 
-from sso_data.core.errors import InputError, SsoDataError, one_line
+from sso_data.core.errors import InputError, SsoDataError, nearest, one_line
 from sso_data.core.paths import CATALOGUES, principles_dir
 from sso_data.core.yaml_files import read_yaml, yaml_text
 from sso_data.runs.files import make_dir, remove_tree, swap_dir, write_new
@@ -104,6 +105,11 @@ class Catalogue:
         return self.principles[feature]
 
 
+def listing(directory: Path) -> str:
+    """Return the command that lists the principles of a catalogue."""
+    return f"sso-data principles list --principles {shlex.quote(str(directory))}"
+
+
 def load_catalogue(
     directory: Path | None = None, *, on_bad_file: Callable[[Path, InputError], None] | None = None
 ) -> Catalogue:
@@ -119,8 +125,8 @@ def load_catalogue(
     try:
         if not directory.is_dir():
             raise InputError(
-                f"{directory}: no such directory of principle files, nor a shipped catalogue "
-                f"({', '.join(CATALOGUES)})"
+                f"{directory.absolute()}: no such directory of principle files, nor a shipped "
+                f"catalogue ({', '.join(CATALOGUES)}){nearest(name, CATALOGUES)}"
             )
         files = sorted((*directory.glob("*.yaml"), *directory.glob("*.yml")))
         home = directory.resolve()

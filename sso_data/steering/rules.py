@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sso_data.config.run import SteeringConfig
-from sso_data.core.errors import ConfigError
+from sso_data.core.errors import ConfigError, nearest
 from sso_data.core.jinja import SHIPPED, SYSTEM, Templates
 from sso_data.core.records import Steering, derive_seed
-from sso_data.steering.principles import Catalogue, Principle
+from sso_data.steering.principles import Catalogue, Principle, listing
 
 CONCISION = "Concision"
 """Added with a probability of its own, against length growth, and not drawn with the others."""
@@ -160,8 +160,8 @@ def check_features(config: SteeringConfig, catalogue: Catalogue) -> None:
         for feature in features:
             if feature not in catalogue.principles:
                 raise ConfigError(
-                    f"steering.{key}: no principle {feature!r} in {catalogue.directory}; "
-                    f"there are {known}"
+                    f"steering.{key}: no principle {feature!r} in {catalogue.directory} ({known})"
+                    f"{nearest(feature, catalogue.principles, listing(catalogue.directory))}"
                 )
     rules = Rules(config=config, catalogue=catalogue, seed=0)
     left = len(rules.weights)

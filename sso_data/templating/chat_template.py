@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from sso_data.config.run import ViewsConfig
 from sso_data.core.errors import ConfigError, ModelError, described, one_line
+from sso_data.core.limits import limited
 from sso_data.core.records import STEERED_VIEWS, Message, Placement, View
 
 _PROBE_SYSTEM, _PROBE_USER = "Qz7001zQ", "Qz7002zQ"
@@ -210,9 +211,10 @@ class ChatTemplate:
             pinned["strftime_now"] = datetime.fromisoformat(self._date).strftime
         turns = [message.to_json() for message in messages]
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=generation, **pinned
-            )
+            with limited():
+                rendered = self.tokenizer.apply_chat_template(
+                    turns, tokenize=False, add_generation_prompt=generation, **pinned
+                )
         except Exception as error:
             reason = one_line(error, 300)
             raise Unrenderable("template_refused", f"the chat template raised: {reason}") from error

@@ -13,6 +13,7 @@ import numpy as np
 from sso_data.config.run import ViewsConfig
 from sso_data.config.training import RewardConfig, SequenceConfig, TrainConfig
 from sso_data.core.errors import InputError, TrainError
+from sso_data.core.fingerprints import same
 from sso_data.core.records import JsonRow
 from sso_data.models.training_model import PolicyFiles
 from sso_data.prompts.preferences import read_preferences
@@ -83,7 +84,7 @@ def load_data(source: str, policy: PolicyFiles, config: TrainConfig) -> Data:
         fingerprint=fingerprint_of(encoded),
         template_fingerprint=encoder.template.fingerprint,
         made_by=made_by,
-        foreign_model=any(fingerprint != policy.fingerprint for _, fingerprint in made_by),
+        foreign_model=not all(same(policy.fingerprint, found) for _, found in made_by),
     )
 
 
@@ -119,7 +120,7 @@ def _counted(
     for row in rows:
         if found := row.get("model_fingerprint"):
             made_by[str(row.get("model")), str(found)] += 1
-            if found != policy.fingerprint and not takes_others:
+            if not same(found, policy.fingerprint) and not takes_others:
                 raise InputError(
                     f"row {row.get('id')}: sampled by {row.get('model')} (fingerprint {found}), "
                     f"but --model {policy.name} is {policy.fingerprint}; train the model that made "

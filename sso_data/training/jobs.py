@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import TrainError
+from sso_data.core.fingerprints import sampled
 from sso_data.core.progress import Progress
 from sso_data.models.loading import load_causal_lm
 from sso_data.models.training_model import (
@@ -199,7 +200,7 @@ def _with_references(
         loss,
         config.reference,
         cache=context.out / "references.npz",
-        model_key=f"{policy.fingerprint}/{dtype}/{context.args.device.type}",
+        model_key=f"{sampled(policy.fingerprint)}/{dtype}/{context.args.device.type}",
         writes_cache=context.args.process_index == 0,
         formats=(str(dtype).removeprefix("torch."), sampled_in),
     )

@@ -7,7 +7,6 @@ its part), the three `_load_*` (one line for a checkpoint that cannot be read). 
 `training_step`, `compute_loss`, `prediction_step` and `preferences`.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,12 +25,12 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from sso_data.core.errors import ConfigError, RunError, TrainError, described
 from sso_data.models.head import disable_dropout
-from sso_data.runs.files import remove_tree, sync_tree, write_atomic
+from sso_data.runs.files import remove_tree, sync_tree
 from sso_data.training.batch import Batch, Collator, LengthSortedSampler, PairRows
 from sso_data.training.callbacks import FiniteGradients
 from sso_data.training.encode import EncodedRow
 from sso_data.training.loss import PreferenceTerm
-from sso_data.training.state import COMPLETE, checkpoints
+from sso_data.training.state import checkpoints, mark_whole
 
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 """What saving a model or an optimizer raises when the disk does not take it."""
@@ -205,8 +204,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
             raise RunError(unwritten(folder, error)) from error
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            mark = json.dumps({"step": self.state.global_step}) + "\n"
-            write_atomic(folder / COMPLETE, mark.encode())
+            mark_whole(folder, self.state.global_step)
             self._remove_old(folder.parent)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

@@ -20,10 +20,14 @@ from transformers.trainer_callback import PrinterCallback
 from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import ConfigError, InputError, RunError, TrainError
+from sso_data.core.paths import is_local, is_meant_as_path
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.filtering.refilter import doubt_about
 from sso_data.models.training_model import PolicyFiles, find_policy, save_model, saved_dtype
+from sso_data.prompts.preferences import read_preferences
+from sso_data.runs.checksums import sha256_of
 from sso_data.runs.files import make_dir, publish_files, remove_tree
+from sso_data.runs.pairs import check_source
 from sso_data.runs.workdir import Manifest, locked, refuse_other_content, stored_defaults
 from sso_data.training.callbacks import FewSteps, Metrics
 from sso_data.training.card import draw, write_card
@@ -42,6 +46,7 @@ from sso_data.training.state import (
     TrainingDir,
     open_training,
     read_training,
+    saved_files,
     step_of,
 )
 
@@ -113,12 +118,16 @@ def train(
         )
     first = is_first()
     context = TrainContext(out=out, args=args, progress=(first and progress) or NullProgress())
-    context.progress.phase("checking the model and its chat template")
-    policy = find_policy(config)
-    _refuse_inputs_in(out, source, policy, config)
     if first:
         refuse_other_content(out, TRAINING)
+    if is_local(source) or is_meant_as_path(source):  # a first look, before the model is read
+        next(read_preferences(source, split=config.data.split), None)
+    context.progress.phase("checking the model and its chat template")
+    policy = find_policy(config, context.progress)
+    _refuse_inputs_in(out, source, policy, config)
     context.progress.phase("reading the data")
+    for given in _given(source, config):
+        check_source(given)
     if doubt := doubt_about(source):
         context.progress.warn(doubt)
     job = (reward_job if config.kind == "reward" else policy_job)(source, policy, config)
@@ -147,12 +156,16 @@ def train(
     return done
 
 
+def _given(source: str, config: TrainConfig) -> list[str]:
+    """Return every source of rows: the data, then what is mixed into a reward model's."""
+    return [source, *(part.data for part in config.reward.mix if config.kind == "reward")]
+
+
 def _refuse_inputs_in(out: Path, source: str, policy: PolicyFiles, config: TrainConfig) -> None:
     """Raise ConfigError if the model or the data is inside `out`, which a training replaces."""
-    mixed = [part.data for part in config.reward.mix] if config.kind == "reward" else []
     given = [("--model", policy.name, policy.directory)]
-    given += [("DATA", source, Path(source))]
-    given += [("reward.mix", name, Path(name)) for name in mixed]
+    for number, name in enumerate(_given(source, config)):
+        given.append(("reward.mix" if number else "DATA", name, Path(name)))
     whole = out.resolve()
     for what, name, path in given:
         if not name.strip() or not path.exists():
@@ -184,6 +197,7 @@ def _opened(
             identity=_identity(config, policy, job),
             details=details if is_new else {},  # a continued one keeps those of its start
             overwrite=overwrite,
+            config=details["config"],
         )
         checkpoint = None if folder.is_finished else folder.last_checkpoint()
         if not folder.is_finished:
@@ -322,6 +336,7 @@ def _finish(
         "first": logs[0] if logs else {},
         "last": logs[-1] if logs else {},
         "comparison": comparison,
+        "files": {path.name: one for path, one in sha256_of(saved_files(context.out)).items()},
     }
     context.progress.note(comparison["text"])
     if "error" in comparison:

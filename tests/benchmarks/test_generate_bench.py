@@ -15,6 +15,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "generate.py"
 
 def test_a_small_run_reports_every_side_with_the_same_tokens() -> None:
     command = [sys.executable, str(SCRIPT), "--prompts-count", "4", "--repeat", "1"]
+    command += ["--sides=authors,raw,ours,needed", "--complete-first=0"]
     done = subprocess.run(
         [*command, "--max-tokens", "24", "--json"], capture_output=True, text=True, check=False
     )
@@ -22,7 +23,7 @@ def test_a_small_run_reports_every_side_with_the_same_tokens() -> None:
     report = json.loads(done.stdout)
 
     assert report["prompts"] == 4
-    assert set(report["sides"]) == {"authors", "ours", "raw"}
+    assert set(report["sides"]) == {"authors", "ours", "raw", "needed"}
     for side in report["sides"].values():
         assert side["seconds"] > 0
         assert side["seconds"] == side["passes"][0]
@@ -30,6 +31,9 @@ def test_a_small_run_reports_every_side_with_the_same_tokens() -> None:
     assert set(report["sides"]["ours"]["parts"]) == {"vllm", "adapter", "pipeline"}
     assert set(report["sides"]["raw"]["parts"]) == {"sampling", "scoring"}
     assert {"authors / ours", "ours / raw"} <= set(report["ratios"])
-    assert len({side["tokens"] for side in report["sides"].values()}) == 1
+    tokens = {name: side["tokens"] for name, side in report["sides"].items()}
+    assert tokens["authors"] == tokens["ours"] == tokens["raw"] >= tokens["needed"]
+    assert report["sides"]["ours"]["kept"] == report["sides"]["needed"]["kept"]
+    assert report["ratios"]["kept pairs per CPU second, needed / raw"] > 0
     assert 0 < report["outside_engine"] < 1
     assert report["peak_rss_mib"] > 0

@@ -34,7 +34,7 @@ MANIFEST: dict[str, Any] = {
     "date": "2026-01-01",
     "prompts": 1,
 }
-NOT_A_ROW = refused(r"rows/00000.jsonl: line 1 is not a row .*delete it and run `generate` again")
+NOT_A_ROW = refused(r"rows/00000.jsonl:1: is not a row .*delete the line and run the command")
 NOT_A_FAILURE = refused("failed.jsonl:1: not a failure record; remove the line")
 NO_MANIFEST = refused(r"run.json: not (readable|the run.json)")
 

@@ -10,8 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TEXTS = [
     file
-    for pattern in ("*.md", "docs/*.md", "templates/*", "principles/*/*.yaml", "sso_data/**/*.py")
-    for file in sorted(ROOT.glob(pattern))
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "templates/**/*",
+        "principles/*/*.yaml",
+        "sso_data/**/*.py",
+    )
+    for file in filter(Path.is_file, sorted(ROOT.glob(pattern)))
 ]
 
 

@@ -60,7 +60,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> IterateConfig:
     scripted(monkeypatch, lambda: HashEngine(refused="Question 3?"))
     prepared = generate_module.prepare
 
-    def prepare(config: Any, *, date: str | None = None) -> Any:
+    def prepare(config: Any, *, date: str | None = None, progress: object = None) -> Any:
         setup = prepared(config, date=date)
         return replace(setup, identity={**setup.identity, "model": config.model})
 

@@ -226,3 +226,21 @@ def test_a_gated_dataset_with_access(hub: HubServer, tmp_path: Path) -> None:
         hub.tokens.clear()
     assert isinstance(rows, list)
     assert rows[0]["messages"] == [{"role": "user", "content": "a"}]
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(tmp_path: Path) -> None:
+    """`datasets` itself would ask six times, with pauses of 23 seconds in all."""
+    code = (
+        "from sso_data.config.run import SourceConfig; from sso_data.prompts import read_prompts\n"
+        "next(read_prompts('me/data', SourceConfig()))"
+    )
+    quiet = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | quiet,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "the Hub cannot be reached" in done.stderr.splitlines()[-1]
+    assert "Retrying" not in done.stderr

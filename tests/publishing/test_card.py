@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from sso_data.core.errors import InputError, RunError
+from sso_data.core.markdown import code, inline
 from sso_data.generation.merge import merge
 from sso_data.publishing.card import CardConfig, dataset_card, read_facts
 from sso_data.publishing.numbers import Distribution, bin_edges, count_pairs
@@ -22,8 +23,6 @@ from sso_data.publishing.public import public_json
 from sso_data.publishing.readme import (
     END,
     START,
-    code,
-    inline,
     merge_card,
     read_metadata,
     size_category,

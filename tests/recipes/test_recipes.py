@@ -144,7 +144,7 @@ def test_an_unknown_name_is_refused(name: str) -> None:
         load_recipe(name)
     assert "\n" not in str(caught.value)
     if name.startswith("lama"):
-        assert "did you mean llama3.1-8b-sft-sso or" in str(caught.value)
+        assert "did you mean 'llama3.1-8b-sft-sso' or" in str(caught.value)
 
 
 def test_unknown_keys_are_left_for_the_configuration_to_refuse(tmp_path: Path) -> None:

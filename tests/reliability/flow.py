@@ -22,6 +22,7 @@ import pytest
 from sso_data.config.run import RunConfig
 from sso_data.core.records import Message, content_hash
 from sso_data.engines.interface import Refused, Request, Result, Sampled, SampleRequest, Scored
+from sso_data.generation import complete as complete_module
 from sso_data.generation import generate as module
 from sso_data.generation import retry as retry_module
 from sso_data.generation.generate import Setup, Summary, generate
@@ -115,7 +116,7 @@ def scripted(
 ) -> None:
     """Let `generate` meet the scripted engine, small parts and buffers, and syncs by the row."""
 
-    def prepare(config: RunConfig, *, date: str | None = None) -> Setup:
+    def prepare(config: RunConfig, *, date: str | None = None, progress: object = None) -> Setup:
         identity = {"seed": config.seed, "engine": "scripted", "views.date": date or "2026-01-01"}
         return Setup(
             config=config,
@@ -125,7 +126,7 @@ def scripted(
             identity=identity,
         )
 
-    for caller in (module, retry_module):
+    for caller in (module, retry_module, complete_module):
         monkeypatch.setattr(caller, "prepare", prepare)
     monkeypatch.setattr(TEMPLATE, "views", _VIEWS)
     monkeypatch.setattr(module, "start_engine", lambda *args, **kwargs: engine())
@@ -143,7 +144,7 @@ def content(run: Path) -> dict[str, Any]:
         "failures": sorted(lines_of(run / "failed.jsonl")),
         "pairs": sorted(lines_of(pairs / "train.jsonl")),
         "table": sorted(table, key=lambda row: str(row["id"])),
-        "filter": json.loads((pairs / "filter.json").read_text()),
+        "filter": json.loads((pairs / "filter.json").read_text()) | {"sha256": "of any order"},
         "prompts": json.loads((run / "run.json").read_text())["prompts"],
         "names": sorted(path.name for path in pairs.iterdir()),
     }

@@ -148,15 +148,15 @@ NAMED: dict[str, tuple[Spoil, tuple[str, ...]]] = {
     "run.json gone": (remove("run.json"), ("but no run.json", "--out")),
     "journal line no JSON": (
         _without_side(_spoil_line("rows/00000.jsonl", 3, b"{oops}\n")),
-        ("00000.jsonl", "line 4", "delete it"),
+        ("00000.jsonl:4", "delete the line"),
     ),
     "journal line of another program": (
         _without_side(_spoil_line(LAST, 0, b'{"hello": 1}\n')),
-        ("00001.jsonl", "line 1", "delete it"),
+        ("00001.jsonl:1", "delete the line"),
     ),
     "journal line blank": (
         _without_side(_spoil_line("rows/00000.jsonl", 2, b"\n")),
-        ("00000.jsonl", "line 3", "delete it"),
+        ("00000.jsonl:3", "delete the line"),
     ),
     "failure no JSON": (_spoil_line("failed.jsonl", 1, b"oops\n"), ("failed.jsonl:2", "remove")),
     "failure of another program": (

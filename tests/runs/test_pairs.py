@@ -198,7 +198,7 @@ def test_changed_journal_is_refused_and_old_pairs_stay(tmp_path: Path) -> None:
     scores = load_scores(tmp_path, dry=True)
     part = tmp_path / "rows" / "00000.jsonl"
     part.write_bytes(part.read_bytes().replace(b"question 2", b"question 7"))
-    with pytest.raises(RunError, match="at byte"):
+    with pytest.raises(RunError, match=r"00000\.jsonl:3: was changed"):
         write_pairs(tmp_path, scores, np.arange(5), {})
     assert (pairs / "train.jsonl").read_bytes() == old
     assert not (tmp_path / ".pairs.new").exists()

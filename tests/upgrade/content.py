@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from sso_data.core.fingerprints import sampled
+
 Json = dict[str, Any]
 
 SIDES = ("chosen", "rejected", "original")
@@ -19,15 +21,19 @@ SAMPLES = 64
 
 
 def lines_of(file: Path) -> list[Json]:
-    """The objects of a file of JSON lines; a torn last line is left out."""
-    text = file.read_text(encoding="utf-8")
+    """The objects of a file of JSON lines without their checksums; a torn last line is left out.
+
+    Fingerprints are cut to what the earlier version recorded.
+    """
+    text = sampled(file.read_text(encoding="utf-8"))
     whole, _, _ = text.rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
+    rows = [json.loads(line) for line in whole.splitlines()]
+    return [{key: value for key, value in row.items() if key != "crc"} for row in rows]
 
 
 def object_of(file: Path) -> Json:
     """The object of a JSON file."""
-    found: Json = json.loads(file.read_text(encoding="utf-8"))
+    found: Json = json.loads(sampled(file.read_text(encoding="utf-8")))
     return found
 
 

@@ -1,0 +1,62 @@
+"""`report` and `view`: a run as a page to read, in files or served on this machine."""
+
+import getpass
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sso_data.cli import options as opt
+from sso_data.cli.outcome import echo, print_json, say
+from sso_data.cli.progress import showing_progress
+from sso_data.core.progress import size
+
+
+def report(
+    run: opt.RunPath,
+    out: Annotated[
+        Path | None, opt.out_option("New directory for the page (default: RUN-report).")
+    ] = None,
+    single: Annotated[
+        bool,
+        typer.Option("--single", help="One file that holds every row, for at most 5,000 of them."),
+    ] = False,
+    overwrite: Annotated[bool, opt.overwrite_option("Replace an earlier report in --out.")] = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Write a run as a page that opens from disk: accounting, checks, histograms, every row.
+
+    It needs no network and holds no code but its own. The same run gives the same bytes.
+    """
+    from sso_data.reporting.page import report as run_report
+
+    with showing_progress() as progress:
+        done = run_report(run, out, single=single, overwrite=overwrite, progress=progress)
+    if as_json:
+        print_json({"page": str(done.page), "rows": done.rows, "bytes": done.size})
+    else:
+        echo(f"{done.page} ({done.rows} rows, {size(done.size)})")
+
+
+def view(
+    run: opt.RunPath,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 0,
+) -> None:
+    """Serve the page of a run on this machine, also of one that is being made; Ctrl-C ends it.
+
+    It reads only. The address holds a random part: who does not know it sees nothing.
+    """
+    from sso_data.reporting.server import Viewer
+
+    with Viewer(run, port) as viewer:
+        number = viewer.server_address[1]
+        echo(viewer.url)
+        echo(
+            f"from another machine: ssh -N -L {number}:127.0.0.1:{number} "
+            f"{getpass.getuser()}@{socket.gethostname()}"
+        )
+        try:
+            viewer.serve_forever()
+        except KeyboardInterrupt:
+            say("ended")

@@ -1,0 +1,1 @@
+"""`report` and `view`: what a run holds as a page: accounting, checks, histograms and every row."""

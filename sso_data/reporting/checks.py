@@ -1,0 +1,152 @@
+"""Checks of the pairs that a person would make by reading them: each one names its rows."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sso_data.core.language import is_another_language
+from sso_data.core.records import SIDE_OF, STEERED_VIEWS, Row, View, content_hash
+from sso_data.core.statistics import wilson
+from sso_data.core.words import normal, words
+from sso_data.filtering.filters import Decision
+from sso_data.runs.columns import echoes, leaks
+from sso_data.steering.checks import refuses
+
+ONE_SIDED = 0.9
+"""From this share of pairs on in which the longer (or the shorter) answer is chosen, they teach
+little but length."""
+
+_OPENING_WORDS = 5
+_OPENING_SHARE = 0.05
+_FEWEST_ALIKE = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A check and the positions of its rows; `of`: the rows that were looked at.
+
+    `warning` says what is wrong with data like these; empty where nothing is.
+    """
+
+    name: str
+    title: str
+    rows: Sequence[int]
+    of: int
+    warning: str = ""
+
+
+class Checks:
+    """Looks at a run's rows one by one; `found` is asked at the end.
+
+    Kept rows alone are looked at, where there are any: what was dropped is not trained on.
+    """
+
+    def __init__(self, decision: Decision) -> None:
+        self._kept = frozenset(decision.kept.tolist())
+        self._seen = 0
+        self._rows: dict[tuple[str, View], list[int]] = defaultdict(list)
+        self._longer: list[int] = []
+        self._shorter: list[int] = []
+        self._languages: list[int] = []
+        self._openings: dict[tuple[View, str], list[int]] = defaultdict(list)
+        self._prompts: dict[str, list[int]] = defaultdict(list)
+        self._roles: dict[tuple[str, str], dict[View, int]] = defaultdict(dict)
+
+    def add(self, position: int, row: Row) -> None:
+        """Look at the row at `position`."""
+        if position not in self._kept:
+            return
+        self._seen += 1
+        chosen, rejected = row.responses["good"], row.responses["bad"]
+        if chosen.num_tokens != rejected.num_tokens:
+            longer = chosen.num_tokens > rejected.num_tokens
+            (self._longer if longer else self._shorter).append(position)
+        if is_another_language(chosen.text, rejected.text):
+            self._languages.append(position)
+        last = row.messages[-1].content
+        self._prompts[normal(last)].append(position)
+        asked = content_hash(row.messages)
+        for view in STEERED_VIEWS:
+            text = row.responses[view].text
+            told = row.steering.good if view == "good" else row.steering.bad
+            properties = {
+                "refusal": refuses(text),
+                "cut_off": row.responses[view].finish_reason != "stop",
+                "copied": leaks(text) or echoes(text, told),
+            }
+            for name, holds in properties.items():
+                if holds:
+                    self._rows[name, view].append(position)
+            first = words(text[:200])[:_OPENING_WORDS]
+            if len(first) == _OPENING_WORDS:
+                self._openings[view, " ".join(first)].append(position)
+            self._roles[asked, normal(text)][view] = position
+
+    def found(self) -> Iterator[Found]:
+        """Yield every check, those without rows too."""
+        yield self._lengths()
+        titles = {
+            "refusal": ("refuses", "an answer that refuses is the one to imitate"),
+            "cut_off": ("is cut off", "training learns not to end"),
+            "copied": (
+                "repeats its principles or speaks of guidelines",
+                "training learns to speak of guidelines that are not there",
+            ),
+        }
+        for name, (title, harm) in titles.items():
+            for view in STEERED_VIEWS:
+                rows = self._rows[name, view]
+                is_harm = bool(rows) and view == "good"
+                yield self._of(
+                    f"{name}_{SIDE_OF[view]}",
+                    f"{SIDE_OF[view]} {title}",
+                    rows,
+                    harm if is_harm else "",
+                )
+        yield self._of(
+            "language",
+            "chosen and rejected are in different languages",
+            self._languages,
+            "training learns the language, not the principle" if self._languages else "",
+        )
+        yield from self._repeated()
+
+    def _lengths(self) -> Found:
+        longer, shorter = len(self._longer), len(self._shorter)
+        share = longer / self._seen if self._seen else 0.0
+        low, high = wilson(share, self._seen) if self._seen else (0.0, 1.0)
+        warning = ""
+        for word, count in (("longer", longer), ("shorter", shorter)):
+            if self._seen >= _FEWEST_ALIKE and count >= ONE_SIDED * self._seen:
+                warning = (
+                    f"chosen is the {word} answer in {count} of {self._seen} pairs: a model can "
+                    "learn them by length alone"
+                )
+        title = f"chosen is longer ({share:.0%} [{low:.0%}, {high:.0%}])" if self._seen else ""
+        return self._of("longer", title or "chosen is longer", self._longer, warning)
+
+    def _repeated(self) -> Iterator[Found]:
+        """Yield the checks that compare rows with each other."""
+        same = [rows for rows in self._prompts.values() if len(rows) > 1]
+        yield self._of(
+            "prompts",
+            "the same prompt as another pair, but for case and punctuation",
+            sorted(row for rows in same for row in rows),
+        )
+        least = max(_FEWEST_ALIKE, _OPENING_SHARE * self._seen)
+        alike = [one for one in self._openings.items() if len(one[1]) >= least]
+        for (view, opening), rows in sorted(alike, key=lambda one: (-len(one[1]), one[0])):
+            yield self._of(
+                f"opening_{SIDE_OF[view]}", f'{SIDE_OF[view]} opens with "{opening}"', rows
+            )
+        both = [roles for roles in self._roles.values() if len(roles) > 1]
+        rows = sorted({row for roles in both for row in roles.values()})
+        yield self._of(
+            "contradicting",
+            "the same answer to the same prompt is chosen once and rejected once",
+            rows,
+            "these pairs contradict each other" if rows else "",
+        )
+
+    def _of(self, name: str, title: str, rows: Sequence[int], warning: str = "") -> Found:
+        return Found(name=name, title=title, rows=rows, of=self._seen, warning=warning)

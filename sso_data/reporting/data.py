@@ -1,0 +1,243 @@
+"""The data of a report: the accounting, the filter's numbers and what each row holds, as JSON.
+
+Reasons, thresholds and numbers are those of the filter's own functions; the page only shows them.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from sso_data.config.run import FilterConfig, load_config
+from sso_data.core.paths import public_name
+from sso_data.core.records import ALL_CELLS, SIDE_OF, STEERED_VIEWS, VIEWS, JsonRow, Row
+from sso_data.core.statistics import wilson
+from sso_data.filtering.explain import Explanation, Features, effect_of, explain_run, features_of
+from sso_data.filtering.filters import Decision, comparisons, decide, distance, smaller_gap
+from sso_data.filtering.ranking import margin
+from sso_data.filtering.refilter import standing_config
+from sso_data.reporting.checks import Checks
+from sso_data.runs.columns import Rows, mean_logp, num_tokens
+from sso_data.runs.journal import Scores, load_scores
+from sso_data.runs.run import Account, expected_rows, require_run, run_account
+
+BLOCK = 64
+"""Rows that the page loads at once."""
+
+_HEAD = 140
+_BINS = 40
+_DIGITS = 5
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """A run as it is read for a report, with the decision that stands; `expected` rows in all."""
+
+    run: Path
+    manifest: JsonRow
+    scores: Scores
+    config: FilterConfig
+    decision: Decision
+    account: Account
+    expected: int
+    explanation: Explanation
+
+
+def read(run: Path) -> Read:
+    """Read a run, finished or growing, and decide about its rows as `filter` last did.
+
+    Raises RunError where it is not a run or cannot be read.
+    """
+    manifest = require_run(run)
+    config = standing_config(run, None, model=None).filter
+    scores = load_scores(run, dry=True)
+    decision = decide(scores.rows, config)
+    account = run_account(run, scores)
+    own = load_config(None, base=manifest["config"]).filter
+    return Read(
+        run=run,
+        manifest=dict(manifest),
+        scores=scores,
+        config=config,
+        decision=decision,
+        account=account,
+        expected=expected_rows(manifest, account),
+        explanation=explain_run(scores, config, decision, own),
+    )
+
+
+def blocks(read: Read, number: int | None = None) -> Iterator[list[Row]]:
+    """Yield the rows of every block, or of one, in journal order. Raises RunError."""
+    count = len(read.scores)
+    starts = range(0, count, BLOCK) if number is None else (number * BLOCK,)
+    for start in starts:
+        positions = np.arange(start, min(start + BLOCK, count))
+        yield [Row.from_json(orjson.loads(line)) for line in read.scores.lines(positions)]
+
+
+def index(read: Read, rows: Iterable[Row]) -> dict[str, Any]:
+    """Return what the page knows before a row is opened; reads every row once.
+
+    `columns` hold one value a row, in journal order; numbers in nats/token, or tokens.
+    """
+    rows_np, decision = read.scores.rows, read.decision
+    names: dict[str, int] = {}
+    ids, heads, features, principles = [], [], [], []
+    checks = Checks(decision)
+    for position, row in enumerate(rows):
+        checks.add(position, row)
+        ids.append(row.id)
+        heads.append(" ".join(row.messages[-1].content[: 4 * _HEAD].split())[:_HEAD])
+        features.append([names.setdefault(name, len(names)) for name in row.steering.features])
+        principles.append(row.steering.features)
+    gaps = comparisons(rows_np)[:, :, 2]
+    numbers = {
+        "gap_good": gaps[:, 0],
+        "gap_bad": gaps[:, 1],
+        "margin": margin(rows_np),
+        "distance": distance(rows_np, read.config.closeness_offset),
+    }
+    columns: dict[str, Any] = {key: _rounded(values) for key, values in numbers.items()}
+    columns |= {f"tokens_{view}": num_tokens(rows_np, view).tolist() for view in VIEWS}
+    columns |= {"id": ids, "head": heads, "features": features}
+    columns["reason"] = decision.reason_code.tolist()
+    return {
+        **_head(read),
+        "features": list(names),
+        "principles": list(_principles(read, features_of(principles))),
+        "histograms": list(_histograms(read)),
+        "checks": [asdict(one) for one in checks.found()],
+        "columns": columns,
+        "block": BLOCK,
+    }
+
+
+def _head(read: Read) -> dict[str, Any]:
+    """Return the accounting and the verdict: everything that needs no row."""
+    decision, found, account = read.decision, read.explanation, read.account
+    return {
+        "name": public_name(str(read.run)),
+        "model": public_name(str(read.manifest["config"]["model"])),
+        "account": f"prompts {account.prompts}{account.times} = rows {account.rows} + "
+        f"failed {account.failed}",
+        "rows": len(read.scores),
+        "unfinished": read.expected - account.done,
+        "kept": len(decision.kept),
+        "dropped": decision.dropped,
+        "reasons": list(decision.reasons),
+        "funnel": [asdict(stage) for stage in decision.funnel],
+        "thresholds": dict(decision.thresholds),
+        "preset": read.config.preset,
+        "steered": read.config.steering_test,
+        "offset": read.config.closeness_offset,
+        "verdict": str(found.effect),
+        "kept_interval": list(found.interval),
+        "shares": [[_finite(x) for x in side] for side in found.shares],
+        "differences": [[_finite(x) for x in side] for side in found.differences],
+    }
+
+
+def detail(row: Row) -> dict[str, Any]:
+    """Return everything that the page shows of one opened row; log-probs as means, nats/token."""
+    return {
+        "prompt": [message.to_json() for message in row.messages],
+        "system": dict(row.system),
+        "user": dict(row.user),
+        "principles": list(row.steering.features),
+        "texts": {"good": list(row.steering.good), "bad": list(row.steering.bad)},
+        "answers": {view: row.responses[view].text for view in VIEWS},
+        "finish": {view: row.responses[view].finish_reason for view in VIEWS},
+        "tokens": {view: row.responses[view].num_tokens for view in VIEWS},
+        "means": {
+            f"{seen}.{drawn}": _finite(row.mean(seen, drawn))
+            for seen, drawn in ALL_CELLS
+            if (seen, drawn) in row.logp and row.responses[drawn].num_tokens
+        },
+        "source": row.source_id,
+        "metadata": row.metadata,
+    }
+
+
+def _principles(read: Read, features: Features) -> Iterator[dict[str, Any]]:
+    """Yield each principle with its kept share, its gaps (means over rows) and its effect."""
+    kept = read.decision.reason_code == 0
+    for name, places in sorted(features.items()):
+        rows: Rows = read.scores.rows[places]
+        share = float(kept[places].mean())
+        gaps = comparisons(rows)[:, :, 2]
+        gaps = gaps[np.isfinite(gaps).all(axis=1)]
+        yield {
+            "name": name,
+            "rows": len(places),
+            "kept": int(kept[places].sum()),
+            "interval": list(wilson(share, len(places))),
+            "gaps": [_finite(x) for x in gaps.mean(axis=0)] if len(gaps) else [None, None],
+            "verdict": effect_of(rows).verdict,
+        }
+
+
+def _histograms(read: Read) -> Iterator[dict[str, Any]]:
+    """Yield counts of all and of kept rows in equal bins; values beyond the 1 % ends join them."""
+    rows, limits = read.scores.rows, read.decision.thresholds
+    kept = read.decision.reason_code == 0
+    mean = partial(mean_logp, rows)
+    shown: list[tuple[str, str, NDArray[Any], float | None]] = [
+        ("gap", "smaller gap (nats/token)", smaller_gap(rows), limits.get("gap")),
+        (
+            "distance",
+            "below the own answer, the farther of y+ and y- (nats/token)",
+            distance(rows, read.config.closeness_offset),
+            limits.get("closeness"),
+        ),
+        *(
+            (f"tokens_{view}", f"length of {SIDE_OF[view]} (tokens)", num_tokens(rows, view), None)
+            for view in ("good", "bad", "plain")
+        ),
+        *(
+            (
+                f"logp_{view}",
+                f"log-prob of {SIDE_OF[view]}, plain view (nats/token)",
+                mean("plain", view),
+                None,
+            )
+            for view in STEERED_VIEWS
+        ),
+    ]
+    for key, title, values, limit in shown:
+        finite = np.isfinite(values)
+        if not finite.any():
+            continue
+        low, high = np.quantile(values[finite], [0.01, 0.99])
+        edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+        counts = [
+            np.histogram(np.clip(values[finite & those], edges[0], edges[-1]), edges)[0].tolist()
+            for those in (np.ones(len(rows), np.bool_), kept)
+        ]
+        yield {
+            "key": key,
+            "title": title,
+            "edges": [round(float(edge), _DIGITS) for edge in edges],
+            "all": counts[0],
+            "kept": counts[1],
+            "limit": limit,
+        }
+
+
+def _rounded(values: Floats) -> list[float | None]:
+    return [_finite(value) for value in values.tolist()]
+
+
+def _finite(value: float) -> float | None:
+    """Return the number with five decimals, None where there is none."""
+    return round(float(value), _DIGITS) if np.isfinite(value) else None
+
+
+def packed(found: dict[str, Any] | Sequence[Any]) -> bytes:
+    """Return data as JSON, with sorted keys: the same data are the same bytes."""
+    return orjson.dumps(found, option=orjson.OPT_SORT_KEYS)

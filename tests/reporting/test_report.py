@@ -1,0 +1,192 @@
+"""The files of a report: the filter's own numbers, found rows, the same bytes, no text as HTML."""
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from sso_data.cli.app import app
+from sso_data.config.run import FilterConfig
+from sso_data.core.errors import RunError
+from sso_data.filtering.filters import decide, distance, smaller_gap
+from sso_data.filtering.ranking import margin
+from sso_data.filtering.refilter import refilter, run_config
+from sso_data.reporting.page import report
+from sso_data.runs.journal import load_scores
+from tests.factories import make_row
+from tests.reporting.conftest import HOSTILE, Make, asked
+
+
+def unpacked(text: str) -> Any:
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+def index_of(page: Path) -> dict[str, Any]:
+    match = re.search(r'id="index">([^<]+)<', page.read_text())
+    assert match
+    found: dict[str, Any] = unpacked(match[1])
+    return found
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for file in sorted((out / "data").iterdir()):
+        match = re.fullmatch(r'block\((\d+),"([^"]+)"\);\n', file.read_text())
+        assert match and int(match[1]) == int(file.stem)
+        found += unpacked(match[2])
+    return found
+
+
+def test_reasons_and_numbers_are_the_filters(run: Path, tmp_path: Path) -> None:
+    found = index_of(report(run, tmp_path / "out").page)
+    scores = load_scores(run, dry=True)
+    decision = decide(scores.rows, FilterConfig())
+    assert found["columns"]["reason"] == decision.reason_code.tolist()
+    assert [found["reasons"][code] for code in found["columns"]["reason"][8:]] == [
+        "not_steered", "truncated", "kept", "kept",
+    ]  # fmt: skip
+    for name, values in (("margin", margin(scores.rows)), ("distance", distance(scores.rows))):
+        assert found["columns"][name] == pytest.approx(values.tolist(), abs=1e-5)
+    gaps = np.array([found["columns"]["gap_good"], found["columns"]["gap_bad"]])
+    assert gaps.min(axis=0) == pytest.approx(smaller_gap(scores.rows).tolist(), abs=1e-5)
+    assert found["account"] == "prompts 13 = rows 12 + failed 1"
+    assert found["kept"] + sum(found["dropped"].values()) == found["rows"] == 12
+    assert found["thresholds"] == {"min_tokens": 1, "closeness": 0.3, "gap": 0.05}
+    details = rows_of(tmp_path / "out")
+    row = make_row(3, tokens={"good": 12})
+    assert details[3]["means"]["plain.good"] == pytest.approx(row.mean("plain", "good"), abs=1e-5)
+    assert details[8]["means"]["good.good"] == -2.5
+
+
+def test_a_report_shows_what_filter_decided_last(run: Path, tmp_path: Path) -> None:
+    refilter(run, run_config(run, ["filter.gap=9"], preset=None))
+    found = index_of(report(run, tmp_path / "out").page)
+    assert found["kept"] == 0 and found["dropped"]["gap"] == 10
+    assert found["checks"][0]["of"] == 0, "what was dropped is not trained on"
+
+
+def test_histograms_count_every_row(run: Path, tmp_path: Path) -> None:
+    for one in index_of(report(run, tmp_path / "out").page)["histograms"]:
+        assert sum(one["all"]) == 12 and sum(one["kept"]) == 10
+        assert np.all(np.diff(one["edges"]) > 0)
+        assert all(kept <= every for kept, every in zip(one["kept"], one["all"], strict=True))
+
+
+def checks_of(run: Path, out: Path) -> dict[str, dict[str, Any]]:
+    return {one["name"]: one for one in index_of(report(run, out).page)["checks"]}
+
+
+def test_checks_name_their_rows(run: Path, tmp_path: Path) -> None:
+    found = checks_of(run, tmp_path / "out")
+    assert found["refusal_chosen"]["rows"] == [11] and found["refusal_chosen"]["warning"]
+    assert found["refusal_rejected"]["rows"] == [] and not found["refusal_rejected"]["warning"]
+    assert found["longer"]["rows"] == list(range(8)) and found["longer"]["of"] == 10
+    assert "80% [49%, 94%]" in found["longer"]["title"] and not found["longer"]["warning"]
+
+
+def test_pairs_that_teach_length_alone_are_told(make_run: Make, tmp_path: Path) -> None:
+    for name, side in (("longer", "good"), ("shorter", "bad")):
+        rows = [make_row(index, tokens={side: 12}) for index in range(9)] + [make_row(9)]  # type: ignore[dict-item]
+        found = checks_of(make_run(rows, name), tmp_path / f"out-{name}")["longer"]
+        assert found["warning"].startswith(f"chosen is the {name} answer in 9 of 10 pairs")
+
+
+def test_repeats_and_contradictions(make_run: Make, tmp_path: Path) -> None:
+    same = "What is a kite?"
+    rows = [
+        asked(0, same, texts={"good": "It flies.", "bad": "It swims."}),
+        asked(1, same, texts={"good": "It swims.", "bad": "It sinks."}),
+        asked(2, "what is  a KITE", texts={"good": "It flies."}),
+        make_row(3),
+    ]
+    found = checks_of(make_run(rows), tmp_path / "out")
+    assert found["prompts"]["rows"] == [0, 1, 2]
+    assert found["contradicting"]["rows"] == [0, 1] and found["contradicting"]["warning"]
+
+
+def test_languages_and_openings(make_run: Make, tmp_path: Path) -> None:
+    french = "Bien sûr, je peux vous aider à comprendre ce que c'est qu'un cerf-volant."
+    rows = [
+        make_row(index, texts={"good": f"Sure thing, here we go again {index}."})
+        for index in range(4)
+    ]
+    rows.append(make_row(4, texts={"good": french, "bad": "It is a toy that flies in the wind."}))
+    found = checks_of(make_run(rows), tmp_path / "out")
+    assert found["language"]["rows"] == [4] and found["language"]["warning"]
+    assert found["opening_chosen"]["rows"] == [0, 1, 2, 3]
+    assert found["opening_chosen"]["title"] == 'chosen opens with "sure thing here we go"'
+
+
+def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        report(run, tmp_path / name)
+    files = sorted(file.relative_to(tmp_path / "a") for file in (tmp_path / "a").rglob("*.*"))
+    assert [str(file) for file in files] == ["data/00000.js", "export.json", "index.html"]
+    assert all(
+        (tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files
+    )
+
+
+def test_no_text_of_a_row_is_html(run: Path, tmp_path: Path) -> None:
+    for single in (False, True):
+        out = tmp_path / f"out-{single}"
+        report(run, out, single=single)
+        assert (out / "data").exists() is not single
+        for file in out.rglob("*.*"):
+            assert "taken" not in file.read_text() and "onerror=alert" not in file.read_text()
+    assert rows_of(tmp_path / "out-False")[10]["answers"]["good"] == HOSTILE
+    page = (tmp_path / "out-True" / "index.html").read_text()
+    inside = re.findall(r'class="block">([^<]+)<', page)
+    assert [one for block in inside for one in unpacked(block)] == rows_of(tmp_path / "out-False")
+
+
+def test_blocks_of_many_rows(make_run: Make, tmp_path: Path) -> None:
+    report(make_run([make_row(index) for index in range(130)]), tmp_path / "out")
+    found = rows_of(tmp_path / "out")
+    assert len(found) == 130 and found[129]["source"] == "source-129"
+    assert len(list((tmp_path / "out" / "data").iterdir())) == 3
+
+
+def test_runs_without_rows_and_of_one_row(make_run: Make, tmp_path: Path) -> None:
+    for count in (0, 1):
+        done = report(make_run([make_row(i) for i in range(count)], f"run{count}"))
+        assert done.rows == count and done.page.parent.name == f"run{count}-report"
+        assert index_of(done.page)["kept"] == count
+
+
+def test_torn_rows_are_named(run: Path, tmp_path: Path) -> None:
+    refilter(run, run_config(run, [], preset=None))
+    part = run / "rows" / "00000.jsonl"
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(bytes(data))
+    with pytest.raises(RunError, match=r"00000\.jsonl"):
+        report(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(run: Path, tmp_path: Path) -> None:
+    runner, out = CliRunner(), tmp_path / "out"
+    done = runner.invoke(app, ["report", str(run), "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["rows"] == 12 and Path(told["page"]) == out / "index.html"
+    again = runner.invoke(app, ["report", str(run), "--out", str(out)])
+    assert again.exit_code == 1 and "--overwrite" in again.stderr
+    assert runner.invoke(app, ["report", str(run), "--out", str(out), "--overwrite"]).exit_code == 0
+    missing = runner.invoke(app, ["report", str(tmp_path / "none")])
+    assert missing.exit_code == 1 and "none" in missing.stderr
+
+
+def test_one_file_has_a_limit(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sso_data.reporting.page.MOST_SINGLE", 11)
+    words = ["report", str(run), "--single", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1 and "leave --single out" in done.stderr
+    assert CliRunner().invoke(app, [word for word in words if word != "--single"]).exit_code == 0
