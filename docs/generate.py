@@ -5,7 +5,7 @@
 
 import ast
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sso_data.cli import app
 from sso_data.config.augmentation import AugmentConfig
 from sso_data.config.evaluation import EvalConfig
 from sso_data.config.iteration import IterateConfig
+from sso_data.config.keys import Key, is_section, keys_of
 from sso_data.config.paper import LOSSES, RUN, TRAINING
 from sso_data.config.recipes import load_recipe, recipe_names
 from sso_data.config.run import RunConfig
@@ -63,32 +64,19 @@ def _sections(
     config: type[BaseModel], title: str, about: str, *, without: Collection[str] = ()
 ) -> str:
     """A table of a configuration's own keys, and one of each of its sections."""
-    own = [row for row in _rows(config, "") if "." not in row[0]]
-    sections = [_table(title, about, own)]
+    sections = [_table(title, about, keys_of(config, deep=False))]
     for name, field in config.model_fields.items():
-        if name in without:
-            continue
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            about = " ".join((field.annotation.__doc__ or "").split())
-            sections.append(_table(f"`{name}`", about, list(_rows(field.annotation, f"{name}."))))
+        if name not in without and is_section(field.annotation):
+            section: Any = field.annotation
+            about = " ".join((section.__doc__ or "").split())
+            rows = keys_of(section, f"{name}.", deep=False)
+            sections.append(_table(f"`{name}`", about, rows))
     return "\n".join(sections)
 
 
-def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
-    own = model.__annotations__
-    for name, field in sorted(model.model_fields.items(), key=lambda item: item[0] not in own):
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            continue
-        default = field.get_default(call_default_factory=True)
-        shown = "none" if default is None else str(list(default) if default == () else default)
-        yield f"{prefix}{name}", shown, " ".join((field.description or "").split())
-
-
-def _table(title: str, about: str, rows: list[tuple[str, str, str]]) -> str:
+def _table(title: str, about: str, keys: Iterable[Key]) -> str:
     lines = [f"\n## {title}\n", about + "\n", "| key | default | meaning |", "|---|---|---|"]
-    lines += [
-        f"| `{key}` | `{default or '(empty)'}` | {meaning} |" for key, default, meaning in rows
-    ]
+    lines += [f"| `{key.name}` | `{key.shown or '(empty)'}` | {key.meaning} |" for key in keys]
     return "\n".join(lines) + "\n"
 
 

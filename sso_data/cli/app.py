@@ -3,6 +3,7 @@
 A command reads its options, calls one function, and shows what it returned.
 """
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -10,29 +11,29 @@ from typing import Annotated
 import typer
 
 from sso_data import __version__
+from sso_data.cli import configuring, output, principles
 from sso_data.cli import options as opt
-from sso_data.cli import output, principles
 from sso_data.cli.augmenting import augment
+from sso_data.cli.command import Command, Group
 from sso_data.cli.evaluating import evaluate
 from sso_data.cli.generating import complete, filter_, generate, merge, preview, retry
 from sso_data.cli.iterating import iterate
 from sso_data.cli.outcome import echo, ends_well, print_json
+from sso_data.cli.planning import plan
 from sso_data.cli.progress import showing_progress
 from sso_data.cli.publishing import export, push
 from sso_data.cli.reporting import report, view
+from sso_data.cli.showing import show
 from sso_data.cli.training import train
 
 app = typer.Typer(
     name="sso-data",
+    cls=Group,
     help="On-policy preference datasets without human labels: Self-Steering Optimization.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     epilog="Start with `sso-data demo` (no GPU needed), then `sso-data doctor --model M`.",
-)
-principles_app = typer.Typer(
-    no_args_is_help=True,
-    help="List, show, check and make principle files; see which of them give pairs.",
 )
 
 
@@ -77,11 +78,17 @@ def demo(
     if as_json:
         print_json(result.to_json())
         return
+    from sso_data.cli.rows import RowView
+    from sso_data.filtering.measures import outcomes_of
+
     console = output.console()
+    decision, config = result.summary.decision, result.story.run.filter
     for row in result.examples:
-        console.print(output.pair(row, None))
+        console.print(RowView(row, None, outcomes_of(row, config, decision.thresholds)))
     output.show_decision(result.summary.decision, result.summary.account)
     echo(result.verdict)
+    shown = [shlex.join(["sso-data", "show", str(out)])] if out else []
+    output.next_step(*shown, "sso-data doctor --model MODEL")
 
 
 def doctor(model: opt.Model = None, as_json: opt.Json = False) -> None:
@@ -127,6 +134,7 @@ def verify(
 
 _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("generate", generate, "prompts.jsonl -m Qwen/Qwen3-8B --out runs/first"),
+    ("show", show, "runs/first --reason gap --sort margin -n 5"),
     ("filter", filter_, "runs/first --set filter.gap=0.1 --dry-run"),
     ("retry", retry, "runs/first --set engine.max_num_seqs=64"),
     ("complete", complete, "runs/first --set filter.steered=contrast"),
@@ -144,10 +152,15 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
         "models/second --against Qwen/Qwen3-8B --prompts held_out.jsonl "
         "--judge reward:models/reward --out evals/second",
     ),
+    ("plan", plan, "prompts.jsonl -m Qwen/Qwen3-8B --price-per-hour 2.5"),
     ("preview", preview, "prompts.jsonl -m Qwen/Qwen3-8B -n 5"),
     ("demo", demo, ""),
     ("doctor", doctor, "--model Qwen/Qwen3-8B"),
     ("verify", verify, "runs/first"),
+    ("config keys", configuring.keys, "generate filter"),
+    ("config init", configuring.init, "generate --out run.yaml"),
+    ("recipes list", configuring.list_, ""),
+    ("recipes show", configuring.show, "llama3.1-8b-instruct-sso --tiny"),
     ("principles list", principles.list_, ""),
     ("principles show", principles.show, "Helpfulness"),
     ("principles check", principles.check, "my-principles/"),
@@ -161,9 +174,18 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
 )
 """Each command's name, function and example, in the order of `--help`."""
 
-app.add_typer(principles_app, name="principles")
+_GROUPS = {
+    "config": "Keys of --config and --set: list them, or write a file to start from.",
+    "recipes": "Shipped recipes of `iterate`: list them, show one.",
+    "principles": "List, show, check and make principle files; see which of them give pairs.",
+}
+_groups = {
+    name: typer.Typer(cls=Group, no_args_is_help=True, help=text) for name, text in _GROUPS.items()
+}
 for _name, _function, _example in _COMMANDS:
     _group, _, _last = _name.rpartition(" ")
     _epilog = f"Example: sso-data {_name} {_example}".rstrip()
-    _to = principles_app if _group else app
-    _to.command(_last, epilog=_epilog)(ends_well(_function))
+    _to = _groups[_group] if _group else app
+    _to.command(_last, cls=Command, epilog=_epilog)(ends_well(_function))
+for _name, _made in _groups.items():
+    app.add_typer(_made, name=_name)

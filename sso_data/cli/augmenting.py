@@ -7,7 +7,8 @@ import typer
 
 from sso_data.cli import options as opt
 from sso_data.cli.outcome import SOME_FAILED, echo, print_json, say
-from sso_data.cli.progress import duration, showing_progress
+from sso_data.cli.progress import showing_progress
+from sso_data.core.progress import duration
 
 if TYPE_CHECKING:
     from sso_data.augmentation.augment import Augmented
@@ -47,7 +48,7 @@ def augment(
         bool, opt.overwrite_option("Delete the queries in --out and start over.")
     ] = False,
     config: Annotated[Path | None, opt.config_option("docs/augment.md")] = None,
-    settings: Annotated[list[str] | None, opt.set_option("answers.top_p=1")] = None,
+    settings: Annotated[list[str] | None, opt.set_option("answers.top_p=1", "augment")] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Make new queries from seed queries with the policy, checked and without duplicates.

@@ -8,7 +8,8 @@ import typer
 from sso_data.cli import options as opt
 from sso_data.cli.outcome import SOME_FAILED, echo, print_json, say
 from sso_data.cli.output import number, share
-from sso_data.cli.progress import duration, showing_progress
+from sso_data.cli.progress import showing_progress
+from sso_data.core.progress import duration
 
 if TYPE_CHECKING:
     from sso_data.evaluation.result import Evaluation, Side
@@ -45,7 +46,7 @@ def evaluate(
     ] = False,
     config: Annotated[Path | None, opt.config_option("docs/evaluation.md")] = None,
     settings: Annotated[
-        list[str] | None, opt.set_option("generate.sampling.temperature=0.6")
+        list[str] | None, opt.set_option("generate.sampling.temperature=0.6", "eval")
     ] = None,
     as_json: opt.Json = False,
 ) -> None:

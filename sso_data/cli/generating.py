@@ -1,22 +1,27 @@
 """`generate`, `filter`, `retry`, `complete`, `merge`, `preview`: make runs and decide on pairs."""
 
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sso_data.cli import options as opt
 from sso_data.cli import output
 from sso_data.cli.outcome import SOME_FAILED, echo, print_json, say
-from sso_data.cli.progress import duration, showing_progress
+from sso_data.cli.progress import showing_progress
+from sso_data.core.progress import duration
+from sso_data.core.records import TEMPORARY
+
+if TYPE_CHECKING:
+    from sso_data.filtering.filters import Decision
 
 PrincipleModel = Annotated[
     str | None,
     typer.Option("--principle-model", help="A model that writes principles for each prompt."),
 ]
-Samples = Annotated[
-    int | None, typer.Option("--samples", help="Rows of each prompt (default 1).", metavar="N")
-]
+Samples = Annotated[int | None, typer.Option("--samples", help="Rows of each prompt (default: 1).")]
 Shard = Annotated[
     str | None,
     typer.Option("--shard", help="Only share I of N, for several machines.", metavar="I/N"),
@@ -87,14 +92,29 @@ def generate(
             "new_failures": done.counts.failed,
             "sampled_tokens": done.counts.tokens,
             "steering": done.steering.to_json() if done.steering else None,
+            "forecast": done.counts.forecast.to_json() if done.counts.forecast else None,
         }
         summary = output.run_summary(out, done.decision, done.account, done.explanation)
         print_json(summary | work)
     else:
         output.show_decision(done.decision, done.account)
         output.show_steering(done.steering)
-        echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)})")
+        speed = f"; {done.counts.speed}" if done.counts.speed else ""
+        echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)}{speed})")
+        _say_next(out, done.decision, resolved.model)
     output.end(done.account, done.explanation, out)
+
+
+def _say_next(run: Path, decision: "Decision", model: str) -> None:
+    """Print what to do with a run's pairs, or without any."""
+    if len(decision.kept):
+        trained = run.with_name(f"{run.resolve().name}-model")
+        train = shlex.join(["sso-data", "train", str(run), "-m", model, "--out", str(trained)])
+        output.next_step(shlex.join(["sso-data", "show", str(run)]), train)
+    elif decision.dropped:
+        reason = max(decision.dropped, key=decision.dropped.__getitem__)
+        if decision.dropped[reason]:
+            output.next_step(shlex.join(["sso-data", "show", str(run), "--reason", reason]))
 
 
 def filter_(
@@ -103,7 +123,12 @@ def filter_(
     ],
     out: Annotated[Path | None, opt.out_option("New run directory for a run on the Hub.")] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="closeness, reference or none.", metavar="NAME")
+        str | None,
+        opt.choice(
+            "--preset",
+            "closeness, reference or none (default: the run's).",
+            *("closeness", "reference", "none"),
+        ),
     ] = None,
     settings: opt.Settings = None,
     dry_run: Annotated[
@@ -140,6 +165,7 @@ def filter_(
         output.show_decision(done.decision, done.account)
         if not dry_run:
             echo(str(run / "pairs" / "train.jsonl"))
+            _say_next(run, done.decision, resolved.model)
     if done.unfinished:
         say(
             f"the run is unfinished: {done.account.done} of {done.expected} "
@@ -178,7 +204,12 @@ def retry(
     decision, account = done.refiltered.decision, done.refiltered.account
     explanation = done.refiltered.explanation
     if as_json:
-        counts = {"tried": tried, "new_rows": rows, "failed_again": done.counts.failed}
+        counts = {
+            "tried": tried,
+            "new_rows": rows,
+            "failed_again": done.counts.failed,
+            "failed_again_by_reason": dict(done.again),
+        }
         summary = output.run_summary(run, decision, account, explanation)
         print_json(summary | counts | {"no_prompts": done.no_prompts})
     elif tried:
@@ -187,6 +218,8 @@ def retry(
         echo(f"{rows} of {tried} failed prompts are rows now ({duration(done.seconds)})")
     else:
         echo("no prompt failed: nothing to retry")
+    for text in _failed_again(done.again):
+        say(text)
     if done.no_prompts:
         bad = "malformed row" if done.no_prompts == 1 else "malformed rows"
         say(
@@ -200,6 +233,19 @@ def retry(
         )
     if tried or done.no_prompts:
         output.end(account, explanation, run)
+
+
+def _failed_again(again: Mapping[str, int]) -> Iterator[str]:
+    """Yield a line about the failures that the next try repeats, and one about the others."""
+    by_kind = {
+        "fail again with these settings: change the prompts and run `generate`": False,
+        "may pass another time: run `retry` again": True,
+    }
+    for verdict, is_temporary in by_kind.items():
+        some = {name: n for name, n in again.items() if (name in TEMPORARY) == is_temporary}
+        if some:
+            parts = ", ".join(f"{name} {count}" for name, count in some.items())
+            yield f"{sum(some.values())} failures ({parts}) {verdict}"
 
 
 def complete(
@@ -231,7 +277,7 @@ def complete(
         print_json(summary | {"completed": done.rows, "refused": len(done.refused)})
     else:
         output.show_decision(decision, account)
-        typer.echo(f"{done.rows} rows completed ({duration(done.seconds)})")
+        echo(f"{done.rows} rows completed ({duration(done.seconds)})")
     output.explain(explanation, run)
     for failure in done.refused:
         say(f"stays as it is: {failure.id}: {failure.reason}: {failure.detail}")
@@ -326,9 +372,13 @@ def preview(
         echo(shown.explanation.prediction)
         output.explain(shown.explanation, None)
     else:
+        from sso_data.cli.rows import RowView
+        from sso_data.filtering.measures import outcomes_of
+
         console = output.console()
         for row, verdict in shown.rows:
-            console.print(output.pair(row, verdict))
+            outcomes = outcomes_of(row, resolved.filter, shown.decision.thresholds)
+            console.print(RowView(row, verdict, outcomes))
     for failure in shown.failures:
         say(f"failed: {failure.source_id or failure.id}: {failure.reason}: {failure.detail}")
     if shown.failures:

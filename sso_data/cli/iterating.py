@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from sso_data.cli import options as opt
 from sso_data.cli import output
+from sso_data.cli.completion import recipes
 from sso_data.cli.outcome import SOME_FAILED, echo, print_json, say
-from sso_data.cli.progress import duration, showing_progress
+from sso_data.cli.progress import showing_progress
 from sso_data.core.errors import ConfigError
+from sso_data.core.progress import duration
 
 if TYPE_CHECKING:
     from sso_data.config.iteration import IterateConfig
@@ -32,8 +33,10 @@ def iterate(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            "--recipe", help="A shipped recipe, or a recipe file (.yaml).", metavar="NAME"
+        opt.choice(
+            "--recipe",
+            "A shipped recipe (`sso-data recipes list`), or a recipe file (.yaml).",
+            complete=recipes,
         ),
     ] = None,
     tiny: Annotated[
@@ -46,7 +49,7 @@ def iterate(
         bool, opt.overwrite_option("Delete the rounds in --out and start over.")
     ] = False,
     config: Annotated[Path | None, opt.config_option("docs/iterate.md")] = None,
-    settings: Annotated[list[str] | None, opt.set_option("train.loss.g=0.3")] = None,
+    settings: Annotated[list[str] | None, opt.set_option("train.loss.g=0.3", "iterate")] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Generate from the policy, filter, measure, train, and repeat with the trained policy.
@@ -110,10 +113,7 @@ def _show(done: "Iterated") -> None:
     from sso_data.iteration.report import report_files
     from sso_data.iteration.table import shown
 
-    table = Table(title="Rounds", title_justify="left", title_style="bold")
-    table.add_column("")
-    for line in done.lines:
-        table.add_column(f"round {line['round']}", justify="right")
+    table = output.table("", *(f"round {line['round']}" for line in done.lines))
     for name, cells in shown(done.lines):
         table.add_row(Text(name), *map(Text, cells))
     console = output.console()

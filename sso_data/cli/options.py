@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sso_data.cli.completion import Completion, directories_or, settings_of, values
 from sso_data.core.errors import ConfigError
 
 
@@ -23,9 +24,21 @@ def config_option(page: str) -> Any:
     return typer.Option("--config", "-c", help=f"YAML file; see {page}.")
 
 
-def set_option(example: str) -> Any:
-    """Return `--set`; `example` is one setting."""
-    return typer.Option("--set", "-s", help=f"One config key, e.g. {example}; repeat for more.")
+def set_option(example: str, command: str) -> Any:
+    """Return `--set` for the keys of a command's configuration; `example` is one setting."""
+    return typer.Option(
+        "--set",
+        "-s",
+        help=f"One config key, e.g. {example}; repeat for more.",
+        metavar="KEY=VALUE",
+        autocompletion=settings_of(command),
+    )
+
+
+def choice(name: str, text: str, *known: str, complete: Completion | None = None) -> Any:
+    """Return an option that takes one of the `known` values; `text` names them and the default."""
+    completion = complete or values(*known)
+    return typer.Option(name, help=text, metavar="NAME", autocompletion=completion)
 
 
 Prompts = Annotated[
@@ -36,11 +49,19 @@ Prompts = Annotated[
 ]
 RunPath = Annotated[Path, typer.Argument(help="Run directory, made by `sso-data generate`.")]
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="Model directory or Hub id of the policy.")
+    str | None,
+    typer.Option("--model", "-m", help="Model directory or Hub id of the policy.", metavar="MODEL"),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", help="Only the first N prompts.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", help="Only the first N prompts (default: all).")
+]
 EngineName = Annotated[
-    str | None, typer.Option("--engine", help="auto, vllm or transformers.", metavar="NAME")
+    str | None,
+    choice(
+        "--engine",
+        "auto, vllm or transformers (default: auto).",
+        *("auto", "vllm", "transformers"),
+    ),
 ]
 Engines = Annotated[
     str | None,
@@ -58,8 +79,9 @@ PrinciplesDir = Annotated[
     Path | None,
     typer.Option(
         "--principles",
-        help="long (default), short, checkable, or a directory of principle files.",
+        help="long, short, checkable, or a directory of principle files (default: long).",
         metavar="NAME|DIR",
+        autocompletion=directories_or("long", "short", "checkable"),
     ),
 ]
 TemplatesDir = Annotated[
@@ -70,10 +92,13 @@ TemplatesDir = Annotated[
 ]
 OverwriteRun = Annotated[bool, overwrite_option("Delete the run in --out and start over.")]
 ConfigFile = Annotated[Path | None, config_option("docs/configuration.md")]
-Settings = Annotated[list[str] | None, set_option("sampling.temperature=0.6")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Random seed.")]
-Split = Annotated[str | None, typer.Option("--split", help="Split of a dataset.")]
-Column = Annotated[str | None, typer.Option("--column", help="Column that holds the prompt.")]
+Settings = Annotated[list[str] | None, set_option("sampling.temperature=0.6", "generate")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Random seed (default: 0).")]
+Split = Annotated[str | None, typer.Option("--split", help="Split of a dataset (default: train).")]
+Column = Annotated[
+    str | None,
+    typer.Option("--column", help="Column that holds the prompt (default: prompt)."),
+]
 Format = Annotated[
     str | None,
     typer.Option(
@@ -94,14 +119,15 @@ Take = Annotated[
 SkipBadRows = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Malformed rows go to failed.jsonl.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print a JSON summary on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for an error, too.")]
 JudgeName = Annotated[
     str | None,
     typer.Option(
         "--judge",
         help="Judge: oracle (tiny world), rule[:CATALOGUE], reward:MODEL, llm:MODEL, "
-        "python:MODULE:FUNCTION or none.",
+        "python:MODULE:FUNCTION or none (default: none).",
         metavar="JUDGE",
+        autocompletion=values("oracle", "rule", "rule:", "reward:", "llm:", "python:", "none"),
     ),
 ]
 JudgeEndpoint = Annotated[

@@ -68,6 +68,11 @@ def someone_reads() -> bool:
     return getattr(raw, "failure", None) is None
 
 
+def print_error(kind: str, text: str, code: int) -> None:
+    """Print an error as JSON on stdout."""
+    print_json({"error": {"type": kind, "text": text, "exit_code": code}})
+
+
 def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
     """Wrap a command: user mistakes end in one line and exit code 1, signals in 128 + number.
 
@@ -77,6 +82,12 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(command)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        def failed(kind: str, text: str, code: int, *, prefix: str = "") -> typer.Exit:
+            say(f"{prefix}{text}")
+            if kwargs.get("as_json"):
+                print_error(kind, text, code)
+            return typer.Exit(code)
+
         if isinstance(sys.stdout, io.TextIOWrapper):  # a path may not be UTF-8
             sys.stdout.reconfigure(errors="backslashreplace")
         logging.setLogRecordFactory(_CleanRecord)
@@ -84,14 +95,11 @@ def ends_well(command: Callable[_P, _R]) -> Callable[_P, _R]:
             with _signals_as_exceptions():
                 return command(*args, **kwargs)
         except SsoDataError as error:
-            say(f"error: {error}")
-            raise typer.Exit(1) from error
+            raise failed(type(error).__name__, str(error), 1, prefix="error: ") from error
         except KeyboardInterrupt as error:
-            say("interrupted")
-            raise typer.Exit(INTERRUPTED) from error
+            raise failed("Interrupted", "interrupted", INTERRUPTED) from error
         except Terminated as error:
-            say("terminated")
-            raise typer.Exit(128 + error.number) from error
+            raise failed("Terminated", "terminated", 128 + error.number) from error
 
     return wrapped
 

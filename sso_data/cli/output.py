@@ -1,18 +1,16 @@
 """Results on stdout: the funnel, pairs side by side, principles, findings; advice on stderr."""
 
-import textwrap
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console, Group
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from sso_data.cli.outcome import SOME_FAILED, SafeConsole, echo, say
-from sso_data.core.records import SIDE_OF, VIEWS, Row
 
 if TYPE_CHECKING:
     from sso_data.doctor import Finding
@@ -25,14 +23,30 @@ if TYPE_CHECKING:
     from sso_data.steering.stats import PrincipleStats
 
 _MARK = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
-_SHOWN_CHARACTERS = 600
 _ALWAYS_SHOWN = ("rows", "not_steered", "off_policy", "gap")
 
 
 def console() -> Console:
-    """Return a console on stdout; 160 columns wide and without colour if it is not a terminal."""
-    out = SafeConsole()
-    return out if out.is_terminal else SafeConsole(width=160)
+    """Return a console on stdout; elsewhere than on a terminal 160 columns wide, unless COLUMNS is
+    set, and without colour."""
+    out = SafeConsole(highlight=False)
+    is_wide = not out.is_terminal and "COLUMNS" not in os.environ
+    return SafeConsole(width=160, highlight=False) if is_wide else out
+
+
+def table(*columns: str, numbers: Sequence[str] = ()) -> Table:
+    """Return a table without lines; `numbers` are the columns after the others, to the right."""
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        made.add_column(name, overflow="fold")
+    for name in numbers:
+        made.add_column(name, justify="right", no_wrap=True)
+    return made
+
+
+def next_step(*commands: str) -> None:
+    """Print commands that go on from here."""
+    echo("\n".join(f"next: {command}" for command in commands))
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -47,28 +61,30 @@ def share(value: float | None) -> str:
 
 def funnel(decision: "Decision") -> Table:
     """Return the filter's stages: the rows each one dropped, and means over the rows left."""
-    table = Table(title="Filter", title_justify="left", title_style="bold")
-    table.add_column("stage")
     partial = decision.not_asked > 0
-    for name in ("dropped", *(("not asked for",) if partial else ()), "left"):
-        table.add_column(name, justify="right")
-    table.add_column("log-prob, plain view\nchosen / rejected\n(nats/token)", justify="right")
-    table.add_column("length (tokens)\nchosen / rejected / original", justify="right")
-    table.add_column("gap (nats/token)\ngood / bad", justify="right")
+    dropped = ("dropped", *(("not asked for",) if partial else ()))
+    made = table("stage", numbers=(*dropped, "left", "log-prob", "tokens", "gap"))
+    for column in made.columns:
+        column.no_wrap = column.no_wrap and not partial  # one more column than 80 columns hold
+    made.caption = (
+        "means of the rows left: log-prob of chosen / rejected under the plain view and gap of "
+        "good / bad in nats/token, tokens of chosen / rejected / original"
+    )
+    made.caption_justify, made.caption_style = "left", "dim"
     for stage in decision.funnel:
         if not stage.dropped and stage.reason not in _ALWAYS_SHOWN:
             continue
-        table.add_row(
+        tokens = (stage.mean_tokens_chosen, stage.mean_tokens_rejected, stage.mean_tokens_original)
+        made.add_row(
             stage.reason,
             "" if stage.reason == "rows" else str(stage.dropped),
             *((str(stage.not_asked or ""),) if partial else ()),
             str(stage.left),
             f"{number(stage.mean_logp_plain_chosen)} / {number(stage.mean_logp_plain_rejected)}",
-            f"{number(stage.mean_tokens_chosen, 1)} / {number(stage.mean_tokens_rejected, 1)} / "
-            f"{number(stage.mean_tokens_original, 1)}",
+            " / ".join(number(mean, 0) for mean in tokens),
             f"{number(stage.mean_gap_good)} / {number(stage.mean_gap_bad)}",
         )
-    return table
+    return made
 
 
 def show_decision(decision: "Decision", account: "Account") -> None:
@@ -80,7 +96,7 @@ def show_decision(decision: "Decision", account: "Account") -> None:
         for name, value in decision.thresholds.items()
     ]
     if parts:
-        out.print(f"thresholds: {', '.join(parts)}")
+        out.print(f"thresholds: {', '.join(parts)}", soft_wrap=True)
     dropped = [f" + {count} {reason}" for reason, count in decision.dropped.items() if count]
     rows = len(decision.reason_code)
     whole = "" if rows == account.rows else "the run's "
@@ -89,12 +105,12 @@ def show_decision(decision: "Decision", account: "Account") -> None:
         f"{books} + failed {account.failed}; "
         f"{whole}rows {rows} = kept {len(decision.kept)}{''.join(dropped)}"
     )
-    out.print(line, highlight=False)
+    out.print(line, soft_wrap=True)
     if decision.not_asked:
         out.print(
             f"of the dropped rows {decision.not_asked} were not asked for everything "
             "(scoring.when=needed); means are over those that always are",
-            highlight=False,
+            soft_wrap=True,
         )
     if decision.ranking:
         echo(str(decision.ranking))
@@ -105,13 +121,10 @@ def sweep(found: "Sweep") -> Group:
     shown: list[Text | Table] = []
     for test, counts in found.kept.items():
         passing = f"{found.steered[test]} of {found.rows} rows reach the thresholds; kept:"
-        table = Table()
-        table.add_column("closeness \\ gap", justify="right")
-        for gap in found.gap:
-            table.add_column(f"{gap:g}", justify="right")
+        made = table(numbers=("closeness \\ gap", *(f"{gap:g}" for gap in found.gap)))
         for closeness, row in zip(found.closeness, counts, strict=True):
-            table.add_row("any" if closeness is None else f"{closeness:g}", *map(str, row))
-        shown += [Text(f"filter.steered={test}: {passing}"), table]
+            made.add_row("any" if closeness is None else f"{closeness:g}", *map(str, row))
+        shown += [Text(f"filter.steered={test}: {passing}"), made]
     return Group(*shown)
 
 
@@ -154,50 +167,15 @@ def end(account: "Account", explanation: "Explanation", run: Path) -> None:
         raise typer.Exit(SOME_FAILED)
 
 
-def pair(row: Row, verdict: str | None) -> Panel:
-    """Return a panel of one row: prompt, responses side by side, scores."""
-    table = Table(box=None, pad_edge=False, expand=True)
-    table.add_column("", style="dim", width=22)
-    for (view, side), style in zip(SIDE_OF.items(), ("green", "red", "cyan"), strict=True):
-        said = row.responses.get(view)
-        tokens = f"{said.num_tokens} tokens" if said else "not asked for"
-        heading = f"{side}: drawn under {view}, {tokens}"
-        table.add_column(heading, header_style=style, ratio=1)
-    texts = (row.responses[view].text if view in row.responses else "" for view in SIDE_OF)
-    table.add_row("", *map(_shortened, texts))
-    table.add_row()
-    for seen in VIEWS:
-        cells = (
-            number(row.mean(seen, drawn)) if (seen, drawn) in row.logp else "-" for drawn in SIDE_OF
-        )
-        table.add_row(f"log-prob under {seen}", *cells)
-    question = Text.assemble(("prompt: ", "bold"), _shortened(row.messages[-1].content))
-    title = f"{', '.join(row.steering.features)}: {'kept' if verdict is None else verdict}"
-    subtitle = "log-probs are means, nats/token"
-    return Panel(
-        Group(question, Text(), table),
-        title=Text(title),
-        title_align="left",
-        subtitle=subtitle,
-        subtitle_align="right",
-    )
-
-
-def _shortened(content: str) -> Text:
-    """Return the start of a text."""
-    return Text(textwrap.shorten(content, _SHOWN_CHARACTERS, placeholder=" ..."))
-
-
 def catalogue(found: "Catalogue") -> Table:
     """Return a table of a catalogue."""
-    table = Table(title=Text(str(found.directory)), title_justify="left", title_style="dim")
-    for name in ("feature", "good", "bad", "meaning"):
-        table.add_column(name)
+    made = table("feature", "good", "bad", "meaning")
+    made.title, made.title_justify, made.title_style = Text(str(found.directory)), "left", "dim"
     for principle in found.principles.values():
         adjectives = principle.adjectives
         cells = (principle.name, adjectives.good, adjectives.bad, principle.meaning)
-        table.add_row(*map(Text, cells))
-    return table
+        made.add_row(*map(Text, cells))
+    return made
 
 
 def principle_text(found: "Principle") -> str:
@@ -217,20 +195,15 @@ def principle_text(found: "Principle") -> str:
 
 def principle_stats(found: "Sequence[PrincipleStats]") -> Table:
     """Return a table of principles and their wordings."""
-    table = Table()
-    table.add_column("principle")
-    for name in (
-        "rows",
-        "kept",
-        "kept share",
-        "gap (nats/token)\ngood / bad",
-        "distance below the policy's own answer\nchosen / rejected (nats/token)",
-        "signal by its check\nall / kept",
-    ):
-        table.add_column(name, justify="right")
+    made = table("principle", numbers=("rows", "kept", "share", "gap", "below", "signal"))
+    made.caption = (
+        "gap of good / bad; below: how far chosen / rejected lie below the policy's own answer; "
+        "both in nats/token; signal by the principle's check, all / kept rows"
+    )
+    made.caption_justify, made.caption_style = "left", "dim"
     for one in found:
         name = one.principle if one.wording is None else f"  {one.wording}"
-        table.add_row(
+        made.add_row(
             Text(name),
             str(one.rows),
             str(one.kept),
@@ -239,15 +212,13 @@ def principle_stats(found: "Sequence[PrincipleStats]") -> Table:
             f"{number(one.below_chosen)} / {number(one.below_rejected)}",
             f"{number(one.signal, 2)} / {number(one.signal_kept, 2)}",
         )
-    return table
+    return made
 
 
 def findings(found: "Sequence[Finding]") -> Table:
     """Return a table of what the doctor found, with advice."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("", "what", "found", "what to do"):
-        table.add_column(name)
+    made = table("", "what", "found", "what to do")
     for finding in found:
         cells = (finding.what, finding.detail, finding.remedy)
-        table.add_row(_MARK[finding.state], *map(Text, cells))
-    return table
+        made.add_row(_MARK[finding.state], *map(Text, cells))
+    return made

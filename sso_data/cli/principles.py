@@ -61,15 +61,21 @@ def check(
 ) -> None:
     """Check principle files: both sides, their lengths, leaks, wordings that are too similar.
 
-    Exit code 1 if one has an error; warnings do not change the exit code.
+    Every file is reported. Exit code 1 if one has an error; warnings do not change the exit code.
     """
     from dataclasses import asdict
 
-    from sso_data.steering.checks import review
+    from sso_data.steering.checks import Finding, review
     from sso_data.steering.principles import load_catalogue
 
-    found = load_catalogue(directory)
-    findings = review(list(found.principles.values()))
+    bad: list[Finding] = []
+
+    def note(file: Path, error: InputError) -> None:
+        text = str(error).removeprefix(f"{file}: ")
+        bad.append(Finding(severity="error", feature=file.name, text=text))
+
+    found = load_catalogue(directory, on_bad_file=note)
+    findings = [*bad, *review(list(found.principles.values()))]
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
         print_json(

@@ -1,6 +1,7 @@
 """Progress on stderr: a bar on a terminal, plain lines elsewhere."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,36 +11,21 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
+from rich.table import Column
 from rich.text import Text
 
 from sso_data.cli.outcome import SafeConsole, Terminated, say
 from sso_data.core.errors import without_secrets
+from sso_data.core.progress import duration, size
 
 _LINE_SECONDS = 10.0
 _DRAW_SECONDS = 0.2
-_SPEED_SECONDS = 120.0
-"""Speed is measured over the last two minutes."""
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
-
-
-def duration(seconds: float) -> str:
-    """Format seconds as h:mm:ss."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}"
-
-
-def size(count: float) -> str:
-    """Format bytes in a fitting unit, powers of 1000."""
-    for unit in _UNITS:
-        if count < 1000 or unit == _UNITS[-1]:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError
+_SPEED_SECONDS = 300.0
+"""Speed is measured over the last five minutes."""
+_BAR_COLUMNS = 110
+"""A narrower terminal shows no bar: what is counted and the times have its place."""
 
 
 def _of_total(done: float, total: float | None, unit: str) -> str:
@@ -52,15 +38,15 @@ class TerminalProgress:
     """A `core.progress.Progress` on stderr.
 
     On a terminal it draws a bar; elsewhere it prints a line for each phase, and one for a count
-    every ten seconds and at the end. rich measures speed and time left, drawn or not, from this
-    process's own work.
+    every ten seconds and at the end. Speed and time left are those of this process's own work.
     """
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
         self._draws = not bar.disable
-        self._task = bar.add_task("starting", total=None, state="", unit="")
+        self._task = bar.add_task("starting", total=None, state="", unit="", ends=None)
         self._unit = ""
+        self._speed = Speed()
         self._next = 0.0
         self._printed = ""
 
@@ -70,28 +56,27 @@ class TerminalProgress:
             say(text)
             return
         self._unit = ""
-        self._bar.reset(
-            self._task, description=without_secrets(text), total=None, state="", unit=""
-        )
+        shown = without_secrets(text)
+        self._bar.reset(self._task, description=shown, total=None, state="", unit="", ends=None)
 
     def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
-        """Show the count, the state, and the time left; at most five times a second."""
+        """Show the count, the state, and the times; at most five times a second."""
         now = time.monotonic()
         if unit != self._unit:
-            self._begin(done, total, unit)
+            self._begin(done, total, unit, now)
             self._next = now + (_DRAW_SECONDS if self._draws else 0)
         elif now < self._next and done != total:
-            self._bar.update(self._task, completed=done, total=total)
             return
-        self._bar.update(self._task, completed=done, total=total, state=state)
+        self._speed.add(now, done)
+        left = self._speed.seconds(total - done) if total is not None else None
         if self._draws:
+            ends = None if left is None else now + left
+            self._bar.update(self._task, completed=done, total=total, state=state, ends=ends)
             self._next = now + _DRAW_SECONDS
             return
-        task = self._bar.tasks[0]
-        left = task.time_remaining
-        eta = f"{duration(left)} left" if left and done != total else ""
+        times = _times(now - self._speed.start, left) if left and done != total else ""
         counted = f"{_of_total(done, total, unit)} {'' if unit == 'bytes' else unit}".strip()
-        line = ", ".join(part for part in (counted, state, eta) if part)
+        line = ", ".join(part for part in (counted, state, times) if part)
         if line != self._printed:
             self._next, self._printed = now + _LINE_SECONDS, line
             say(line)
@@ -123,12 +108,62 @@ class TerminalProgress:
         finally:
             self._bar.start()
 
-    def _begin(self, done: int, total: int | None, unit: str) -> None:
+    def _begin(self, done: int, total: int | None, unit: str, now: float) -> None:
         """Start counting a unit; work done earlier does not count for the speed."""
-        self._unit = unit
+        self._unit, self._speed = unit, Speed(now, done)
         self._bar.reset(
-            self._task, description=unit, total=total, completed=done, state="", unit=unit
+            self._task,
+            description=unit,
+            total=total,
+            completed=done,
+            state="",
+            unit=unit,
+            ends=None,
         )
+
+
+class Speed:
+    """Units of work a second, lately; `start`: when the counting began, in seconds of a clock.
+
+    The start counts: until the first unit is done, nothing is said about the time left.
+    """
+
+    def __init__(self, start: float = 0.0, done: float = 0.0) -> None:
+        self.start = start
+        self._points = deque([(start, done)])
+
+    def add(self, now: float, done: float) -> None:
+        """Take in that `done` units are done."""
+        self._points.append((now, done))
+        while len(self._points) > 2 and self._points[1][0] <= now - _SPEED_SECONDS:
+            self._points.popleft()
+
+    def seconds(self, units: float) -> float | None:
+        """Return the time that `units` more will take; None where nothing was done lately."""
+        (began, before), (now, done) = self._points[0], self._points[-1]
+        return units * (now - began) / (done - before) if done > before else None
+
+
+def _times(elapsed: float, left: float | None) -> str:
+    """Return the time elapsed and the time left, each with its name."""
+    until = "" if left is None else f", {duration(max(0.0, left))} left"
+    return f"{duration(elapsed)} elapsed{until}"
+
+
+class _TimesColumn(ProgressColumn):
+    """Time elapsed and time left, which runs down between two counts."""
+
+    def render(self, task: Task) -> Text:
+        ends = task.fields["ends"]
+        left = None if ends is None else ends - time.monotonic()
+        return Text(_times(task.elapsed or 0.0, left))
+
+
+class _StateColumn(ProgressColumn):
+    """The state in the place that the other columns leave."""
+
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields["state"]), no_wrap=True, overflow="ellipsis")
 
 
 class _CountColumn(ProgressColumn):
@@ -146,19 +181,16 @@ def showing_progress(hint: str | None = None) -> Iterator[TerminalProgress]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        _CountColumn(),
-        TextColumn("{task.fields[state]}", markup=False),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        *((BarColumn(bar_width=None),) if console.width >= _BAR_COLUMNS else ()),
+        _CountColumn(table_column=Column(no_wrap=True)),
+        _StateColumn(),
+        _TimesColumn(table_column=Column(no_wrap=True)),
     )
     try:
         with Bar(
             *columns,
             console=console,
             transient=True,
-            speed_estimate_period=_SPEED_SECONDS,
             disable=not console.is_terminal,
         ) as bar:
             yield TerminalProgress(bar)

@@ -1,37 +1,38 @@
 """`export` and `push`: a run for other programs, and as a dataset on the Hub."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sso_data.cli import options as opt
 from sso_data.cli.outcome import echo, print_json, say
-from sso_data.cli.progress import showing_progress, size
+from sso_data.cli.progress import showing_progress
+from sso_data.core.progress import size
 
 if TYPE_CHECKING:
+    from sso_data.publishing.dataset import Packed
     from sso_data.publishing.upload import Published
+
+_FORMATS = (
+    *("trl", "llama-factory", "axolotl", "openrlhf", "sso", "autoalign", "rewardbench"),
+    *("alpaca-eval", "mt-bench"),
+)
 
 
 def export(
     run: opt.RunPath,
     to: Annotated[
         str,
-        typer.Option(
-            "--to",
-            help="trl, llama-factory, axolotl, openrlhf, sso, autoalign, rewardbench, alpaca-eval "
-            "or mt-bench.",
-            metavar="FORMAT",
-        ),
+        opt.choice("--to", f"{', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}.", *_FORMATS),
     ],
     out: Annotated[Path, opt.out_option("New directory for the files.")],
     drawn: Annotated[
         str | None,
-        typer.Option(
+        opt.choice(
             "--drawn",
-            help="alpaca-eval, mt-bench: the view of the answers, plain, good or bad (default: "
-            "plain).",
-            metavar="VIEW",
+            "alpaca-eval, mt-bench: the view of the answers, plain, good or bad (default: plain).",
+            *("plain", "good", "bad"),
         ),
     ] = None,
     name: Annotated[
@@ -80,7 +81,7 @@ def push(
     private: opt.Private = False,
     what: Annotated[
         str,
-        typer.Option("--what", help="all (pairs and every scored row) or pairs.", metavar="NAME"),
+        opt.choice("--what", "all (pairs and every scored row) or pairs.", "all", "pairs"),
     ] = "all",
     revision: Annotated[
         str, typer.Option("--revision", help="Existing branch of the repository.")
@@ -103,34 +104,58 @@ def push(
         bool,
         typer.Option("--yes", help="With --public: even where the texts show no effect."),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Write the card and files to RUN/push-dry-run; no token."),
+    ] = False,
     as_json: opt.Json = False,
 ) -> None:
     """Publish a run on the Hub: pairs, every scored row, a card. Private unless you say --public.
 
     Everything goes in one commit. Run the same command again after any failure: it continues.
     """
-    from sso_data.publishing.dataset import push_run
+    from sso_data.publishing.dataset import pack_run, push_run
 
     seen = opt.private_of(public=public, private=private)
+    content: dict[str, Any] = {
+        "what": what,
+        "private": seen,
+        "language": language or (),
+        "license": license_,
+        "confirmed": yes,
+    }
+    if dry_run:
+        with showing_progress() as progress:
+            packed = pack_run(run, repo, **content, progress=progress)
+        _show_packed(packed, as_json=as_json)
+        return
     hint = f"{repo} shows its old or its new state; run the same command again to continue"
     with showing_progress(hint) as progress:
         done = push_run(
             run,
             repo,
-            what=what,
-            private=seen,
+            **content,
             revision=revision,
             endpoint=endpoint,
-            language=language or (),
-            license=license_,
             overwrite=overwrite,
-            confirmed=yes,
             progress=progress,
         )
     if as_json:
         print_json(done.to_json())
     else:
         show_published(done)
+
+
+def _show_packed(packed: "Packed", *, as_json: bool) -> None:
+    """Print the files that a push would send."""
+    if as_json:
+        made = {"repo": packed.repo, "folder": str(packed.folder), "dry_run": True}
+        print_json(made | {"files": packed.sizes, "bytes": sum(packed.sizes.values())})
+        return
+    for path, count in packed.sizes.items():
+        echo(f"{size(count):>9}  {path}")
+    echo(f"{size(sum(packed.sizes.values())):>9}  in {len(packed.sizes)} files, not sent")
+    echo(str(packed.folder / "README.md"))
 
 
 def show_published(done: "Published") -> None:

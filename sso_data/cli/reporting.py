@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from sso_data.cli import options as opt
-from sso_data.cli.outcome import print_json
-from sso_data.cli.progress import showing_progress, size
+from sso_data.cli.outcome import echo, print_json, say
+from sso_data.cli.progress import showing_progress
+from sso_data.core.progress import size
 
 
 def report(
@@ -35,7 +36,7 @@ def report(
     if as_json:
         print_json({"page": str(done.page), "rows": done.rows, "bytes": done.size})
     else:
-        typer.echo(f"{done.page} ({done.rows} rows, {size(done.size)})")
+        echo(f"{done.page} ({done.rows} rows, {size(done.size)})")
 
 
 def view(
@@ -50,12 +51,12 @@ def view(
 
     with Viewer(run, port) as viewer:
         number = viewer.server_address[1]
-        typer.echo(viewer.url)
-        typer.echo(
+        echo(viewer.url)
+        echo(
             f"from another machine: ssh -N -L {number}:127.0.0.1:{number} "
             f"{getpass.getuser()}@{socket.gethostname()}"
         )
         try:
             viewer.serve_forever()
         except KeyboardInterrupt:
-            typer.echo("ended", err=True)
+            say("ended")

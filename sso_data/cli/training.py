@@ -1,16 +1,19 @@
 """`train`: preference data and a model in, a trained model out."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sso_data.cli import options as opt
+from sso_data.cli import output
 from sso_data.cli.outcome import echo, print_json, say
-from sso_data.cli.progress import duration, showing_progress
+from sso_data.cli.progress import showing_progress
 from sso_data.cli.publishing import show_published
 from sso_data.core.errors import ConfigError, SsoDataError, TrainError
+from sso_data.core.progress import duration
 
 if TYPE_CHECKING:
     from sso_data.publishing.upload import Published
@@ -25,18 +28,18 @@ Data = Annotated[
 ]
 Objective = Annotated[
     str | None,
-    typer.Option(
+    opt.choice(
         "--objective",
-        help="sso, sso-generator, pairs (alias pbaa) or reward (default: sso).",
-        metavar="NAME",
+        "sso, sso-generator, pairs (alias pbaa) or reward (default: sso).",
+        *("sso", "sso-generator", "pairs", "reward"),
     ),
 ]
 LossType = Annotated[
     str | None,
-    typer.Option(
+    opt.choice(
         "--loss-type",
-        help="ipo, dpo (alias sigmoid), hinge, robust, simpo or orpo (default: ipo).",
-        metavar="NAME",
+        "ipo, dpo (alias sigmoid), hinge, robust, simpo or orpo (default: ipo).",
+        *("ipo", "dpo", "hinge", "robust", "simpo", "orpo"),
     ),
 ]
 Base = Annotated[str | None, typer.Option("--base", hidden=True)]
@@ -44,7 +47,7 @@ NoW = Annotated[bool, typer.Option("--no-w", help="Ablation: without the weight 
 NoG = Annotated[bool, typer.Option("--no-g", help="Ablation: without the steered terms.")]
 References = Annotated[
     str | None,
-    typer.Option("--ref", help="auto, strict or rescore (default: auto).", metavar="NAME"),
+    opt.choice("--ref", "auto, strict or rescore (default: auto).", *("auto", "strict", "rescore")),
 ]
 Overwrite = Annotated[
     bool,
@@ -90,7 +93,7 @@ def train(
     public: opt.Public = False,
     private: opt.Private = False,
     config: Annotated[Path | None, opt.config_option("docs/train_configuration.md")] = None,
-    settings: Annotated[list[str] | None, opt.set_option("optim.lr=5e-7")] = None,
+    settings: Annotated[list[str] | None, opt.set_option("optim.lr=5e-7", "train")] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Train a policy on preference pairs with the SSO loss; no reference model is needed.
@@ -188,5 +191,12 @@ def _show(summary: "TrainSummary", published: "Published | None") -> None:
     if comparison := manifest.get("comparison"):
         echo(comparison["text"])
     echo(f"{summary.out} ({duration(summary.seconds)})")
+    out = str(summary.out)
+    if manifest["config"]["kind"] == "reward":
+        use = ["--against", "MODEL", "--prompts", "HELD_OUT", "--judge", f"reward:{out}"]
+        output.next_step(shlex.join(["sso-data", "eval", "MODEL", *use, "--out", f"{out}-eval"]))
+    else:
+        use = ["--against", manifest["config"]["model"], "--prompts", "HELD_OUT"]
+        output.next_step(shlex.join(["sso-data", "eval", out, *use, "--out", f"{out}-eval"]))
     if published:
         show_published(published)

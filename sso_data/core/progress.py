@@ -1,6 +1,24 @@
-"""The progress that long-running functions report."""
+"""The progress that long-running functions report, and how times and sizes are written."""
 
 from typing import Protocol
+
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as h:mm:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}"
+
+
+def size(count: float) -> str:
+    """Format bytes in a fitting unit, powers of 1000."""
+    for unit in _UNITS:
+        if count < 1000 or unit == _UNITS[-1]:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
 
 
 class Progress(Protocol):

@@ -24,6 +24,9 @@ FinishReason = Literal["stop", "length", "unclosed_thinking"]
 Placement = Literal["system", "user", "both"]
 """Where a steered view shows its principles: the system message, the last user turn, or both."""
 
+TEMPORARY = ("engine_refused", "engine_died")
+"""Reasons of failures that another try may undo; with the others the same prompt fails again."""
+
 MOST_SAMPLES = 256
 """Most rows of one prompt."""
 _FURTHER_SAMPLES = frozenset(str(sample) for sample in range(2, MOST_SAMPLES + 1))

@@ -23,6 +23,10 @@ class Estimate:
     def __str__(self) -> str:
         return f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
 
+    def times(self, factor: float) -> "Estimate":
+        """Return the estimate in another unit; `factor` is positive."""
+        return Estimate(self.value * factor, self.low * factor, self.high * factor)
+
     @property
     def is_shown(self) -> bool:
         """True where the interval of a difference does not hold 0."""

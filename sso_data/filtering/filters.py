@@ -408,13 +408,13 @@ def _gap_under_mean(rows: Rows, limits: Limits) -> Mask:
 
     The paper asks for a gap over the mean, which a single row, or equal rows, cannot have.
     """
-    good, bad = _gaps(rows)
+    good, bad = gaps(rows)
     return (good < limits["mean_gap_good"] - SLACK) | (bad < limits["mean_gap_bad"] - SLACK)
 
 
 def _gap_not_over_mean(rows: Rows, limits: Limits) -> Mask:
     """Mark rows without gaps over the mean of the rows left: the paper's rule as it is written."""
-    good, bad = _gaps(rows)
+    good, bad = gaps(rows)
     return (good <= limits["mean_gap_good"] + SLACK) | (bad <= limits["mean_gap_bad"] + SLACK)
 
 
@@ -426,11 +426,11 @@ def _plain_means(rows: Rows, _config: FilterConfig) -> Limits:
 
 
 def _gap_means(rows: Rows, _config: FilterConfig) -> Limits:
-    good, bad = _gaps(rows)
+    good, bad = gaps(rows)
     return {"mean_gap_good": _mean(good), "mean_gap_bad": _mean(bad)}
 
 
-def _gaps(rows: Rows) -> tuple[Floats, Floats]:
+def gaps(rows: Rows) -> tuple[Floats, Floats]:
     """Return the gaps of the good and of the bad response, nats/token."""
     mean = partial(mean_logp, rows)
     return gap(mean, "good"), gap(mean, "bad")
@@ -438,7 +438,7 @@ def _gaps(rows: Rows) -> tuple[Floats, Floats]:
 
 def smaller_gap(rows: Rows) -> Floats:
     """Return the smaller gap of those that are known: both must reach the threshold."""
-    smaller: Floats = np.fmin(*_gaps(rows))
+    smaller: Floats = np.fmin(*gaps(rows))
     return smaller
 
 
@@ -452,17 +452,24 @@ def _not_best(rows: Rows, _limits: Limits) -> Mask:
 
 
 def distance(rows: Rows, offset: float = 0.0) -> Floats:
-    """Return the larger closeness of chosen and rejected to the policy's own answer, nats/token.
+    """Return the larger of the `distances` of chosen and rejected [row], nats/token.
 
-    Where one is not known, the other; NaN where neither is. `offset`: nats that are taken off each
-    whole response, offset / tokens off its mean.
+    Where one is not known, the other; NaN where neither is.
+    """
+    farther: Floats = np.fmax(*distances(rows, offset))
+    return farther
+
+
+def distances(rows: Rows, offset: float = 0.0) -> tuple[Floats, Floats]:
+    """Return the closeness of chosen and of rejected to the policy's own answer, nats/token.
+
+    `offset`: nats that are taken off each whole response, offset / tokens off its mean.
     """
     mean = partial(mean_logp, rows)
     good, bad = (
         closeness(mean, view) - offset / np.maximum(num_tokens(rows, view), 1) for view in _STEERED
     )
-    farther: Floats = np.fmax(good, bad)
-    return farther
+    return good, bad
 
 
 def _resolve(threshold: float | str, values: Floats) -> float:
@@ -489,7 +496,7 @@ def _mean(values: NDArray[Any]) -> float:
 def _stage(reason: str, dropped: int, rows: Rows, not_asked: int = 0) -> Stage:
     left, rows = len(rows), representative(rows)
     chosen, rejected = mean_logp(rows, "plain", "good"), mean_logp(rows, "plain", "bad")
-    gap_good, gap_bad = _gaps(rows)
+    gap_good, gap_bad = gaps(rows)
     means: dict[str, NDArray[Any]] = {
         "mean_logp_plain_chosen": chosen,
         "mean_logp_plain_rejected": rejected,

@@ -161,18 +161,7 @@ def _decided(
                 stack.enter_context(locked(run, "rows"))
                 is_locked = True
         scores = load_scores(run, dry=not is_locked, whole=whole)
-    try:
-        decision = decide(scores.rows, config.filter)
-    except NotAskedError as error:
-        standing = standing_config(run, None, model=None).filter
-        changed = "".join(f" --set {one}" for one in written(config.filter, standing))
-        rest = f"; without --set, all {int(lacking(scores.rows).sum())} that lack any" * bool(
-            changed
-        )
-        raise RunError(
-            f"{run}: {len(error.positions)} of {len(scores)} rows need scores that were not asked "
-            f"for (scoring.when=needed); `sso-data complete {run}{changed}` makes them{rest}"
-        ) from error
+    decision = decide_run(run, scores, config.filter)
     if not dry_run:
         mark = {"decided_by": _BY_FILTER} if by_filter else {}
         with locked(run, "pairs"):
@@ -191,6 +180,25 @@ def _decided(
         expected=expected_rows(manifest, account),
         explanation=explain_run(scores, config.filter, decision, _own_filter(manifest)),
     )
+
+
+def decide_run(run: Path, scores: Scores, config: FilterConfig) -> Decision:
+    """Return the decision about the rows of a run.
+
+    Raises RunError, which tells how to go on, where they need what was not asked for.
+    """
+    try:
+        return decide(scores.rows, config)
+    except NotAskedError as error:
+        standing = standing_config(run, None, model=None).filter
+        changed = "".join(f" --set {one}" for one in written(config, standing))
+        rest = f"; without --set, all {int(lacking(scores.rows).sum())} that lack any" * bool(
+            changed
+        )
+        raise RunError(
+            f"{run}: {len(error.positions)} of {len(scores)} rows need scores that were not asked "
+            f"for (scoring.when=needed); `sso-data complete {run}{changed}` makes them{rest}"
+        ) from error
 
 
 def doubt_about(source: str, scores: Scores | None = None) -> str | None:

@@ -12,17 +12,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from sso_data.config.migration import defaults_of, with_defaults
-from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, FilterConfig, RunConfig
+from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, RunConfig
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.core.records import Prompt, Row, content_hash, messages_from_json
+from sso_data.core.records import VIEWS, Prompt, Row, content_hash, messages_from_json
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import PROBE_NATS, Engine, EngineInfo
 from sso_data.filtering.explain import Explanation, explain
 from sso_data.filtering.filters import Decision, decide_row
 from sso_data.filtering.refilter import filter_again, standing_filter
+from sso_data.generation.forecast import FEWEST, LESS_LATER, forecast
 from sso_data.generation.logprob_check import LogprobCheck
 from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
 from sso_data.models.checks import check_model
@@ -53,6 +54,10 @@ _IDENTITY_SECTIONS = ("sampling", "scoring")
 _IDENTITY_ENGINE_KEYS = ("dtype", "max_model_len")
 _FIRST_ROWS, _FEW_OF_FIRST = 64, 0.02
 """So many rows tell whether a run will have pairs: a smaller share kept is warned about at once."""
+_MOST_FIRST = 1024
+"""Rows by which a run is estimated at most."""
+_WORTH_SECONDS = 60.0
+"""A run that ends sooner is not estimated."""
 
 
 class RunMetadata(Protocol):
@@ -237,6 +242,10 @@ def generate(
         account.check()
     progress.phase("filtering")
     refiltered = filter_again(out, config, progress, asked=asked)
+    if counts.forecast:
+        share = len(refiltered.decision.kept) / max(1, len(refiltered.decision.reason_code))
+        actual = counts.forecast.compared(seconds=counts.seconds, tokens=counts.tokens, share=share)
+        progress.note(actual)
     return Summary(
         account=account,
         counts=counts,
@@ -344,9 +353,12 @@ def make_rows(
     """
     is_complete = partial(is_always_complete, first=frozenset(first_rows(metadata.get(FIRST_ROWS))))
     counted = is_complete if setup.config.scoring.when == "needed" else lambda key: True
-    kept = _KeptRows(setup.config.filter, progress, counted)
+    kept = _FirstRows(setup.config, progress, counted)
+    started = time.monotonic()
 
     def note_engine(info: EngineInfo) -> None:
+        nonlocal started
+        started = time.monotonic()  # the model is loaded
         earlier = metadata.get("engine")
         for key in ("name", "device", "dtype"):
             if earlier and earlier.get(key) != getattr(info, key):
@@ -383,11 +395,15 @@ def make_rows(
             on_record=kept.add,
             is_complete=is_complete,
         )
-        started = time.monotonic()
         todo = pipeline.complete(lacking) if candidates is None else pipeline.run(candidates)
+        foretells = candidates is not None and total is not None
         for counts in todo:
-            state = _state(counts, kept.count, time.monotonic() - started)
-            progress.count(counts.done, total, "rows", state)
+            counts.seconds = time.monotonic() - started
+            whole = None if total is None else total * len(VIEWS)
+            done = counts.done * len(VIEWS) + counts.responses
+            progress.count(done, whole, "responses", _state(counts, kept.count))
+            if foretells and counts.forecast is None and pipeline.finished >= FEWEST:
+                kept.foretell(pipeline, total or 0)
         return pipeline.counts
 
 
@@ -398,44 +414,67 @@ def _earlier_check(metadata: RunMetadata, of_parts: bool) -> Mapping[str, Any] |
     return own or min(checks, key=lambda check: bool(check["agreed"]), default=None)
 
 
-class _KeptRows:
-    """Counts the rows that the filter keeps; warns once if it keeps hardly any of the first ones.
+class _FirstRows:
+    """Counts the rows that the filter keeps, and says what the first ones foretell.
 
-    The first ones are those whose key is `counted`. What depends on other rows (a quantile, say) is
-    left out of the count.
+    It warns once if the filter keeps hardly any of the first ones whose key is `counted`. What
+    depends on other rows (a quantile, say) is left out of the count.
     """
 
     def __init__(
         self,
-        config: FilterConfig,
+        config: RunConfig,
         progress: Progress,
         counted: Callable[[int], bool] = lambda key: True,
     ) -> None:
-        self._config, self._progress, self._counted = config, progress, counted
-        self._first: list[bytes] = []
+        self._config, self._progress, self._counted = config.filter, progress, counted
+        self._less_later = f"; upper estimates: {LESS_LATER}" * (config.scoring.when == "needed")
+        self._first: dict[int, bytes] = {}
+        self._warned_by: list[bytes] = []
         self.count = 0
 
-    def add(self, record: bytes) -> None:
-        """Count a row by its SCORES record."""
+    def add(self, record: bytes, number: int) -> None:
+        """Count a row by its SCORES record; `number` rows were begun before."""
         self.count += decide_row(record, self._config) is None
+        if len(self._first) < _MOST_FIRST:
+            self._first[number] = record
         is_counted = self._counted(int(np.frombuffer(record, SCORES)["key"][0]))
-        if is_counted and len(self._first) < _FIRST_ROWS:
-            self._first.append(record)
-            if len(self._first) == _FIRST_ROWS:
+        if is_counted and len(self._warned_by) < _FIRST_ROWS:
+            self._warned_by.append(record)
+            if len(self._warned_by) == _FIRST_ROWS:
                 self._warn_if_few()
 
+    def foretell(self, pipeline: Pipeline, total: int) -> None:
+        """Estimate the run as soon as a whole cohort of rows is done, if it goes on for a while."""
+        counts = pipeline.counts
+        if pipeline.finished < min(pipeline.cohort, _MOST_FIRST):
+            return
+        whole = [one for number, one in self._first.items() if number < pipeline.finished]
+        work = counts.rows + counts.failed + counts.responses / len(VIEWS)
+        found = forecast(
+            b"".join(whole),
+            self._config,
+            seconds=counts.seconds,
+            work=work,
+            total=total - counts.skipped,
+        )
+        if found and found.seconds.value - counts.seconds > _WORTH_SECONDS:
+            counts.forecast = found
+            self._progress.note(f"{found}{self._less_later}")
+
     def _warn_if_few(self) -> None:
-        found = explain(np.frombuffer(b"".join(self._first), SCORES), self._config)
+        found = explain(np.frombuffer(b"".join(self._warned_by), SCORES), self._config)
         if found.kept < _FEW_OF_FIRST * found.rows:
             self._progress.warn(f"of the first {found.rows} rows\n{found.text()}")
 
 
-def _state(counts: RowCounts, kept: int, seconds: float) -> str:
-    """Return the sampling speed, the share kept and the failures, as one phrase."""
+def _state(counts: RowCounts, kept: int) -> str:
+    """Return the rows, the share kept, the failures and the sampling speed, as one phrase."""
+    is_measured = counts.tokens and counts.seconds >= 1
     parts = [
-        f"{counts.tokens / seconds:,.0f} tokens/s" if counts.tokens and seconds >= 1 else "",
-        f"kept {kept / counts.rows:.0%}" if counts.rows else "",
+        f"{counts.rows} rows, kept {kept / counts.rows:.0%}" if counts.rows else "",
         f"{counts.failed} failed" if counts.failed else "",
+        f"{counts.tokens / counts.seconds:,.0f} tokens/s" if is_measured else "",
     ]
     return ", ".join(part for part in parts if part)
 

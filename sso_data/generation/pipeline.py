@@ -43,6 +43,7 @@ from sso_data.engines.interface import (
     ScoreRequest,
 )
 from sso_data.filtering.filters import decided_early
+from sso_data.generation.forecast import Forecast
 from sso_data.generation.logprob_check import CheckResult, LogprobCheck
 from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
@@ -89,29 +90,45 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class RowCounts:
-    """Counts since this process started; `skipped` were done or failed before."""
+    """Counts since this process started; `skipped` were done or failed before.
+
+    `responses`: those of rows that are being made; `tokens`: sampled, `seconds`: from the first
+    prompt to the last row; `forecast`: what the first rows foretold, where they were enough.
+    """
 
     taken: int = 0
     skipped: int = 0
     rows: int = 0
     failed: int = 0
+    responses: int = 0
     tokens: int = 0
+    seconds: float = 0.0
+    forecast: Forecast | None = None
 
     @property
     def done(self) -> int:
         """Prompts that are finished, those of earlier processes included."""
         return self.rows + self.failed + self.skipped
 
+    @property
+    def speed(self) -> str:
+        """Rows and sampled tokens a second, as a phrase; "" where there is nothing to measure."""
+        if not self.rows or not self.seconds:
+            return ""
+        rows, tokens = self.rows / self.seconds, self.tokens / self.seconds
+        return f"{rows:.3g} rows/s, {tokens:,.0f} tokens/s"
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _InFlight:
     """One row that is being made.
 
-    `base`: the row without what the engine says. `max_tokens` is the same for its three responses.
-    `stepwise`: it may be dropped before everything about it is asked for; `asked` are then the
-    cells asked for so far. `verifies`: its on-view cells are scored for the log-prob check.
-    `sampled` and `scored` hold total nats; `waiting` the cells that the engine was asked for, by
-    request key (a response is asked for under its on-view cell).
+    `base`: the row without what the engine says. `number`: how many rows were begun before.
+    `max_tokens` is the same for its three responses. `stepwise`: it may be dropped before
+    everything about it is asked for; `asked` are then the cells asked for so far. `verifies`: its
+    on-view cells are scored for the log-prob check. `sampled` and `scored` hold total nats;
+    `waiting` the cells that the engine was asked for, by request key (a response is asked for under
+    its on-view cell).
     """
 
     base: Row
@@ -124,6 +141,7 @@ class _InFlight:
     sampled: dict[Cell, float] = field(default_factory=dict)
     scored: dict[Cell, float] = field(default_factory=dict)
     waiting: dict[str, Cell] = field(default_factory=dict)
+    number: int = 0
 
 
 class Pipeline:
@@ -144,7 +162,7 @@ class Pipeline:
         *,
         check: LogprobCheck,
         on_check: Callable[[CheckResult], None] = lambda result: None,
-        on_record: Callable[[bytes], None] = lambda record: None,
+        on_record: Callable[[bytes, int], None] = lambda record, number: None,
         is_complete: Callable[[int], bool] = lambda key: False,
     ) -> None:
         self._policy = policy
@@ -157,7 +175,7 @@ class Pipeline:
         self._is_complete = is_complete
         self._rows: dict[str, _InFlight] = {}
         self._held: list[_InFlight] = []
-        self._verifying = 0
+        self._verifying = self._begun = 0
         engine = self._engine = cache(start_engine)
         self._window = Window[Request, Result](engine, lambda: engine().info.max_in_flight)
         self.counts = RowCounts()
@@ -203,6 +221,16 @@ class Pipeline:
         return busy >= window or (
             len(self._held) * len(VIEWS) >= window and len(self._held) >= self._verify_rows
         )
+
+    @property
+    def finished(self) -> int:
+        """So many rows, the first ones begun, are all done or failed."""
+        return next(iter(self._rows.values())).number if self._rows else self._begun
+
+    @property
+    def cohort(self) -> int:
+        """Rows after which the engine has been busy for a while: as many as it has requests."""
+        return self._window.size
 
     @property
     def _verify_rows(self) -> int:
@@ -311,6 +339,7 @@ class Pipeline:
         for view in VIEWS:
             if view in row.base.responses:
                 row.responses[view] = row.base.responses[view]
+                self.counts.responses += 1
                 self._ask_other_views(row, view)
             else:
                 self._ask_sample(row, view)
@@ -322,6 +351,8 @@ class Pipeline:
         undecided = self._check.result is None and not row.stepwise
         row.verifies = undecided and self._check.rows + self._verifying < self._verify_rows
         self._verifying += row.verifies
+        row.number = self._begun
+        self._begun += 1
         self._rows[row.base.id] = row
 
     def _start(self, row: _InFlight) -> None:
@@ -356,12 +387,14 @@ class Pipeline:
             case Refused():
                 stage = "score" if drawn in row.responses else "sample"
                 self._verifying -= row.verifies and self._check.result is None
+                self.counts.responses -= len(row.responses)
                 del self._rows[row.base.id]
                 self._fail(row.base, stage, result.reason, result.detail)
                 return
             case Sampled():
                 row.responses[drawn] = response_of(result, self._policy.template)
                 row.sampled[cell] = result.total_nats
+                self.counts.responses += 1
                 self.counts.tokens += len(result.token_ids)
                 if not row.stepwise:
                     self._ask_other_views(row, drawn)
@@ -488,8 +521,9 @@ class Pipeline:
     def _write(self, row: _InFlight, finished: Row) -> None:
         record = self._sink.write_row(finished)
         del self._rows[finished.id]
+        self.counts.responses -= len(row.responses)
         self.counts.rows += 1
-        self._on_record(record)
+        self._on_record(record, row.number)
 
     def _fail(self, prompt: Prompt | Row, stage: str, reason: str, detail: str) -> None:
         """Write the failure of a prompt, with everything that a retry needs."""

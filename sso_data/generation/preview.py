@@ -1,5 +1,8 @@
-"""`preview`: make rows of the first few prompts in memory, without writing anything."""
+"""`preview` and `plan`: make rows of a few prompts in memory, to see and to estimate a run."""
 
+import heapq
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -7,13 +10,18 @@ from typing import Any
 import numpy as np
 
 from sso_data.config.run import RunConfig
+from sso_data.core.errors import InputError
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.core.records import Failure, Row
+from sso_data.core.records import Failure, Row, content_hash
+from sso_data.engines import resolve_name
 from sso_data.filtering.explain import Explanation, explain, features_of
 from sso_data.filtering.filters import Decision, decide, decide_row
+from sso_data.generation.forecast import FEWEST, LESS_LATER, Forecast, forecast
 from sso_data.generation.generate import make_rows, prepare, rules_of
-from sso_data.prompts import layouts_in, read_prompts
+from sso_data.generation.pipeline import RowCounts
+from sso_data.prompts import BadRow, Candidate, layouts_in, read_prompts
 from sso_data.runs.columns import SCORES, Rows, encode
+from sso_data.runs.jsonl import to_line
 from sso_data.runs.ledger import Ledger
 from sso_data.runs.steering import MemorySteeringStore
 from sso_data.steering.counts import SteeringCounts
@@ -73,30 +81,7 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     progress.note(layouts_in(source, config.source)[0])
     candidates = list(read_prompts(source, config.source))
     progress.phase("checking the model and its chat template")
-    whole = config.scoring.model_copy(update={"when": "all"})  # every response is to be shown
-    setup = prepare(config.model_copy(update={"scoring": whole}))
-    for line in setup.warnings:
-        progress.warn(line)
-    samples = config.sampling.samples
-    total = len(candidates) * samples
-    memory = _Memory()
-    guide = Guide(
-        prompts=lambda: prompts_of(
-            candidates, partial(Ledger().next_ids, samples=samples), lambda identity: True
-        ),
-        store=MemorySteeringStore(),
-        counts=SteeringCounts(),
-        total=total,
-    )
-    make_rows(
-        candidates,
-        setup,
-        memory,
-        memory,
-        progress,
-        guide=guide if setup.rules.asks_a_model else None,
-        total=total,
-    )
+    memory, _ = _made(candidates, config, progress)
     rows = sorted(memory.rows, key=lambda row: memory.order[row.id])
     judged = tuple((row, decide_row(row, config.filter)) for row in rows)
     records: Rows = np.frombuffer(b"".join(encode(row, b"", 0) for row in rows), SCORES)
@@ -112,3 +97,118 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
             features=features_of(row.steering.features for row in rows),
         ),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What all prompts of a source would take and give, by a probe of some of them.
+
+    `prompts`, `bad`: prompts and malformed rows of the source; `probed`: rows that were made,
+    `failed` of the probe's could not be; `loading`: seconds before the first row was begun.
+    """
+
+    prompts: int
+    bad: int
+    probed: int
+    failed: int
+    loading: float
+    forecast: Forecast
+    explanation: Explanation
+
+
+def plan(
+    source: str, config: RunConfig, number: int | None = None, progress: Progress | None = None
+) -> Plan:
+    """Estimate a run on rows of `number` of its prompts, which are made in memory.
+
+    They are those with the smallest content hashes, so that the file's order does not matter. By
+    default as many as keep vLLM busy, twice `engine.max_num_seqs`; 32 on transformers. Raises as
+    `preview`, and InputError where fewer than 30 rows can be made.
+    """
+    progress = progress or NullProgress()
+    progress.phase("checking the prompts")
+    rules_of(config)
+    progress.note(layouts_in(source, config.source)[0])
+    is_vllm = resolve_name(config.engine) == "vllm"
+    number = number or (2 * config.engine.max_num_seqs if is_vllm else 32)
+    probe, prompts, bad = _probe(read_prompts(source, config.source), number)
+    progress.note(f"{prompts} prompts; making rows of {len(probe)} of them")
+    if config.scoring.when == "needed":
+        progress.note(f"time and tokens are upper estimates: {LESS_LATER}")
+    progress.phase("checking the model and its chat template")
+    started = time.monotonic()
+    memory, counts = _made(probe, config, progress)
+    loading = time.monotonic() - started - counts.seconds
+    lines = (to_line(row.to_json()) for row in memory.rows)
+    data = b"".join(encode(row, line, 0) for row, line in zip(memory.rows, lines, strict=True))
+    found = forecast(
+        data,
+        config.filter,
+        seconds=counts.seconds,
+        work=counts.rows + counts.failed,
+        total=prompts * config.sampling.samples,
+    )
+    if found is None:
+        raise InputError(
+            f"{source}: the probe made {counts.rows} rows, and fewer than {FEWEST} foretell "
+            "nothing; give more prompts, or a larger -n"
+        )
+    return Plan(
+        prompts=prompts,
+        bad=bad,
+        probed=counts.rows,
+        failed=counts.failed,
+        loading=loading,
+        forecast=found,
+        explanation=explain(np.frombuffer(data, SCORES), config.filter),
+    )
+
+
+def _probe(
+    candidates: Iterable[Candidate | BadRow], number: int
+) -> tuple[list[Candidate], int, int]:
+    """Return the candidates with the smallest content hashes, and how many there are, and bad."""
+    prompts = bad = 0
+
+    def good() -> Iterator[Candidate]:
+        nonlocal prompts, bad
+        for one in candidates:
+            if isinstance(one, BadRow):
+                bad += 1
+            else:
+                prompts += 1
+                yield one
+
+    found = heapq.nsmallest(number, good(), key=lambda one: content_hash(one.messages))
+    return found, prompts, bad
+
+
+def _made(
+    candidates: Sequence[Candidate | BadRow], config: RunConfig, progress: Progress
+) -> tuple[_Memory, RowCounts]:
+    """Make whole rows of the candidates in memory, so that every response can be shown."""
+    whole = config.scoring.model_copy(update={"when": "all"})
+    setup = prepare(config.model_copy(update={"scoring": whole}))
+    for line in setup.warnings:
+        progress.warn(line)
+    samples = config.sampling.samples
+    total = len(candidates) * samples
+    memory = _Memory()
+    guide = Guide(
+        prompts=lambda: prompts_of(
+            candidates, partial(Ledger().next_ids, samples=samples), lambda identity: True
+        ),
+        store=MemorySteeringStore(),
+        counts=SteeringCounts(),
+        total=total,
+    )
+    counts = make_rows(
+        candidates,
+        setup,
+        memory,
+        memory,
+        progress,
+        guide=guide if setup.rules.asks_a_model else None,
+        total=total,
+    )
+    return memory, counts

@@ -1,10 +1,10 @@
 """`retry`: run the prompts of failed.jsonl again, and nothing else."""
 
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +28,16 @@ _REMEDY = "`retry` uses the run's own settings: leave these out"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retried:
-    """The result of `retry`; `no_prompts` failed rows were malformed, and left out."""
+    """The result of `retry`; `no_prompts` failed rows were malformed, and left out.
+
+    `again`: prompts that failed again, by reason.
+    """
 
     refiltered: Refiltered
     counts: RowCounts
     seconds: float
     no_prompts: int
+    again: Mapping[str, int] = field(default_factory=dict)
     steering: SteeringCounts | None = None
 
 
@@ -44,6 +48,7 @@ class _FailedPrompts:
         self._run = run
         self._failures = failures
         self._ids: dict[str, deque[str]] = defaultdict(deque)
+        self.again: Counter[str] = Counter()
 
     def candidates(self) -> Iterator[Candidate]:
         """Yield the prompts, in the order in which they failed first."""
@@ -69,6 +74,7 @@ class _FailedPrompts:
         return self._run.write_row(row)
 
     def write_failure(self, failure: Failure) -> None:
+        self.again[failure.reason] += 1
         attempts = self._failures[failure.id].attempts + 1
         self._run.write_failure(replace(failure, attempts=attempts))
 
@@ -127,5 +133,6 @@ def retry(
         counts=counts,
         seconds=time.monotonic() - started,
         no_prompts=no_prompts,
+        again=prompts.again,
         steering=guide.counts if guide else None,
     )

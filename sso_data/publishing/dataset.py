@@ -5,8 +5,8 @@ in RUN/.push until it has arrived.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from sso_data.publishing.public import public_json, public_text
 from sso_data.publishing.readme import README, merge_card
 from sso_data.publishing.upload import Parcel, Published, Target, publish, stage
 from sso_data.runs.columns import row_key
-from sso_data.runs.files import NewFile, make_dir, write_new
+from sso_data.runs.files import NewFile, make_dir, swap_dir, write_new
 from sso_data.runs.journal import parts
 from sso_data.runs.jsonl import read_lines, to_line, whole_lines_size
 from sso_data.runs.pairs import check_pairs
@@ -63,37 +63,84 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
     repository is then as it was, or is private, or holds everything.
     """
     progress = progress or NullProgress()
-    if what not in ("pairs", "all"):
-        raise ConfigError(f"--what {what}: must be pairs or all")
-    check_repo_id(repo)
+    _check_names(what, repo)
     require_run(run)
     hub = HubRepo("dataset", repo, endpoint=endpoint)
     target = Target(hub=hub, revision=revision, private=private, overwrite=overwrite)
     with locked(run, "rows"), locked(run, "pairs"), stage(run) as folder:
-        facts = read_facts(run)
-        if facts.unfinished and private is False:
-            raise RunError(
-                f"{run}: is unfinished, {facts.unfinished}; finish it with its `sso-data generate` "
-                "command (--limit ends it earlier), or push it without --public"
-            )
-        effect = effect_of(facts.scores.rows)
-        if effect.is_missing and private is False and not confirmed:
-            raise RunError(
-                f"{run}: {effect}; what that means is in docs/filter.md; publish it all the same "
-                "with --yes, or without --public"
-            )
-        if int(facts.decided["kept"]) and (doubt := doubt_about(str(run), facts.scores)):
-            progress.warn(doubt)
-        if facts.unfinished:
-            progress.note(f"the run is unfinished: {facts.unfinished}")
-        progress.phase("making the card")
-        if facts.decided["rows"] != len(facts.scores):
-            progress.note(
-                f"the pairs were decided on {facts.decided['rows']} of {len(facts.scores)} rows; "
-                f"`sso-data filter {run}` decides again"
-            )
+        facts = _checked_facts(run, progress, public=private is False, confirmed=confirmed)
         parcel = pack(facts, repo, folder, what=what, language=language, license=license)
         return publish(parcel, target, progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """What a push would send: the size of each file in bytes; those made for it are in `folder`."""
+
+    repo: str
+    folder: Path
+    sizes: Mapping[str, int]
+
+
+def pack_run(
+    run: Path,
+    repo: str,
+    *,
+    what: str = "all",
+    private: bool | None = None,
+    language: Sequence[str] = (),
+    license: str | None = None,  # noqa: A002 - the name of the card's field
+    confirmed: bool = False,
+    progress: Progress | None = None,
+) -> Packed:
+    """Make what `push_run` would send, the card included, in RUN/push-dry-run; sends nothing.
+
+    Raises SsoDataError where `push_run` would before it asks the Hub.
+    """
+    progress = progress or NullProgress()
+    _check_names(what, repo)
+    require_run(run)
+    out = run / "push-dry-run"
+    with locked(run, "rows"), locked(run, "pairs"), stage(run) as folder:
+        facts = _checked_facts(run, progress, public=private is False, confirmed=confirmed)
+        parcel = pack(facts, repo, folder, what=what, language=language, license=license)
+        files = {**parcel.files, README: folder / README}
+        sizes = {path: files[path].stat().st_size for path in sorted(files)}
+        swap_dir(folder, out)
+    return Packed(repo=repo, folder=out, sizes=sizes)
+
+
+def _check_names(what: str, repo: str) -> None:
+    if what not in ("pairs", "all"):
+        raise ConfigError(f"--what {what}: must be pairs or all")
+    check_repo_id(repo)
+
+
+def _checked_facts(run: Path, progress: Progress, *, public: bool, confirmed: bool) -> RunFacts:
+    """Return what a run's card says; raises RunError where it must not become `public`."""
+    facts = read_facts(run)
+    if facts.unfinished and public:
+        raise RunError(
+            f"{run}: is unfinished, {facts.unfinished}; finish it with its `sso-data generate` "
+            "command (--limit ends it earlier), or push it without --public"
+        )
+    effect = effect_of(facts.scores.rows)
+    if effect.is_missing and public and not confirmed:
+        raise RunError(
+            f"{run}: {effect}; what that means is in docs/filter.md; publish it all the same "
+            "with --yes, or without --public"
+        )
+    if int(facts.decided["kept"]) and (doubt := doubt_about(str(run), facts.scores)):
+        progress.warn(doubt)
+    if facts.unfinished:
+        progress.note(f"the run is unfinished: {facts.unfinished}")
+    progress.phase("making the card")
+    if facts.decided["rows"] != len(facts.scores):
+        progress.note(
+            f"the pairs were decided on {facts.decided['rows']} of {len(facts.scores)} rows; "
+            f"`sso-data filter {run}` decides again"
+        )
+    return facts
 
 
 def pack(

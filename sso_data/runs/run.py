@@ -47,7 +47,7 @@ RUN = WorkKind(
     noun="run",
     manifest="run.json",
     files=(
-        *("pairs", ".pairs.old", ".pairs.new", "report.html"),
+        *("pairs", ".pairs.old", ".pairs.new", "report.html", "push-dry-run"),
         *("rows", "failed.jsonl", "steering.jsonl", COMPLETED),
     ),
     orphans=("rows", "failed.jsonl"),

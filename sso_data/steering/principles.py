@@ -4,7 +4,7 @@ import hashlib
 import re
 import shlex
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -110,9 +110,12 @@ def listing(directory: Path) -> str:
     return f"sso-data principles list --principles {shlex.quote(str(directory))}"
 
 
-def load_catalogue(directory: Path | None = None) -> Catalogue:
+def load_catalogue(
+    directory: Path | None = None, *, on_bad_file: Callable[[Path, InputError], None] | None = None
+) -> Catalogue:
     """Read the catalogue in `directory`, or a shipped one by its name; by default the long one.
 
+    `on_bad_file` is told of a file that is no principle, which is then left out.
     Raises InputError that names the file and the field when one is not a valid principle, or is a
     link to a file elsewhere: a catalogue by others must not read other files.
     """
@@ -137,12 +140,18 @@ def load_catalogue(directory: Path | None = None) -> Catalogue:
     found: dict[str, Principle] = {}
     origin: dict[str, Path] = {}
     for file in files:
-        principle = load_principle(file)
-        if principle.name in found:
-            raise InputError(
-                f"{file}: the name {principle.name!r} is taken by {origin[principle.name].name}; "
-                "give each principle its own"
-            )
+        try:
+            principle = load_principle(file)
+            if principle.name in found:
+                raise InputError(
+                    f"{file}: the name {principle.name!r} is taken by "
+                    f"{origin[principle.name].name}; give each principle its own"
+                )
+        except InputError as error:
+            if on_bad_file is None:
+                raise
+            on_bad_file(file, error)
+            continue
         found[principle.name] = principle
         origin[principle.name] = file
     return Catalogue(directory=directory, principles=dict(sorted(found.items())))

@@ -188,7 +188,9 @@ class TestPrinciples:
         content = {key: value for key, value in (self.GOOD | change).items() if value is not None}
         (tmp_path / "p").mkdir()
         (tmp_path / "p" / "warmth.yaml").write_text(json.dumps(content))
-        one_line(cli("principles", "check", tmp_path / "p"), "warmth.yaml", *parts)
+        one_line(cli("principles", "list", "--principles", tmp_path / "p"), "warmth.yaml", *parts)
+        checked = cli("principles", "check", tmp_path / "p")
+        assert checked.exit_code == 1 and "error: warmth.yaml: " in checked.stdout
 
     def test_no_such_directory(self, cli: Cli, tmp_path: Path) -> None:
         one_line(cli("principles", "list", "--principles", tmp_path / "no"), "no such directory")

@@ -120,7 +120,7 @@ def test_preview_predicts_the_kept_share(cli: Cli, tmp_path: Path, prompts: Path
 
 def test_preview_for_people(cli: Cli, prompts: Path) -> None:
     shown = cli("preview", prompts, "-n", 1, *INLINE)
-    for word in ("chosen: drawn under good", "rejected", "original", "log-prob under plain"):
+    for word in ("chosen (drawn under good", "rejected", "original", "log-prob under plain"):
         assert word in shown.stdout
 
 

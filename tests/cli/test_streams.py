@@ -107,6 +107,7 @@ def words_of(command: str, made: Path, place: Path) -> list[str]:
         "generate": [prompts, out, "--json", *tiny],
         "generate failing": ["generate", made / "none.jsonl", out, *tiny],
         "generate some failed": ["generate", made / "mixed.jsonl", out, "--skip-bad-rows", *tiny],
+        "show": [run],
         "filter": [run, "--json"],
         "filter --sweep": [run],
         "retry": [run],
@@ -119,6 +120,8 @@ def words_of(command: str, made: Path, place: Path) -> list[str]:
         "eval": [policy_dir(), f"--against={policy_dir()}", f"--prompts={prompts}", *judged],
         "preview": [prompts, "-n2", "--json", *tiny],
         "doctor": [f"--model={made}", "--json"],
+        "config keys": ["generate"],
+        "recipes show": ["llama3.1-8b-instruct-sso-dpo"],
         "principles list": ["--json"],
         "principles show": ["helpfulness"],
         "principles check": ["short"],
@@ -133,6 +136,7 @@ def words_of(command: str, made: Path, place: Path) -> list[str]:
 COMMANDS = (
     *("--help", "--version", "no such command", "generate failing", "filter", "filter --sweep"),
     *("retry", "merge", "export", "push", "iterate", "doctor", "principles list"),
+    *("show", "config keys", "recipes show"),
     *("principles show", "principles check", "principles stats"),
 )
 SLOWER = (
@@ -181,7 +185,9 @@ def right(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 
 
 def without_times(text: str, place: Path) -> str:
-    text = re.sub(r'"seconds": [\d.]+|\(\d+:\d\d:\d\d\)', "TIME", text.replace(str(place), "PLACE"))
+    text = re.sub(
+        r'"seconds": [\d.]+|\(\d+:\d\d:\d\d[^)]*\)', "TIME", text.replace(str(place), "PLACE")
+    )
     return re.sub(r'"created": "[^"]+"', "TIME", text)
 
 

@@ -381,4 +381,4 @@ def test_stats_of_a_run(cli: Cli, prompts: Path, tmp_path: Path) -> None:
     for one in found:
         parts = [w for w in words if w["principle"] == one["principle"] and w["wording"]]
         assert sum(w["rows"] for w in parts) == one["rows"]
-    assert "kept share" in done(cli("principles", "stats", out)).stdout
+    assert "share" in done(cli("principles", "stats", out)).stdout

@@ -1,0 +1,58 @@
+"""The look of every command's help, and usage errors as JSON for those who ask for JSON."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from sso_data.cli.outcome import print_error
+
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""Base of all mistakes in a command line; typer names only some of them."""
+
+_NO_BRACES = str.maketrans("", "", "{}")
+_METAVARS = {"int": "N", "float": "X", "Path": "PATH"}
+"""What stands for a value of a type, by the name of the type; TEXT for others."""
+
+
+class Command(TyperCommand):
+    """A command whose help names the value of an option in a word, and nothing for a flag."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters with their metavars."""
+        return [_named(one) for one in super().get_params(ctx)]
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line, without braces around an argument."""
+        return [piece.translate(_NO_BRACES) for piece in super().collect_usage_pieces(ctx)]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; with --json a mistake in it is told on stdout, too."""
+        wants_json = "--json" in args
+        try:
+            return list(super().parse_args(ctx, args))
+        except _UsageError as error:
+            if wants_json:
+                said: Any = getattr(error, "format_message", error.__str__)
+                print_error("UsageError", said(), 2)
+            raise
+
+
+class Group(TyperGroup):
+    """A group of commands, whose own options are shown as those of a `Command`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters with their metavars."""
+        return [_named(one) for one in super().get_params(ctx)]
+
+
+def _named(parameter: Any) -> Any:
+    """Give a parameter the metavar of its type; an argument shows only its name."""
+    if parameter.param_type_name == "argument":
+        parameter.metavar = parameter.metavar or parameter.name.upper()
+        parameter.display_type_rich = lambda ctx: ""
+    elif parameter.metavar is None:
+        kind = getattr(parameter, "type_descriptor", None)
+        name = getattr(getattr(kind, "annotation", None), "__name__", "")
+        parameter.metavar = "" if parameter.is_flag else _METAVARS.get(name, "TEXT")
+    return parameter

@@ -1,0 +1,83 @@
+"""`plan`: what a run would take and give."""
+
+from typing import Annotated
+
+import typer
+
+from sso_data.cli import options as opt
+from sso_data.cli import output
+from sso_data.cli.outcome import echo, print_json, say
+from sso_data.cli.progress import showing_progress
+from sso_data.core.progress import duration
+
+
+def plan(
+    prompts: opt.Prompts,
+    model: opt.Model = None,
+    number: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            min=30,
+            help="Prompts to make rows of (default: 32; on vLLM twice engine.max_num_seqs).",
+        ),
+    ] = None,
+    price_per_hour: Annotated[
+        float | None,
+        typer.Option("--price-per-hour", min=0, help="Price of the machine, for the cost."),
+    ] = None,
+    engine: opt.EngineName = None,
+    principles: opt.PrinciplesDir = None,
+    templates: opt.TemplatesDir = None,
+    limit: opt.Limit = None,
+    seed: opt.Seed = None,
+    split: opt.Split = None,
+    column: opt.Column = None,
+    skip_bad_rows: opt.SkipBadRows = False,
+    config: opt.ConfigFile = None,
+    settings: opt.Settings = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Estimate time, tokens, disk, pairs and cost of a run, by real rows; write nothing.
+
+    Rows of some prompts are made on this machine. Another machine takes another time.
+    """
+    from sso_data.config.run import load_config
+    from sso_data.generation.preview import plan as run_plan
+
+    resolved = load_config(
+        config,
+        settings,
+        model=model,
+        seed=seed,
+        principles=principles,
+        templates=templates,
+        engine__name=engine,
+        **opt.source_keys(split, column, limit, skip_bad_rows=skip_bad_rows),
+    )
+    with showing_progress() as progress:
+        found = run_plan(prompts, resolved, number, progress)
+    told = found.forecast
+    cost = None if price_per_hour is None else told.cost(price_per_hour, found.loading)
+    if as_json:
+        parts = {
+            "prompts": found.prompts,
+            "bad_rows": found.bad,
+            "probed": found.probed,
+            "probe_failed": found.failed,
+            "loading_seconds": round(found.loading, 2),
+            "forecast": told.to_json(),
+            "cost": cost.to_json() if cost else None,
+            "explanation": found.explanation.to_json(),
+        }
+        print_json(parts)
+        return
+    failed = f" ({found.failed} of the probe failed)" if found.failed else ""
+    bad = f" and {found.bad} malformed rows" if found.bad else ""
+    echo(f"{found.prompts:,} prompts{bad}; loading takes {duration(found.loading)}{failed}")
+    echo(told)
+    if cost:
+        echo(f"cost {cost.value:.2f} [{cost.low:.2f}, {cost.high:.2f}], loading included")
+    output.explain(found.explanation, None)
+    if found.prompts > found.probed and found.probed < 2 * resolved.engine.max_num_seqs:
+        say("a larger -n keeps the engine busier: the time is an upper estimate")

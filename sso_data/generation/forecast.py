@@ -1,0 +1,107 @@
+"""What a run will take and give, from its first rows: time, tokens, disk, pairs, with intervals."""
+
+from dataclasses import asdict, astuple, dataclass
+from typing import Any
+
+import numpy as np
+
+from sso_data.config.run import FilterConfig
+from sso_data.core.progress import duration, size
+from sso_data.core.statistics import Estimate, mean_of, wilson
+from sso_data.filtering.filters import decide
+from sso_data.runs.columns import FINISH_REASONS, SCORES, UNKNOWN, Rows
+
+FEWEST = 30
+"""Fewer rows than this foretell nothing."""
+LESS_LATER = "scoring.when=needed asks less of later rows"
+
+_PAIR_BYTES = 1.8
+"""Bytes of a pair in JSONL and Parquet together, as a multiple of its journal line (the demo's)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """Estimates for `total` rows, by the `rows` first ones; intervals are 95 %.
+
+    `seconds`: of making all rows, without loading the model; its interval is that of the tokens of
+    a row. `kept`: the share of rows that become pairs. `truncated`: of rows with a response that
+    was cut off.
+    """
+
+    rows: int
+    total: int
+    seconds: Estimate
+    tokens: Estimate
+    disk_bytes: float
+    kept: Estimate
+    truncated: float
+
+    @property
+    def pairs(self) -> Estimate:
+        """The number of pairs."""
+        return self.kept.times(self.total)
+
+    def cost(self, price_per_hour: float, loading: float = 0.0) -> Estimate:
+        """Return the cost of the time, `loading` seconds included, in the price's unit."""
+        whole = Estimate(*(seconds + loading for seconds in astuple(self.seconds)))
+        return whole.times(price_per_hour / 3600)
+
+    def __str__(self) -> str:
+        """One sentence."""
+        low, high = self.kept.low, self.kept.high
+        return (
+            f"by the first {self.rows} rows: {self.total:,} rows take {self.time}, "
+            f"{self.tokens.value:,.0f} sampled tokens and about {size(self.disk_bytes)} on disk; "
+            f"{self.kept.value:.0%} [{low:.0%}, {high:.0%}] are kept: {self.pairs.value:,.0f} "
+            f"[{self.pairs.low:,.0f}, {self.pairs.high:,.0f}] pairs; {self.truncated:.0%} have a "
+            "response that is cut off"
+        )
+
+    @property
+    def time(self) -> str:
+        """The time of making the rows, with its interval."""
+        low, high = duration(self.seconds.low), duration(self.seconds.high)
+        return f"{duration(self.seconds.value)} [{low}, {high}]"
+
+    def compared(self, *, seconds: float, tokens: int, share: float) -> str:
+        """Return the estimate beside what came, as one sentence."""
+        low, high = self.kept.low, self.kept.high
+        return (
+            f"estimated by the first {self.rows} rows and actual: time {self.time} and "
+            f"{duration(seconds)}, sampled tokens {self.tokens.value:,.0f} and {tokens:,}, kept "
+            f"{self.kept.value:.0%} [{low:.0%}, {high:.0%}] and {share:.0%}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its form for `--json`."""
+        found = asdict(self)
+        for name in ("seconds", "tokens", "kept", "pairs"):
+            found[name] = getattr(self, name).to_json()
+        return found
+
+
+def forecast(
+    records: bytes, config: FilterConfig, *, seconds: float, work: float, total: int
+) -> Forecast | None:
+    """Return the forecast of `total` rows; None by fewer than FEWEST rows.
+
+    `records`: SCORES of whole cohorts, so that short answers are not favoured. `seconds` were spent
+    on the `work` of so many rows, those of unfinished ones as parts.
+    """
+    rows: Rows = np.frombuffer(records, SCORES)
+    tokens = mean_of(rows["num_tokens"].sum(axis=1).astype(float).tolist())
+    if len(rows) < FEWEST or tokens is None or work <= 0:
+        return None
+    share = len(decide(rows, config).kept) / len(rows)
+    kept = Estimate(share, *wilson(share, len(rows)))
+    line = float(rows["length"].mean())
+    stop = FINISH_REASONS.index("stop")
+    return Forecast(
+        rows=len(rows),
+        total=total,
+        seconds=tokens.times(seconds / work * total / tokens.value),
+        tokens=tokens.times(total),
+        disk_bytes=total * (line * (1 + _PAIR_BYTES * share) + SCORES.itemsize),
+        kept=kept,
+        truncated=float((~np.isin(rows["finish"], (stop, UNKNOWN))).any(axis=1).mean()),
+    )

@@ -1,0 +1,93 @@
+"""Estimates by the first rows: numbers that can be checked by hand, said in time, beside what came.
+
+The engine is scripted.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from sso_data.cli import app
+from sso_data.config.run import FilterConfig
+from sso_data.core.statistics import wilson
+from sso_data.generation import generate, preview
+from sso_data.generation.forecast import forecast
+from tests.factories import encode_rows, make_row
+from tests.reliability.flow import scripted, write_prompts
+
+
+def test_the_arithmetic() -> None:
+    """40 rows of 24 or 30 tokens (27 on average), half of them kept; 20 s for 50 rows' work."""
+    rows = [
+        make_row(
+            n, means={("good", "bad"): -0.5} if n % 2 else {}, tokens={"plain": 8 + 6 * (n % 2)}
+        )
+        for n in range(40)
+    ]
+    records = encode_rows(rows)
+    found = forecast(records.tobytes(), FilterConfig(), seconds=20.0, work=50.0, total=1000)
+    assert found is not None
+    assert found.seconds.value == pytest.approx(400) and found.tokens.value == pytest.approx(27_000)
+    half = 2.023 * 3 * (40 / 39) ** 0.5 / 40**0.5  # Student's t of 39, spread 3 a row
+    assert found.tokens.high - found.tokens.value == pytest.approx(1000 * half, rel=1e-3)
+    assert found.seconds.low / 400 == pytest.approx(1 - half / 27, rel=1e-4)
+    assert found.kept.value == 0.5 and (found.kept.low, found.kept.high) == wilson(0.5, 40)
+    assert found.pairs.value == 500 and found.truncated == 0
+    line = records["length"].mean()
+    assert found.disk_bytes == pytest.approx(1000 * (1.9 * line + 120))
+    assert found.cost(9.0, loading=200.0).value == pytest.approx(1.5)
+    assert "1,000 rows take 0:06:40 [" in str(found)
+
+
+def test_few_rows_foretell_nothing() -> None:
+    records = encode_rows([make_row(n) for n in range(29)]).tobytes()
+    assert forecast(records, FilterConfig(), seconds=1.0, work=29.0, total=99) is None
+
+
+def questions(file: Path, count: int) -> Path:
+    return write_prompts(file, [json.dumps({"prompt": f"What is {n}?"}) for n in range(count)])
+
+
+def run(*arguments: object) -> Result:
+    done = CliRunner().invoke(app, [*map(str, arguments), "-m", "test/model"])
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def test_a_long_run_says_what_it_will_take_and_what_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch)
+    prompts = questions(tmp_path / "in.jsonl", 90)
+    quick = run("generate", prompts, "--out", tmp_path / "quick")
+    assert "by the first" not in quick.stderr, "what ends within a minute is not estimated"
+    monkeypatch.setattr(generate, "_WORTH_SECONDS", -1e9)
+    done = run("generate", prompts, "--out", tmp_path / "run", "--json")
+    told = [line for line in done.stderr.splitlines() if line.startswith("by the first ")]
+    assert len(told) == 1 and ": 90 rows take 0:00:0" in told[0]
+    first = int(told[0].split()[3])
+    assert 30 <= first < 60, "as soon as a cohort is done"
+    assert f"estimated by the first {first} rows and actual: time" in done.stderr
+    found = json.loads(done.stdout)
+    assert (found["forecast"]["rows"], found["forecast"]["total"]) == (first, 90)
+    low, high = found["forecast"]["kept"][1:]
+    assert low <= found["kept"] / 90 <= high or found["kept"] == 0
+
+
+def test_the_plan_is_of_all_prompts_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch)
+    monkeypatch.setattr(preview, "prepare", generate.prepare)
+    prompts = questions(tmp_path / "in.jsonl", 90)
+    done = run("plan", prompts, "-n", 40, "--price-per-hour", 3, "--json")
+    found = json.loads(done.stdout)
+    assert (found["prompts"], found["probed"], found["forecast"]["total"]) == (90, 40, 90)
+    assert found["cost"][0] >= 0 and sorted(tmp_path.iterdir()) == [prompts]
+    turned = write_prompts(tmp_path / "b.jsonl", prompts.read_text().splitlines()[::-1])
+    again = json.loads(run("plan", turned, "-n", 40, "--json").stdout)
+    assert again["forecast"]["tokens"] == found["forecast"]["tokens"], "the order does not matter"
+    few = CliRunner().invoke(app, ["plan", str(questions(tmp_path / "c.jsonl", 9)), "-m", "x"])
+    assert few.exit_code == 1 and "fewer than 30 foretell nothing" in few.stderr
