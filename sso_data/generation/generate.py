@@ -210,15 +210,8 @@ def generate(
 
         with run_guide(setup, run, prompts_left, total) as guide:
             prompts = read_prompts(source, config.source)
-            counts = make_rows(
-                prompts,
-                replace(setup, config=decides),
-                run,
-                run,
-                progress,
-                guide=guide,
-                total=total,
-            )
+            making = replace(setup, config=decides)
+            counts = make_rows(prompts, making, run, run, progress, guide=guide, total=total)
         account = run.account(samples)
         account.check()
     progress.phase("filtering")
