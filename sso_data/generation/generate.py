@@ -216,10 +216,7 @@ def generate(
         account.check()
     progress.phase("filtering")
     refiltered = filter_again(out, config, progress, asked=asked)
-    if counts.forecast:
-        share = len(refiltered.decision.kept) / max(1, len(refiltered.decision.reason_code))
-        actual = counts.forecast.compared(seconds=counts.seconds, tokens=counts.tokens, share=share)
-        progress.note(actual)
+    _compare(counts, refiltered.decision, progress)
     return Summary(
         account=account,
         counts=counts,
@@ -228,6 +225,15 @@ def generate(
         explanation=refiltered.explanation,
         steering=guide.counts if guide else None,
     )
+
+
+def _compare(counts: RowCounts, decision: Decision, progress: Progress) -> None:
+    """Say what was foretold, if anything was, beside what came."""
+    if counts.forecast:
+        share = len(decision.kept) / max(1, len(decision.reason_code))
+        progress.note(
+            counts.forecast.compared(seconds=counts.seconds, tokens=counts.tokens, share=share)
+        )
 
 
 def _kept(
