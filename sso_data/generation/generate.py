@@ -229,23 +229,13 @@ def generate(
 
         with run_guide(setup, run, prompts_left, total) as guide:
             prompts = read_prompts(source, config.source)
-            counts = make_rows(
-                prompts,
-                replace(setup, config=decides),
-                run,
-                run,
-                progress,
-                guide=guide,
-                total=total,
-            )
+            making = replace(setup, config=decides)
+            counts = make_rows(prompts, making, run, run, progress, guide=guide, total=total)
         account = run.account(samples)
         account.check()
     progress.phase("filtering")
     refiltered = filter_again(out, config, progress, asked=asked)
-    if counts.forecast:
-        share = len(refiltered.decision.kept) / max(1, len(refiltered.decision.reason_code))
-        actual = counts.forecast.compared(seconds=counts.seconds, tokens=counts.tokens, share=share)
-        progress.note(actual)
+    _compare(counts, refiltered.decision, progress)
     return Summary(
         account=account,
         counts=counts,
@@ -254,6 +244,15 @@ def generate(
         explanation=refiltered.explanation,
         steering=guide.counts if guide else None,
     )
+
+
+def _compare(counts: RowCounts, decision: Decision, progress: Progress) -> None:
+    """Say what was foretold, if anything was, beside what came."""
+    if counts.forecast:
+        share = len(decision.kept) / max(1, len(decision.reason_code))
+        progress.note(
+            counts.forecast.compared(seconds=counts.seconds, tokens=counts.tokens, share=share)
+        )
 
 
 def _kept(

@@ -48,13 +48,18 @@ def test_a_terminal_shows_both_times_by_name(columns: int, monkeypatch: pytest.M
     """300 of 3000 responses in 10 s: 90 s are left, on one line of any terminal."""
     screen = io.StringIO()
     terminal = partial(
-        Console, file=screen, force_terminal=True, width=columns, color_system=None, _environ={}
+        Console,
+        file=screen,
+        force_terminal=True,
+        width=columns,
+        color_system=None,
+        get_time=lambda: now,
+        _environ={},
     )
-    monkeypatch.setattr(progress, "Console", lambda **_: terminal())
+    monkeypatch.setattr(progress, "SafeConsole", lambda **_: terminal())
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     with showing_progress() as shown:
-        shown._bar.tasks[0]._get_time = lambda: now
         shown.count(0, 3000, "responses")
         now += 10.0
         shown.count(300, 3000, "responses", "90 rows, kept 61%, 2 failed, 12,345 tokens/s")
