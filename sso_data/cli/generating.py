@@ -73,13 +73,7 @@ def generate(
         engine__count=engines,
         engine__servers=servers or None,
         **opt.source_keys(
-            split,
-            column,
-            limit,
-            shard,
-            layout=format_,
-            take=take,
-            skip_bad_rows=skip_bad_rows,
+            split, column, limit, shard, layout=format_, take=take, skip_bad_rows=skip_bad_rows
         ),
     )
     hint = f"every finished row is safe in {out}; run the same command again to continue"

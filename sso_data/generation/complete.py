@@ -75,7 +75,7 @@ def complete(
     beside = out / COMPLETED
     if beside.exists() or len(_wanted(load_scores(out, dry=True).rows, config, asked=asked)):
         progress.phase("checking the model and its chat template")
-        setup = prepare(config, date=manifest["date"])
+        setup = prepare(config, date=manifest["date"], progress=progress)
         details = {key: manifest[key] for key in ("config", "date")}
         with locked(out, "rows"):
             work = open_workdir(out, RUN, identity=setup.identity, details=details, remedy=_REMEDY)

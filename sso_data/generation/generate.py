@@ -2,7 +2,7 @@
 
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -77,7 +77,6 @@ class Setup:
     policy: Policy
     rules: Rules
     identity: Mapping[str, Any]
-    warnings: Sequence[str] = ()
 
     @property
     def details(self) -> dict[str, Any]:
@@ -139,7 +138,8 @@ def prepare(
     )
     tokenizer = load_tokenizer(model_dir, trust_remote_code=trusted)
     template = ChatTemplate(tokenizer, config.views, today=date or today())
-    found = check_model(model_dir, template, read_model_facts(model_dir, config.engine))
+    for line in check_model(model_dir, template, read_model_facts(model_dir, config.engine)):
+        (progress or NullProgress()).warn(line)
     if config.engine.servers:  # whose weights nobody sees
         fingerprint = f"server:{config.engine.server_model or public_name(config.model)}"
     else:
@@ -165,7 +165,6 @@ def prepare(
         policy=policy,
         rules=rules,
         identity=identity,
-        warnings=found,
     )
 
 
@@ -207,13 +206,9 @@ def generate(
         progress.phase("checking the model and its chat template")
         date = manifest["date"] if manifest else None
         setup = prepare(config, date=date, progress=progress)
-        for line in setup.warnings:
-            progress.warn(line)
         opened = open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite)
         run = stack.enter_context(opened)
-        _note_given(run, source, config, keys)
-        if people:
-            run.set(peoples_chats=True)
+        _note_given(run, source, config, keys, people=people)
         decides = config.model_copy(
             update={"filter": standing_filter(out, config.filter, asked=asked)}
         )
@@ -265,7 +260,9 @@ def _kept(
         yield row
 
 
-def _note_given(run: Run, source: str, config: RunConfig, keys: "array[int]") -> None:
+def _note_given(
+    run: Run, source: str, config: RunConfig, keys: "array[int]", *, people: bool
+) -> None:
     """Write to run.json the source of this call, and how many samples the finished run will have.
 
     These are those of the source's prompts, by their `keys`, and those done earlier that are not
@@ -278,7 +275,7 @@ def _note_given(run: Run, source: str, config: RunConfig, keys: "array[int]") ->
     before = origin_of(run.manifest, run.path.name).given
     ledger = run.ledger
     new = sum(not ledger.has(key, DONE | FAILED) for key in keys)
-    run.set(prompts=len(ledger) + new)
+    run.set(prompts=len(ledger) + new, **({"peoples_chats": True} if people else {}))
     run.set(sources=list(dict.fromkeys([*(run.get("sources") or []), source])))
     after = [one.to_json() for one in before]
     run.set(given=after if given in before else [*after, given.to_json()])

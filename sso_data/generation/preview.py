@@ -188,9 +188,7 @@ def _made(
 ) -> tuple[_Memory, RowCounts]:
     """Make whole rows of the candidates in memory, so that every response can be shown."""
     whole = config.scoring.model_copy(update={"when": "all"})
-    setup = prepare(config.model_copy(update={"scoring": whole}))
-    for line in setup.warnings:
-        progress.warn(line)
+    setup = prepare(config.model_copy(update={"scoring": whole}), progress=progress)
     samples = config.sampling.samples
     total = len(candidates) * samples
     memory = _Memory()

@@ -80,8 +80,8 @@ class TestPromptFiles:
 
     def test_missing_column_names_those_there_are(self, cli: Cli, tmp_path: Path) -> None:
         file = tmp_path / "in.csv"
-        file.write_text("question,answer\na,b\n")
-        one_line(cli("generate", file, "--out", tmp_path / "run", *INLINE), "question", "prompt")
+        file.write_text("topic,answer\na,b\n")
+        one_line(cli("generate", file, "--out", tmp_path / "run", *INLINE), "topic", "prompt")
 
 
 class TestOptions:

@@ -75,7 +75,9 @@ def test_only_rows_that_pass_are_ranked() -> None:
 
 def test_a_sweep_counts_what_the_filter_keeps(tmp_path: Path) -> None:
     """Each cell is the filter's own count with those settings."""
-    rows = [make_row(i, means=noise(i, 0.3)) for i in range(60)] + [make_row(i) for i in range(5)]
+    rows = [make_row(i, means=noise(i, 0.3)) for i in range(60)] + [
+        make_row(i) for i in range(70, 75)
+    ]
     rows += [make_row(90, texts={"bad": ""}), make_row(91, finish={"bad": "length"})]
     records, config = encode_rows(rows), FilterConfig(gap=0.03, keep_best=0.5)
     found = sweep(records, config)

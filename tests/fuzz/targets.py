@@ -85,6 +85,8 @@ def source(suffix: str) -> Target:
             return
         if suffix in ("jsonl", "txt"):
             text = data.removeprefix(b"\xef\xbb\xbf")
+            if b"\r" in text.rstrip() and b"\n" not in text:  # lines that end in CR alone
+                text = text.replace(b"\r", b"\n")
             lines = [line for line in text.split(b"\n") if _is_row(line, suffix)]
             assert len(found) == len(lines), (len(found), len(lines))
         for row in found:

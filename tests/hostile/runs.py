@@ -10,6 +10,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from sso_data.cli import app
+from sso_data.core.records import content_hash, messages_from_json, row_id
 from sso_data.world import policy_dir
 from tests.factories import make_row
 from tests.hostile.cases import Case, FailsAgain, Outcome, Place, accepted, refused
@@ -96,7 +97,7 @@ JOURNALS = [
     journal("an empty object", b"{}\n"),
     journal("bytes that are not UTF-8", b'{"id": "\xff"}\n'),
     journal("half a surrogate", b'{"id": "\\ud800"}\n'),
-    journal("NUL bytes", bytes(4096) + b"\n"),
+    journal("NUL bytes", bytes(4096) + b"\n", refused("holds zero bytes")),
     journal("deep", b"[" * 50_000 + b"\n"),
     journal("NaN", line(ROW).replace(b'"logp_plain_good": -8.0', b'"logp_plain_good": NaN')),
     journal("an id that is a number", changed(id=7)),
@@ -254,10 +255,16 @@ def retried(title: str, failure: dict[str, object] | bytes, outcome: Outcome) ->
         assert done.exit_code == 3, done.output
         file = place.run / "failed.jsonl"
         content = json.loads(file.read_bytes())
-        file.write_bytes(failure if isinstance(failure, bytes) else line(content | failure))
+        file.write_bytes(failure if isinstance(failure, bytes) else line(content | its_id(failure)))
         return ["retry", str(place.run)]
 
     return Case(name=f"retry: {title}", area="run directories", make=arguments, outcome=outcome)
+
+
+def its_id(failure: dict[str, object]) -> dict[str, object]:
+    """The failure with the id of its prompt, if it names one."""
+    prompt: Any = failure["prompt"]
+    return failure | ({"id": row_id(content_hash(messages_from_json(prompt)), 0)} if prompt else {})
 
 
 def turns(role: str, content: str) -> dict[str, object]:

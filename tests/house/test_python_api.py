@@ -55,7 +55,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 def test_every_public_name_works_before_and_after_every_submodule(code: str) -> None:
     done = run(code)
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) == {"ModelError"}
+    assert set(done.stdout.split()) == {"InputError"}
 
 
 def test_import_is_as_light_as_help() -> None:

@@ -33,7 +33,7 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "jsonl": ("team/lines", {}),
     "parquet": ("team/tables", {"split": "test", "column": "question", "id_column": "key"}),
     "limit": ("team/tables", {"column": "question", "limit": 1}),
-    "column": ("team/tables", {"split": "test"}),
+    "column": ("team/tables", {"split": "test", "format": "column"}),
     "split": ("team/tables", {"split": "dev"}),
     "null": ("team/lines", {"column": "topic"}),
     "missing": ("team/nothing", {}),

@@ -148,7 +148,7 @@ def test_new_keys_of_a_run_are_none_of_an_augmentation() -> None:
     own = {"checks.questions": False, "checks.pieces": False}
     assert found["identity"] == {"engine.isolation": "subprocess", **own}
     assert found["config"] == {"engine": {"isolation": "subprocess"}}
-    assert found["defaults"].keys() == {"checks"}
+    assert found["defaults"].keys() == {"checks", "source"}
 
 
 def test_filter_keys_stand_in_identities_of_iterations_that_generate() -> None:

@@ -41,7 +41,7 @@ EXCEPTIONS = {
     ("demo.py", "write_text"): "the demo's prompt file, before its run begins",
     ("demo.py", "TemporaryDirectory"): "a directory for a demo that was given none",
     ("publishing/numbers.py", "savefig"): "pictures, into memory",
-    ("cli/outcome.py", "open"): "/dev/null in the place of a closed stdout",
+    ("core/streams.py", "os.open"): "/dev/null in the place of a closed stream",
     ("engines/child.py", "mkstemp"): "what the engine says on stderr, in the temporary directory",
     ("engines/child.py", "unlink"): "the same file, when it was read",
     ("engines/worker.py", "os.open"): "the same file, seen from the child",
