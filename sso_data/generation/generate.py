@@ -355,20 +355,7 @@ def make_rows(
     def note_engine(info: EngineInfo) -> None:
         nonlocal started
         started = time.monotonic()  # the model is loaded
-        earlier = metadata.get("engine")
-        for key in ("name", "device", "dtype"):
-            if earlier and earlier.get(key) != getattr(info, key):
-                raise RunError(
-                    f"the run was made with engine {key} {earlier.get(key)}, this is "
-                    f"{getattr(info, key)}: their log-probs are not comparable; use the same "
-                    "engine, or another --out"
-                )
-        probe = earlier.get("probe") if earlier else None
-        if probe is not None and info.probe is not None and abs(probe - info.probe) > PROBE_NATS:
-            raise RunError(
-                "the run was made with another model: the same ids have a log-prob of "
-                f"{info.probe:.2f} nats on this server, they had {probe:.2f}; use another --out"
-            )
+        _refuse_other_engine(metadata.get("engine") or {}, info)
         metadata.set(engine=asdict(info), resume=_resume_promise(info, setup.config.engine))
 
     check = LogprobCheck(setup.config.scoring, _earlier_check(metadata, candidates is None))
@@ -401,6 +388,23 @@ def make_rows(
             if foretells and counts.forecast is None and pipeline.finished >= FEWEST:
                 kept.foretell(pipeline, total or 0)
         return pipeline.counts
+
+
+def _refuse_other_engine(earlier: Mapping[str, Any], info: EngineInfo) -> None:
+    """Raise RunError for an engine whose log-probs cannot be compared with the `earlier` one's."""
+    for key in ("name", "device", "dtype"):
+        if earlier and earlier.get(key) != getattr(info, key):
+            raise RunError(
+                f"the run was made with engine {key} {earlier.get(key)}, this is "
+                f"{getattr(info, key)}: their log-probs are not comparable; use the same "
+                "engine, or another --out"
+            )
+    probe = earlier.get("probe")
+    if probe is not None and info.probe is not None and abs(probe - info.probe) > PROBE_NATS:
+        raise RunError(
+            "the run was made with another model: the same ids have a log-prob of "
+            f"{info.probe:.2f} nats on this server, they had {probe:.2f}; use another --out"
+        )
 
 
 def _earlier_check(metadata: RunMetadata, of_parts: bool) -> Mapping[str, Any] | None:

@@ -123,19 +123,14 @@ def train(
     context = TrainContext(out=out, args=args, progress=(first and progress) or NullProgress())
     if first:
         refuse_other_content(out, TRAINING)
-    _refuse_data_in(out, source, config)
-    if is_local(source) or is_meant_as_path(source):  # a first look, before the model is read
-        skip = (lambda _: None) if config.data.skip_bad_rows else None
-        next(read_preferences(source, split=config.data.split, skip=skip), None)
+    doubt = _look_at_data(out, source, config)
     context.progress.phase("checking the model and its chat template")
     policy = find_policy(config, context.progress)
     for line in _model_doubts(out, policy, config):
         context.progress.warn(line)
     _refuse_in(out, "--model", policy.name, policy.directory)
     context.progress.phase("reading the data")
-    for given in _given(source, config):
-        check_source(given)
-    if doubt := doubt_about(source):
+    if doubt:
         context.progress.warn(doubt)
     job = (reward_job if config.kind == "reward" else policy_job)(source, policy, config)
     if config.data.eval_share and not job.data["held_out"]:
@@ -182,10 +177,20 @@ def _model_doubts(out: Path, policy: PolicyFiles, config: TrainConfig) -> list[s
     return [*found, space] if space else found
 
 
-def _refuse_data_in(out: Path, source: str, config: TrainConfig) -> None:
-    """Raise ConfigError if any data are inside `out`, which a training replaces."""
+def _look_at_data(out: Path, source: str, config: TrainConfig) -> str | None:
+    """Check the data as far as that is cheap, before the model is read; return a doubt about it.
+
+    Raises ConfigError for data inside `out`, which a training replaces, RunError for pairs that were
+    changed, InputError for none and for a first row that is no pair.
+    """
     for number, name in enumerate(_given(source, config)):
         _refuse_in(out, "reward.mix" if number else "DATA", name, Path(name))
+        check_source(name)
+    doubt = doubt_about(source)
+    if is_local(source) or is_meant_as_path(source):
+        skip = (lambda _: None) if config.data.skip_bad_rows else None
+        next(read_preferences(source, split=config.data.split, skip=skip), None)
+    return doubt
 
 
 def _refuse_in(out: Path, what: str, name: str, path: Path) -> None:

@@ -57,6 +57,7 @@ EXCEPTIONS = {
         "copyfile",
     ): "tokenizer files of the policy, into the same directory",
     ("training/run.py", "save_model"): "our own function of that name, in models/training_model.py",
+    ("prompts/__init__.py", "NamedTemporaryFile"): "prompts from stdin, which are read twice",
     ("runs/jsonl.py", "TemporaryFile"): "prompts that a model steers, in the temporary directory",
     ("training/card.py", "savefig"): "a picture, into memory",
     ("training/reference.py", "savez"): "references, into memory",
