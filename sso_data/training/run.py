@@ -180,8 +180,8 @@ def _model_doubts(out: Path, policy: PolicyFiles, config: TrainConfig) -> list[s
 def _look_at_data(out: Path, source: str, config: TrainConfig) -> str | None:
     """Check the data as far as that is cheap, before the model is read; return a doubt about it.
 
-    Raises ConfigError for data inside `out`, which a training replaces, RunError for pairs that were
-    changed, InputError for none and for a first row that is no pair.
+    Raises ConfigError for data inside `out`, which a training replaces, RunError for pairs that
+    were changed, InputError for none and for a first row that is no pair.
     """
     for number, name in enumerate(_given(source, config)):
         _refuse_in(out, "reward.mix" if number else "DATA", name, Path(name))

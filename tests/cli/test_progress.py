@@ -46,7 +46,7 @@ def test_bytes_are_shown_in_units(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("columns", [80, 160])
 def test_a_terminal_shows_both_times_by_name(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """300 of 3000 responses in 10 s: 90 s are left, on one line of any terminal."""
-    screen = io.StringIO()
+    screen, now = io.StringIO(), 100.0
     terminal = partial(
         Console,
         file=screen,
@@ -57,7 +57,6 @@ def test_a_terminal_shows_both_times_by_name(columns: int, monkeypatch: pytest.M
         _environ={},
     )
     monkeypatch.setattr(progress, "SafeConsole", lambda **_: terminal())
-    now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     with showing_progress() as shown:
         shown.count(0, 3000, "responses")
