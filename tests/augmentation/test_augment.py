@@ -274,6 +274,7 @@ def test_an_augmentation_of_an_earlier_format_goes_on(seeds: Path, tmp_path: Pat
     assert made == expected
     kept, _ = (one.pop("defaults") for one in reports)
     assert kept["checks"] == {"questions": False, "pieces": False}
+    assert [one["config"]["source"].pop("format") for one in reports] == ["column", "auto"]
     assert reports[0] == reports[1]
     report.write_text(json.dumps(content | {"schema_version": FORMAT + 1}))
     with pytest.raises(RunError, match=rf"has format {FORMAT + 1} .*upgrade sso-data"):

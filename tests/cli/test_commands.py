@@ -142,7 +142,7 @@ def test_doctor(cli: Cli) -> None:
     assert found["generation_config.json"]["state"] == "ok"
     broken = cli("doctor", "--model", "/nowhere")
     assert broken.exit_code == 1
-    assert "no such model directory" in broken.stdout
+    assert "no such model" in broken.stdout
 
 
 def test_a_filter_that_keeps_nothing_warns_and_exits_0(

@@ -120,7 +120,7 @@ def words_of(command: str, made: Path, place: Path) -> list[str]:
         "eval": [policy_dir(), f"--against={policy_dir()}", f"--prompts={prompts}", *judged],
         "preview": [prompts, "-n2", "--json", *tiny],
         "doctor": [f"--model={made}", "--json"],
-        "config keys": ["generate"],
+        "config keys": ["train"],
         "recipes show": ["llama3.1-8b-instruct-sso-dpo"],
         "principles list": ["--json"],
         "principles show": ["helpfulness"],

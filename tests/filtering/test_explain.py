@@ -224,13 +224,13 @@ def test_hardly_any_of_the_first_rows_kept_is_warned_about_once() -> None:
     bad = encode(make_row(means=PLAIN_IS_LOWEST), b"", 0)
     good = encode(make_row(), b"", 0)
     listener = Heard()
-    kept = generation._FirstRows(DEFAULT, listener)  # type: ignore[arg-type]
+    kept = generation._FirstRows(RunConfig(filter=DEFAULT), listener)  # type: ignore[arg-type]
     for number in range(200):
         kept.add(bad, number)
         assert len(listener.warnings) == (number >= 63)
     assert "of the first 64 rows\nno pairs: 0 of 64 rows" in listener.warnings[0]
     assert "--set filter.steered=contrast" in listener.warnings[0]
-    few = generation._FirstRows(DEFAULT, listener)  # type: ignore[arg-type]
+    few = generation._FirstRows(RunConfig(filter=DEFAULT), listener)  # type: ignore[arg-type]
     for number, record in enumerate((good, good, *[bad] * 100)):  # 2 of the first 64 are 3 %
         few.add(record, number)
     assert len(listener.warnings) == 1 and few.count == 2

@@ -42,7 +42,7 @@ def test_tables_books_and_files(finished: tuple[Path, Path, Path]) -> None:
     assert done.exit_code == 3, done.output
     assert "failed.jsonl" in done.stderr
     for part in (
-        *("Rounds", "round 1", "signal accuracy: kept / all rows", "score of y0"),
+        *("round 1", "signal accuracy: kept / all rows", "score of y0"),
         *("prompts 5 = rows 4 + failed 1", f"the policy: {out / 'round-1' / 'model'}"),
         str(out / "report.html"),
     ):

@@ -68,7 +68,8 @@ class InterruptedAfter(NullProgress):
         self._rows = rows
 
     def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
-        if unit == "rows" and done >= self._rows:
+        rows, _, counted = state.partition(" rows")
+        if counted and int(rows) >= self._rows:
             raise KeyboardInterrupt
 
 

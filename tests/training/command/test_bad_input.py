@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sso_data.filtering.refilter import refilter, run_config
 from sso_data.training.state import open_training
 from sso_data.world import policy_dir
 from tests.cli.test_bad_input import one_line
@@ -137,8 +138,8 @@ class TestData:
 
     def test_a_filter_that_kept_nothing(self, train: Train, tmp_path: Path, run: Path) -> None:
         bare = Path(shutil.copytree(run, tmp_path / "run"))
-        (bare / "pairs" / "train.jsonl").write_text("")
-        one_line(train(bare, tmp_path / "out"), "kept nothing", f"`sso-data filter {bare}` keeps")
+        refilter(bare, run_config(bare, ["filter.gap=9"], preset=None))
+        one_line(train(bare, tmp_path / "out"), "kept nothing", f"`sso-data filter {bare} --set filter.gap=")
 
     def test_a_run_has_one_split(self, train: Train, tmp_path: Path, run: Path) -> None:
         done = train(run, tmp_path / "out", "--split", "validation")
