@@ -139,7 +139,8 @@ class TestData:
     def test_a_filter_that_kept_nothing(self, train: Train, tmp_path: Path, run: Path) -> None:
         bare = Path(shutil.copytree(run, tmp_path / "run"))
         refilter(bare, run_config(bare, ["filter.gap=9"], preset=None))
-        one_line(train(bare, tmp_path / "out"), "kept nothing", f"`sso-data filter {bare} --set filter.gap=")
+        done = train(bare, tmp_path / "out")
+        one_line(done, "kept nothing", f"`sso-data filter {bare} --set filter.gap=")
 
     def test_a_run_has_one_split(self, train: Train, tmp_path: Path, run: Path) -> None:
         done = train(run, tmp_path / "out", "--split", "validation")
