@@ -101,7 +101,6 @@ def write_part(run: Path, rows: list[Row], number: int = 0) -> Path:
     part = run / "rows" / f"{number:05}.jsonl"
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(b"".join(map(to_line, rows)))
-    part.with_suffix(".scores").unlink(missing_ok=True)
     return part
 
 

@@ -118,7 +118,8 @@ def _check_model(hub: HubServer, out: Path) -> None:
 def test_over_xet(server: HubServer, command: Command, tmp_path: Path) -> None:
     """Columns that are null in the first part and texts in the second load, too."""
     run = made_run(tmp_path / "run")
-    write_part(run, [_without_id(make_row(index)) for index in range(3)], 0)
+    part = write_part(run, [_without_id(make_row(index)) for index in range(3)], 0)
+    part.with_suffix(".scores").unlink()  # it describes the lines that were there
     server.xet_folder = str(tmp_path / "store")
     Path(server.xet_folder).mkdir()
     tool = ("-m", "sso_data")
