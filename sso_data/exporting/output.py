@@ -24,8 +24,8 @@ MARK = "export.json"
 
 
 @contextmanager
-def new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A directory that takes the place of `out` when the context ends well.
+def new_directory(out: Path, *, overwrite: bool, mark: str = MARK) -> Iterator[Path]:
+    """A directory that takes the place of `out` when the context ends well; `mark`: as below.
 
     Raises RunError where `out` holds something that may not be replaced, or cannot be written.
     """
@@ -37,10 +37,10 @@ def new_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
     lock = final.with_name(f".{final.name}.lock")
     with locked_file(lock) as is_ours:
         if not is_ours:
-            raise RunError(f"{out}: another process exports to it; wait for it or end it")
+            raise RunError(f"{out}: another process writes it; wait for it or end it")
         try:
             recover_dir(final)
-            _refuse_strangers(out, final, overwrite=overwrite)
+            _refuse_strangers(out, final, mark, overwrite=overwrite)
             remove_tree(new)
             make_dir(new)
             yield new
@@ -74,16 +74,20 @@ class RowsWriter:
         self._before = b",\n" if self._is_array else b""
 
 
-def mark_as_ours(directory: Path, facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """Write export.json, by which an export may be overwritten; returns the names of all others."""
+def mark_as_ours(directory: Path, facts: Mapping[str, Any], mark: str = MARK) -> tuple[str, ...]:
+    """Write `mark`, by which such a directory may be overwritten; returns the names of all others.
+
+    Its stem says what the directory is: an export, a report.
+    """
     files = sorted(path.name for path in directory.iterdir())
     content = {"schema_version": SCHEMA_VERSION, **facts, "files": files}
-    write_new(directory / MARK, orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
+    write_new(directory / mark, orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
     return tuple(files)
 
 
-def _refuse_strangers(out: Path, final: Path, *, overwrite: bool) -> None:
+def _refuse_strangers(out: Path, final: Path, mark: str, *, overwrite: bool) -> None:
     """RunError for a file, for a directory that is not ours, and for ours without `overwrite`."""
+    noun = Path(mark).stem
     if not final.exists():
         return
     if not final.is_dir():
@@ -92,16 +96,18 @@ def _refuse_strangers(out: Path, final: Path, *, overwrite: bool) -> None:
     if not names:
         return
     try:
-        ours = set(orjson.loads((final / MARK).read_bytes())["files"])
+        ours = set(orjson.loads((final / mark).read_bytes())["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{out}: not empty and not made by export (it holds {min(names)}); use another --out"
+            f"{out}: not empty and not made by {noun} (it holds {min(names)}); use another --out"
         ) from error
     if not overwrite:
-        raise RunError(f"{out}: holds an export; use another --out, or --overwrite to replace it")
-    strangers = names - ours - {MARK}
+        raise RunError(
+            f"{out}: holds an earlier {noun}; use another --out, or --overwrite to replace it"
+        )
+    strangers = names - ours - {mark}
     if strangers:
         raise RunError(
-            f"{out}: holds {min(strangers)}, which export did not write; move it, or use "
+            f"{out}: holds {min(strangers)}, which {noun} did not write; move it, or use "
             "another --out"
         )

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 
 from sso_data.config.run import FilterConfig, load_config
 from sso_data.core.paths import public_name
-from sso_data.core.records import ALL_CELLS, SIDE_OF, STEERED_VIEWS, VIEWS, JsonRow, Row
+from sso_data.core.records import ALL_CELLS, SIDE_OF, STEERED_VIEWS, VIEWS, JsonRow, Row, View
 from sso_data.core.statistics import wilson
 from sso_data.filtering.explain import Explanation, Features, effect_of, explain_run, features_of
-from sso_data.filtering.filters import Decision, comparisons, decide, distance, smaller_gap
+from sso_data.filtering.filters import Decision, comparisons, distance, smaller_gap
+from sso_data.filtering.measures import outcomes_of
 from sso_data.filtering.ranking import margin
-from sso_data.filtering.refilter import standing_config
+from sso_data.filtering.refilter import decide_run, standing_config
 from sso_data.reporting.checks import Checks
-from sso_data.runs.columns import Rows, mean_logp, num_tokens
+from sso_data.runs.columns import UNKNOWN, Rows, mean_logp, num_tokens
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.run import Account, expected_rows, require_run, run_account
 
@@ -52,12 +53,12 @@ class Read:
 def read(run: Path) -> Read:
     """Read a run, finished or growing, and decide about its rows as `filter` last did.
 
-    Raises RunError where it is not a run or cannot be read.
+    Raises RunError where it is not a run, cannot be read, or lacks scores that the filter needs.
     """
     manifest = require_run(run)
     config = standing_config(run, None, model=None).filter
     scores = load_scores(run, dry=True)
-    decision = decide(scores.rows, config)
+    decision = decide_run(run, scores, config)
     account = run_account(run, scores)
     own = load_config(None, base=manifest["config"]).filter
     return Read(
@@ -72,21 +73,21 @@ def read(run: Path) -> Read:
     )
 
 
-def blocks(read: Read, number: int | None = None) -> Iterator[list[Row]]:
+def blocks(of: Read, number: int | None = None) -> Iterator[list[Row]]:
     """Yield the rows of every block, or of one, in journal order. Raises RunError."""
-    count = len(read.scores)
+    count = len(of.scores)
     starts = range(0, count, BLOCK) if number is None else (number * BLOCK,)
     for start in starts:
         positions = np.arange(start, min(start + BLOCK, count))
-        yield [Row.from_json(orjson.loads(line)) for line in read.scores.lines(positions)]
+        yield [Row.from_json(orjson.loads(line)) for line in of.scores.lines(positions)]
 
 
-def index(read: Read, rows: Iterable[Row]) -> dict[str, Any]:
+def index(of: Read, rows: Iterable[Row]) -> dict[str, Any]:
     """Return what the page knows before a row is opened; reads every row once.
 
     `columns` hold one value a row, in journal order; numbers in nats/token, or tokens.
     """
-    rows_np, decision = read.scores.rows, read.decision
+    rows_np, decision = of.scores.rows, of.decision
     names: dict[str, int] = {}
     ids, heads, features, principles = [], [], [], []
     checks = Checks(decision)
@@ -101,41 +102,41 @@ def index(read: Read, rows: Iterable[Row]) -> dict[str, Any]:
         "gap_good": gaps[:, 0],
         "gap_bad": gaps[:, 1],
         "margin": margin(rows_np),
-        "distance": distance(rows_np, read.config.closeness_offset),
+        "distance": distance(rows_np, of.config.closeness_offset),
     }
     columns: dict[str, Any] = {key: _rounded(values) for key, values in numbers.items()}
-    columns |= {f"tokens_{view}": num_tokens(rows_np, view).tolist() for view in VIEWS}
+    columns |= {f"tokens_{view}": _rounded(_tokens(rows_np, view)) for view in VIEWS}
     columns |= {"id": ids, "head": heads, "features": features}
     columns["reason"] = decision.reason_code.tolist()
     return {
-        **_head(read),
+        **_head(of),
         "features": list(names),
-        "principles": list(_principles(read, features_of(principles))),
-        "histograms": list(_histograms(read)),
+        "principles": list(_principles(of, features_of(principles))),
+        "histograms": list(_histograms(of)),
         "checks": [asdict(one) for one in checks.found()],
         "columns": columns,
         "block": BLOCK,
     }
 
 
-def _head(read: Read) -> dict[str, Any]:
+def _head(of: Read) -> dict[str, Any]:
     """Return the accounting and the verdict: everything that needs no row."""
-    decision, found, account = read.decision, read.explanation, read.account
+    decision, found, account = of.decision, of.explanation, of.account
     return {
-        "name": public_name(str(read.run)),
-        "model": public_name(str(read.manifest["config"]["model"])),
+        "name": public_name(str(of.run)),
+        "model": public_name(str(of.manifest["config"]["model"])),
         "account": f"prompts {account.prompts}{account.times} = rows {account.rows} + "
         f"failed {account.failed}",
-        "rows": len(read.scores),
-        "unfinished": read.expected - account.done,
+        "rows": len(of.scores),
+        "unfinished": of.expected - account.done,
         "kept": len(decision.kept),
         "dropped": decision.dropped,
         "reasons": list(decision.reasons),
         "funnel": [asdict(stage) for stage in decision.funnel],
         "thresholds": dict(decision.thresholds),
-        "preset": read.config.preset,
-        "steered": read.config.steering_test,
-        "offset": read.config.closeness_offset,
+        "preset": of.config.preset,
+        "steered": of.config.steering_test,
+        "offset": of.config.closeness_offset,
         "verdict": str(found.effect),
         "kept_interval": list(found.interval),
         "shares": [[_finite(x) for x in side] for side in found.shares],
@@ -143,17 +144,29 @@ def _head(read: Read) -> dict[str, Any]:
     }
 
 
-def detail(row: Row) -> dict[str, Any]:
-    """Return everything that the page shows of one opened row; log-probs as means, nats/token."""
+def detail(row: Row, of: Read) -> dict[str, Any]:
+    """Return everything that the page shows of one opened row; log-probs as means, nats/token.
+
+    Answers that were not asked for are left out.
+    """
+    outcomes = outcomes_of(row, of.config, of.decision.thresholds)
     return {
         "prompt": [message.to_json() for message in row.messages],
         "system": dict(row.system),
         "user": dict(row.user),
         "principles": list(row.steering.features),
         "texts": {"good": list(row.steering.good), "bad": list(row.steering.bad)},
-        "answers": {view: row.responses[view].text for view in VIEWS},
-        "finish": {view: row.responses[view].finish_reason for view in VIEWS},
-        "tokens": {view: row.responses[view].num_tokens for view in VIEWS},
+        "answers": {view: one.text for view, one in row.responses.items()},
+        "finish": {view: one.finish_reason for view, one in row.responses.items()},
+        "tokens": {view: one.num_tokens for view, one in row.responses.items()},
+        "tests": [
+            [
+                *(outcome.reason, outcome.fails, one.what, one.side),
+                *(_finite(one.value), one.relation, _finite(one.limit)),
+            ]
+            for outcome in outcomes
+            for one in outcome.measures
+        ],
         "means": {
             f"{seen}.{drawn}": _finite(row.mean(seen, drawn))
             for seen, drawn in ALL_CELLS
@@ -164,11 +177,11 @@ def detail(row: Row) -> dict[str, Any]:
     }
 
 
-def _principles(read: Read, features: Features) -> Iterator[dict[str, Any]]:
+def _principles(of: Read, features: Features) -> Iterator[dict[str, Any]]:
     """Yield each principle with its kept share, its gaps (means over rows) and its effect."""
-    kept = read.decision.reason_code == 0
+    kept = of.decision.reason_code == 0
     for name, places in sorted(features.items()):
-        rows: Rows = read.scores.rows[places]
+        rows: Rows = of.scores.rows[places]
         share = float(kept[places].mean())
         gaps = comparisons(rows)[:, :, 2]
         gaps = gaps[np.isfinite(gaps).all(axis=1)]
@@ -182,21 +195,21 @@ def _principles(read: Read, features: Features) -> Iterator[dict[str, Any]]:
         }
 
 
-def _histograms(read: Read) -> Iterator[dict[str, Any]]:
+def _histograms(of: Read) -> Iterator[dict[str, Any]]:
     """Yield counts of all and of kept rows in equal bins; values beyond the 1 % ends join them."""
-    rows, limits = read.scores.rows, read.decision.thresholds
-    kept = read.decision.reason_code == 0
+    rows, limits = of.scores.rows, of.decision.thresholds
+    kept = of.decision.reason_code == 0
     mean = partial(mean_logp, rows)
     shown: list[tuple[str, str, NDArray[Any], float | None]] = [
         ("gap", "smaller gap (nats/token)", smaller_gap(rows), limits.get("gap")),
         (
             "distance",
             "below the own answer, the farther of y+ and y- (nats/token)",
-            distance(rows, read.config.closeness_offset),
+            distance(rows, of.config.closeness_offset),
             limits.get("closeness"),
         ),
         *(
-            (f"tokens_{view}", f"length of {SIDE_OF[view]} (tokens)", num_tokens(rows, view), None)
+            (f"tokens_{view}", f"length of {SIDE_OF[view]} (tokens)", _tokens(rows, view), None)
             for view in ("good", "bad", "plain")
         ),
         *(
@@ -227,6 +240,12 @@ def _histograms(read: Read) -> Iterator[dict[str, Any]]:
             "kept": counts[1],
             "limit": limit,
         }
+
+
+def _tokens(rows: Rows, view: View) -> Floats:
+    """Return the tokens [row] of the responses drawn under `view`; NaN where none was asked for."""
+    known = rows["finish"][:, VIEWS.index(view)] != UNKNOWN
+    return np.where(known, num_tokens(rows, view).astype(np.float64), np.nan)
 
 
 def _rounded(values: Floats) -> list[float | None]:

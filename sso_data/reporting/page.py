@@ -18,7 +18,7 @@ from sso_data.exporting.output import mark_as_ours, new_directory
 from sso_data.reporting.data import Read, blocks, detail, index, packed, read
 from sso_data.runs.files import make_dir, write_new
 
-PAGE = "index.html"
+PAGE, MARK = "index.html", "report.json"
 MOST_SINGLE = 5000
 """Rows up to which one file holds a report."""
 
@@ -53,7 +53,7 @@ def report(
             f"{MOST_SINGLE}; leave --single out"
         )
     out = out or run.resolve().with_name(f"{run.resolve().name}-report")
-    with new_directory(out, overwrite=overwrite) as new:
+    with new_directory(out, overwrite=overwrite, mark=MARK) as new:
         if not single:
             make_dir(new / "data")
         inside: list[str] = []
@@ -63,7 +63,7 @@ def report(
         def rows() -> Iterator[Row]:
             done = 0
             for number, block in enumerate(blocks(found)):
-                data = encoded([detail(row) for row in block])
+                data = encoded([detail(row, found) for row in block])
                 if single:
                     inside.append(data)
                 else:
@@ -74,7 +74,7 @@ def report(
 
         content = index(found, rows())
         write_new(new / PAGE, page(content, inside).encode())
-        mark_as_ours(new, {"report": content["name"], "rows": len(found.scores)})
+        mark_as_ours(new, {"report": content["name"], "rows": len(found.scores)}, mark=MARK)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     return Reported(page=out / PAGE, rows=len(found.scores), size=size)
 
@@ -104,7 +104,7 @@ def page(content: dict[str, Any], inside: list[str], *, live: str = "") -> str:
 def served_block(found: Read, number: int) -> str:
     """Return the script of one block. Raises RunError where its lines cannot be read."""
     (rows,) = blocks(found, number)
-    return script(number, encoded([detail(row) for row in rows]))
+    return script(number, encoded([detail(row, found) for row in rows]))
 
 
 def script(number: int, data: str) -> str:

@@ -157,7 +157,7 @@ function paint() {
   for (let place = first; place < last; place++) {
     const i = shown[place], c = data.columns, reason = data.reasons[c.reason[i]];
     const item = make("div", {className: "item", id: `item-${i}`, onclick: () => open(i)}, make("span", {}, ...visible(c.head[i] || "(no text)")),
-      make("span", {}, make("b", {className: reason === "kept" ? "kept" : "dropped"}, reason), ` ${c.tokens_good[i]} / ${c.tokens_bad[i]} / ${c.tokens_plain[i]} tokens, margin ${fixed(c.margin[i])}`));
+      make("span", {}, make("b", {className: reason === "kept" ? "kept" : "dropped"}, reason), ` ${[c.tokens_good[i], c.tokens_bad[i], c.tokens_plain[i]].map((n) => n ?? "-").join(" / ")} tokens, margin ${fixed(c.margin[i])}`));
     item.style.top = `${place * HEIGHT}px`;
     item.setAttribute("role", "option");
     item.setAttribute("aria-selected", String(i === state.open));
@@ -214,16 +214,11 @@ function marked(row, view) {
   return box;
 }
 
-/** The numbers of a row beside what the filter asks of them. */
-function tests(i) {
-  const c = data.columns, limits = data.thresholds, smaller = Math.min(c.gap_good[i] ?? NaN, c.gap_bad[i] ?? NaN), rows = [];
-  const line = (name, value, limit) => rows.push([name, value, limit]);
-  line("gap, good", fixed(c.gap_good[i]), ""); line("gap, bad", fixed(c.gap_bad[i]), "");
-  line("smaller gap", fixed(Number.isNaN(smaller) ? null : smaller), limits.gap === undefined ? "" : `at least ${+limits.gap.toPrecision(4)}`);
-  line(`below the own answer${data.offset ? `, ${data.offset} nats off` : ""}`, fixed(c.distance[i]), limits.closeness === undefined ? "" : `at most ${+limits.closeness.toPrecision(4)}`);
-  line("margin", fixed(c.margin[i]), limits.margin === undefined ? "" : `at least ${+limits.margin.toPrecision(4)}`);
-  line("steering test", data.steered, "");
-  return table(["number (nats/token)", "of this row", "the filter asks"], rows);
+/** The numbers of a row beside what the filter asks of them, as the filter compared them. */
+function tests(row) {
+  const signs = {"<=": "at most", ">=": "at least", "<": "under", ">": "over"};
+  const rows = row.tests.map(([reason, fails, what, side, value, relation, limit]) => [reason, what, side, fixed(value), limit === null ? "-" : `${signs[relation] ?? relation} ${+limit.toPrecision(4)}`, fails === null ? "by other rows" : fails ? "fails" : "passes"]);
+  return table(["test", "number", "of", "this row", "the filter asks", "test"], rows);
 }
 
 function show(i, row) {
@@ -237,7 +232,7 @@ function show(i, row) {
   const mark = make("button", {type: "button", onclick: () => { state.diff = !state.diff; show(i, row); }}, state.diff ? "hide differences" : "mark differences");
   mark.setAttribute("aria-pressed", String(state.diff));
   $("detail").replaceChildren(make("p", {}, kept, ` row ${data.columns.id[i]} `, mark), make("h3", {}, "prompt"), ...turns, make("ul", {}, ...texts),
-    make("div", {className: "answers"}, ...VIEWS.map((view) => answer(row, view))), make("h3", {}, "against the filter"), tests(i),
+    make("div", {className: "answers"}, ...VIEWS.map((view) => answer(row, view))), make("h3", {}, "against the filter"), tests(row),
     make("h3", {}, "mean log-probs (nats/token)"), table(["view", "chosen", "rejected", "original"], cells),
     folded("system messages of the good and the bad view", ...systems), folded("source", textBox(`${row.source ?? ""}\n${row.metadata}`)));
   $("detail").scrollTop = 0;

@@ -202,7 +202,7 @@ def test_a_second_export_to_the_same_place_waits(cli: Cli, run: Path, tmp_path: 
     with locked_file(tmp_path / ".out.lock") as ours:
         assert ours
         said = refused(cli, run, "--to", "trl", "--out", out)
-    assert "another process exports to it" in said
+    assert "another process writes it" in said
     assert not out.exists()
 
 

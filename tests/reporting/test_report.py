@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from sso_data.cli.app import app
 from sso_data.config.run import FilterConfig
 from sso_data.core.errors import RunError
+from sso_data.core.records import STEERED_VIEWS, Row
 from sso_data.filtering.filters import decide, distance, smaller_gap
 from sso_data.filtering.ranking import margin
 from sso_data.filtering.refilter import refilter, run_config
@@ -69,6 +71,40 @@ def test_a_report_shows_what_filter_decided_last(run: Path, tmp_path: Path) -> N
     found = index_of(report(run, tmp_path / "out").page)
     assert found["kept"] == 0 and found["dropped"]["gap"] == 10
     assert found["checks"][0]["of"] == 0, "what was dropped is not trained on"
+
+
+def early(index: int) -> Row:
+    """A row that was decided before its own answer was asked for."""
+    row = make_row(index, means={("good", "good"): -2.5})
+    known = {view: row.responses[view] for view in STEERED_VIEWS}
+    logp = {cell: nats for cell, nats in row.logp.items() if cell[1] != "plain"}
+    return replace(row, responses=known, logp=logp, rest_not_asked="not_steered")
+
+
+def test_rows_that_were_decided_early(make_run: Make, tmp_path: Path) -> None:
+    run = make_run([*(make_row(index) for index in range(3)), early(3)])
+    done = report(run, tmp_path / "out")
+    found = index_of(done.page)
+    assert found["columns"]["tokens_plain"] == [8, 8, 8, None] and found["kept"] == 3
+    lengths = next(one for one in found["histograms"] if one["key"] == "tokens_plain")
+    assert sum(lengths["all"]) == 3
+    row = rows_of(tmp_path / "out")[3]
+    assert row["answers"].keys() == {"good", "bad"} and "plain.plain" not in row["means"]
+    manifest = json.loads((run / "run.json").read_text())
+    manifest["config"]["filter"]["preset"] = "none"
+    (run / "run.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=r"were not asked for .*`sso-data complete"):
+        report(run, tmp_path / "other")
+
+
+def test_each_number_stands_beside_what_the_filter_asks(run: Path, tmp_path: Path) -> None:
+    report(run, tmp_path / "out")
+    rows = rows_of(tmp_path / "out")
+    gaps = [one for one in rows[3]["tests"] if one[0] == "gap"]
+    row = make_row(3, tokens={"good": 12})
+    assert gaps[0][4] == pytest.approx(row.mean("good", "good") - row.mean("bad", "good"), abs=1e-5)
+    assert all(one[1] is False and one[5:] == [">=", 0.05] for one in gaps)
+    assert "not_steered" in {one[0] for one in rows[8]["tests"] if one[1]}
 
 
 def test_histograms_count_every_row(run: Path, tmp_path: Path) -> None:
@@ -127,7 +163,7 @@ def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         report(run, tmp_path / name)
     files = sorted(file.relative_to(tmp_path / "a") for file in (tmp_path / "a").rglob("*.*"))
-    assert [str(file) for file in files] == ["data/00000.js", "export.json", "index.html"]
+    assert [str(file) for file in files] == ["data/00000.js", "index.html", "report.json"]
     assert all(
         (tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files
     )
