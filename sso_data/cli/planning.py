@@ -27,12 +27,16 @@ def plan(
         typer.Option("--price-per-hour", min=0, help="Price of the machine, for the cost."),
     ] = None,
     engine: opt.EngineName = None,
+    engines: opt.Engines = None,
+    servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
     limit: opt.Limit = None,
     seed: opt.Seed = None,
     split: opt.Split = None,
     column: opt.Column = None,
+    format_: opt.Format = None,
+    take: opt.Take = None,
     skip_bad_rows: opt.SkipBadRows = False,
     config: opt.ConfigFile = None,
     settings: opt.Settings = None,
@@ -53,24 +57,18 @@ def plan(
         principles=principles,
         templates=templates,
         engine__name=engine,
-        **opt.source_keys(split, column, limit, skip_bad_rows=skip_bad_rows),
+        engine__count=engines,
+        engine__servers=servers or None,
+        **opt.source_keys(
+            split, column, limit, layout=format_, take=take, skip_bad_rows=skip_bad_rows
+        ),
     )
     with showing_progress() as progress:
         found = run_plan(prompts, resolved, number, progress)
     told = found.forecast
     cost = None if price_per_hour is None else told.cost(price_per_hour, found.loading)
     if as_json:
-        parts = {
-            "prompts": found.prompts,
-            "bad_rows": found.bad,
-            "probed": found.probed,
-            "probe_failed": found.failed,
-            "loading_seconds": round(found.loading, 2),
-            "forecast": told.to_json(),
-            "cost": cost.to_json() if cost else None,
-            "explanation": found.explanation.to_json(),
-        }
-        print_json(parts)
+        print_json(found.to_json() | {"cost": cost.to_json() if cost else None})
         return
     failed = f" ({found.failed} of the probe failed)" if found.failed else ""
     bad = f" and {found.bad} malformed rows" if found.bad else ""

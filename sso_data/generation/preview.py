@@ -115,6 +115,18 @@ class Plan:
     forecast: Forecast
     explanation: Explanation
 
+    def to_json(self) -> dict[str, Any]:
+        """Return its form for `--json`."""
+        return {
+            "prompts": self.prompts,
+            "bad_rows": self.bad,
+            "probed": self.probed,
+            "probe_failed": self.failed,
+            "loading_seconds": round(self.loading, 2),
+            "forecast": self.forecast.to_json(),
+            "explanation": self.explanation.to_json(),
+        }
+
 
 def plan(
     source: str, config: RunConfig, number: int | None = None, progress: Progress | None = None
