@@ -4,23 +4,20 @@ import asyncio
 import importlib.util
 import os
 import queue
-import random
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from sso_data.chat.interface import Completion, CompletionRequest, without_thinking
 from sso_data.config.section import EndpointSection
+from sso_data.core.backoff import seconds_to_wait
 from sso_data.core.errors import ConfigError, EngineError, one_line
 from sso_data.engines.interface import Refused
 
 PATIENCE_SECONDS = 600.0
 FIRST_WAIT_SECONDS = 0.5
-MAX_WAIT_SECONDS = 30.0
-MAX_RETRY_AFTER_SECONDS = 300.0
 TRIES = 4
 STEP_SECONDS = 0.2
 CLOSE_SECONDS = 5.0
@@ -182,7 +179,9 @@ class EndpointCompletions:
                 others_are_answered = self._answered > answered_before
                 if self._is_refused(error, tries, since, others_are_answered):
                     return Refused(key=request.key, detail=self._shown(error))
-                await asyncio.sleep(seconds_to_wait(error, tries, self._first_wait))
+                headers = getattr(getattr(error, "response", None), "headers", {})
+                after = headers.get("retry-after")
+                await asyncio.sleep(seconds_to_wait(after, tries, self._first_wait))
                 continue
             self._answered += 1
             self._last_answer = time.monotonic()
@@ -277,21 +276,3 @@ class _Dialect:
             named.append("response_format")
         self._left_out.update(named)
         return bool(named)
-
-
-def seconds_to_wait(error: Exception, tries: int, first_wait: float) -> float:
-    """Seconds until the next try: what the reply's Retry-After says, else exponential back-off."""
-    value = getattr(getattr(error, "response", None), "headers", {}).get("retry-after")
-    if value is not None:
-        try:
-            seconds = float(value)
-        except ValueError:
-            try:
-                seconds = parsedate_to_datetime(value).timestamp() - time.time()
-            except (ValueError, OverflowError):
-                seconds = float("nan")
-        if seconds == seconds:
-            asked = min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
-            return asked + random.uniform(0, first_wait)
-    longest = min(MAX_WAIT_SECONDS, first_wait * 2.0 ** min(tries - 1, 10))
-    return longest * random.uniform(0.5, 1)

@@ -231,9 +231,16 @@ def _on_cpu(config: EngineConfig, environ: Mapping[str, str]) -> EnginePlan:
     count = 1 if config.count == "auto" else config.count
     shared: dict[str, str] = {}
     if count > 1 and config.threads is None and "OMP_NUM_THREADS" not in environ:
-        shared["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // count))
+        shared["OMP_NUM_THREADS"] = str(max(1, _cores() // count))
     names = tuple(f"engine {number}" for number in range(1, count + 1))
     return EnginePlan(names=names, environments=(shared,) * count)
+
+
+def _cores() -> int:
+    """Return the processor's cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _counted(gpus: int) -> str:

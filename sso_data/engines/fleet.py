@@ -188,7 +188,7 @@ class Fleet:
         """Start the first engines, wait for them, and return the properties of all together."""
         first = self._slots if self._together else self._slots[:1]
         dead: list[EngineDeadError] = []
-        info: EngineInfo | None = None
+        info, named = None, ""
         try:
             for slot in first:
                 slot.engine = slot.start(slot.config)
@@ -202,9 +202,10 @@ class Fleet:
                         raise
                     self._start_failed(slot, error)
                     continue
-                info = info or found
+                if info is None:
+                    info, named = found, slot.name
                 if why := _difference(info, found):
-                    raise EngineError(f"{slot.name} and {self._slots[0].name} differ: {why}")
+                    raise EngineError(f"{slot.name} and {named} differ: {why}")
                 slot.is_ready = True
         except BaseException:
             for slot in first:
@@ -260,7 +261,8 @@ class Fleet:
         passed = []
         while self._queue and (room := [s for s in live if s.is_ready and s.open < most]):
             row = self._queue.popleft()
-            if len(live) > 1:  # not where it died last: that may be the engine's own fault
+            if any(slot.is_ready for slot in live if slot is not row.died_on):
+                # not where it died last, which may be the engine's own fault, if there is another
                 room = [slot for slot in room if slot is not row.died_on]
             if room:
                 slot = min(room, key=lambda slot: slot.open)
@@ -367,7 +369,10 @@ class Fleet:
     def _start_failed(self, slot: _Slot, error: SsoDataError) -> None:
         slot.stop()
         slot.failed_starts += 1
-        patient = self._together and any(other.is_ready for other in self._slots)
+        ready = [other for other in self._slots if other.is_ready]
+        patient = self._together and ready
+        if patient and slot is self._quarantine:
+            self._quarantine = ready[0]
         if slot.failed_starts < STARTS or patient:
             self._restart(slot, error, quiet=len(self._live) > 1)
         else:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import httpx
 import orjson
 
 from sso_data.config.run import EngineConfig
+from sso_data.core.backoff import seconds_to_wait
 from sso_data.core.errors import EngineDeadError, EngineError, SsoDataError, described, one_line
 from sso_data.engines.interface import (
     EngineInfo,
@@ -37,9 +37,8 @@ FIRST_WAIT_SECONDS = 0.5
 STEP_SECONDS = 0.1
 CONNECT_SECONDS = 10.0
 PROBE_TOKENS = 8
-PROBE_NATS = 0.05
+AGREED_NATS = 0.05
 """The largest difference, nats/token, of log-probs of the same ids that bfloat16 may make."""
-_ABSENT = (403, 404, 405)
 _BUSY = (408, 429)
 
 
@@ -50,10 +49,10 @@ class _RefusedError(Exception):
 class ServerEngine:
     """The model of one server, probed when this is made.
 
-    As many requests are sent at once as a vLLM engine here would take; a busy or failing server
-    (408, 429, 5xx, no connection) is asked four times, 0.5, 1 and 2 seconds apart, and then counts
-    as dead. Raises EngineDeadError where there is no server, EngineError for one that cannot be
-    used.
+    As many requests are sent at once as a vLLM engine here would take. A busy server (408, 429) is
+    asked until it answers, after the time that it names or longer and longer; one that fails (5xx,
+    no connection) counts as dead after four tries. Raises EngineDeadError where there is no server,
+    EngineError for one that cannot be used.
     """
 
     def __init__(self, model_path: Path, config: EngineConfig) -> None:
@@ -175,25 +174,25 @@ class ServerEngine:
         """The decoded answer. Raises _RefusedError, EngineError or EngineDeadError."""
         content = None if body is None else orjson.dumps(body)
         headers = {"Content-Type": "application/json"}
-        failure = ""
-        for attempt in range(TRIES):
-            if attempt:
-                await asyncio.sleep(
-                    FIRST_WAIT_SECONDS * 2.0 ** (attempt - 1) * random.uniform(1, 1.5)
-                )
+        failure, tries, failures = "", 0, 0
+        while failures < TRIES:
             try:
                 got = await self._client.request(
                     method, f"{self._url}{path}", content=content, headers=headers
                 )
             except httpx.HTTPError as error:
-                failure = described(error)
-                continue
-            if got.is_success:
-                return orjson.loads(got.content)
-            failure = f"HTTP {got.status_code} {one_line(got.text, 200)}"
-            if got.status_code not in _BUSY and got.status_code < 500:
-                kind = _RefusedError if got.status_code in (400, 422) else _HttpError
-                raise kind(f"{self._url}{path}: {failure}")
+                failure, after, is_busy = described(error), None, False
+            else:
+                if got.is_success:
+                    return orjson.loads(got.content)
+                failure = f"HTTP {got.status_code} {one_line(got.text, 200)}"
+                after, is_busy = got.headers.get("retry-after"), got.status_code in _BUSY
+                if not is_busy and got.status_code < 500:
+                    kind = _RefusedError if got.status_code in (400, 422) else _HttpError
+                    raise kind(f"{self._url}{path}: {failure}")
+            tries, failures = tries + 1, failures + (not is_busy)
+            if failures < TRIES:
+                await asyncio.sleep(seconds_to_wait(after, tries, FIRST_WAIT_SECONDS))
         raise EngineDeadError(f"{self._url}: the server does not answer: {failure}")
 
     async def _probe(self, config: EngineConfig) -> EngineInfo:
@@ -274,7 +273,7 @@ class ServerEngine:
         for total in totals:
             if not isinstance(total, Scored):
                 raise EngineError(f"{self._url}: gives no log-probs of a prompt")
-            if abs(total.total_nats - first.total_nats) > PROBE_NATS * len(first.token_ids):
+            if abs(total.total_nats - first.total_nats) > AGREED_NATS * len(first.token_ids):
                 raise EngineError(
                     f"{self._url}: its log-probs are not the raw model's; start it with {FLAGS}"
                 )

@@ -78,8 +78,15 @@ def complete(
         setup = prepare(config, date=manifest["date"], progress=progress)
         details = {key: manifest[key] for key in ("config", "date")}
         with locked(out, "rows"):
-            work = open_workdir(out, RUN, identity=setup.identity, details=details, remedy=_REMEDY)
-            scores = load_scores(out, dry=False)
+            work = open_workdir(
+                out,
+                RUN,
+                identity=setup.identity,
+                details=details,
+                remedy=_REMEDY,
+                config=config.model_dump(mode="json"),
+            )
+            scores = load_scores(out, dry=False, whole=True)
             with closing(_WholeRows(beside)) as sink:
                 done = load_scores(beside, dry=True).keys()
                 wanted = _wanted(scores.rows, config, asked=asked)

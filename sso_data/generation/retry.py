@@ -118,7 +118,9 @@ def retry(
     progress.phase("checking the model and its chat template")
     setup = prepare(config, date=manifest["date"], progress=progress)
     details = {key: manifest[key] for key in ("config", "date")}
-    with open_run(out, identity=setup.identity, details=details, remedy=_REMEDY) as run:
+    now = config.model_dump(mode="json")
+    opened = open_run(out, identity=setup.identity, details=details, remedy=_REMEDY, config=now)
+    with opened as run:
         failed, no_prompts = _failed_in(out)
         prompts = _FailedPrompts(run, failed)
         total = len(failed)

@@ -79,7 +79,8 @@ def layouts_in(source: str, config: SourceConfig) -> tuple[str, bool]:
     prompt: dict[str, None] = {}
     beside: dict[str, None] = {}
     answered = several = False
-    for raw in itertools.islice(raw_rows(source, config), _FIRST_ROWS):
+    first = min(_FIRST_ROWS, config.limit or _FIRST_ROWS)
+    for raw in itertools.islice(raw_rows(source, config), first):
         if not isinstance(raw, RawRow):
             continue
         try:
@@ -96,7 +97,7 @@ def layouts_in(source: str, config: SourceConfig) -> tuple[str, bool]:
             isinstance(value, list) and all(isinstance(one, str) for one in value)
         )
     if not names:
-        next(read_prompts(source, config))
+        next(read_prompts(source, config), None)
         return f"{source}: none of the first rows is a prompt", False
     take = config.take or ("last-user" if answered else None)
     parts = [
@@ -178,18 +179,26 @@ def _stdin_rows(config: SourceConfig) -> Iterator[RawRow | BadRow]:
     if not path.stat().st_size:
         raise InputError("-: stdin is empty")
     readers = {b"{": read_jsonl, b"[": read_json_array}
-    read = readers.get(starts_with(path), functools.partial(read_lines, config=config))
     try:
+        read = readers.get(starts_with(path), functools.partial(read_lines, config=config))
         for row in read(path):
             yield replace(row, where=row.where.replace(str(path), "stdin", 1))
     except InputError as error:
-        raise InputError(str(error).replace(str(path), "stdin", 1)) from error
+        detail = str(error).replace(str(path), "stdin", 1)
+        detail = re.sub(r"; rename it to .*", "; unpack it on the way in, or name the file", detail)
+        raise InputError(detail) from error
 
 
 @functools.cache
 def _stdin_copy() -> "tempfile._TemporaryFileWrapper[bytes]":
     """A copy of stdin for the length of the process: prompts are read more than once."""
-    copy = tempfile.NamedTemporaryFile(prefix="sso-data-stdin-")  # noqa: SIM115 - closed at exit
-    shutil.copyfileobj(sys.stdin.buffer, copy)
-    copy.flush()
+    try:
+        copy = tempfile.NamedTemporaryFile(prefix="sso-data-stdin-")  # noqa: SIM115 - ends with us
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.flush()
+    except OSError as error:
+        raise InputError(
+            f"{tempfile.gettempdir()}: cannot hold stdin ({error.strerror or error}); set TMPDIR "
+            "to another directory, or name a file"
+        ) from error
     return copy

@@ -172,8 +172,10 @@ def candidates_of(raw: RawRow, config: SourceConfig) -> list[Candidate | BadRow]
     try:
         layout, column = layout_of(fields, config)
         turns = layout.read(fields, column)
-        turns = turns if layout is _COLUMN else _with_system(fields, turns)
-        asked = [checked(part) for part in _asked(turns, config.take, answered=layout.answered)]
+        parts = _asked(turns, config.take, answered=layout.answered)
+        if layout is not _COLUMN:
+            parts = [_with_system(fields, part) for part in parts]
+        asked = [checked(part) for part in parts]
         source_id = plain(fields.get(id_column), id_column) if id_column != column else None
         if isinstance(source_id, bool | list | dict):
             raise RowError(f"{id_column!r} is {kind_of(source_id)}; an id is a text or a number")
@@ -207,9 +209,13 @@ def pair_of(fields: Fields) -> dict[str, Any]:
     for name, turns in said.items():
         if not turns or not _named(turns, name)[-1].content.strip():
             raise RowError(f"{name} holds no text")
-    is_whole = all(len(turns) > 1 and role_of(turns[0]) != "assistant" for turns in said.values())
+    is_whole = _are_whole(said)
     rest = {name: value for name, value in fields.items() if name not in PAIR}
-    prompt = _prompt_beside(rest, is_whole=is_whole)
+    beside = prompt_beside(fields)
+    prompt = []
+    if beside:
+        layout, column = beside
+        prompt = _asked(layout.read(rest, column), None, answered=layout.answered)[0]
     if is_whole or not prompt:
         said = {name: _with_system(rest, turns) for name, turns in said.items()}
     if not (is_whole and isinstance(rest.get("prompt"), str)):
@@ -223,15 +229,23 @@ def pair_of(fields: Fields) -> dict[str, Any]:
     }
 
 
-def _prompt_beside(rest: Fields, *, is_whole: bool) -> list[Any]:
-    """The prompt beside chosen and rejected; none where these are whole conversations."""
+def prompt_beside(fields: Fields) -> tuple[Layout, str] | None:
+    """The layout and the column of the prompt beside a pair; None: it is what both begin with.
+
+    RowError for a response that no template could show.
+    """
+    rest = {name: value for name, value in fields.items() if name not in PAIR}
     try:
         layout, column = layout_of(rest, SourceConfig())
     except RowError:
-        return []
-    if is_whole and layout.name != "prompt":
-        return []
-    return _asked(layout.read(rest, column), None, answered=layout.answered)[0]
+        return None
+    whole = _are_whole({name: _said(fields[name], name) for name in PAIR})
+    return None if whole and layout.name != "prompt" else (layout, column)
+
+
+def _are_whole(said: Mapping[str, list[Any]]) -> bool:
+    """Whether both responses are conversations that begin with the prompt."""
+    return all(len(turns) > 1 and role_of(turns[0]) != "assistant" for turns in said.values())
 
 
 def _is_plain(value: Any, turns: list[Any]) -> bool:
@@ -285,16 +299,10 @@ def _with_system(fields: Fields, turns: list[Any]) -> list[Any]:
         if isinstance(system, str) and system.strip():
             first = turns[0] if turns and isinstance(turns[0], dict) else {}
             if role_of(first) != "system":
-                return [{"role": "system", "content": system}, *_as_turns(turns)]
+                return [{"role": "system", "content": system}, *turns]
             if system.strip() != str(first.get("content", first.get("value"))).strip():
                 raise RowError(f"has a column {name!r} and another system message in its turns")
     return turns
-
-
-def _as_turns(turns: list[Any]) -> list[Any]:
-    """Questions without answers under one system message: the first of them alone."""
-    texts = turns and all(isinstance(turn, str) for turn in turns)
-    return [{"role": "user", "content": turns[0]}] if texts else turns
 
 
 def _asked(turns: list[Any], take: str | None, *, answered: bool) -> list[list[Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError, one_line
 from sso_data.prompts import raw_rows
-from sso_data.prompts.layouts import PAIR, layout_of, pair_of, used_columns
+from sso_data.prompts.layouts import PAIR, pair_of, prompt_beside, used_columns
 from sso_data.prompts.rows import BadRow, RawRow, RowError, listed
 from sso_data.prompts.tables import read_parquet
 
@@ -63,12 +63,14 @@ def pairs_layout(source: str, split: str) -> str:
             fields = row.fields if isinstance(row, RawRow) else {}
             if "chosen_token_ids" in fields or not {*PAIR} <= fields.keys():
                 return ""
-            rest = {name: value for name, value in fields.items() if name not in PAIR}
             try:
-                layout, column = layout_of(rest, SourceConfig())
-            except RowError:
+                beside = prompt_beside(fields)
+            except RowError:  # told when the rows are read
+                return ""
+            if beside is None:
                 return f"{source}: the prompt is what chosen and rejected begin with"
-            prompt = [name for name in used_columns(layout, column, rest) if name in rest]
+            layout, column = beside
+            prompt = [name for name in used_columns(layout, column, fields) if name in fields]
             return f"{source}: read as {layout.name} (prompt: {listed(sorted(prompt))})"
     return ""
 

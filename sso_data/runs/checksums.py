@@ -38,8 +38,10 @@ def sha256_of(
         if known := _named_by_the_hub(path) or _remembered(path):
             found[path] = known
     left = [path for path in paths if path not in found]
-    with reading(left[0] if left else Path()):
-        before = {path: path.stat() for path in left}
+    before = {}
+    for path in left:
+        with reading(path):
+            before[path] = path.stat()
     tick, stop = _counter(sum(one.st_size for one in before.values()), progress), Event()
     with ThreadPoolExecutor(max(1, min(_THREADS, len(left), os.cpu_count() or 1))) as threads:
         try:

@@ -55,7 +55,7 @@ NOT_A_ROW = (ValueError, KeyError, IndexError, TypeError, AttributeError)
 _READ_BYTES = 1 << 20
 _REMEDY = (
     "restore the line from a copy, or delete the line and run the command that made the run "
-    "again, which makes its row anew"
+    "again (or `retry`, if its prompt had failed before), which makes its row anew"
 )
 
 
@@ -222,7 +222,7 @@ def replace_rows(run: Path, new: Scores) -> None:
         for at, replaced, line in zip(place, is_new, old, strict=True):
             yield next(new.lines(order[at : at + 1])) if replaced else line
 
-    scores = load_scores(run, dry=False)
+    scores = load_scores(run, dry=False, whole=True)
     for number, part in enumerate(scores.parts):
         rows = scores.rows[scores.part == number]
         if np.isin(rows["key"], keys).any():
@@ -370,7 +370,8 @@ def _refusal(part: Path, position: int, line: bytes) -> RunError:
     if HOLE in line:
         return RunError(
             f"{where}: holds zero bytes, as a power failure leaves them; run the command that made "
-            "the run again: it takes the line out and makes its row anew"
+            "the run again (or `retry`, if its prompt had failed before): it takes the line out "
+            "and makes its row anew"
         )
     return RunError(
         f"{where}: was changed after it was written (its checksum in {side_file(part).name} "

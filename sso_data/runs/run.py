@@ -138,10 +138,12 @@ def open_run(
     details: Mapping[str, Any],
     overwrite: bool = False,
     remedy: str = OVERWRITE,
+    config: Mapping[str, Any] | None = None,
 ) -> "Iterator[Run]":
     """Start the run, or continue it when `identity` is that of the run which is there.
 
-    `identity` is everything that decides a row's content, flat; `details` goes into run.json.
+    `identity` is everything that decides a row's content, flat; `details` goes into run.json, and
+    `config` is what is asked for now, where these hold the run's own.
     Raises RunError that names the first differences and the `remedy`, or when another process
     writes the run.
     """
@@ -150,7 +152,13 @@ def open_run(
         if overwrite:
             stack.enter_context(locked(path, "pairs"))
         opened = open_workdir(
-            path, RUN, identity=identity, details=details, overwrite=overwrite, remedy=remedy
+            path,
+            RUN,
+            identity=identity,
+            details=details,
+            overwrite=overwrite,
+            remedy=remedy,
+            config=config,
         )
         stack.close()
         with locked_file(path / ".pairs.lock") as is_ours:

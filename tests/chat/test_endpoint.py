@@ -13,6 +13,7 @@ from sso_data.chat import endpoint as endpoint_home
 from sso_data.chat.endpoint import EndpointCompletions
 from sso_data.chat.interface import Completion, CompletionRequest
 from sso_data.config.section import EndpointSection
+from sso_data.core import backoff
 from sso_data.core.errors import ConfigError, EngineError
 from sso_data.core.records import Message
 from sso_data.engines.interface import Refused
@@ -149,11 +150,11 @@ def test_waits_grow_and_are_not_alike() -> None:
     ]
     for number, waited in enumerate(waits):
         assert waited >= 0.02 * 2**number / 2
-    drawn = {endpoint_home.seconds_to_wait(RuntimeError(), 3, 1.0) for _ in range(20)}
+    drawn = {backoff.seconds_to_wait(None, 3, 1.0) for _ in range(20)}
     assert len(drawn) == 20
     assert all(2.0 <= seconds <= 4.0 for seconds in drawn)
-    longest = endpoint_home.seconds_to_wait(RuntimeError(), 40, 1.0)
-    assert longest <= endpoint_home.MAX_WAIT_SECONDS
+    longest = backoff.seconds_to_wait(None, 40, 1.0)
+    assert longest <= backoff.MAX_WAIT_SECONDS
 
 
 def test_a_slow_reply_is_given_up_and_asked_for_again() -> None:

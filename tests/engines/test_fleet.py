@@ -387,6 +387,41 @@ def test_servers_are_awaited_together_and_one_comes_later() -> None:
         two.clock.sleep(1)
 
 
+def test_one_server_dies_while_another_is_away() -> None:
+    """Its rows are asked there again: nobody else could answer them."""
+    deaths = [EngineDeadError("lost")]
+
+    def once(under_way: list[str], config: EngineConfig) -> EngineDeadError | None:
+        return deaths.pop() if under_way and deaths else None
+
+    class Away(Mortal):
+        def poll(self) -> EngineInfo | None:
+            raise EngineDeadError("the server does not answer")
+
+    two = Two(of(once), lambda config, clock: Away(config, immortal, clock), together=True)
+    assert len(answers(two.fleet, keys(20))) == 60
+
+
+def test_suspects_are_not_left_with_a_server_that_went_away() -> None:
+    """Rows that were under way at two deaths are found out on the server that is there."""
+    gone, deaths = [False], [EngineDeadError("lost")]
+
+    def dies_once(under_way: list[str], config: EngineConfig) -> EngineDeadError | None:
+        return deaths.pop() if under_way and deaths else None
+
+    def dies_for_good(under_way: list[str], config: EngineConfig) -> EngineDeadError | None:
+        gone[0] = gone[0] or len(under_way) > 3
+        return EngineDeadError("lost") if gone[0] else None
+
+    def start(config: EngineConfig, clock: Clock) -> Mortal:
+        if gone[0]:
+            raise EngineDeadError("the server does not answer")
+        return Mortal(config, dies_for_good, clock)
+
+    two = Two(of(dies_once), start, together=True)
+    assert len(answers(two.fleet, keys(20))) == 60
+
+
 def test_servers_of_different_models_are_refused() -> None:
     class Other(Mortal):
         def poll(self) -> EngineInfo | None:

@@ -39,13 +39,13 @@ class Scripted:
         self.models: list[Body] = [{"id": "policy", "max_model_len": 1024}]
         self.raw, self.honours_seeds, self.scale_out, self.details = True, True, True, True
         self.cached = 0
-        self.busy = 0
+        self.busy, self.busy_code = 0, 503
         self.seen: list[Body] = []
 
     def answer(self, path: str, body: Body) -> tuple[int, Any]:
         if self.busy:
             self.busy -= 1
-            return 503, {"error": "busy"}
+            return self.busy_code, {"error": "busy"}
         if path == "/v1/models":
             return 200, {"data": self.models}
         if path == "/version":
@@ -191,6 +191,14 @@ def test_a_request_that_the_server_refuses_is_refused_and_a_lost_server_is_a_dea
                 engine.step()
     with pytest.raises(EngineDeadError, match="does not answer: ConnectError"):
         reach(url)
+
+
+def test_a_busy_server_is_waited_for() -> None:
+    """More often than a failing one is asked: nothing is wrong with it."""
+    script = Scripted()
+    with serving(script.answer) as url, closing(reach(url)) as engine:
+        script.busy, script.busy_code = 2 * home.TRIES, 429
+        assert not isinstance(ask(engine, [sample("a")])["a"], Refused)
 
 
 @pytest.mark.long

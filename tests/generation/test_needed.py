@@ -265,6 +265,18 @@ class TestComplete:
         assert after["pairs"] == whole["pairs"]
         assert all(after["rows"][key] == whole["rows"][key] for key in lacked - lacks)
 
+    def test_a_changed_line_is_refused_before_the_work_and_each_time(self, lean: Path) -> None:
+        part = lean / "rows" / "00000.jsonl"
+        lines = part.read_bytes().splitlines(keepends=True)
+        at = next(i for i, line in enumerate(lines[1:-1], 1) if b"rest_not_asked" not in line)
+        lines[at] = lines[at].replace(b'"seed_plain":', b'"seed_plain":1', 1)
+        part.write_bytes(b"".join(lines))
+        FickleEngine.asked.clear()
+        for _ in range(2):
+            with pytest.raises(RunError, match=rf"00000\.jsonl:{at + 1}: was changed"):
+                complete(lean, standing_config(lean, None, model=None), Silent())
+            assert FickleEngine.asked.total() == 0
+
     def test_a_row_that_the_engine_refuses_stays_as_it_is(
         self, lean: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -9,9 +9,10 @@ from typing import Any, get_args
 import pytest
 
 from sso_data.config.run import SourceConfig
+from sso_data.core.errors import InputError
 from sso_data.prompts import layouts_in
 from sso_data.prompts.layouts import LAYOUTS
-from sso_data.prompts.preferences import read_preferences
+from sso_data.prompts.preferences import pairs_layout, read_preferences
 from sso_data.prompts.textfiles import COMPRESSIONS
 from tests.prompts.reading import contents, good, read, refusal, write, write_jsonl
 
@@ -330,6 +331,47 @@ def test_plain_rows_are_left_as_they_are(tmp_path: Path) -> None:
         {"prompt": [ASK], "chosen": [YES], "rejected": [NO]},
     ]
     assert list(read_preferences(str(write_jsonl(tmp_path / "p.jsonl", rows)))) == rows
+
+
+def test_questions_under_a_system_message_are_all_asked(tmp_path: Path) -> None:
+    row = {"system_prompt": "Be brief.", "turns": ["q1", "q2"]}
+    file = write_jsonl(tmp_path / "p.jsonl", [row])
+    for take, asked in (("every-user", ["q1", "q2"]), ("last-user", ["q2"]), (None, ["q1"])):
+        rows = good(file, take=take)
+        assert [[turn.content for turn in row.messages] for row in rows] == [
+            ["Be brief.", text] for text in asked
+        ]
+
+
+def test_the_prompt_of_whole_conversations_is_told_as_it_is_read(tmp_path: Path) -> None:
+    row = {"question": "x", "chosen": [ASK, YES], "rejected": [ASK, NO]}
+    file = str(write_jsonl(tmp_path / "p.jsonl", [row]))
+    assert pairs_layout(file, "train").endswith("the prompt is what chosen and rejected begin with")
+    (found,) = read_preferences(file)
+    assert found["chosen"] == [ASK, YES]
+
+
+def test_no_row_of_a_known_layout_in_this_shard(tmp_path: Path) -> None:
+    rows: list[object] = [*[{"unknown": "x"}] * 70, {"prompt": "a"}]
+    file = str(write_jsonl(tmp_path / "p.jsonl", rows))
+    for shard in ("1/2", "2/2"):
+        config = SourceConfig(skip_bad_rows=True, shard=shard)
+        assert layouts_in(file, config)[0].endswith("none of the first rows is a prompt")
+
+
+def test_compressed_stdin_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gzip
+    import io
+    import sys
+
+    from sso_data import prompts
+
+    data = gzip.compress(b'{"prompt": "a"}')
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    prompts._stdin_copy.cache_clear()
+    with pytest.raises(InputError, match=r"^stdin: is compressed with gzip; unpack it on the way"):
+        read("-")
+    prompts._stdin_copy.cache_clear()
 
 
 def test_stdin_is_read_more_than_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
