@@ -119,11 +119,10 @@ def _books(run: Path) -> Iterator[Finding]:
     except SsoDataError as error:
         yield _failed(run, error)
         return
-    books = f"prompts {account.prompts}{account.times} = rows {account.rows} + failed"
     if missing := unfinished(manifest, account):
         yield Finding(str(run), "warn", f"unfinished: {missing}", _AGAIN)
     else:
-        yield Finding(str(run), "ok", f"{books} {account.failed}")
+        yield Finding(str(run), "ok", account.books)
 
 
 def _pairs(pairs: Path) -> Iterator[Finding]:

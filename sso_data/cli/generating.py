@@ -102,7 +102,7 @@ def generate(
 def _say_next(run: Path, decision: "Decision", model: str) -> None:
     """Print what to do with a run's pairs, or without any."""
     if len(decision.kept):
-        trained = run.with_name(f"{run.resolve().name}-model")
+        trained = run.resolve().with_name(f"{run.resolve().name}-model")
         train = shlex.join(["sso-data", "train", str(run), "-m", model, "--out", str(trained)])
         output.next_step(shlex.join(["sso-data", "show", str(run)]), train)
     elif decision.dropped:
@@ -248,6 +248,8 @@ def complete(
         str | None,
         typer.Option("--model", "-m", help="New path of the same model, if it was moved."),
     ] = None,
+    engines: opt.Engines = None,
+    servers: opt.Servers = None,
     settings: opt.Settings = None,
     as_json: opt.Json = False,
 ) -> None:
@@ -259,7 +261,9 @@ def complete(
     from sso_data.filtering.refilter import standing_config
     from sso_data.generation.complete import complete as run_complete
 
-    resolved = standing_config(run, settings, model=model)
+    resolved = standing_config(
+        run, settings, model=model, engine__count=engines, engine__servers=servers or None
+    )
     asked = any(setting.startswith("filter.") for setting in settings or [])
     hint = f"every finished row is safe in {run}; run the same command again to continue"
     with showing_progress(hint) as progress:

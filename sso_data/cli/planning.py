@@ -77,5 +77,5 @@ def plan(
     if cost:
         echo(f"cost {cost.value:.2f} [{cost.low:.2f}, {cost.high:.2f}], loading included")
     output.explain(found.explanation, None)
-    if found.prompts > found.probed and found.probed < 2 * resolved.engine.max_num_seqs:
+    if found.rows > found.probed and found.probed < 2 * found.in_flight:
         say("a larger -n keeps the engine busier: the time is an upper estimate")

@@ -46,7 +46,8 @@ def export(
 ) -> None:
     """Write files that another program reads, and the recipe that trains on them.
 
-    Trainers get the pairs that the filter kept; alpaca-eval and mt-bench get every row's answer.
+    Trainers get the pairs that the filter kept; alpaca-eval and mt-bench get the answer
+    of every row that has one.
     """
     from sso_data.exporting.export import export as run_export
 

@@ -193,10 +193,16 @@ class _Counts:
     def notes(self, missing: int) -> Iterator[str]:
         """Findings about rows that were left out, cut off or are doubtful in this format."""
         holds = self._format.holds
-        if self.skipped:
+        if unfit := self.skipped.total() - self.skipped["not_asked_for"]:
             yield (
-                f"{self.rows - self.exported} of {self.rows} {holds} were left out: "
+                f"{unfit} of {self.rows} {holds} were left out: "
                 f"{self._format.name} accepts only {self._format.wants}"
+            )
+        if self.skipped["not_asked_for"]:
+            yield (
+                f"{self.skipped['not_asked_for']} of {self.rows} rows have no such answer, so that "
+                "the others are mostly rows that passed the filter (scoring.when=needed); "
+                "`sso-data complete` makes them"
             )
         if self._doubtful:
             yield f"{self._doubtful} of the exported {holds} {self._format.doubt}"

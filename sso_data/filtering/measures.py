@@ -27,6 +27,7 @@ from sso_data.runs.columns import (
     Flag,
     Rows,
     encode,
+    lacking,
     mean_logp,
     num_tokens,
 )
@@ -66,7 +67,9 @@ class Measure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A check of the filter on one row: `fails` is the filter's answer, None if by other rows.
+    """A check of the filter on one row: `fails` is the filter's answer.
+
+    None if it depends on other rows, or on what was not asked for.
 
     `sides`: those whose text or finish fails it, for a check without numbers.
     """
@@ -117,11 +120,15 @@ def outcomes_of(
         own = {**limits, **(check.limits(one, config) if check.row_local else {})}
         by_others = check.reason in _BY_OTHER_ROWS
         is_known = not check.row_local or all(map(math.isfinite, own.values()))
+        measures = tuple(_measured(check.reason, one, config, own))
+        fails = bool(check.fails(one, own)[0])
+        if not fails and lacking(one)[0] and any(math.isnan(each.value) for each in measures):
+            is_known = False  # what it looks at was not asked for
         found.append(
             Outcome(
                 reason=check.reason,
-                fails=None if by_others or not is_known else bool(check.fails(one, own)[0]),
-                measures=tuple(_measured(check.reason, one, config, own)),
+                fails=None if by_others or not is_known else fails,
+                measures=measures,
                 sides=tuple(_sides(check.reason, one)),
             )
         )

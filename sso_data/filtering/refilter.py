@@ -178,7 +178,7 @@ def _decided(
         decision=decision,
         account=account,
         expected=expected_rows(manifest, account),
-        explanation=explain_run(scores, config.filter, decision, _own_filter(manifest)),
+        explanation=explain_run(scores, config.filter, decision, own_filter(manifest)),
     )
 
 
@@ -235,12 +235,12 @@ def why_nothing(run: Path) -> str:
 
 def _explained(run: Path, scores: Scores | None = None) -> Explanation:
     """Return the explanation of the decision that stands."""
-    own, last = _own_filter(require_run(run)), last_decision(run)
+    own, last = own_filter(require_run(run)), last_decision(run)
     config = last.config if last else own
     scores = load_scores(run, dry=True) if scores is None else scores
     return explain_run(scores, config, decide(scores.rows, config), own)
 
 
-def _own_filter(manifest: Manifest) -> FilterConfig:
+def own_filter(manifest: Manifest) -> FilterConfig:
     """Return the filter of a run's own configuration, from which `filter` starts."""
     return load_config(None, base=manifest["config"]).filter

@@ -9,13 +9,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sso_data.config.run import FilterConfig, load_config
+from sso_data.config.run import FilterConfig
 from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.records import Row
 from sso_data.filtering.filters import REASONS, Decision, smaller_gap
 from sso_data.filtering.measures import Outcome, outcomes_of
 from sso_data.filtering.ranking import margin
-from sso_data.filtering.refilter import decide_run, last_decision
+from sso_data.filtering.refilter import decide_run, standing_config
 from sso_data.runs.columns import Rows, num_tokens
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.run import read_failures, require_run
@@ -67,7 +67,7 @@ def select(
     RunError where the run is empty or cannot be read or decided, ConfigError for an unknown reason
     or sort, InputError for an id that no row has.
     """
-    manifest = require_run(run)
+    require_run(run)
     if reason is not None and reason not in REASONS:
         raise ConfigError(f"--reason {reason}: must be one of {', '.join(REASONS)}")
     if sort is not None and sort not in SORTS:
@@ -75,8 +75,7 @@ def select(
     scores = load_scores(run, dry=True)
     if not len(scores):
         raise RunError(f"{run}: holds no rows yet")
-    last = last_decision(run)
-    config = last.config if last else load_config(None, base=manifest["config"]).filter
+    config = standing_config(run, None, model=None).filter
     decision = decide_run(run, scores, config)
     places: NDArray[np.intp] = np.arange(len(scores))
     if ids:

@@ -15,7 +15,7 @@ from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Failure, Row, content_hash
 from sso_data.engines import resolve_name
 from sso_data.filtering.explain import Explanation, explain, features_of
-from sso_data.filtering.filters import Decision, decide, decide_row
+from sso_data.filtering.filters import Decision, decide
 from sso_data.generation.forecast import FEWEST, LESS_LATER, Forecast, forecast
 from sso_data.generation.generate import make_rows, prepare, rules_of
 from sso_data.generation.pipeline import RowCounts
@@ -59,9 +59,9 @@ class _Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """Rows with the filter's row-local verdict (None: kept), and the prompts that failed.
+    """Rows with the filter's verdict about them as a run (None: kept), and the failed prompts.
 
-    `decision` and `explanation` are the filter's about these rows as a whole run.
+    `decision` and `explanation` are the filter's about these rows.
     """
 
     rows: tuple[tuple[Row, str | None], ...]
@@ -83,11 +83,10 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     progress.phase("checking the model and its chat template")
     memory, _ = _made(candidates, config, progress)
     rows = sorted(memory.rows, key=lambda row: memory.order[row.id])
-    judged = tuple((row, decide_row(row, config.filter)) for row in rows)
     records: Rows = np.frombuffer(b"".join(encode(row, b"", 0) for row in rows), SCORES)
     decision = decide(records, config.filter)
     return Preview(
-        rows=judged,
+        rows=tuple((row, decision.reason(place)) for place, row in enumerate(rows)),
         failures=tuple(memory.failures),
         decision=decision,
         explanation=explain(
@@ -104,13 +103,16 @@ class Plan:
     """What all prompts of a source would take and give, by a probe of some of them.
 
     `prompts`, `bad`: prompts and malformed rows of the source; `probed`: rows that were made,
-    `failed` of the probe's could not be; `loading`: seconds before the first row was begun.
+    `failed` of the probe's could not be; `rows`: of a whole run; `loading`: seconds before the
+    first row was begun; `in_flight`: requests that the engines work on at once.
     """
 
     prompts: int
     bad: int
     probed: int
     failed: int
+    rows: int
+    in_flight: int
     loading: float
     forecast: Forecast
     explanation: Explanation
@@ -170,6 +172,8 @@ def plan(
         bad=bad,
         probed=counts.rows,
         failed=counts.failed,
+        rows=prompts * config.sampling.samples,
+        in_flight=memory.findings["engine"]["max_in_flight"],
         loading=loading,
         forecast=found,
         explanation=explain(np.frombuffer(data, SCORES), config.filter),

@@ -39,7 +39,7 @@ _TAGS = ("preference", "dpo", "on-policy", "synthetic", "self-steering-optimizat
 _CONFIG_NAMES = frozenset(("pairs", "rows"))
 _PURPOSE = {
     "pairs": "what the filter kept",
-    "rows": "every row with all its scores, kept or not, to filter again",
+    "rows": "every row with its scores, kept or not, to filter again",
 }
 _FUNNEL_HEAD = (
     "stage",
@@ -152,6 +152,7 @@ def dataset_card(
     variables = {
         **_sections(facts, numbers),
         "repo": repo,
+        "not_asked": sum(stage.get("not_asked", 0) for stage in facts.decided["funnel"]),
         "title": inline(repo.rpartition("/")[2]),
         "config": chosen.name,
         "failures": code(failures) if failures else "",
@@ -335,9 +336,9 @@ def _commands(run: RunConfig, origin: Origin, out: str, taken: set[str]) -> Iter
 def _set_words(prefix: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     """`--set prefix-key=value` for every value that is not the default; a value is YAML."""
     words = []
-    for key, value in values.items():
+    for key, value in public_setting(values).items():
         if key not in defaults or value != defaults[key]:
-            shown = public_setting(value)
+            shown = value
             text = yaml_text(shown, width=float("inf"), sort_keys=True, default_flow_style=True)
             text = text.removesuffix("...\n").strip()
             words += ["--set", f"{prefix}{key}={text}"]

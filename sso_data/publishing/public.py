@@ -18,8 +18,8 @@ _NAMES = {
 """Keys whose values are names of models, of data or of directories."""
 
 _AS_IT_IS = {"identity", "template_kwargs"}
-_LEFT_OUT = {"endpoint"}
-"""Keys whose values are addresses of machines."""
+_LEFT_OUT: Mapping[str, Any] = {"endpoint": None, "servers": []}
+"""Keys whose values are addresses of machines, and what stands for them."""
 _PATH = re.compile(r"(?:~|\.{1,2})?/[^\s/]+/\S*")
 _DIRECTORIES = re.compile(r"(?<![\w.:/-])(?:~|\.{1,2})?/(?:[^\s/:]+/)+")
 
@@ -37,7 +37,10 @@ def public_text(text: str) -> str:
 def public_setting(value: Any) -> Any:
     """A setting without directories of this machine, and without tokens."""
     if isinstance(value, dict):
-        return {key: public_setting(inner) for key, inner in value.items()}
+        return {
+            key: _LEFT_OUT[key] if key in _LEFT_OUT else public_setting(inner)
+            for key, inner in value.items()
+        }
     if isinstance(value, list):
         return [public_setting(inner) for inner in value]
     return clean_name(value) if isinstance(value, str) and "/" in value else value
@@ -52,7 +55,7 @@ def _public(value: Any, key: str = "") -> Any:
     if key in _AS_IT_IS:
         return value
     if key in _LEFT_OUT:
-        return None
+        return _LEFT_OUT[key]
     if isinstance(value, dict):
         return {name: _public(inner, name) for name, inner in value.items()}
     if isinstance(value, list):

@@ -108,8 +108,9 @@ def _make(hub: HubRepo, state: State, out: Path, progress: Progress) -> None:
     remove_tree(new / ".cache")  # the client's notes on what it downloaded
     manifest = require_run(new)
     engine = manifest["config"].get("engine")
-    if isinstance(engine, dict) and (engine.get("trust_remote_code") or engine.get("vllm")):
-        # would run code of others when the run is continued
-        engine |= {"trust_remote_code": False, "vllm": {}}
+    unwanted = ("trust_remote_code", "vllm", "servers")
+    if isinstance(engine, dict) and any(engine.get(key) for key in unwanted):
+        # would run code of others, or ask their servers, when the run is continued
+        engine |= {"trust_remote_code": False, "vllm": {}, "servers": [], "server_model": None}
         write_json(new / "run.json", manifest)
     swap_dir(new, final)

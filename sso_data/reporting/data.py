@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sso_data.config.run import FilterConfig, load_config
+from sso_data.config.run import FilterConfig
 from sso_data.core.paths import public_name
 from sso_data.core.records import ALL_CELLS, SIDE_OF, STEERED_VIEWS, VIEWS, JsonRow, Row, View
 from sso_data.core.statistics import wilson
@@ -21,9 +21,17 @@ from sso_data.filtering.explain import Explanation, Features, effect_of, explain
 from sso_data.filtering.filters import Decision, comparisons, distance, smaller_gap
 from sso_data.filtering.measures import outcomes_of
 from sso_data.filtering.ranking import margin
-from sso_data.filtering.refilter import decide_run, standing_config
+from sso_data.filtering.refilter import decide_run, own_filter, standing_config
 from sso_data.reporting.checks import Checks
-from sso_data.runs.columns import UNKNOWN, Rows, mean_logp, num_tokens
+from sso_data.runs.columns import (
+    UNKNOWN,
+    Flag,
+    Rows,
+    lacking,
+    mean_logp,
+    num_tokens,
+    representative,
+)
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.run import Account, expected_rows, require_run, run_account
 
@@ -60,7 +68,6 @@ def read(run: Path) -> Read:
     scores = load_scores(run, dry=True)
     decision = decide_run(run, scores, config)
     account = run_account(run, scores)
-    own = load_config(None, base=manifest["config"]).filter
     return Read(
         run=run,
         manifest=dict(manifest),
@@ -69,7 +76,7 @@ def read(run: Path) -> Read:
         decision=decision,
         account=account,
         expected=expected_rows(manifest, account),
-        explanation=explain_run(scores, config, decision, own),
+        explanation=explain_run(scores, config, decision, own_filter(manifest)),
     )
 
 
@@ -102,6 +109,7 @@ def index(of: Read, rows: Iterable[Row]) -> dict[str, Any]:
         "gap_good": gaps[:, 0],
         "gap_bad": gaps[:, 1],
         "margin": margin(rows_np),
+        "smaller_gap": smaller_gap(rows_np),
         "distance": distance(rows_np, of.config.closeness_offset),
     }
     columns: dict[str, Any] = {key: _rounded(values) for key, values in numbers.items()}
@@ -125,8 +133,8 @@ def _head(of: Read) -> dict[str, Any]:
     return {
         "name": public_name(str(of.run)),
         "model": public_name(str(of.manifest["config"]["model"])),
-        "account": f"prompts {account.prompts}{account.times} = rows {account.rows} + "
-        f"failed {account.failed}",
+        "account": account.books,
+        "not_asked": int(lacking(of.scores.rows).sum()),
         "rows": len(of.scores),
         "unfinished": of.expected - account.done,
         "kept": len(decision.kept),
@@ -183,7 +191,7 @@ def _principles(of: Read, features: Features) -> Iterator[dict[str, Any]]:
     for name, places in sorted(features.items()):
         rows: Rows = of.scores.rows[places]
         share = float(kept[places].mean())
-        gaps = comparisons(rows)[:, :, 2]
+        gaps = comparisons(representative(rows))[:, :, 2]
         gaps = gaps[np.isfinite(gaps).all(axis=1)]
         yield {
             "name": name,
@@ -196,9 +204,15 @@ def _principles(of: Read, features: Features) -> Iterator[dict[str, Any]]:
 
 
 def _histograms(of: Read) -> Iterator[dict[str, Any]]:
-    """Yield counts of all and of kept rows in equal bins; values beyond the 1 % ends join them."""
+    """Yield counts of all and of kept rows in equal bins; values beyond the 1 % ends join them.
+
+    Where rows were decided early, "all" are those that are complete by design, and kept ones.
+    """
     rows, limits = of.scores.rows, of.decision.thresholds
     kept = of.decision.reason_code == 0
+    every = ~lacking(rows)
+    if not every.all():
+        every = kept | ((rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE)) != 0)
     mean = partial(mean_logp, rows)
     shown: list[tuple[str, str, NDArray[Any], float | None]] = [
         ("gap", "smaller gap (nats/token)", smaller_gap(rows), limits.get("gap")),
@@ -223,14 +237,14 @@ def _histograms(of: Read) -> Iterator[dict[str, Any]]:
         ),
     ]
     for key, title, values, limit in shown:
-        finite = np.isfinite(values)
+        finite = np.isfinite(values) & every
         if not finite.any():
             continue
         low, high = np.quantile(values[finite], [0.01, 0.99])
         edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
         counts = [
             np.histogram(np.clip(values[finite & those], edges[0], edges[-1]), edges)[0].tolist()
-            for those in (np.ones(len(rows), np.bool_), kept)
+            for those in (every, kept)
         ]
         yield {
             "key": key,

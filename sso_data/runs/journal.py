@@ -182,8 +182,9 @@ def load_scores(run: Path, *, dry: bool, whole: bool = False) -> Scores:
     files = parts(run)
     loaded = [_load(part, whole=whole) for part in files]
     rows: Rows = np.concatenate([np.empty(0, SCORES), *(one.rows for one in loaded)])
-    if lacking(rows).any():
-        rows["flags"][always_complete(rows, _first_rows(run))] |= np.uint16(Flag.ALWAYS_COMPLETE)
+    if (partial := lacking(rows)).any():  # a merged run may hold a row that was whole elsewhere
+        whole_by_design = always_complete(rows, _first_rows(run)) & ~partial
+        rows["flags"][whole_by_design] |= np.uint16(Flag.ALWAYS_COMPLETE)
     scores = Scores(
         rows=rows,
         part=np.repeat(np.arange(len(files), dtype=np.uint32), [len(one.rows) for one in loaded]),

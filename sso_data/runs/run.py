@@ -85,6 +85,11 @@ class Account:
             return ""
         return f" x samples {self.samples}" if self.samples else f" with {self.done} samples"
 
+    @property
+    def books(self) -> str:
+        """The accounting of the prompts, one phrase."""
+        return f"prompts {self.prompts}{self.times} = rows {self.rows} + failed {self.failed}"
+
     def check(self) -> None:
         """Raise AssertionError if a prompt was lost."""
         if self.samples and self.prompts * self.samples != self.done:

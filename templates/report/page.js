@@ -1,5 +1,5 @@
 "use strict";
-const HEIGHT = 48, MOST_BLOCKS = 16, MOST_SHOWN = 20000, LEAST_ALIKE = 0.25;
+const HEIGHT = 48, MOST_BLOCKS = 16, MOST_NAMED = 20, MOST_SHOWN = 20000, LEAST_ALIKE = 0.25;
 const VIEWS = ["good", "bad", "plain"], SIDE = {good: "chosen", bad: "rejected", plain: "original"};
 const $ = (id) => document.getElementById(id);
 const state = {text: "", reason: "", principle: "", check: "", sort: "order", open: -1, diff: false, found: null};
@@ -96,6 +96,7 @@ function link(text, change) {
 function overview() {
   $("account").textContent = data.account + (data.unfinished > 0 ? `; ${data.unfinished} are not done yet` : "");
   $("verdict").textContent = data.verdict;
+  if (data.not_asked) $("account").textContent += `; ${data.not_asked} rows were decided early and lack answers or scores: shares, gaps and "all" below are of rows that are complete by design`;
   const counts = [["kept", data.kept], ...Object.entries(data.dropped).filter((one) => one[1])];
   $("ledger-table").append(table(["outcome", "rows"], [...counts.map(([name, count]) => [link(name, {reason: name}), count]), ["all", data.rows]]));
   for (const check of data.checks) {
@@ -126,7 +127,8 @@ function histogram(one) {
 const SORTS = {order: "as written", margin: "margin", gap: "smaller gap", distance: "distance", length: "tokens of chosen"};
 function key(name) {
   const c = data.columns;
-  return {margin: (i) => -c.margin[i], gap: (i) => -Math.min(c.gap_good[i], c.gap_bad[i]), distance: (i) => c.distance[i], length: (i) => -c.tokens_good[i]}[name];
+  const largest = (column) => (i) => column[i] === null ? Infinity : -column[i];
+  return {margin: largest(c.margin), gap: largest(c.smaller_gap), distance: (i) => c.distance[i] ?? Infinity, length: largest(c.tokens_good)}[name];
 }
 
 /** Change the selection, and show it. */
@@ -217,7 +219,7 @@ function marked(row, view) {
 /** The numbers of a row beside what the filter asks of them, as the filter compared them. */
 function tests(row) {
   const signs = {"<=": "at most", ">=": "at least", "<": "under", ">": "over"};
-  const rows = row.tests.map(([reason, fails, what, side, value, relation, limit]) => [reason, what, side, fixed(value), limit === null ? "-" : `${signs[relation] ?? relation} ${+limit.toPrecision(4)}`, fails === null ? "by other rows" : fails ? "fails" : "passes"]);
+  const rows = row.tests.map(([reason, fails, what, side, value, relation, limit]) => [reason, what, side, fixed(value), limit === null ? "-" : `${signs[relation] ?? relation} ${+limit.toPrecision(4)}`, fails === null ? (value === null ? "not asked for" : "by other rows") : fails ? "fails" : "passes"]);
   return table(["test", "number", "of", "this row", "the filter asks", "test"], rows);
 }
 
@@ -255,9 +257,14 @@ async function searchAll() {
 function command() {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const words = ["sso-data", "show", quoted(data.name)];
+  if (state.text || state.check) {  // which options cannot say
+    if (shown.length > MOST_NAMED) return "";
+    return [...words, ...shown.map((i) => data.columns.id[i])].join(" ");
+  }
   if (state.reason) words.push("--reason", state.reason);
   if (state.principle) words.push("--principle", quoted(state.principle));
   if (["margin", "gap", "length"].includes(state.sort)) words.push("--sort", state.sort);
+  if (shown.length > 3) words.push("-n", String(shown.length));
   return words.join(" ");
 }
 
@@ -278,6 +285,7 @@ function listen() {
   $("clear").addEventListener("click", () => select({text: "", reason: "", principle: "", check: "", sort: "order"}));
   $("copy").addEventListener("click", async () => {
     const text = command();
+    if (!text) { $("count").textContent = `a search or a check of more than ${MOST_NAMED} rows is no command`; return; }
     try { await navigator.clipboard.writeText(text); $("count").textContent = `copied: ${text}`; } catch { $("count").textContent = text; }
   });
   $("list").addEventListener("scroll", paint);

@@ -9,6 +9,8 @@ import pytest
 from datasets import load_dataset
 
 from tests.cli.conftest import INLINE, Cli, rows_of
+from tests.exporting.making import make_run
+from tests.factories import make_row
 
 
 def test_generate_then_filter_again(cli: Cli, tmp_path: Path, prompts: Path) -> None:
@@ -122,6 +124,21 @@ def test_preview_for_people(cli: Cli, prompts: Path) -> None:
     shown = cli("preview", prompts, "-n", 1, *INLINE)
     for word in ("chosen (drawn under good", "rejected", "original", "log-prob under plain"):
         assert word in shown.stdout
+
+
+def test_preview_drops_what_lies_beyond_a_relative_limit(cli: Cli, prompts: Path) -> None:
+    given = ("-n", 8, "--json", "--set=filter.gap=q0.9", "--set=filter.steered=off", *INLINE)
+    found = json.loads(cli("preview", prompts, *given).stdout)
+    reasons = [row["reason"] for row in found["rows"]]
+    assert "gap" in reasons and reasons.count(None) == found["explanation"]["kept"] < 8
+
+
+def test_the_run_one_is_in(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run", [make_row(index) for index in range(3)])
+    monkeypatch.chdir(run)
+    done = cli("filter", ".")
+    assert done.exit_code == 0, done.output
+    assert f"--out {run}-model" in done.stdout
 
 
 def test_principles(cli: Cli) -> None:

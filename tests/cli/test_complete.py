@@ -1,6 +1,7 @@
 """`scoring.when=needed` on the tiny policy: `generate`, `filter`, `complete`, and what they say."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,10 @@ def test_a_card_says_what_was_not_asked_for(
     card, _ = dataset_card(facts, repo="me/pairs", configs=[pairs])
     assert not_asked
     assert f"{not_asked} of the dropped rows lack scores, or their `original`" in card.page
+    assert f"score once it was dropped: {not_asked} rows lack some (`rest_not_asked`" in card.page
+    assert "with all its scores" not in card.page
+    engine = facts.config.engine.model_copy(update={"servers": ("http://10.0.0.5:8000",)})
+    config = facts.config.model_copy(update={"engine": engine})
+    facts.manifest["config"] = config.model_dump(mode="json")
+    shown, _ = dataset_card(replace(facts, config=config), repo="me/pairs", configs=[pairs])
+    assert "10.0.0.5" not in shown.page and "engine.servers" not in shown.page

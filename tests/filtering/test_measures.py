@@ -1,13 +1,14 @@
 """What `show` says of a row is what the filter decided: the numbers miss the limits it missed."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sso_data.config.run import FilterConfig
-from sso_data.core.records import Row
+from sso_data.core.records import STEERED_VIEWS, Cell, Row
 from sso_data.filtering.filters import decide
 from sso_data.filtering.measures import Measure, outcomes_of
 from tests.factories import encode_rows, make_row
@@ -47,6 +48,16 @@ def test_by_how_much_it_missed() -> None:
     assert (chosen.side, chosen.short) == ("chosen", 0)
     assert rejected.value == pytest.approx(0.03) and rejected.short == pytest.approx(0.02)
     assert found["gap"].why == "gap of rejected is 0.03, must be >= 0.05: 0.02 short"
+
+
+def test_what_was_not_asked_for_neither_passes_nor_fails() -> None:
+    row = make_row(means={("good", "good"): -2.5})
+    known = {view: row.responses[view] for view in STEERED_VIEWS}
+    logp: dict[Cell, float] = {("good", "good"): -20.0, ("bad", "good"): -8.0}
+    early = replace(row, responses=known, logp=logp, rest_not_asked="not_steered")
+    fails = {test.reason: test.fails for test in outcomes_of(early, FilterConfig(), {})}
+    assert fails["not_steered"] is True and fails["gap"] is True
+    assert fails["off_policy"] is None and fails["too_short"] is None
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,10 @@ class TestJournal:
         scores = load_scores(tmp_path, dry=True)
         marked = scores.rows["flags"] & Flag.ALWAYS_COMPLETE != 0
         assert marked[1:4].all()
-        assert set(np.flatnonzero(marked)) == {1, 2, 3, *np.flatnonzero(keys % 50 == 0)}
+        assert set(np.flatnonzero(marked)) == {1, 2, 3, *np.flatnonzero(keys % 50 == 0)} - {0}
+        (tmp_path / "run.json").write_text(f'{{"{FIRST_ROWS}": ["{int(keys[0]):016x}"]}}')
+        joined = load_scores(tmp_path, dry=True).rows["flags"] & Flag.ALWAYS_COMPLETE
+        assert not joined[0], "a merged run holds a row that was whole in another one"
         many = np.zeros(10_000, scores.rows.dtype)
         many["key"] = np.random.default_rng(0).integers(0, 2**63, len(many))
         share = always_complete(many, np.empty(0, np.uint64)).mean()

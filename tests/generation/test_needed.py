@@ -315,6 +315,8 @@ class TestComplete:
         exported = export(lean, "alpaca-eval", tmp_path / "plain", drawn="plain", name="m")
         assert exported.rows == PROMPTS and exported.exported == with_original < PROMPTS
         assert exported.skipped["not_asked_for"] == PROMPTS - with_original
+        (note,) = (one for one in exported.notes if "left out" in one or "no such answer" in one)
+        assert note.startswith(f"{PROMPTS - with_original} of {PROMPTS} rows have no such answer")
         stats = principle_stats(lean)
         assert sum(one.rows for one in stats) >= PROMPTS
         again = generate(str(tmp_path / "prompts.jsonl"), lean, config("needed"), Silent())

@@ -22,6 +22,8 @@ from sso_data.publishing.public import public_json, public_text
         ("text", "a/b and c/d", "a/b and c/d"),
         ("text", "token hf_" + "a" * 30, "token <token>"),
         ("model", "", ""),
+        ("servers", ["http://10.0.0.5:8000"], []),
+        ("endpoint", "http://10.0.0.5:8000", None),
         ("limit", 3, 3),
         ("identity", {"model": "/data/mine"}, {"identity": "kept"}),
     ],
