@@ -40,7 +40,7 @@ from sso_data.world import queries, score
 
 TESTS: dict[str, FilterConfig] = {
     "texts alone": FilterConfig(preset="none"),
-    "chain": FilterConfig(),
+    "chain": FilterConfig(steered="chain", closeness=0.3, closeness_offset=0.0, gap=0.05),
     "contrast": FilterConfig(steered="contrast"),
     "contrast, offset 5": FilterConfig(steered="contrast", closeness_offset=5.0),
     "contrast, gap .02": FilterConfig(steered="contrast", gap=0.02),

@@ -10,12 +10,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from sso_data.cli.rows import RowView, visible
-from sso_data.config.run import FilterConfig
 from sso_data.core.records import Message, Response, Row, View
 from sso_data.filtering.measures import outcomes_of
 from tests.cli.conftest import Cli
 from tests.exporting.making import make_run
-from tests.factories import make_row
+from tests.factories import make_row, strict
 
 HOSTILE = (
     "\x1b[2J\x1b]0;owned\x07 \x9b31m [red]no markup[/red] \u202egnorts\u202c \u2066x\u2069 "
@@ -24,7 +23,7 @@ HOSTILE = (
 
 
 def drawn(row: Row, columns: int, *, color: bool = False) -> str:
-    config = FilterConfig()
+    config = strict()
     screen = io.StringIO()
     console = Console(
         file=screen,

@@ -13,7 +13,6 @@ import pytest
 from typer.testing import CliRunner
 
 from sso_data.cli.app import app
-from sso_data.config.run import FilterConfig
 from sso_data.core.errors import RunError
 from sso_data.core.records import STEERED_VIEWS, Row
 from sso_data.filtering.filters import decide, distance, smaller_gap
@@ -21,7 +20,7 @@ from sso_data.filtering.ranking import margin
 from sso_data.filtering.refilter import refilter, run_config
 from sso_data.reporting.page import report
 from sso_data.runs.journal import load_scores
-from tests.factories import make_row
+from tests.factories import make_row, strict
 from tests.reporting.conftest import HOSTILE, Make, asked
 
 
@@ -48,7 +47,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 def test_reasons_and_numbers_are_the_filters(run: Path, tmp_path: Path) -> None:
     found = index_of(report(run, tmp_path / "out").page)
     scores = load_scores(run, dry=True)
-    decision = decide(scores.rows, FilterConfig())
+    decision = decide(scores.rows, strict())
     assert found["columns"]["reason"] == decision.reason_code.tolist()
     assert [found["reasons"][code] for code in found["columns"]["reason"][8:]] == [
         "not_steered", "truncated", "kept", "kept",
