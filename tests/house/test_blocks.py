@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 from typer.main import get_command
 
 from sso_data.cli import app
@@ -57,7 +58,7 @@ def blocks_of(page: Path) -> Iterator[Block]:
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
-def of(*languages: str) -> Any:
+def of(*languages: str) -> pytest.MarkDecorator:
     found = [block for block in BLOCKS if block.language in languages]
     assert found
     return pytest.mark.parametrize("block", found, ids=str)
@@ -142,7 +143,8 @@ def test_commands_in_sentences(page: Path) -> None:
 def test_settings_load(block: Block) -> None:
     tree = yaml.safe_load(block.text)
     refused = []
-    for kind in (*KINDS.values(), Principle):
+    kinds: tuple[type[BaseModel], ...] = (*KINDS.values(), Principle)
+    for kind in kinds:
         try:
             kind.model_validate(tree)
             return
