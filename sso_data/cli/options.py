@@ -52,6 +52,12 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Model directory or Hub id of the policy.", metavar="MODEL"),
 ]
+ModelNow = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="Where the run's model is now, for --tokens.", metavar="MODEL"
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option("--limit", help="Only the first N prompts (default: all).")
 ]

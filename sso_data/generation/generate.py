@@ -42,6 +42,7 @@ from sso_data.runs.jsonl import ScratchLines
 from sso_data.runs.ledger import DONE, FAILED, Ledger
 from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run
 from sso_data.runs.steering import SteeringStore
+from sso_data.runs.tokens import TokenStore
 from sso_data.runs.workdir import refuse_other_content, stored_defaults
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
@@ -61,7 +62,10 @@ _WORTH_SECONDS = 60.0
 
 
 class RunMetadata(Protocol):
-    """Storage for results that a continued run needs: a run's manifest, or memory."""
+    """Storage for results that a continued run needs: a run's manifest, or memory (no `path`)."""
+
+    @property
+    def path(self) -> Path | None: ...
 
     def get(self, key: str) -> Any: ...
 
@@ -359,7 +363,11 @@ def make_rows(
         metadata.set(engine=asdict(info), resume=_resume_promise(info, setup.config.engine))
 
     check = LogprobCheck(setup.config.scoring, _earlier_check(metadata, candidates is None))
-    with lazy_engine(setup, progress, note_engine) as engine:
+    with ExitStack() as stack:
+        keep = None
+        if metadata.path is not None and setup.config.scoring.keep_tokens:
+            keep = stack.enter_context(closing(TokenStore(metadata.path))).add
+        engine = stack.enter_context(lazy_engine(setup, progress, note_engine))
         if candidates is None:
             steer = lambda prompt: setup.rules.by_rule(prompt.id)  # noqa: E731 - rows have theirs
         else:
@@ -377,6 +385,7 @@ def make_rows(
             on_check=lambda result: metadata.set(logprob_check=result.to_json()),
             on_record=kept.add,
             is_complete=is_complete,
+            keep=keep,
         )
         todo = pipeline.complete(lacking) if candidates is None else pipeline.run(candidates)
         foretells = candidates is not None and total is not None
@@ -489,14 +498,14 @@ def _resume_promise(info: EngineInfo, config: EngineConfig) -> str:
 def _flat(config: RunConfig) -> dict[str, Any]:
     """Return the configuration keys that decide a row's content, by dotted name.
 
-    The number of samples is not among them: a run may grow in it.
+    The number of samples is not among them: a run may grow in it; nor what is kept beside rows.
     """
     dumped = config.model_dump(mode="json")
     keys = {
         f"{section}.{key}": value
         for section in _IDENTITY_SECTIONS
         for key, value in dumped[section].items()
-        if key != "samples"
+        if key not in ("samples", "keep_tokens")
     }
     keys |= {f"engine.{key}": dumped["engine"][key] for key in _IDENTITY_ENGINE_KEYS}
     return keys | {

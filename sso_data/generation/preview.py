@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class _Memory:
     failures: list[Failure] = field(default_factory=list)
     findings: dict[str, Any] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
+    path: Path | None = None
     _ledger: Ledger = field(default_factory=Ledger)
 
     def admit(self, content: str, samples: int) -> list[tuple[str, bool]]:
