@@ -47,6 +47,7 @@ def generate(
     take: opt.Take = None,
     shard: Shard = None,
     skip_bad_rows: opt.SkipBadRows = False,
+    price_per_hour: opt.PricePerHour = None,
     overwrite: opt.OverwriteRun = False,
     config: opt.ConfigFile = None,
     settings: opt.Settings = None,
@@ -78,7 +79,10 @@ def generate(
     )
     hint = f"every finished row is safe in {out}; run the same command again to continue"
     with showing_progress(hint) as progress:
-        done = run_generate(prompts, out, resolved, progress, overwrite=overwrite)
+        done = run_generate(
+            *(prompts, out, resolved, progress), overwrite=overwrite, price_per_hour=price_per_hour
+        )
+    cost = None if price_per_hour is None else round(price_per_hour * done.seconds / 3600, 4)
     if as_json:
         work = {
             "seconds": round(done.seconds, 2),
@@ -87,6 +91,7 @@ def generate(
             "sampled_tokens": done.counts.tokens,
             "steering": done.steering.to_json() if done.steering else None,
             "forecast": done.counts.forecast.to_json() if done.counts.forecast else None,
+            "cost": cost,
         }
         summary = output.run_summary(out, done.decision, done.account, done.explanation)
         print_json(summary | work)
@@ -94,7 +99,8 @@ def generate(
         output.show_decision(done.decision, done.account)
         output.show_steering(done.steering)
         speed = f"; {done.counts.speed}" if done.counts.speed else ""
-        echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)}{speed})")
+        paid = "" if cost is None else f"; cost {cost:.2f}, loading included"
+        echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)}{speed}{paid})")
         _say_next(out, done.decision, resolved.model)
     output.end(done.account, done.explanation, out)
 

@@ -98,6 +98,10 @@ TemplatesDir = Annotated[
 ]
 OverwriteRun = Annotated[bool, overwrite_option("Delete the run in --out and start over.")]
 ConfigFile = Annotated[Path | None, config_option("docs/configuration.md")]
+PricePerHour = Annotated[
+    float | None,
+    typer.Option("--price-per-hour", min=0, help="Price of the machine, for the cost."),
+]
 Settings = Annotated[list[str] | None, set_option("sampling.temperature=0.6", "generate")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Random seed (default: 0).")]
 Split = Annotated[str | None, typer.Option("--split", help="Split of a dataset (default: train).")]

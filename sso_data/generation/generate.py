@@ -81,6 +81,7 @@ class Setup:
     policy: Policy
     rules: Rules
     identity: Mapping[str, Any]
+    price_per_hour: float | None = None
 
     @property
     def details(self) -> dict[str, Any]:
@@ -179,9 +180,11 @@ def generate(
     progress: Progress | None = None,
     *,
     overwrite: bool = False,
+    price_per_hour: float | None = None,
 ) -> Summary:
     """Make or continue the run in `out`, filter it and write its pairs.
 
+    Estimates tell the cost where a `price_per_hour` is given.
     A decision of `filter` stays in force, unless `config` was given filter settings. A prompt that
     cannot be done is written to failed.jsonl. Raises InputError, ConfigError, ModelError,
     EngineError or RunError.
@@ -228,13 +231,13 @@ def generate(
 
         with run_guide(setup, run, prompts_left, total) as guide:
             prompts = read_prompts(source, config.source)
-            making = replace(setup, config=decides)
+            making = replace(setup, config=decides, price_per_hour=price_per_hour)
             counts = make_rows(prompts, making, run, run, progress, guide=guide, total=total)
         account = run.account(samples)
         account.check()
     progress.phase("filtering")
     refiltered = filter_again(out, config, progress, asked=asked)
-    _compare(counts, refiltered.decision, progress)
+    _compare(counts, refiltered.decision, progress, price_per_hour)
     return Summary(
         account=account,
         counts=counts,
@@ -245,12 +248,15 @@ def generate(
     )
 
 
-def _compare(counts: RowCounts, decision: Decision, progress: Progress) -> None:
+def _compare(
+    counts: RowCounts, decision: Decision, progress: Progress, price: float | None
+) -> None:
     """Say what was foretold, if anything was, beside what came."""
     if counts.forecast:
         share = len(decision.kept) / max(1, len(decision.reason_code))
         progress.note(
             counts.forecast.compared(seconds=counts.seconds, tokens=counts.tokens, share=share)
+            + counts.forecast.cost_text(price, counts.seconds)
         )
 
 
@@ -353,7 +359,7 @@ def make_rows(
     """
     is_complete = partial(is_always_complete, first=frozenset(first_rows(metadata.get(FIRST_ROWS))))
     counted = is_complete if setup.config.scoring.when == "needed" else lambda key: True
-    kept = _FirstRows(setup.config, progress, counted)
+    kept = _FirstRows(setup.config, progress, counted, setup.price_per_hour)
     started = time.monotonic()
 
     def note_engine(info: EngineInfo) -> None:
@@ -435,7 +441,9 @@ class _FirstRows:
         config: RunConfig,
         progress: Progress,
         counted: Callable[[int], bool] = lambda key: True,
+        price: float | None = None,
     ) -> None:
+        self._price = price
         self._config, self._progress, self._counted = config.filter, progress, counted
         self._less_later = f"; upper estimates: {LESS_LATER}" * (config.scoring.when == "needed")
         self._first: dict[int, bytes] = {}
@@ -469,7 +477,7 @@ class _FirstRows:
         )
         if found and found.seconds.value - counts.seconds > _WORTH_SECONDS:
             counts.forecast = found
-            self._progress.note(f"{found}{self._less_later}")
+            self._progress.note(f"{found}{found.cost_text(self._price)}{self._less_later}")
 
     def _warn_if_few(self) -> None:
         found = explain(np.frombuffer(b"".join(self._warned_by), SCORES), self._config)

@@ -198,7 +198,7 @@ function answer(row, view) {
   if (text === undefined) return make("div", {}, title, make("p", {className: "quiet"}, "not asked for: the row was decided without it"));
   const facts = `${row.tokens[view]} tokens, ${row.finish[view] === "stop" ? "ended" : `cut off (${row.finish[view]})`}`;
   const pieces = row.pieces && row.pieces[view], [first, second] = state.tint.split(" ");
-  if (pieces && pieces.nats[first] && pieces.nats[second]) return make("div", {}, title, make("p", {className: "quiet"}, facts), tinted(pieces, first, second));
+  if (!state.diff && pieces && pieces.nats[first] && pieces.nats[second]) return make("div", {}, title, make("p", {className: "quiet"}, facts), tinted(pieces, first, second));
   const box = state.diff && view !== "plain" ? marked(row, view) : textBox(text);
   return make("div", {}, title, make("p", {className: "quiet"}, facts), box);
 }
@@ -240,7 +240,14 @@ function tinted(pieces, first, second) {
 /** The choice of the two views, and what the colours mean. */
 function legend(i, row) {
   if (!row.pieces) return null;
-  const choice = make("select", {onchange: () => { state.tint = choice.value; show(i, row); }}, ...Object.entries(TINTS).map(([value, text]) => make("option", {value}, text)));
+  const change = (event) => {
+    const top = $("detail").scrollTop;
+    Object.assign(state, {tint: event.target.value, diff: false});
+    show(i, row);
+    $("detail").scrollTop = top;
+    $("detail").querySelector("select").focus();
+  };
+  const choice = make("select", {onchange: change}, ...Object.entries(TINTS).map(([value, text]) => make("option", {value}, text)));
   choice.value = state.tint;
   const [first, second] = state.tint.split(" "), scale = [-2, -1, -0.5, 0.5, 1, 2].map((nats) => swatch(nats, ` ${nats > 0 ? "+" : ""}${nats} `));
   return make("p", {className: "text"}, make("label", {}, "tokens by log-prob under ", choice), ...(state.tint ? [" ", ...scale, ` nats: likelier under ${second}, or under ${first}`] : []));
