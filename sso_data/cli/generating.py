@@ -82,23 +82,14 @@ def generate(
         done = run_generate(
             *(prompts, out, resolved, progress), overwrite=overwrite, price_per_hour=price_per_hour
         )
-    cost = None if price_per_hour is None else round(price_per_hour * done.seconds / 3600, 4)
     if as_json:
-        work = {
-            "seconds": round(done.seconds, 2),
-            "new_rows": done.counts.rows,
-            "new_failures": done.counts.failed,
-            "sampled_tokens": done.counts.tokens,
-            "steering": done.steering.to_json() if done.steering else None,
-            "forecast": done.counts.forecast.to_json() if done.counts.forecast else None,
-            "cost": cost,
-        }
         summary = output.run_summary(out, done.decision, done.account, done.explanation)
-        print_json(summary | work)
+        print_json(summary | done.work_json(price_per_hour))
     else:
         output.show_decision(done.decision, done.account)
         output.show_steering(done.steering)
         speed = f"; {done.counts.speed}" if done.counts.speed else ""
+        cost = done.cost(price_per_hour)
         paid = "" if cost is None else f"; cost {cost:.2f}, loading included"
         echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)}{speed}{paid})")
         _say_next(out, done.decision, resolved.model)

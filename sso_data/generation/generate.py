@@ -109,6 +109,23 @@ class Summary:
     explanation: Explanation
     steering: SteeringCounts | None = None
 
+    def work_json(self, price_per_hour: float | None) -> dict[str, Any]:
+        """Return what was done and spent by this call, for `--json`."""
+        told, cost = self.counts.forecast, self.cost(price_per_hour)
+        return {
+            "seconds": round(self.seconds, 2),
+            "new_rows": self.counts.rows,
+            "new_failures": self.counts.failed,
+            "sampled_tokens": self.counts.tokens,
+            "steering": self.steering.to_json() if self.steering else None,
+            "forecast": told.to_json() if told else None,
+            "cost": None if cost is None else round(cost, 4),
+        }
+
+    def cost(self, price_per_hour: float | None) -> float | None:
+        """Return the cost of the call, loading included; None without a price."""
+        return None if price_per_hour is None else price_per_hour * self.seconds / 3600
+
 
 def rules_of(config: RunConfig) -> Rules:
     """Return the steering of a configuration; what is checked here needs no model.
@@ -184,10 +201,9 @@ def generate(
 ) -> Summary:
     """Make or continue the run in `out`, filter it and write its pairs.
 
-    Estimates tell the cost where a `price_per_hour` is given.
     A decision of `filter` stays in force, unless `config` was given filter settings. A prompt that
-    cannot be done is written to failed.jsonl. Raises InputError, ConfigError, ModelError,
-    EngineError or RunError.
+    cannot be done is written to failed.jsonl. Estimates tell the cost where a `price_per_hour` is
+    given. Raises InputError, ConfigError, ModelError, EngineError or RunError.
     """
     started = time.monotonic()
     progress = progress or NullProgress()
@@ -211,13 +227,13 @@ def generate(
         total = len(keys)
         progress.note(f"{total // samples} prompts" + (f" x {samples} samples" * (samples > 1)))
         progress.phase("checking the model and its chat template")
-        date = manifest["date"] if manifest else None
-        setup = prepare(config, date=date, progress=progress)
+        setup = prepare(config, date=manifest["date"] if manifest else None, progress=progress)
         opened = open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite)
         run = stack.enter_context(opened)
         _note_given(run, source, config, keys, people=people)
-        decides = config.model_copy(
-            update={"filter": standing_filter(out, config.filter, asked=asked)}
+        stands = {"filter": standing_filter(out, config.filter, asked=asked)}
+        making = replace(
+            setup, config=config.model_copy(update=stands), price_per_hour=price_per_hour
         )
         del keys  # the run's ledger knows them from here on
 
@@ -231,7 +247,6 @@ def generate(
 
         with run_guide(setup, run, prompts_left, total) as guide:
             prompts = read_prompts(source, config.source)
-            making = replace(setup, config=decides, price_per_hour=price_per_hour)
             counts = make_rows(prompts, making, run, run, progress, guide=guide, total=total)
         account = run.account(samples)
         account.check()

@@ -101,7 +101,7 @@ def refusals(cli: Cli, kept: Path, bare: Path) -> None:
     assert "is not the model that made" in cli("show", bare, "--tokens").stderr
     (bare / "run.json").write_text(json.dumps(manifest))
     rows = rows_of(bare)
-    rows[0]["logp_bad_good"] -= 0.1 * rows[0]["chosen_num_tokens"]
+    rows[0]["logp_bad_good"] -= 0.2 * rows[0]["chosen_num_tokens"]
     (bare / "rows/00000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (bare / "rows/00000.scores").unlink()
     done = cli("show", bare, rows[0]["id"], "--tokens")
