@@ -9,6 +9,7 @@ import base64
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -101,12 +102,15 @@ def kept_tokens(run: Path, rows: Iterable[Row]) -> dict[str, dict[Cell, list[flo
         line = unsealed(line, where)
         for cell, total in row.logp.items():
             text, of = line.get(f"logp_{cell[0]}_{cell[1]}"), line.get(f"{SIDE_OF[cell[1]]}_hash")
-            if text is not None and of == _ids(row, cell):
+            if text is None or of != _ids(row, cell):
+                continue
+            nats: list[float] = []
+            with suppress(TypeError, ValueError):  # a line of others
                 nats = np.frombuffer(base64.b64decode(text), "<f2").astype(float).tolist()
-                count = row.responses[cell[1]].num_tokens
-                limit = ROUNDING * abs(total) + _LEAST_NATS * count
-                if len(nats) == count and abs(math.fsum(nats) - total) <= limit:
-                    found[row.id][cell] = nats
+            count = row.responses[cell[1]].num_tokens
+            limit = ROUNDING * abs(total) + _LEAST_NATS * count
+            if len(nats) == count and abs(math.fsum(nats) - total) <= limit:
+                found[row.id][cell] = nats
     return found
 
 

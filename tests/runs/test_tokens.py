@@ -9,7 +9,7 @@ import pytest
 
 from sso_data.core.errors import RunError
 from sso_data.core.records import Cell, Row
-from sso_data.runs.jsonl import sealed
+from sso_data.runs.jsonl import CRC, sealed
 from sso_data.runs.tokens import (
     TOKENS,
     Tokens,
@@ -84,8 +84,10 @@ def test_torn_and_changed_lines(tmp_path: Path) -> None:
     file.write_bytes(whole.replace(line["logp_good_good"].encode(), b"AAAAAAAA"))
     with pytest.raises(RunError, match=r"tokens.jsonl:1: was changed .* delete it"):
         kept_tokens(tmp_path, rows)
-    file.write_bytes(sealed({"id": rows[0].id, "logp_good_good": "%%%", "chosen_hash": None}))
-    assert kept_tokens(tmp_path, rows) == {}
+    del line[CRC]
+    for foreign in ("%%%", "AAA=", 5, None, ["x"]):
+        file.write_bytes(sealed({**line, "logp_good_good": foreign}))
+        assert kept_tokens(tmp_path, rows) == {}
 
 
 def test_merged_runs_bring_theirs(tmp_path: Path) -> None:
