@@ -34,11 +34,11 @@ _MOST_MARKS = 4
 """Combining marks on one letter; further ones would pile up over other lines."""
 
 
-_TINTS = (0.1, 0.5, 1.0, 2.0)
+_TINTS = (0.5, 1.0, 2.0)
 """Nats of good - bad from which a token is tinted, each time more strongly."""
 _LIKELIER = {
-    "under good": ("#dbe8ff", "#aecbff", "#7fadff", "#4f8dff"),
-    "under bad": ("#ffe0d9", "#ffb9ab", "#ff917d", "#ff6a50"),
+    "under good": ("#aecbff", "#7fadff", "#4f8dff"),
+    "under bad": ("#ffb9ab", "#ff917d", "#ff6a50"),
 }
 
 
@@ -190,7 +190,7 @@ def _marked(chosen: str, rejected: str, *, plain: bool) -> tuple[Text, Text]:
 
 
 def _tinted(tokens: "Tokens", *, plain: bool) -> Text:
-    """Return an answer with good - bad of its tokens, as colours or from 0.5 on in braces."""
+    """Return an answer with good - bad of its tokens, as colours or in braces."""
     found, left = Text(), _MOST_CHARACTERS
     tints = tokens.tint() or [0.0] * len(tokens.texts)
     for place, (text, nats) in enumerate(zip(tokens.texts, tints, strict=True), start=1):
@@ -201,8 +201,8 @@ def _tinted(tokens: "Tokens", *, plain: bool) -> Text:
         shown = shortened(text) or ("<end>" if place == len(tokens.texts) else "<control>")
         level = sum(abs(nats) >= least for least in _TINTS)
         colours = _LIKELIER["under good" if nats > 0 else "under bad"]
-        found.append(shown, f"black on {colours[level - 1]}" if level and not plain else "")
-        if plain and abs(nats) >= _TINTS[1]:
+        found.append(shown, f"#000000 on {colours[level - 1]}" if level and not plain else "")
+        if plain and level:
             found.append(f"{{{nats:+.1f}}}")
     return found
 
@@ -215,7 +215,7 @@ def _legend(*, plain: bool) -> Text:
     for name, colours in _LIKELIER.items():
         found.append(f" {name}")
         for least, colour in zip(_TINTS, colours, strict=True):
-            found.append(f" {least:g} ", f"not dim black on {colour}")
+            found.append(f" {least:g} ", f"not dim #000000 on {colour}")
     return found.append(" nats and more")
 
 

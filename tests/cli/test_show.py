@@ -81,8 +81,8 @@ def test_tokens_are_tinted_or_have_numbers() -> None:
     assert "It{+1.2} flies\u241b[2J well{-2.0}<end>" in plain
     assert "log-prob under good minus bad" in plain and "{+1.2} flies" in plain
     coloured = drawn(make_row(), 80, color=True, tokens={"good": tokens})
-    assert "\x1b[30;48;2;127;173;255mIt\x1b[0m flies" in coloured, "from 1 nat on"
-    assert "\x1b[30;48;2;255;106;80m well\x1b[0m<end>" in coloured, "from 2 nats on"
+    assert "\x1b[38;2;0;0;0;48;2;127;173;255mIt\x1b[0m flies" in coloured, "from 1 nat on"
+    assert "\x1b[38;2;0;0;0;48;2;255;106;80m well\x1b[0m<end>" in coloured, "from 2 nats on"
     assert "{+" not in coloured
 
 
