@@ -14,9 +14,16 @@ from sso_data.core.progress import size
 
 
 def report(
-    run: opt.RunPath,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run directory; two or more are compared, and the rounds of an iteration.",
+        ),
+    ],
     out: Annotated[
-        Path | None, opt.out_option("New directory for the page (default: RUN-report).")
+        Path | None,
+        opt.out_option("New directory (default: RUN-report, or LAST-against-FIRST)."),
     ] = None,
     single: Annotated[
         bool,
@@ -27,12 +34,26 @@ def report(
 ) -> None:
     """Write a run as a page that opens from disk: accounting, checks, histograms, every row.
 
-    It needs no network and holds no code but its own. The same run gives the same bytes.
+    Of several runs, or the rounds of an iteration, it shows the numbers and the answers to the
+    same prompts side by side. It needs no network. The same run gives the same bytes.
     """
-    from sso_data.reporting.page import report as run_report
+    from sso_data.iteration.state import ITERATION
 
     with showing_progress() as progress:
-        done = run_report(run, out, single=single, overwrite=overwrite, progress=progress)
+        if len(runs) > 1:
+            from sso_data.reporting.compare import compare
+
+            done = compare(runs, out, single=single, overwrite=overwrite, progress=progress)
+        elif (runs[0] / ITERATION.manifest).is_file():
+            from sso_data.iteration.report import report as report_rounds
+
+            done = report_rounds(
+                runs[0], out, single=single, overwrite=overwrite, progress=progress
+            )
+        else:
+            from sso_data.reporting.page import report as run_report
+
+            done = run_report(runs[0], out, single=single, overwrite=overwrite, progress=progress)
     if as_json:
         print_json({"page": str(done.page), "rows": done.rows, "bytes": done.size})
     else:
