@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,9 @@ from sso_data.iteration.rounds import EVAL, GENERATOR_RUN, MODEL, RUN
 from sso_data.iteration.state import ITERATION, LINES, PAGE, PLOT, IterationDir, PolicyAt
 from sso_data.iteration.stopping import Line, Stop
 from sso_data.iteration.table import line_of, remarks, shown, totals
-from sso_data.reporting.compare import (
-    MOST_EMBEDDED,
-    Frame,
-    Named,
-    joined,
-    write_compared,
-    write_page,
-)
-from sso_data.reporting.data import read
-from sso_data.reporting.page import Reported
+from sso_data.reporting.compare import Frame, Joined, Runs, contents, joined
+from sso_data.reporting.data import Read, read
+from sso_data.reporting.page import Reported, Rows, write_report
 from sso_data.runs.files import remove_tree, write_atomic
 from sso_data.runs.jsonl import to_line
 from sso_data.runs.workdir import require_manifest
@@ -66,6 +60,10 @@ _PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         ),
     ),
 )
+
+
+MOST_EMBEDDED = 1000
+"""Prompts whose answers report.html holds; the command `report` shows all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,9 +154,10 @@ def write_files(done: Iterated) -> None:
     """Write the table over the rounds as lines and as a page. Raises RunError."""
     write_atomic(done.out / LINES, b"".join(to_line(dict(line)) for line in done.lines))
     remove_tree(done.out / PLOT)
-    runs, held_out = _runs(done)
-    same = joined(held_out, MOST_EMBEDDED) or joined(runs, MOST_EMBEDDED)
-    write_page(runs, same, _frame(done, len(runs)), done.out / PAGE)
+    runs, same = _runs(done, MOST_EMBEDDED)
+    rows = Rows(None)
+    page = rows.page(contents(runs, same, _frame(done, len(runs)), rows.add))
+    write_atomic(done.out / PAGE, page.encode())
 
 
 def report(
@@ -174,29 +173,30 @@ def report(
     It holds every answer to the same prompts. Raises as `reporting.page.report`.
     """
     done = read_iteration(out)
-    runs, held_out = _runs(done)
-    return write_compared(
-        runs,
-        joined(held_out) or joined(runs),
-        _frame(done, len(runs)),
+    runs, same = _runs(done, None)
+    return write_report(
         to or out.resolve().with_name(f"{out.resolve().name}-report"),
+        partial(contents, runs, same, _frame(done, len(runs)), progress=progress),
+        rows=len(same) * len(same.runs),
         single=single,
         overwrite=overwrite,
-        progress=progress,
     )
 
 
-def _runs(done: Iterated) -> tuple[list[Named], list[Named]]:
-    """Return the rounds' runs, and those on the held-out prompts after them; removed ones not."""
-    found: tuple[list[Named], list[Named]] = ([], [])
+def _runs(done: Iterated, most: int | None) -> tuple[Runs, Joined]:
+    """Return the rounds' runs that are there, and answers to the same prompts, at most `most`.
+
+    They are those to the held-out prompts, where several rounds answered these.
+    """
+    runs, held_out = dict[str, Read](), dict[str, Read]()
     for line in done.lines:
-        place = done.out / f"round-{line['round']}"
+        place, name = done.out / f"round-{line['round']}", f"round {line['round']}"
         pairs = GENERATOR_RUN if (place / GENERATOR_RUN / "run.json").is_file() else RUN
-        both = (f"round {line['round']}", pairs), (f"after round {line['round']}", f"{EVAL}/model")
-        for runs, (name, run) in zip(found, both, strict=True):
-            if (place / run / "run.json").is_file():
-                runs.append(Named(name=name, read=read(place / run)))
-    return found
+        if (place / pairs / "run.json").is_file():
+            runs[name] = read(place / pairs)
+        if (place / EVAL / "model/run.json").is_file():
+            held_out[f"after {name}"] = read(place / EVAL / "model")
+    return runs, joined(held_out, most) or joined(runs, most)
 
 
 def _frame(done: Iterated, runs: int) -> Frame:

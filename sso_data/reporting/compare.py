@@ -4,9 +4,9 @@ A difference is of the last run against the first. Where both hold the same rows
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,8 @@ from sso_data.reporting.data import (
     rows_at,
     tokens_of,
 )
-from sso_data.reporting.page import Reported, Rows, write_report
+from sso_data.reporting.page import Add, Reported, write_report
 from sso_data.runs.columns import measures, representative
-from sso_data.runs.files import write_atomic
-
-MOST_EMBEDDED = 1000
-"""Answers that the page of an iteration holds; `report` shows all."""
 
 _TITLES = {
     "tokens": "length of {} (tokens)",
@@ -46,20 +42,14 @@ _TITLES = {
     "logp": "log-prob of {}, plain view (nats/token)",
     "gap": "gap of the {} view (nats/token)",
 }
+Runs = Mapping[str, Read]
+"""Runs by the names of their columns, in order."""
 Table = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Named:
-    """A run under the name that its column has."""
-
-    name: str
-    read: Read
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """What stands around the runs: a title, lines above, and tables, curves, pictures below.
+    """What stands around the runs: a title, lines above, and tables, curves, pictures.
 
     `curves`: [{title, curves: [[label, [[x, y], ...]]]}]; `pictures`: [title, data URL].
     """
@@ -67,61 +57,61 @@ class Frame:
     title: str
     verdict: Sequence[str] = ()
     is_warning: bool = False
-    tables: Sequence[Table] = ()
-    last_tables: Sequence[Table] = ()
     curves: Sequence[dict[str, Any]] = ()
+    tables: Sequence[Table] = ()
     pictures: Sequence[tuple[str, str]] = ()
+    last_tables: Sequence[Table] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Joined:
-    """Rows that all of some runs hold: their `positions` [run, row]; `of` of them there are."""
+    """Rows that all of some runs hold: their `positions` [run, row]; there are `of` of them."""
 
-    runs: Sequence[Named]
+    runs: Runs
     positions: NDArray[np.intp]
     of: int
 
     def __len__(self) -> int:
         return int(self.positions.shape[1])
 
-    def blocks(self) -> Iterator[tuple[list[str], list[str], list[Any]]]:
-        """Yield (ids, heads, what the page shows of each run's row) of every block."""
-        for start in range(0, len(self), BLOCK):
-            places = self.positions[:, start : start + BLOCK]
-            sides = [rows_at(one.read, at) for one, at in zip(self.runs, places, strict=True)]
-            details = [
-                [detail(row, one.read, int(place)) for row, place in zip(side, at, strict=True)]
-                for one, side, at in zip(self.runs, sides, places, strict=True)
-            ]
-            ids, heads = [row.id for row in sides[0]], [head_of(row) for row in sides[0]]
-            yield ids, heads, [list(one) for one in zip(*details, strict=True)]
-
-    def columns(self) -> dict[str, Any]:
-        """Return [run][row] what the page sorts and selects by."""
+    def hand_over(self, add: Add) -> dict[str, Any]:
+        """Hand over blocks of rows, one of each run; returns columns [run][row] and ids, heads."""
         found: dict[str, list[Any]] = defaultdict(list)
-        for one, places in zip(self.runs, self.positions, strict=True):
-            rows = one.read.scores.rows[places]
-            found["reason"].append(one.read.decision.reason_code[places].tolist())
-            found["margin"].append(rounded(margin(rows)))
-            found["tokens_good"].append(rounded(tokens_of(rows, "good")))
-            gaps = comparisons(rows)[:, :, 2]
-            for side, name in enumerate(("gap_good", "gap_bad")):
-                found[name].append(rounded(gaps[:, side]))
+        for start in range(0, len(self), BLOCK):
+            sides = []
+            for one, places in zip(self.runs.values(), self.positions, strict=True):
+                at = places[start : start + BLOCK]
+                rows = rows_at(one, at)
+                sides.append([detail(*of, one) for of in zip(rows, at.tolist(), strict=True)])
+                if len(sides) == 1:
+                    found["id"] += [row.id for row in rows]
+                    found["head"] += [head_of(row) for row in rows]
+            add(list(zip(*sides, strict=True)))
+        for one, places in zip(self.runs.values(), self.positions, strict=True):
+            rows_np = one.scores.rows[places]
+            gaps = comparisons(rows_np)[:, :, 2]
+            found["reason"].append(one.decision.reason_code[places].tolist())
+            found["margin"].append(rounded(margin(rows_np)))
+            found["tokens_good"].append(rounded(tokens_of(rows_np, "good")))
+            found["gap_good"].append(rounded(gaps[:, 0]))
+            found["gap_bad"].append(rounded(gaps[:, 1]))
         return found
 
 
-def joined(runs: Sequence[Named], most: int | None = None) -> Joined:
+def joined(runs: Runs, most: int | None = None) -> Joined:
     """Return the rows that all of two or more runs hold, at most `most`, chosen by their ids."""
     if len(runs) < 2:
         return Joined(runs=runs, positions=np.empty((len(runs), 0), np.intp), of=0)
-    keys = [one.read.scores.keys() for one in runs]
+    keys = [one.scores.keys() for one in runs.values()]
     common = reduce(np.intersect1d, keys)  # ascending: in the order of hashes
-    places = []
-    for those in keys:
-        order = np.argsort(those)
-        places.append(order[np.searchsorted(those, common[:most], sorter=order)])
-    found = np.stack(places)
-    return Joined(runs=runs, positions=found[:, np.argsort(found[0])], of=len(common))
+    orders = [np.argsort(those) for those in keys]
+    places = np.stack(
+        [
+            order[np.searchsorted(those, common[:most], sorter=order)]
+            for those, order in zip(keys, orders, strict=True)
+        ]
+    )
+    return Joined(runs=runs, positions=places[:, np.argsort(places[0])], of=len(common))
 
 
 def compare(
@@ -136,189 +126,132 @@ def compare(
 
     Raises as `page.report`, and ConfigError where the same run is named twice.
     """
-    if len({run.resolve() for run in runs}) < len(runs):
+    parts = [run.resolve().parts for run in runs]
+    if len(set(parts)) < len(parts):
         raise ConfigError("the same run is named twice; name different ones")
-    named = [Named(name=name, read=read(run)) for name, run in zip(_names(runs), runs, strict=True)]
-    names = [one.name for one in named]
-    first, last = (runs[at].resolve() for at in (0, -1))
-    out = out or last.with_name(f"{last.name}-against-{first.name}")
-    frame = Frame(title=f"{', '.join(names[:-1])} and {names[-1]}")
-    return write_compared(
-        named, joined(named), frame, out, single=single, overwrite=overwrite, progress=progress
-    )
-
-
-def write_compared(
-    runs: Sequence[Named],
-    same: Joined,
-    frame: Frame,
-    out: Path,
-    *,
-    single: bool,
-    overwrite: bool,
-    progress: Progress | None = None,
-) -> Reported:
-    """Write the page of runs and of the answers to the `same` prompts into a directory."""
-
-    def content(add: Callable[[list[Any]], None]) -> dict[str, Any]:
-        return _content(runs, same, frame, add, progress or NullProgress())
-
+    depth = next(n for n in range(1, 1000) if len({part[-n:] for part in parts}) == len(parts))
+    names = ["/".join(part[-depth:]) for part in parts]  # the shortest ends that tell them apart
+    found = {name: read(run) for name, run in zip(names, runs, strict=True)}
+    same = joined(found)
+    name = f"{names[-1]}-against-{names[0]}".replace("/", "-")
     return write_report(
-        out, content, rows=len(same) * len(same.runs), single=single, overwrite=overwrite
+        out or runs[-1].resolve().with_name(name),
+        partial(contents, found, same, Frame(title=" and ".join(names)), progress=progress),
+        rows=len(same) * len(names),
+        single=single,
+        overwrite=overwrite,
     )
 
 
-def write_page(runs: Sequence[Named], same: Joined, frame: Frame, file: Path) -> None:
-    """Write the same as one file, which replaces another. Raises RunError."""
-    rows = Rows(None)
-    found = _content(runs, same, frame, rows.add, NullProgress())
-    write_atomic(file, rows.page(found).encode())
-
-
-def _content(
-    runs: Sequence[Named],
-    same: Joined,
-    frame: Frame,
-    add: Callable[[list[Any]], None],
-    progress: Progress,
+def contents(
+    runs: Runs, same: Joined, frame: Frame, add: Add, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Return what the page knows before a row is opened; `add` takes the blocks of rows."""
-    progress.phase("reading rows")
-    edges = edges_of(one.read for one in runs)
-    known = []
-    for one in runs:
-        rows = (row for block in blocks(one.read) for row in block)
-        known.append(index(one.read, rows, edges))
-        progress.count(len(known), len(runs), "runs")
-    ids, heads = [], []
-    for some, starts, details in same.blocks():
-        ids += some
-        heads += starts
-        add(details)
+    """Return what the page knows before a row is opened; `add` takes the blocks of `same` rows."""
+    told = progress or NullProgress()
+    told.phase("reading rows")
+    edges = edges_of(runs.values())
+    known: list[dict[str, Any]] = []
+    for one in runs.values():
+        known.append(index(one, (row for block in blocks(one) for row in block), edges))
+        told.count(len(known), len(runs), "runs")
     return {
-        "compared": [one.name for one in same.runs],
         "name": frame.title,
-        "account": "",
+        "compared": list(same.runs),
         "verdict": list(frame.verdict),
         "is_warning": frame.is_warning,
         "notes": list(_notes(runs, same)),
-        "tables": [*frame.tables, *_tables(runs, known), *frame.last_tables],
-        "histograms": [_side_by_side(key, runs, known) for key in edges],
         "curves": list(frame.curves),
+        "tables": [*frame.tables, *(_tables(runs, known) if runs else ())],
+        "histograms": [[side["histograms"][n] for side in known] for n in range(len(edges))],
+        "runs": list(runs),
         "pictures": list(frame.pictures),
-        "columns": {"id": ids, "head": heads, **same.columns()},
+        "last_tables": list(frame.last_tables),
+        "columns": same.hand_over(add),
         "reasons": known[0]["reasons"] if known else [],
         "rows": len(same),
         "block": BLOCK,
     }
 
 
-def _notes(runs: Sequence[Named], same: Joined) -> Iterator[str]:
+def _notes(runs: Runs, same: Joined) -> Iterator[str]:
     """Yield what a reader must know before the numbers."""
-    if len({one.read.config.model_dump_json() for one in runs}) > 1:
+    if len({one.config.model_dump_json() for one in runs.values()}) > 1:
         yield "The runs are decided by different filters: their kept rows passed different tests."
-    for one in runs:
-        missing = one.read.expected - one.read.account.done
-        if missing:
-            yield f"{one.name} is not finished: {missing} {one.read.account.unit} are not done yet."
+    for name, one in runs.items():
+        if missing := one.expected - one.account.done:
+            yield f"{name} is not finished: {missing} {one.account.unit} are not done yet."
     if len(same.runs) > 1 and not same.of:
         yield "They have no prompt in common: no answers stand side by side."
     elif len(same) < same.of:
         yield f"Answers to {len(same)} of the {same.of} prompts in common, chosen by their ids."
 
 
-def _tables(runs: Sequence[Named], known: Sequence[dict[str, Any]]) -> Iterator[Table]:
+def _tables(runs: Runs, known: Sequence[dict[str, Any]]) -> Iterator[Table]:
     """Yield the tables over the runs: overview, shares, principles, funnel, checks, judges."""
-    if not runs:
-        return
-    names = [one.name for one in runs]
+    heads = ["", *runs]
+    change = [f"{heads[-1]} against {heads[1]}"] if len(runs) > 1 else []
+    rows = [[name, *(side[name.split()[0]] for side in known)] for name in ("model", "account")]
+    rows.append(["filter", *(in_words(one.config) for one in runs.values())])
+    rows.append(["the texts", *(side["verdict"] for side in known)])
+    yield {"title": "Runs", "heads": heads, "rows": rows}
+    how, rows = _numbers(runs)
     yield {
-        "title": "Runs",
-        "heads": ["", *names],
-        "rows": [
-            ["policy", *(one["model"] for one in known)],
-            ["accounting", *(one["account"] for one in known)],
-            ["kept", *(f"{one['kept']} of {one['rows']}" for one in known)],
-            ["filter", *(in_words(one.read.config) for one in runs)],
-            ["the texts", *(one["verdict"] for one in known)],
-        ],
+        "title": "Shares and means",
+        "note": f"95 % intervals; all rows, but for those that were decided early. {how}",
+        "heads": [*heads, *change],
+        "rows": rows,
     }
-    yield _numbers(runs)
-    yield _by_name(
-        "By principle",
-        "Rows kept of those that a principle steered; beside it the mean gaps of the good and the "
-        "bad view (nats/token). Of twenty principles without a difference one shows one by chance.",
-        names,
-        [
-            {
-                one["name"]: (
-                    one["kept"],
-                    one["rows"],
-                    " gap {} / {}".format(*map(_short, one["gaps"])),
-                )
-                for one in side["principles"]
-            }
-            for side in known
-        ],
-    )
+    found = [
+        {one["name"]: (one["kept"], one["rows"], one["gaps"]) for one in side["principles"]}
+        for side in known
+    ]
+    yield {
+        "title": "By principle",
+        "note": "Rows kept of those that a principle steered, in percent, and the mean gaps of the "
+        "good and the bad view (nats/token). Of twenty principles, chance shows a difference of "
+        "one. Rows are taken as independent.",
+        "heads": [*heads, *change],
+        "rows": list(_counted(found)),
+    }
     stages = [{one["reason"]: one for one in side["funnel"]} for side in known]
     yield {
         "title": "Funnel",
         "note": "Rows left after each test, and how many it dropped.",
-        "heads": ["test", *names],
+        "heads": ["test", *runs],
         "rows": [
-            [reason, *(_stage(side.get(reason)) for side in stages)]
-            for reason in dict.fromkeys(reason for side in stages for reason in side)
+            [
+                name,
+                *(
+                    f"{s[name]['left']} ({s[name]['dropped']})" if name in s else "-"
+                    for s in stages
+                ),
+            ]
+            for name in dict.fromkeys(name for side in stages for name in side)
         ],
     }
-    yield _by_name(
-        "Checks of the pairs",
-        "Kept rows that a check finds.",
-        names,
-        [
-            {one["title"]: (len(one["rows"]), one["of"], "") for one in side["checks"]}
-            for side in known
-        ],
-    )
-    judged = [
-        {f"{one['judge']}: {one['question']}": _judged(one) for one in side["judges"]}
-        for side in known
+    found = [
+        {c["title"]: (len(c["rows"]), c["of"], None) for c in side["checks"]} for side in known
     ]
+    none = [name for name in found[0] if not any(side.get(name, (0,))[0] for side in found)]
+    seen = [{name: of for name, of in side.items() if name not in none} for side in found]
+    yield {
+        "title": "Checks of the pairs",
+        "note": f"Kept rows that a check finds, in percent. Found in none: {'; '.join(none)}.",
+        "heads": [*heads, *change],
+        "rows": list(_counted(seen)),
+    }
+    judged = [{f"{j['judge']}: {j['question']}": j for j in side["judges"]} for side in known]
     if any(judged):
-        asked = dict.fromkeys(name for side in judged for name in side)
         yield {
             "title": "Judges",
-            "note": "Share in which the first named is better (ties half), or the mean score.",
-            "heads": ["", *names],
-            "rows": [[name, *(side.get(name, "-") for side in judged)] for name in asked],
+            "note": "Percent in which the first named is better (ties half), of all and of kept "
+            "rows, or the mean score.",
+            "heads": heads,
+            "rows": [
+                [name, *(_judged(side[name]) if name in side else "-" for side in judged)]
+                for name in dict.fromkeys(name for side in judged for name in side)
+            ],
         }
-
-
-def _numbers(runs: Sequence[Named]) -> Table:
-    """Return shares and means with their intervals, and the last less the first."""
-    sides = [_quantities(one.read) for one in runs]
-    first, last = sides[0], sides[-1]
-    common = np.intersect1d(first["kept (%)"].keys, last["kept (%)"].keys)
-    least = min(len(first["kept (%)"].keys), len(last["kept (%)"].keys))
-    is_paired = len(runs) > 1 and len(common) > 1 and 2 * len(common) >= least
-    how = (
-        f"over the {len(common)} rows in common, paired"
-        if is_paired
-        else "rows of the two taken as independent"
-    )
-    change = [f"{runs[-1].name} against {runs[0].name}"] if len(runs) > 1 else []
-    rows = []
-    for name, values in last.items():
-        cells = [_interval(side[name].estimate) for side in sides]
-        found = values.less(first[name], is_paired=is_paired) if change else None
-        rows.append([name, *cells, *([found.in_words if found else "-"] * len(change))])
-    return {
-        "title": "Shares and means",
-        "note": "With 95 % intervals, over all rows but for those that were decided early"
-        + (f". The last column: {how}." if change else "."),
-        "heads": ["", *(one.name for one in runs), *change],
-        "rows": rows,
-    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,9 +266,7 @@ class _Values:
     def estimate(self) -> Estimate | None:
         """The mean; of a share with Wilson's interval."""
         finite = self.values[np.isfinite(self.values)]
-        if not self.is_share:
-            return mean_of(finite.tolist())
-        return _share(finite)
+        return _percent(int(finite.sum()), len(finite)) if self.is_share else mean_of(finite)
 
     def less(self, before: "_Values", *, is_paired: bool) -> Estimate | None:
         """Return this mean less an earlier one, paired over the rows in common or not."""
@@ -346,22 +277,35 @@ class _Values:
             both = np.isfinite(a) & np.isfinite(b)
             a, b = a[both], b[both]
             if not self.is_share:
-                return mean_of((a - b).tolist())
+                return mean_of(a - b)
             phi = float(np.corrcoef(a, b)[0, 1]) if len(a) and np.ptp(a) and np.ptp(b) else 0.0
             after, before = (replace(self, values=some) for some in (a, b))
-        found, old = after.estimate, before.estimate
-        return difference(found, old, phi) if found and old else None
+        return _less(after.estimate, before.estimate, phi)
+
+
+def _numbers(runs: Runs) -> tuple[str, list[list[str]]]:
+    """Return how the last run is compared with the first, and the rows of the table."""
+    sides = [_quantities(one) for one in runs.values()]
+    first, last = (sides[at]["kept (%)"].keys for at in (0, -1))
+    common = len(np.intersect1d(first, last))
+    is_paired = common > 1 and 2 * common >= min(len(first), len(last))
+    how = f"the {common} rows in common, paired" if is_paired else "rows taken as independent"
+    rows = []
+    for name, values in sides[-1].items():
+        rows.append([name, *(_interval(side[name].estimate) for side in sides)])
+        if len(runs) > 1:
+            rows[-1].append(_in_words(values.less(sides[0][name], is_paired=is_paired)))
+    return f"Last column: {how}." if len(runs) > 1 else "", rows
 
 
 def _quantities(of: Read) -> dict[str, _Values]:
     """Return what is compared of a run, by name."""
-    scores, kept = of.scores, of.decision.reason_code == 0
-    found = {"kept (%)": _Values(keys=scores.keys(), values=kept.astype(np.float64), is_share=True)}
-    rows = representative(scores.rows)
+    kept = (of.decision.reason_code == 0).astype(np.float64)
+    found = {"kept (%)": _Values(keys=of.scores.keys(), values=kept, is_share=True)}
+    rows = representative(of.scores.rows)
     rows = rows[np.argsort(rows["key"], kind="stable")]
     differences = comparisons(rows)
     known = np.isfinite(differences)
-
     over, every = differences > 0, known.all(axis=(1, 2))
     shares: dict[str, tuple[Any, Any]] = {
         "steered: contrast": (over[:, :, 2].all(axis=1), every),
@@ -379,71 +323,41 @@ def _quantities(of: Read) -> dict[str, _Values]:
     return found
 
 
-def _by_name(
-    title: str, note: str, names: Sequence[str], sides: Sequence[dict[str, tuple[int, int, str]]]
-) -> Table:
-    """Return a table of counts: a side holds (found, of, what stands behind) by name."""
-    rows = []
+def _counted(sides: Sequence[Mapping[str, tuple[int, int, Any]]]) -> Iterator[list[str]]:
+    """Yield rows of a table of counts: a side holds (found, of, two gaps or None) by name."""
     for name in dict.fromkeys(name for side in sides for name in side):
-        counts = [side.get(name) for side in sides]
-        shares = [_part(one[0], one[1]) if one else None for one in counts]
-        cells = [
-            f"{one[0]} of {one[1]}: {_interval(share)} %{one[2]}" if one and share else "-"
-            for one, share in zip(counts, shares, strict=True)
-        ]
-        change = difference(shares[-1], shares[0]) if shares[-1] and shares[0] else None
-        rows.append([name, *cells, *([change.in_words if change else "-"] * (len(names) > 1))])
-    change_head = [f"{names[-1]} against {names[0]} (%)"] if len(names) > 1 else []
-    return {"title": title, "note": note, "heads": ["", *names, *change_head], "rows": rows}
+        cells, shares = [], []
+        for side in sides:
+            found, of, gaps = side.get(name, (0, 0, None))
+            shares.append(_percent(found, of))
+            behind = "; gaps {} / {}".format(*map(_short, gaps)) if gaps else ""
+            cells.append(f"{found} of {of}: {_interval(shares[-1])}{behind}" if of else "-")
+        change = [_in_words(_less(shares[-1], shares[0]))] if len(sides) > 1 else []
+        yield [name, *cells, *change]
 
 
-def _side_by_side(
-    key: str, runs: Sequence[Named], known: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """Return a histogram of every run, in the same bins."""
-    found = [next(one for one in side["histograms"] if one["key"] == key) for side in known]
-    return {
-        "title": found[0]["title"],
-        "runs": [one | {"title": run.name} for one, run in zip(found, runs, strict=True)],
-    }
-
-
-def _part(found: int, of: int) -> Estimate | None:
-    """A share in percent with Wilson's interval; None of nothing."""
+def _percent(found: int, of: int) -> Estimate | None:
+    """A share with Wilson's interval; None of nothing."""
     return Estimate(found / of, *wilson(found / of, of)).times(100) if of else None
 
 
-def _share(values: Floats) -> Estimate | None:
-    return _part(int(values.sum()), len(values))
+def _less(after: Estimate | None, before: Estimate | None, phi: float = 0.0) -> Estimate | None:
+    return difference(after, before, phi) if after and before else None
 
 
 def _interval(one: Estimate | None) -> str:
     return f"{one.value:.3g} [{one.low:.3g}, {one.high:.3g}]" if one else "-"
 
 
+def _in_words(change: Estimate | None) -> str:
+    return change.in_words if change else "-"
+
+
 def _short(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def _stage(stage: dict[str, Any] | None) -> str:
-    return f"{stage['left']} ({stage['dropped']} dropped)" if stage else "-"
-
-
 def _judged(one: dict[str, Any]) -> str:
     """Return the cell of a judge: rates over all and over kept rows, or a mean."""
-    parts = [
-        f"{100 * value:.3g} [{100 * low:.3g}, {100 * high:.3g}] % of {n}{which}"
-        for (value, low, high, n), which in zip(one["rates"], ("", " kept"), strict=False)
-        if n
-    ]
-    return ", ".join(parts) or f"mean {one['mean']:.3g} of {one['rows']}"
-
-
-def _names(runs: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that tell them apart."""
-    parts = [run.resolve().parts for run in runs]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            break
-    return names
+    rates = [f"of {n}: {_interval(Estimate(*rate).times(100))}" for *rate, n in one["rates"] if n]
+    return "; kept, ".join(rates) or f"mean {one['mean']:.3g} of {one['rows']}"

@@ -102,7 +102,7 @@ def rows_at(of: Read, positions: NDArray[np.intp]) -> list[Row]:
 
 def details(of: Read, number: int, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return what the page shows of each row of block `number`."""
-    return [detail(row, of, place) for place, row in enumerate(rows, number * BLOCK)]
+    return [detail(row, place, of) for place, row in enumerate(rows, number * BLOCK)]
 
 
 def index(of: Read, rows: Iterable[Row], edges: Edges | None = None) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def head_of(row: Row) -> str:
     return " ".join(row.messages[-1].content[: 4 * _HEAD].split())[:_HEAD]
 
 
-def detail(row: Row, of: Read, place: int) -> dict[str, Any]:
+def detail(row: Row, place: int, of: Read) -> dict[str, Any]:
     """Return everything that the page shows of one opened row; log-probs as means, nats/token.
 
     Answers that were not asked for are left out.

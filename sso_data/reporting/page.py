@@ -4,7 +4,7 @@ import base64
 import gzip
 import hashlib
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from sso_data.runs.files import make_dir, write_new
 PAGE, MARK = "index.html", "report.json"
 MOST_SINGLE = 5000
 """Rows up to which one file holds a report."""
+Add = Callable[[Sequence[Any]], None]
+"""Takes the next block: what the page shows of each of its rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ def report(
     out = out or run.resolve().with_name(f"{run.resolve().name}-report")
     told.phase("reading rows")
 
-    def content(add: Callable[[list[Any]], None]) -> dict[str, Any]:
+    def content(add: Add) -> dict[str, Any]:
         def rows() -> Iterator[Row]:
             done = 0
             for number, block in enumerate(blocks(found)):
@@ -72,7 +74,7 @@ class Rows:
         self._inside: list[str] = []
         self._count = 0
 
-    def add(self, block: list[Any]) -> None:
+    def add(self, block: Sequence[Any]) -> None:
         """Add the next block. Raises RunError where it cannot be written."""
         data = encoded(block)
         if self._folder is None:
@@ -89,7 +91,7 @@ class Rows:
 
 def write_report(
     out: Path,
-    content: Callable[[Callable[[list[Any]], None]], dict[str, Any]],
+    content: Callable[[Add], dict[str, Any]],
     *,
     rows: int,
     single: bool,

@@ -6,14 +6,13 @@ const COMPARED = {
   overview() {
     $("verdict").replaceChildren(...data.verdict.map((line) => make("p", {}, line)), ...data.notes.map((line) => make("p", {className: "quiet"}, line)));
     $("verdict").classList.toggle("warning", data.is_warning);
-    for (const one of data.tables) {
+    for (const [place, tables] of [["tables", data.tables], ["last-tables", data.last_tables]]) for (const one of tables) {
       const parts = [one.note ? make("p", {className: "quiet"}, one.note) : "", table(one.heads, one.rows)];
-      const heading = make("h2", {}, one.title);
-      $("tables").append(make("section", {}, ...(one.folded ? [make("details", {}, make("summary", {}, one.title), ...parts)] : [heading, ...parts])));
+      $(place).append(make("section", {}, ...(one.folded ? [make("details", {}, make("summary", {}, one.title), ...parts)] : [make("h2", {}, one.title), ...parts])));
     }
     for (const one of data.curves) $("curves").append(curves(one));
     $("curves").parentElement.hidden = !data.curves.length;
-    for (const one of data.histograms) $("histograms").append(make("div", {}, make("h3", {}, one.title), ...one.runs.map(histogram)));
+    for (const sides of data.histograms) $("histograms").append(make("div", {}, make("h3", {}, sides[0].title), ...sides.map((one, side) => histogram({...one, title: data.runs[side]}))));
     $("numbers").parentElement.hidden = !data.histograms.length;
     for (const [title, source] of data.pictures) $("pictures").append(make("figure", {}, make("figcaption", {}, title), make("img", {src: source, alt: title})));
     $("rows").parentElement.hidden = !data.rows;

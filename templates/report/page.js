@@ -1,6 +1,7 @@
 "use strict";
 const HEIGHT = 48, MOST_BLOCKS = 16, MOST_NAMED = 20, MOST_SHOWN = 20000, LEAST_ALIKE = 0.25;
 const VIEWS = ["good", "bad", "plain"], SIDE = {good: "chosen", bad: "rejected", plain: "original"};
+const NUMBER = /^(-|[-+]?\d[\d.]*( ?%)?( [[(/].*)?)$/;
 const $ = (id) => document.getElementById(id);
 const state = {text: "", reason: "", principle: "", check: "", sort: "order", open: -1, diff: false, found: null};
 const waiting = new Map(), loaded = new Map();
@@ -76,12 +77,12 @@ function textBox(text, all = false) {
 
 function table(heads, rows) {
   const cell = (tag, value) => {
-    const element = make(tag, typeof value === "number" || /^[-+\d.]/.test(String(value)) ? {className: "number"} : {});
+    const element = make(tag, typeof value === "number" || NUMBER.test(String(value)) ? {className: "number"} : {});
     element.append(value === null ? "-" : value instanceof Node ? value : String(value));
     if (tag === "th") element.scope = "col";
     return element;
   };
-  const head = make("tr", {}, ...heads.map((name, i) => { const th = cell("th", name); if (rows.length && typeof rows[0][i] === "number") th.className = "number"; return th; }));
+  const head = make("tr", {}, ...heads.map((name, i) => { const th = cell("th", name); if (rows.length && NUMBER.test(String(rows[0][i]))) th.className = "number"; return th; }));
   const body = rows.map((row) => make("tr", {}, ...row.map((value) => cell("td", value))));
   return make("div", {className: "scroll", tabIndex: 0}, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
 }

@@ -79,9 +79,12 @@ def test_runs_without_a_common_prompt(make_run: Make, tmp_path: Path) -> None:
     assert tables["Shares and means"]["kept (%)"] == [
         "100 [70.1, 100]", "0 [0, 29.9]", "fell (-100 [-100, -57.7])",
     ]  # fmt: skip
-    assert tables["Funnel"]["gap"] == ["9 (0 dropped)", "0 (9 dropped)"]
-    assert tables["By principle"]["Accuracy"][0].startswith("9 of 9: 100 [70.1, 100] %")
-    assert tables["Checks of the pairs"]["chosen is longer"][1] == "-", "nothing is kept"
+    assert tables["Funnel"]["gap"] == ["9 (0)", "0 (9)"]
+    assert tables["By principle"]["Accuracy"][0].startswith(
+        "9 of 9: 100 [70.1, 100]; gaps 1.5 / 1.5"
+    )
+    opens = tables["Checks of the pairs"]['chosen opens with "a good answer to question"']
+    assert opens == ["9 of 9: 100 [70.1, 100]", "-", "-"], "in b nothing is kept"
 
 
 def test_the_same_runs_give_the_same_bytes(two: tuple[Path, Path], tmp_path: Path) -> None:
@@ -102,7 +105,7 @@ def test_the_command(
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert Path(told["page"]) == tmp_path / "c-against-a/index.html" and told["rows"] == 3 * 12
-    assert index_of(Path(told["page"]))["name"] == "a, b and c"
+    assert index_of(Path(told["page"]))["name"] == "a and b and c"
     twice = CliRunner().invoke(app, ["report", runs[0], runs[0]])
     assert twice.exit_code == 1 and "named twice" in twice.stderr
     monkeypatch.setattr("sso_data.reporting.page.MOST_SINGLE", 79)
@@ -143,7 +146,7 @@ def test_verdicts_of_judges(make_run: Make, tmp_path: Path) -> None:
     table = tables_of(index_of(compare([run, other], tmp_path / "both").page))["Judges"]
     assert (
         table["X as judge: chosen against rejected"]
-        == ["66.7 [20.8, 93.9] % of 3, 66.7 [20.8, 93.9] % of 3 kept"] * 2
+        == ["of 3: 66.7 [20.8, 93.9]; kept, of 3: 66.7 [20.8, 93.9]"] * 2
     )
     (run.parent / "generator-run").mkdir()
     found = index_of(report(run, tmp_path / "out2").page)
