@@ -19,49 +19,23 @@ from sso_data.runs.files import remove_tree, write_atomic
 from sso_data.runs.jsonl import to_line
 from sso_data.runs.workdir import require_manifest
 
-_PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
-    (
-        "shares",
-        (
-            ("accuracy_kept", "signal accuracy, kept"),
-            ("accuracy_all", "signal accuracy, all"),
-            ("steered", "steered"),
-            ("kept_share", "kept"),
-        ),
-    ),
-    (
-        "length (tokens)",
-        (
-            ("tokens_chosen", "y+"),
-            ("tokens_rejected", "y-"),
-            ("tokens_original", "y0"),
-        ),
-    ),
-    (
-        "below the own answer (nats/token)",
-        (("closeness_chosen", "y+"), ("closeness_rejected", "y-")),
-    ),
-    ("gap (nats/token)", (("gap_good", "good"), ("gap_bad", "bad"))),
-    (
-        "margin at the end of training",
-        (
-            ("train_margin_base", "base"),
-            ("train_margin_good", "good"),
-            ("train_margin_bad", "bad"),
-            ("train_margin", "reward"),
-        ),
-    ),
-    (
-        "the policy itself",
-        (
-            ("unprompted", "score of y0"),
-            ("unprompted_win_rate", "win rate against the first"),
-            ("win_rate", "held-out win rate after the round"),
-        ),
-    ),
+_WEIGHTED = (
+    ("train_margin_base", "base"),
+    ("train_margin_good", "good"),
+    ("train_margin_bad", "bad"),
 )
-
-
+_SHARES = ("accuracy_kept", "signal accuracy, kept"), ("accuracy_all", "signal accuracy, all")
+_LENGTHS = ("tokens_chosen", "y+"), ("tokens_rejected", "y-"), ("tokens_original", "y0")
+_OWN = ("unprompted", "score of y0"), ("unprompted_win_rate", "win rate against the first")
+_PANELS = {
+    "shares": (*_SHARES, ("steered", "steered"), ("kept_share", "kept")),
+    "length (tokens)": _LENGTHS,
+    "below the own answer (nats/token)": (("closeness_chosen", "y+"), ("closeness_rejected", "y-")),
+    "gap (nats/token)": (("gap_good", "good"), ("gap_bad", "bad")),
+    "margin at the end of training": (*_WEIGHTED, ("train_margin", "reward")),
+    "the policy itself": (*_OWN, ("win_rate", "held-out win rate after the round")),
+}
+"""Curves over the rounds: a key of the lines and a label each, by the title of their panel."""
 MOST_EMBEDDED = 1000
 """Prompts whose answers report.html holds; the command `report` shows all."""
 
@@ -240,7 +214,7 @@ def _frame(done: Iterated, runs: int) -> Frame:
         "folded": True,
     }
     return Frame(
-        title=config.get("title") or "Iteration",
+        name=config.get("title") or "Iteration",
         verdict=verdict,
         is_warning=done.stop is not None,
         tables=[rounds],
@@ -256,7 +230,7 @@ def _frame(done: Iterated, runs: int) -> Frame:
 
 def _curves(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
     """Yield the panels that any round has values for."""
-    for title, curves in _PANELS:
+    for title, curves in _PANELS.items():
         found = [
             [label, [[line["round"], line[key]] for line in lines if line.get(key) is not None]]
             for key, label in curves

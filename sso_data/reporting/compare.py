@@ -5,7 +5,7 @@ A difference is of the last run against the first. Where both hold the same rows
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Frame:
     `curves`: [{title, curves: [[label, [[x, y], ...]]]}]; `pictures`: [title, data URL].
     """
 
-    title: str
+    name: str
     verdict: Sequence[str] = ()
     is_warning: bool = False
     curves: Sequence[dict[str, Any]] = ()
@@ -136,7 +136,7 @@ def compare(
     name = f"{names[-1]}-against-{names[0]}".replace("/", "-")
     return write_report(
         out or runs[-1].resolve().with_name(name),
-        partial(contents, found, same, Frame(title=" and ".join(names)), progress=progress),
+        partial(contents, found, same, Frame(name=" and ".join(names)), progress=progress),
         rows=len(same) * len(names),
         single=single,
         overwrite=overwrite,
@@ -155,17 +155,12 @@ def contents(
         known.append(index(one, (row for block in blocks(one) for row in block), edges))
         told.count(len(known), len(runs), "runs")
     return {
-        "name": frame.title,
+        **asdict(frame),
         "compared": list(same.runs),
-        "verdict": list(frame.verdict),
-        "is_warning": frame.is_warning,
         "notes": list(_notes(runs, same)),
-        "curves": list(frame.curves),
         "tables": [*frame.tables, *(_tables(runs, known) if runs else ())],
         "histograms": [[side["histograms"][n] for side in known] for n in range(len(edges))],
         "runs": list(runs),
-        "pictures": list(frame.pictures),
-        "last_tables": list(frame.last_tables),
         "columns": same.hand_over(add),
         "reasons": known[0]["reasons"] if known else [],
         "rows": len(same),
@@ -268,8 +263,8 @@ class _Values:
         finite = self.values[np.isfinite(self.values)]
         return _percent(int(finite.sum()), len(finite)) if self.is_share else mean_of(finite)
 
-    def less(self, before: "_Values", *, is_paired: bool) -> Estimate | None:
-        """Return this mean less an earlier one, paired over the rows in common or not."""
+    def less(self, before: "_Values", *, is_paired: bool) -> str:
+        """Return this mean less an earlier one in words, paired over the rows in common or not."""
         phi, after = 0.0, self
         if is_paired:
             _, here, there = np.intersect1d(self.keys, before.keys, return_indices=True)
@@ -277,10 +272,11 @@ class _Values:
             both = np.isfinite(a) & np.isfinite(b)
             a, b = a[both], b[both]
             if not self.is_share:
-                return mean_of(a - b)
+                change = mean_of(a - b)
+                return change.in_words if change else "-"
             phi = float(np.corrcoef(a, b)[0, 1]) if len(a) and np.ptp(a) and np.ptp(b) else 0.0
             after, before = (replace(self, values=some) for some in (a, b))
-        return _less(after.estimate, before.estimate, phi)
+        return _change(after.estimate, before.estimate, phi)
 
 
 def _numbers(runs: Runs) -> tuple[str, list[list[str]]]:
@@ -294,7 +290,7 @@ def _numbers(runs: Runs) -> tuple[str, list[list[str]]]:
     for name, values in sides[-1].items():
         rows.append([name, *(_interval(side[name].estimate) for side in sides)])
         if len(runs) > 1:
-            rows[-1].append(_in_words(values.less(sides[0][name], is_paired=is_paired)))
+            rows[-1].append(values.less(sides[0][name], is_paired=is_paired))
     return f"Last column: {how}." if len(runs) > 1 else "", rows
 
 
@@ -332,7 +328,7 @@ def _counted(sides: Sequence[Mapping[str, tuple[int, int, Any]]]) -> Iterator[li
             shares.append(_percent(found, of))
             behind = "; gaps {} / {}".format(*map(_short, gaps)) if gaps else ""
             cells.append(f"{found} of {of}: {_interval(shares[-1])}{behind}" if of else "-")
-        change = [_in_words(_less(shares[-1], shares[0]))] if len(sides) > 1 else []
+        change = [_change(shares[-1], shares[0])] if len(sides) > 1 else []
         yield [name, *cells, *change]
 
 
@@ -341,16 +337,12 @@ def _percent(found: int, of: int) -> Estimate | None:
     return Estimate(found / of, *wilson(found / of, of)).times(100) if of else None
 
 
-def _less(after: Estimate | None, before: Estimate | None, phi: float = 0.0) -> Estimate | None:
-    return difference(after, before, phi) if after and before else None
+def _change(after: Estimate | None, before: Estimate | None, phi: float = 0.0) -> str:
+    return difference(after, before, phi).in_words if after and before else "-"
 
 
 def _interval(one: Estimate | None) -> str:
     return f"{one.value:.3g} [{one.low:.3g}, {one.high:.3g}]" if one else "-"
-
-
-def _in_words(change: Estimate | None) -> str:
-    return change.in_words if change else "-"
 
 
 def _short(value: float | None) -> str:

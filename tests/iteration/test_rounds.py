@@ -132,7 +132,8 @@ def test_books_and_table(done: Iterated, out: Path) -> None:
         assert line["train_rows"] == line["kept"]
         assert line["train_margin_base"] is not None
     page = index_of(out / "report.html")
-    tables = {one["title"]: one["rows"] for one in page["tables"]}
+    every = (*page["tables"], *page["last_tables"])
+    tables = {one["title"]: one["rows"] for one in every}
     assert [one[-1] for one in tables["Lineage"]][-1] == done.policy.fingerprint
     assert {name: cells for name, *cells in tables["Rounds"]} == dict(shown(done.lines))
     assert page["verdict"][-1] == done.account and "the policy: round-2/model" in page["verdict"][0]
