@@ -139,7 +139,7 @@ def index(of: Read, rows: Iterable[Row], edges: Edges | None = None) -> dict[str
         "features": list(names),
         "principles": list(_principles(of, features_of(principles))),
         "histograms": list(_histograms(of, edges or edges_of([of]))),
-        "judges": [one.to_json(decision) for one in of.judged],
+        "judges": [one.summary(decision) for one in of.judged],
         "checks": [asdict(one) | {"interval": one.interval} for one in (*checks.found(), *unlike)],
         "columns": columns,
         "block": BLOCK,

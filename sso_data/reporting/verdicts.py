@@ -29,7 +29,7 @@ class Judged:
     question: str
     verdicts: Mapping[int, Verdict]
 
-    def to_json(self, decision: Decision) -> dict[str, Any]:
+    def summary(self, decision: Decision) -> dict[str, Any]:
         """Return its line of the ledger: rates (1: the first named is better) with intervals."""
         is_score = self.question == _SCORED
         said = {

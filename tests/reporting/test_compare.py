@@ -35,7 +35,8 @@ def tables_of(found: dict[str, Any]) -> dict[str, dict[str, list[str]]]:
 
 def test_answers_are_joined_by_prompt(two: tuple[Path, Path], tmp_path: Path) -> None:
     done = compare(two, tmp_path / "out")
-    found, rows = index_of(done.page), rows_of(tmp_path / "out")
+    found: dict[str, Any] = index_of(done.page)
+    rows: list[Any] = list(rows_of(tmp_path / "out"))
     assert found["compared"] == ["a", "b"] and found["rows"] == 40 and done.rows == 80
     assert found["columns"]["id"] == [make_row(i).id for i in range(40)]
     for i, (first, second) in enumerate(rows):
