@@ -107,6 +107,8 @@ def test_the_command(
     told = json.loads(done.stdout)
     assert Path(told["page"]) == tmp_path / "c-against-a/index.html" and told["rows"] == 3 * 12
     assert index_of(Path(told["page"]))["name"] == "a and b and c"
+    tinted = CliRunner().invoke(app, ["report", *runs, "--tokens", "3"])
+    assert tinted.exit_code == 1 and "one run" in tinted.stderr
     twice = CliRunner().invoke(app, ["report", runs[0], runs[0]])
     assert twice.exit_code == 1 and "named twice" in twice.stderr
     monkeypatch.setattr("sso_data.reporting.page.MOST_SINGLE", 79)
