@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sso_data.config.evaluation import FORMS, JudgeConfig
-from sso_data.core.errors import ConfigError, SsoDataError
+from sso_data.core.errors import ConfigError, RunError, SsoDataError
 from sso_data.core.fingerprints import sampled
 from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
@@ -17,7 +17,7 @@ from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Message, Row, View
 from sso_data.models.directory import model_fingerprint, resolve_model
 from sso_data.runs.files import make_dir, swap_dir
-from sso_data.runs.jsonl import JsonlStore
+from sso_data.runs.jsonl import JsonlStore, read_objects, unsealed
 from sso_data.runs.workdir import write_json
 
 TEMPLATE = "judge.j2"
@@ -258,6 +258,25 @@ def judge_all(
                 found[said.key] = said
                 progress.count(len(found), len(comparisons), "verdicts")
     return name, found
+
+
+def stored_verdicts(out: Path) -> Iterator[tuple[str, dict[str, Verdict]]]:
+    """Yield (judge's name, verdicts by key) of every judge that was asked; nothing is written.
+
+    Raises RunError that names a line which is not one.
+    """
+    for file in sorted((out / JUDGES).glob("*/verdicts.jsonl")):
+        name, found = file.parent.name, dict[str, Verdict]()
+        for where, content in read_objects(file):
+            line = unsealed(content, where)
+            if line.get("key") == _NAME_KEY:
+                name = str(line["name"])
+                continue
+            try:
+                found[line["key"]] = _verdict(line)
+            except (KeyError, TypeError, IndexError) as error:
+                raise RunError(f"{where}: is not a verdict; remove the line") from error
+        yield name, found
 
 
 def _line(verdict: Verdict) -> JsonRow:
