@@ -64,7 +64,7 @@ def load_data(source: str, policy: PolicyFiles, config: TrainConfig) -> Data:
         encoder = Encoder(
             template=template_for(policy.tokenizer, first, config.views),
             config=sequence,
-            contrasts=terms_of(config.loss).contrasts,
+            terms=terms_of(config.loss).names,
             eos_ids=frozenset(policy.facts.eos_ids),
             vocab_size=policy.facts.vocab_size,
             skip_bad_rows=config.data.skip_bad_rows,
@@ -199,7 +199,7 @@ class RewardData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairReader:
-    """Encodes preference sets for one model: the base contrast alone.
+    """Encodes preference sets for one model: the base term alone.
 
     `eos_ids` are all end-of-sequence ids of the model, `vocab_size` its number of embeddings.
     """
@@ -217,7 +217,7 @@ class PairReader:
         encoder = Encoder(
             template=template_for(self.tokenizer, found[0] if found else {}, self.views),
             config=self.sequences,
-            contrasts=("base",),
+            terms=("base",),
             eos_ids=self.eos_ids,
             vocab_size=self.vocab_size,
             skip_bad_rows=self.skip_bad_rows,

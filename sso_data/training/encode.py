@@ -48,13 +48,13 @@ class EncodedRow:
     ref_CS: NDArray[np.float64]  # noqa: N815 - shape letters
     cut: bool = False
 
-    def sequence(self, contrast: PreferenceTerm, side: int) -> tuple[Ids, Ids]:
-        """Prompt and response of a contrast's preferred (0) or other (1) side."""
-        return self.prompts[SEEN[contrast]], self.completions[DRAWN[contrast][side]]
+    def sequence(self, term: PreferenceTerm, side: int) -> tuple[Ids, Ids]:
+        """Prompt and response of a term's preferred (0) or other (1) side."""
+        return self.prompts[SEEN[term]], self.completions[DRAWN[term][side]]
 
-    def length(self, contrasts: Sequence[PreferenceTerm]) -> int:
+    def length(self, terms: Sequence[PreferenceTerm]) -> int:
         """Tokens of the longest sequence."""
-        pairs = [self.sequence(name, side) for name in contrasts for side in (0, 1)]
+        pairs = [self.sequence(name, side) for name in terms for side in (0, 1)]
         return max(len(prompt) + len(completion) for prompt, completion in pairs)
 
 
@@ -92,14 +92,14 @@ class EncodeReport:
 
 @dataclass(slots=True, kw_only=True)
 class Encoder:
-    """Encodes rows for the given contrasts, and counts; InputError names the first bad row.
+    """Encodes rows for the given terms, and counts; InputError names the first bad row.
 
     `vocab_size` is the model's: ids beyond it are refused.
     """
 
     template: ChatTemplate
     config: SequenceConfig
-    contrasts: Sequence[PreferenceTerm]
+    terms: Sequence[PreferenceTerm]
     eos_ids: frozenset[int]
     vocab_size: int
     skip_bad_rows: bool = False
@@ -130,8 +130,8 @@ class Encoder:
         if isinstance(row["prompt"], str):
             raise _wrong(where, "prompt", row["prompt"], "a list of messages")
         messages = turns_of(row["prompt"], "user", where)
-        seen = {SEEN[name] for name in self.contrasts}
-        drawn = {view for name in self.contrasts for view in DRAWN[name]}
+        seen = {SEEN[name] for name in self.terms}
+        drawn = {view for name in self.terms for view in DRAWN[name]}
         return EncodedRow(
             id=str(typed(row, "id", (str, int), where)),
             prompts={view: self._prompt(row, view, messages, where) for view in seen},
@@ -139,7 +139,7 @@ class Encoder:
                 view: self._known_ids(token_ids(row, f"{SIDE_OF[view]}_token_ids", where), where)
                 for view in drawn
             },
-            ref_CS=recorded_nats(row, self.contrasts, where),
+            ref_CS=recorded_nats(row, self.terms, where),
         )
 
     def _prompt(self, row: JsonRow, view: View, messages: tuple[Message, ...], where: str) -> Ids:
@@ -162,7 +162,7 @@ class Encoder:
 
     def _foreign(self, row: JsonRow, where: str) -> EncodedRow:
         """A preference row without token ids: prompt, chosen and rejected, rendered here."""
-        if any(name != "base" for name in self.contrasts):
+        if any(name != "base" for name in self.terms):
             self.skip_bad_rows = False  # no row of such a set can train
             raise InputError(
                 f"{where}: has no token ids (chosen_token_ids ...), so it cannot train with SSO; "
@@ -206,7 +206,7 @@ class Encoder:
         """
         report, most = self.report, self.config.max_length
         ended = {view: int(ids[-1]) in self.eos_ids for view, ids in row.completions.items()}
-        if row.length(self.contrasts) > most:
+        if row.length(self.terms) > most:
             budget = most - max(map(len, row.prompts.values()))
             if self.config.too_long == "drop" or budget < 1:
                 report.too_long += 1
@@ -259,12 +259,10 @@ def _wrong(where: str, column: str, value: Any, wanted: str) -> InputError:
     return InputError(f"{where}: column {column!r} must be {wanted} (got {shown})")
 
 
-def recorded_nats(
-    row: JsonRow, contrasts: Sequence[PreferenceTerm], where: str
-) -> NDArray[np.float64]:
+def recorded_nats(row: JsonRow, terms: Sequence[PreferenceTerm], where: str) -> NDArray[np.float64]:
     """The row's `logp_<seen>_<drawn>` in the places of `EncodedRow.ref_CS`; NaN where missing."""
     found = np.full((len(PREFERENCE_TERMS), 2), np.nan)
-    for name in contrasts:
+    for name in terms:
         for side, drawn in enumerate(DRAWN[name]):
             column = f"logp_{SEEN[name]}_{drawn}"
             if row.get(column) is None:

@@ -191,7 +191,7 @@ def _with_references(
     dtype = compute_dtype(config)
     scorer = model_scorer(
         model,
-        terms_of(loss).contrasts,
+        terms_of(loss).names,
         pad_id=pad_id,
         autocast=dtype if dtype is torch.bfloat16 else None,
     )

@@ -82,7 +82,7 @@ class RewardTrainer(RowTrainer):
         super().__init__(
             model,
             args,
-            contrasts=("base",),
+            terms=("base",),
             rows=rows,
             eval_rows=eval_rows,
             pad_id=pad_id,

@@ -58,7 +58,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         model: nn.Module,
         args: TrainingArguments,
         *,
-        contrasts: tuple[PreferenceTerm, ...],
+        terms: tuple[PreferenceTerm, ...],
         rows: Sequence[EncodedRow],
         eval_rows: Sequence[EncodedRow] | None,
         pad_id: int,
@@ -68,16 +68,16 @@ class RowTrainer(Trainer):  # type: ignore[misc]
 
         Raises ConfigError for several GPUs in one process.
         """
-        self.contrasts = contrasts
+        self.terms = terms
         args.remove_unused_columns = False  # rows are records, not columns
         args.label_names = []
         disable_dropout(model)
         super().__init__(
             model=model,
             args=args,
-            data_collator=Collator(contrasts=contrasts, pad_id=pad_id),
-            train_dataset=PairRows(rows, contrasts),
-            eval_dataset=PairRows(eval_rows, contrasts) if eval_rows else None,
+            data_collator=Collator(terms=terms, pad_id=pad_id),
+            train_dataset=PairRows(rows, terms),
+            eval_dataset=PairRows(eval_rows, terms) if eval_rows else None,
             **options,
         )
         if args.n_gpu > 1:

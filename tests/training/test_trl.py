@@ -115,7 +115,7 @@ def test_trl_sees_the_same_tokens_as_our_reader_of_foreign_rows(
     tmp_path: Path, policy: Any, tokenizer: Any, journal: list[JsonRow], encoder: Any
 ) -> None:
     trainer = trl_dpo(tmp_path, policy, None, tokenizer, journal[:8])
-    encoder.contrasts = ("base",)
+    encoder.terms = ("base",)
     names = ("prompt", "chosen", "rejected")
     ours = encoder.encode([{name: row[name] for name in names} for row in journal[:8]])
     for row, theirs in zip(ours, trainer.train_dataset, strict=True):
@@ -137,7 +137,7 @@ def averages(model: Any, batch: dict[str, Tensor]) -> Tensor:
 def batch(encoded: Any) -> dict[str, Tensor]:
     from sso_data.training.batch import Collator
 
-    collate = Collator(contrasts=("base",), pad_id=0)
+    collate = Collator(terms=("base",), pad_id=0)
     found: dict[str, Tensor] = collate(list(enumerate(encoded[:8])))["base"]
     return found
 
