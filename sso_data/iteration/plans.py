@@ -60,10 +60,10 @@ def train_config(config: IterateConfig, number: int, policy: PolicyAt) -> TrainC
     Pairs that the policy did not sample itself (labelled ones, a generator's) bring no references
     that could be used.
     """
-    is_foreign = config.labelled is not None or config.generator is not None
+    is_off_policy = config.labelled is not None or config.generator is not None
     found = _of_round(config, config.train, number, policy, "train")
     reference = found.reference
-    if is_foreign and reference.mode == "auto" and found.loss.objective != "pairs":
+    if is_off_policy and reference.mode == "auto" and found.loss.objective != "pairs":
         update = {"reference": reference.model_copy(update={"mode": "rescore"})}
         return found.model_copy(update=update) if found.kind == "policy" else found
     return found

@@ -27,7 +27,7 @@ class Data:
 
     `fingerprint`: 16 hexadecimal digits over every token id and recorded log-prob, in order.
     `made_by` counts the rows of each (model, its fingerprint); empty for sets from elsewhere.
-    `foreign_model`: rows were sampled by another model, so that their log-probs do not count.
+    `off_policy`: rows were sampled by another model, so that their log-probs do not count.
     """
 
     train: list[EncodedRow]
@@ -36,7 +36,7 @@ class Data:
     fingerprint: str
     template_fingerprint: str
     made_by: Counter[tuple[str, str]]
-    foreign_model: bool
+    off_policy: bool
 
     @property
     def length_ratio(self) -> float:
@@ -88,7 +88,7 @@ def load_data(source: str, policy: PolicyFiles, config: TrainConfig) -> Data:
         fingerprint=fingerprint_of(encoded),
         template_fingerprint=encoder.template.fingerprint,
         made_by=made_by,
-        foreign_model=not all(same(policy.fingerprint, found) for _, found in made_by),
+        off_policy=not all(same(policy.fingerprint, found) for _, found in made_by),
     )
 
 

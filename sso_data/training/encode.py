@@ -114,7 +114,7 @@ class Encoder:
         where = f"row {row.get('id') or number}"
         is_own = has_token_ids(row)
         try:
-            encoded = self._own(row, where) if is_own else self._foreign(row, where)
+            encoded = self._own(row, where) if is_own else self._external(row, where)
         except (KeyError, Unrenderable, InputError) as error:
             what = f"no column {error}" if isinstance(error, KeyError) else str(error)
             detail = what if isinstance(error, InputError) else f"{where}: {what}"
@@ -160,7 +160,7 @@ class Encoder:
             )
         return np.asarray(ids, np.int32)
 
-    def _foreign(self, row: JsonRow, where: str) -> EncodedRow:
+    def _external(self, row: JsonRow, where: str) -> EncodedRow:
         """A preference row without token ids: prompt, chosen and rejected, rendered here."""
         if any(name != "base" for name in self.terms):
             self.skip_bad_rows = False  # no row of such a set can train

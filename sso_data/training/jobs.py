@@ -104,7 +104,7 @@ def policy_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
             f"chosen responses are {ratio:.2f} times as long as rejected ones "
             f"(stop.warn_length_ratio {most}): the policy may learn length from this"
         )
-    if data.foreign_model:
+    if data.off_policy:
         others = ", ".join(sorted({model for model, _ in data.made_by}))
         warnings.append(
             f"rows were sampled by other models ({others}): they are off-policy for --model, and "
@@ -177,7 +177,7 @@ def _with_references(
     `sampled_in`: the number format of the engine that made the rows.
     """
     rows, loss, progress = [*data.train, *data.held_out], config.loss, context.progress
-    if data.foreign_model:  # another model's log-probs do not count
+    if data.off_policy:  # another model's log-probs do not count
         rows = [replace(row, ref_CS=np.full_like(row.ref_CS, np.nan)) for row in rows]
     if loss.needs_reference:
         progress.phase("checking the references")

@@ -209,7 +209,7 @@ class TestLength:
         assert encoder.report.without_eos == 1
 
 
-class TestForeignRows:
+class TestExternalRows:
     @pytest.mark.parametrize(
         ("source", "kind"),
         [
@@ -260,10 +260,10 @@ class TestForeignRows:
         pairs_only = replace(encoder, terms=("base",))
         for row in journal[:20]:
             (own,) = pairs_only.encode([row])
-            (foreign,) = pairs_only.encode([{name: row[name] for name in names}])
+            (external,) = pairs_only.encode([{name: row[name] for name in names}])
             for side in (0, 1):
                 for one, other in zip(
-                    own.sequence("base", side), foreign.sequence("base", side), strict=True
+                    own.sequence("base", side), external.sequence("base", side), strict=True
                 ):
                     assert one.tolist() == other.tolist()
 

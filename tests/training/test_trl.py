@@ -111,7 +111,7 @@ def test_dpo_trainer(
         )
 
 
-def test_trl_sees_the_same_tokens_as_our_reader_of_foreign_rows(
+def test_trl_sees_the_same_tokens_as_our_reader_of_external_rows(
     tmp_path: Path, policy: Any, tokenizer: Any, journal: list[JsonRow], encoder: Any
 ) -> None:
     trainer = trl_dpo(tmp_path, policy, None, tokenizer, journal[:8])
