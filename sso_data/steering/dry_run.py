@@ -12,7 +12,7 @@ from sso_data.core.records import JsonRow, Prompt
 from sso_data.prompts import count_prompts, read_prompts
 from sso_data.runs.ledger import Ledger
 from sso_data.runs.steering import MemorySteeringStore
-from sso_data.steering.by_model import Task
+from sso_data.steering.by_model import PassTask
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import open_writer
 from sso_data.steering.passes import PROMPTS_STEERED, Pass, prompts_of
@@ -63,7 +63,7 @@ def write_principles(
     with open_writer(config, tell=progress.warn) as model:
         progress.phase("writing principles")
         progress.count(0, total, PROMPTS_STEERED)
-        task = Task(
+        task = PassTask(
             rules=rules,
             choose=rules.choose == "policy",
             write=True,
