@@ -9,7 +9,7 @@ from typing import Literal
 
 from sso_data.core.jinja import render
 from sso_data.world import lexicon as lex
-from sso_data.world.queries import Query, parse, sample_query
+from sso_data.world.query import Query, parse, sample_query
 from tools.tiny_world.guidelines import feature_pairs
 from tools.tiny_world.responses import LEVELS, Level, sample_response
 from tools.tiny_world.skills import draw_choice, draw_principle, draw_query

@@ -12,7 +12,7 @@ from pathlib import Path
 from sso_data.world import lexicon as lex
 from sso_data.world import policy_dir, queries, score
 from sso_data.world.lexicon import Kind
-from sso_data.world.queries import parse
+from sso_data.world.query import parse
 from tools.tiny_world.dialogues import Message, system_message
 from tools.tiny_world.guidelines import Pair, feature_pairs, short_catalogue
 from tools.tiny_world.measure import estimate, show
