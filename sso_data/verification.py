@@ -122,7 +122,7 @@ def _books(run: Path) -> Iterator[Finding]:
     if missing := unfinished(manifest, account):
         yield Finding(str(run), "warn", f"unfinished: {missing}", _AGAIN)
     else:
-        yield Finding(str(run), "ok", account.books)
+        yield Finding(str(run), "ok", account.balance)
 
 
 def _pairs(pairs: Path) -> Iterator[Finding]:
