@@ -107,23 +107,23 @@ class Encoder:
 
     def encode(self, rows: Iterable[JsonRow]) -> list[EncodedRow]:
         """The rows that fit, in their order."""
-        found = (self._one(row, number) for number, row in enumerate(rows, start=1))
-        return [row for row in found if row is not None]
-
-    def _one(self, row: JsonRow, number: int) -> EncodedRow | None:
-        where = f"row {row.get('id') or number}"
-        is_own = has_token_ids(row)
-        try:
-            encoded = self._own(row, where) if is_own else self._external(row, where)
-        except (KeyError, Unrenderable, InputError) as error:
-            what = f"no column {error}" if isinstance(error, KeyError) else str(error)
-            detail = what if isinstance(error, InputError) else f"{where}: {what}"
-            if is_own or not self.skip_bad_rows:
-                raise InputError(detail) from error
-            self.report.add_malformed(detail)
-            return None
-        self.report.rows += 1
-        return self._fitted(encoded)
+        fitted = []
+        for number, row in enumerate(rows, start=1):
+            where = f"row {row.get('id') or number}"
+            is_own = row.get("chosen_token_ids") is not None
+            try:
+                encoded = self._own(row, where) if is_own else self._external(row, where)
+            except (KeyError, Unrenderable, InputError) as error:
+                what = f"no column {error}" if isinstance(error, KeyError) else str(error)
+                detail = what if isinstance(error, InputError) else f"{where}: {what}"
+                if is_own or not self.skip_bad_rows:
+                    raise InputError(detail) from error
+                self.report.add_malformed(detail)
+                continue
+            self.report.rows += 1
+            if (found := self._fitted(encoded)) is not None:
+                fitted.append(found)
+        return fitted
 
     def _own(self, row: JsonRow, where: str) -> EncodedRow:
         """A row of ours: ids as sampled, each view checked against its `prompt_hash`."""
@@ -226,11 +226,6 @@ class Encoder:
         report.encoded += 1
         report.without_eos += sum(not done for done in ended.values())
         return row
-
-
-def has_token_ids(row: JsonRow) -> bool:
-    """Return True for a row of ours, with the ids that were sampled."""
-    return row.get("chosen_token_ids") is not None
 
 
 def typed(row: JsonRow, column: str, kinds: tuple[type, ...], where: str) -> Any:

@@ -205,7 +205,10 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_whole(folder, self.state.global_step)
-            self._remove_old(folder.parent)
+            best = self.state.best_model_checkpoint
+            for old in checkpoints(folder.parent.parent)[: -self.keep]:
+                if best is None or old.resolve() != Path(best).resolve():
+                    remove_tree(old)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with _readable(resume_from_checkpoint):
@@ -218,12 +221,6 @@ class RowTrainer(Trainer):  # type: ignore[misc]
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _readable(checkpoint):
             super()._load_rng_state(checkpoint)
-
-    def _remove_old(self, folder: Path) -> None:
-        best = self.state.best_model_checkpoint
-        for old in checkpoints(folder.parent)[: -self.keep]:
-            if best is None or old.resolve() != Path(best).resolve():
-                remove_tree(old)
 
 
 @contextmanager

@@ -66,17 +66,12 @@ class SSOTrainer(RowTrainer):
         self._compared: PreferenceTerm = "base" if "base" in self.terms else "good"
         unit = "nats" if loss.compares == "totals" else "nats/token"
         self.preference_of = f"D of y+ over y-, {SEEN[self._compared]} view ({unit})"
-        self.backward_mode = self._possible(backward)
+        self.backward_mode = backward
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            self.backward_mode = "joint"  # its backward may run only once a step
+        elif backward == "two_pairs" and self.accelerator.num_processes > 1:
+            self.backward_mode = "one_pair"  # DDP and FSDP cannot keep the base graph
         self._scorer = CompletionScorer(model)
-
-    def _possible(self, wanted: BackwardMode) -> BackwardMode:
-        """DeepSpeed's backward may run once a step; DDP and FSDP cannot keep the base graph."""
-        kind = self.accelerator.distributed_type
-        if kind == DistributedType.DEEPSPEED:
-            return "joint"
-        if wanted == "two_pairs" and self.accelerator.num_processes > 1:
-            return "one_pair"
-        return wanted
 
     # steps
 
