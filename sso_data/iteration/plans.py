@@ -121,7 +121,7 @@ def identity_of(config: IterateConfig, fingerprint: str) -> dict[str, Any]:
     the catalogue or the templates cannot be read.
     """
     dumped = config.model_dump(mode="json", exclude={"generate"} if config.labelled else set())
-    flat = {key: value for key, value in _flat(dumped, "") if not _FREE.fullmatch(key)}
+    flat = {key: value for key, value in _leaves(dumped, "") if not _FREE.fullmatch(key)}
     found = {"model": fingerprint, **flat}
     if not config.labelled:
         catalogue = load_catalogue(config.generate.principles)
@@ -141,10 +141,10 @@ def fingerprint_at(
     return model_fingerprint(resolve_model(str(path), revision), progress)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, value) of every key; an empty section counts as a value."""
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
