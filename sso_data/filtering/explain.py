@@ -215,7 +215,12 @@ def explain(
     gaps = valid[:, :, 2] > 0
     effect, features = effect_of(rows), features or {}
     effects = {name: effect_of(rows[places]) for name, places in sorted(features.items())}
-    idle = tuple(_idle(effects))
+    moves = any(effect.verdict == "moves" for effect in effects.values())
+    idle = tuple(  # principles without an effect in rows enough, where another one has one
+        name
+        for name, effect in effects.items()
+        if moves and effect.verdict != "moves" and effect.rows >= _FEWEST_OF_FEATURE
+    )
     without = np.ones(len(rows), np.bool_)
     for name in idle:
         without[features[name]] = False
@@ -279,14 +284,6 @@ def effect_of(rows: Rows) -> Effect:
         low=low,
         high=high,
     )
-
-
-def _idle(effects: Mapping[str, Effect]) -> Iterator[str]:
-    """Yield the principles that show no effect in rows enough, if another one shows one."""
-    if any(effect.verdict == "moves" for effect in effects.values()):
-        for name, effect in effects.items():
-            if effect.verdict != "moves" and effect.rows >= _FEWEST_OF_FEATURE:
-                yield name
 
 
 def _binding(decision: Decision) -> Binding | None:

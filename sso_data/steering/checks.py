@@ -193,7 +193,17 @@ def review(principles: Sequence[Principle]) -> list[TextFinding]:
     """Return all findings about a catalogue's texts, errors first."""
     found = [finding for one in principles for finding in _of_one(one)]
     for one, other in combinations(principles, 2):
-        found += _of_two(one, other)
+        if one.name.casefold() == other.name.casefold():
+            found.append(_error(one, f"differs from {other.name} in case only"))
+        for side in ("good", "bad"):
+            here, there = getattr(one, side), getattr(other, side)
+            if are_alike(here, there):
+                found.append(_error(one, f"its {side} text equals that of {other.name}"))
+            elif likeness(here, there) > NEAR_DUPLICATE:
+                found.append(_warning(one, f"its {side} text is much like that of {other.name}"))
+        if one.adjectives.good.casefold() == other.adjectives.good.casefold():
+            text = f"has the adjective of {other.name}: {one.adjectives.good}"
+            found.append(_warning(one, text))
     return sorted(found, key=lambda finding: finding.severity)
 
 
@@ -228,20 +238,6 @@ def _of_one(one: Principle) -> Iterator[TextFinding]:
         for first, second in combinations(texts, 2):
             if are_alike(first, second):
                 yield _warning(one, f"two wordings are the same: {first[:40]!r}")
-
-
-def _of_two(one: Principle, other: Principle) -> Iterator[TextFinding]:
-    """Findings about a principle next to another one."""
-    if one.name.casefold() == other.name.casefold():
-        yield _error(one, f"differs from {other.name} in case only")
-    for side in ("good", "bad"):
-        here, there = getattr(one, side), getattr(other, side)
-        if are_alike(here, there):
-            yield _error(one, f"its {side} text equals that of {other.name}")
-        elif likeness(here, there) > NEAR_DUPLICATE:
-            yield _warning(one, f"its {side} text is much like that of {other.name}")
-    if one.adjectives.good.casefold() == other.adjectives.good.casefold():
-        yield _warning(one, f"has the adjective of {other.name}: {one.adjectives.good}")
 
 
 def _error(one: Principle, text: str) -> TextFinding:

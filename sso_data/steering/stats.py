@@ -79,7 +79,9 @@ def principle_stats(run: Path, *, wordings: bool = False) -> list[PrincipleStats
         row = orjson.loads(line)
         for principle, wording in _wordings_of(row):
             if principle in checks:
-                better[principle, place] = _preference(checks[principle], row)
+                degree = checks[principle].degree
+                chosen, rejected = (degree(row[s][0]["content"]) for s in ("chosen", "rejected"))
+                better[principle, place] = 0.5 if chosen == rejected else float(chosen > rejected)
             places[principle, None].append(place)
             if wordings:
                 places[principle, wording].append(place)
@@ -105,12 +107,6 @@ def principle_stats(run: Path, *, wordings: bool = False) -> list[PrincipleStats
         )
     whole = {one.principle: one.kept_share for one in found if one.wording is None}
     return sorted(found, key=lambda one: (-whole[one.principle], one.principle, one.wording or ""))
-
-
-def _preference(check: ResponseCheck, row: JsonRow) -> float:
-    """Return 1 where y+ follows the check better than y-, 0 where y- does, 0.5 for a tie."""
-    chosen, rejected = (check.degree(row[side][0]["content"]) for side in ("chosen", "rejected"))
-    return 0.5 if chosen == rejected else float(chosen > rejected)
 
 
 def _mean(values: list[float]) -> float | None:
