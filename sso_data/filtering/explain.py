@@ -311,7 +311,10 @@ def _steps(
     for _ in range(_MOST_STEPS):
         if len(found.kept) >= len(rows) / 2 or not (binding := _binding(found)):
             return
-        changed = _loosened(binding.reason, _with(config, settings), _reaching(rows, found))
+        after = [stage.reason for stage in found.funnel[1:]]
+        later = after[after.index(binding.reason) :]
+        reached = rows[np.isin(found.reason_code, [0, *map(REASONS.index, later)])]
+        changed = _loosened(binding.reason, _with(config, settings), reached)
         if not changed:
             return
         settings |= changed
@@ -335,17 +338,6 @@ def written(config: FilterConfig, own: FilterConfig) -> Iterator[str]:
 
 def _with(config: FilterConfig, settings: Settings) -> FilterConfig:
     return config.model_copy(update=dict(settings))
-
-
-def _reaching(rows: Rows, decision: Decision) -> Rows:
-    """Return the rows that reach the binding test."""
-    binding = _binding(decision)
-    assert binding is not None
-    after = [stage.reason for stage in decision.funnel[1:]]
-    after = after[after.index(binding.reason) :]
-    codes = [0, *(REASONS.index(reason) for reason in after)]
-    reached: Rows = rows[np.isin(decision.reason_code, codes)]
-    return reached
 
 
 def _loosened(reason: str, config: FilterConfig, rows: Rows) -> Settings:
