@@ -87,10 +87,10 @@ def _student(degrees: int) -> float:
 
 def wilson(share: float, n: int) -> tuple[float, float]:
     """Return the score interval (Wilson 1927), 95 %, of a binomial share of `n` > 0 trials."""
-    centre = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
+    center = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
     half = Z_95 / (1 + Z_95**2 / n)
     half *= math.sqrt(max(0.0, share * (1 - share)) / n + Z_95**2 / (4 * n**2))
-    return (centre - half if share > 0 else 0.0), (centre + half if share < 1 else 1.0)
+    return (center - half if share > 0 else 0.0), (center + half if share < 1 else 1.0)
 
 
 def sign_test(one: int, other: int) -> float:

@@ -153,7 +153,7 @@ def _head(of: Read) -> dict[str, Any]:
     return {
         "name": public_name(str(of.run)),
         "model": public_name(str(of.manifest["config"]["model"])),
-        "account": account.books,
+        "account": account.balance,
         "not_asked": int(lacking(of.scores.rows).sum()),
         "rows": len(of.scores),
         "unfinished": of.expected - account.done,

@@ -81,13 +81,13 @@ class Account:
 
     @property
     def times(self) -> str:
-        """What stands after the number of prompts in the books: nothing, or the samples."""
+        """What stands after the number of prompts in the balance: nothing, or the samples."""
         if self.samples == 1:
             return ""
         return f" x samples {self.samples}" if self.samples else f" with {self.done} samples"
 
     @property
-    def books(self) -> str:
+    def balance(self) -> str:
         """The accounting of the prompts, one phrase."""
         return f"prompts {self.prompts}{self.times} = rows {self.rows} + failed {self.failed}"
 

@@ -1,4 +1,4 @@
-"""Rounds of the tiny policy: lineage, books, going on, other kinds of rounds, what is refused."""
+"""Rounds of the tiny policy: lineage, accounting, going on, other kinds, what is refused."""
 
 import json
 import shutil
