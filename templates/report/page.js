@@ -83,7 +83,7 @@ function table(heads, rows) {
     if (tag === "th") element.scope = "col";
     return element;
   };
-  const head = make("tr", {}, ...heads.map((name, i) => { const th = cell("th", name); if (rows.length && NUMBER.test(String(rows[0][i]))) th.className = "number"; return th; }));
+  const head = make("tr", {}, ...heads.map((name, i) => { const th = cell(name === "" ? "td" : "th", name); if (rows.length && NUMBER.test(String(rows[0][i]))) th.className = "number"; return th; }));
   const body = rows.map((row) => make("tr", {}, ...row.map((value) => cell("td", value))));
   return make("div", {className: "scroll", tabIndex: 0}, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
 }

@@ -31,8 +31,9 @@ def browser() -> Iterator[Any]:
 class Opened:
     """A page with everything that it said and asked for."""
 
-    def __init__(self, browser: Any, url: str, width: int = 1440) -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": 900})
+    def __init__(self, browser: Any, url: str, width: int = 1440, scheme: str = "light") -> None:
+        size = {"width": width, "height": 900}
+        self.page = browser.new_page(viewport=size, color_scheme=scheme)
         self.said: list[str] = []
         self.asked: list[str] = []
         self.page.on("console", lambda message: self.said.append(message.text))
@@ -156,6 +157,23 @@ def test_columns_are_wide_enough_or_stacked(browser: Any, url: str, width: int) 
     boxes = [one.bounding_box() for one in opened.page.query_selector_all(".answers > div")]
     assert len(boxes) == 3 and all(box["width"] >= 280 for box in boxes)
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_axe_finds_nothing(
+    browser: Any, url: str, make_run: Make, tmp_path: Path, width: int, scheme: str
+) -> None:
+    """Accessibility (WCAG 2 A and AA, and best practices) of both pages, a row opened."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    runs = [make_run(rows_of_all_kinds(), name) for name in ("a", "b")]
+    for address in (url, compare(runs, tmp_path / "both").page.as_uri()):
+        opened = Opened(browser, address, width, scheme)
+        opened.page.keyboard.press("j")
+        opened.shows("Question 0: what is a kite?")
+        opened.page.keyboard.press("d")
+        found = axe.run(opened.page)
+        assert found.violations_count == 0, found.generate_report()
 
 
 def test_a_missing_block_is_told(browser: Any, url: str, tmp_path: Path) -> None:
