@@ -28,6 +28,7 @@ def plan(
     ] = None,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
@@ -58,6 +59,7 @@ def plan(
         templates=templates,
         engine__name=engine,
         engine__count=engines,
+        engine__cluster=cluster,
         engine__servers=servers or None,
         **opt.source_keys(
             split, column, limit, layout=format_, take=take, skip_bad_rows=skip_bad_rows
