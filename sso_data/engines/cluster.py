@@ -83,17 +83,20 @@ class Cluster:
             vllm["distributed_executor_backend"] = "ray"
         room = self.room()
         self.count = room if config.count == "auto" else config.count
-        needs = f"{size} GPUs" if most else f"{self._bundles[0]['CPU']} CPUs"
-        self._needs = needs if not needs.startswith("1 ") else needs[:-1]
+        key, needs = next(iter(self._bundles[0].items()))
+        needs = size if key == "GPU" else needs
+        self._needs = f"{needs} {key}{'s' * (needs > 1)}"
         if not self.count:
             raise EngineError(
                 f"the cluster has no room for an engine of {self._needs}: its nodes have "
-                f"{_total('GPU'):.0f} GPUs and {_total('CPU'):.0f} CPUs; see `ray status`"
+                f"{_held()}; see `ray status`"
             )
         self.text = (
             f"{self.count} engine{'s' * (self.count > 1)} of {self._needs} on a Ray cluster of "
-            f"{len(nodes)} nodes" + f", which has room for {room} now" * (room < self.count)
+            f"{len(nodes)} node{'s' * (len(nodes) > 1)}"
         )
+        if room < self.count:
+            self.text += f", which has room for {room} now"
         self.config = config.model_copy(
             update={"name": name, "cluster": None, "count": self.count, "vllm": vllm}
         )
@@ -277,6 +280,12 @@ def join(address: str) -> None:
             signal.signal(signal.SIGTERM, handler)
 
 
+def summary(address: str) -> str:
+    """Join a cluster and say what it has. Raises EngineError as `join` does."""
+    join(address)
+    return f"a cluster of {len(_nodes())} nodes with {_held()}"
+
+
 def _answering(address: str) -> str:
     """Return the address, with `auto` looked up. Raises EngineError unless Ray answers there."""
     import grpc
@@ -315,6 +324,10 @@ def _nodes() -> list[Mapping[str, float]]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _held() -> str:
+    return f"{_total('GPU'):.0f} GPUs and {_total('CPU'):.0f} CPUs"
 
 
 def _total(resource: str) -> float:
