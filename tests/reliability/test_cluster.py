@@ -41,6 +41,10 @@ def actors() -> list[int]:
     return found
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def begin(nodes: Any, prompts: Path, run: Path) -> subprocess.Popen[str]:
     arguments = [*command("transformers", prompts, run), "--cluster", nodes.address, "--json"]
     pipe = subprocess.PIPE
@@ -76,7 +80,10 @@ def test_an_actor_is_killed_and_a_node_leaves(
     run = tmp_path / "run"
     process = begin(nodes, prompts, run)
     until(lambda: len(actors()) == 2 or process.poll() is not None)
-    os.kill(min(actors()), signal.SIGKILL)
+    leaving = nodes.second.all_processes["raylet"][0].process.pid
+    staying = [pid for pid in actors() if parent_of(pid) != leaving]
+    assert len(staying) == 1
+    os.kill(staying[0], signal.SIGKILL)
     size = journal_size(run)
     until(lambda: journal_size(run) > size or process.poll() is not None)
     assert process.poll() is None, "the run was over before the node left"
