@@ -17,6 +17,7 @@ from sso_data.runs.jsonl import read_lines, read_objects, unsealed, whole_lines_
 from sso_data.runs.pairs import CHECKSUMS, check_pairs, read_decided
 from sso_data.runs.run import RUN, iterate_failures, require_run, run_account, unfinished
 from sso_data.runs.steering import read_steering
+from sso_data.runs.tokens import TOKENS
 from sso_data.runs.workdir import read_json, require_manifest, section
 from sso_data.training.state import COMPLETE, TRAINING, check_checkpoint, check_model, checkpoints
 
@@ -36,6 +37,7 @@ def verify(directory: Path, progress: Progress | None = None) -> list[Finding]:
         TRAINING.manifest: _training,
         "verdicts.jsonl": _sealed_lines,
         "answers.jsonl": _sealed_lines,
+        TOKENS: _sealed_lines,
         "round.json": _round,
     }
     for file in sorted(directory.rglob("*.json*")):
@@ -122,7 +124,7 @@ def _books(run: Path) -> Iterator[Finding]:
     if missing := unfinished(manifest, account):
         yield Finding(str(run), "warn", f"unfinished: {missing}", _AGAIN)
     else:
-        yield Finding(str(run), "ok", account.books)
+        yield Finding(str(run), "ok", account.balance)
 
 
 def _pairs(pairs: Path) -> Iterator[Finding]:
@@ -157,14 +159,11 @@ def _training(file: Path) -> Iterator[Finding]:
         yield Finding(str(out), "warn", "the training has not finished", _AGAIN)
     elif not recorded_in(manifest, "files"):
         yield Finding(str(out), "warn", f"no checksums in {file.name}", _NO_CHECKSUMS)
-        yield from _tried(out, lambda: f"fingerprint {_fingerprint(out)}")
+        is_adapter = (out / "adapter_config.json").is_file()
+        fingerprint = adapter_fingerprint if is_adapter else model_fingerprint
+        yield from _tried(out, lambda: f"fingerprint {fingerprint(out)}")
     else:
         yield from _tried(out, lambda: check_model(out, manifest), "the model is as it was written")
-
-
-def _fingerprint(out: Path) -> str:
-    is_adapter = (out / "adapter_config.json").is_file()
-    return adapter_fingerprint(out) if is_adapter else model_fingerprint(out)
 
 
 def _sealed_lines(file: Path) -> Iterator[Finding]:

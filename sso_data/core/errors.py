@@ -9,6 +9,7 @@
     │       └── EngineMemoryError    its memory did not suffice
     ├── HubError          the Hub cannot be reached, or does not take or give what is asked
     ├── RunError          a run directory belongs to another run, or cannot be written
+    │   └── LicenceError  a run is to be published to everybody without a licence
     ├── TrainError        training cannot start on these rows, or must not go on
     ├── JudgeError        a judge cannot be opened, or answers nothing (evaluation.judges)
     └── RoundTrainingError    the training of a round failed (iteration.training)
@@ -91,6 +92,10 @@ class RunError(SsoDataError):
     """A run directory is another run's, or cannot be written or read."""
 
 
+class LicenceError(RunError):
+    """A run is to be published to everybody, and nobody named a licence."""
+
+
 class TrainError(SsoDataError):
     """Training cannot start on these rows, or must not go on."""
 
@@ -127,12 +132,11 @@ def without_secrets(text: str) -> str:
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST_SECRET and value in text and _SECRET_NAMES.fullmatch(name):
             text = text.replace(value, "<token>")
-    text = _ADDRESS.sub(_masked_address, _SECRETS.sub("<token>", text))
+    text = _SECRETS.sub("<token>", text)
+    text = _ADDRESS.sub(
+        lambda found: _PATH_KEY.sub("<token>", _QUERY.sub(r"\1<token>", found[0])), text
+    )
     return _ENCODED.sub(_masked_encoded, text) if "%" in text else text
-
-
-def _masked_address(found: "re.Match[str]") -> str:
-    return _PATH_KEY.sub("<token>", _QUERY.sub(r"\1<token>", found[0]))
 
 
 def _masked_encoded(found: "re.Match[str]") -> str:

@@ -254,8 +254,8 @@ def _made(facts: RunFacts, numbers: PairNumbers) -> Iterator[Cells]:
         links.append(code(source) if is_file else link)
     yield "prompts from", ", ".join(links) or "not recorded"
     account = facts.account
-    books = f"{account.prompts:,}{account.times} = rows {account.rows:,}"
-    parts = [f"{books} + failed {account.failed:,}"]
+    balance = f"{account.prompts:,}{account.times} = rows {account.rows:,}"
+    parts = [f"{balance} + failed {account.failed:,}"]
     if numbers.several_turns:
         parts.append(f"{numbers.several_turns:,} of the pairs have several turns")
     if numbers.own_system:

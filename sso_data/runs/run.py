@@ -17,6 +17,7 @@ from sso_data.runs.files import locked_file, make_dir, recover_dir
 from sso_data.runs.journal import Journal, Scores, load_scores
 from sso_data.runs.jsonl import PeriodicSync, open_lines, read_lines, to_line
 from sso_data.runs.ledger import DONE, FAILED, SEEN, Ledger
+from sso_data.runs.tokens import TOKENS
 from sso_data.runs.workdir import (
     OVERWRITE,
     Manifest,
@@ -48,7 +49,7 @@ RUN = WorkKind(
     manifest="run.json",
     files=(
         *("pairs", ".pairs.old", ".pairs.new", "report.html", "push-dry-run"),
-        *("rows", "failed.jsonl", "steering.jsonl", COMPLETED),
+        *("rows", "failed.jsonl", "steering.jsonl", COMPLETED, TOKENS),
     ),
     orphans=("rows", "failed.jsonl"),
     is_valid=_is_manifest,
@@ -80,13 +81,13 @@ class Account:
 
     @property
     def times(self) -> str:
-        """What stands after the number of prompts in the books: nothing, or the samples."""
+        """What stands after the number of prompts in the balance: nothing, or the samples."""
         if self.samples == 1:
             return ""
         return f" x samples {self.samples}" if self.samples else f" with {self.done} samples"
 
     @property
-    def books(self) -> str:
+    def balance(self) -> str:
         """The accounting of the prompts, one phrase."""
         return f"prompts {self.prompts}{self.times} = rows {self.rows} + failed {self.failed}"
 

@@ -145,8 +145,8 @@ class TestSamePairs:
             assert known.items() < everything.items(), "what is known is what `all` knows"
         assert lean["asked"]["score"] < whole["asked"]["score"]
         assert lean["asked"]["sample"] < whole["asked"]["sample"] == 3 * PROMPTS
-        books = lean["done"].decision
-        assert books.not_asked == len(partial) == sum(one.not_asked for one in books.funnel)
+        decision = lean["done"].decision
+        assert decision.not_asked == len(partial) == sum(one.not_asked for one in decision.funnel)
         assert lean["filter"]["kept"] + sum(lean["filter"]["dropped"].values()) == PROMPTS
 
     def test_the_first_rows_and_two_percent_are_complete(

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from sso_data.core.records import VIEWS
+from sso_data.core.records import VIEWS, Cell
+from sso_data.reporting.compare import compare
 from sso_data.reporting.page import report
+from sso_data.runs.tokens import Tokens
 from tests.factories import make_row
 from tests.reporting.conftest import HOSTILE, Make, rows_of_all_kinds
 
@@ -89,6 +91,50 @@ def test_hostile_text_is_text(browser: Any, url: str) -> None:
     assert opened.page.title() == "run - sso-data" and not opened.said
 
 
+def test_tokens_are_tinted_under_any_two_views(
+    browser: Any, make_run: Make, tmp_path: Path
+) -> None:
+    rows = rows_of_all_kinds()
+    tokens = Tokens(
+        texts=("It", f" {HOSTILE}", ""),
+        sizes=(1, 2, 1),
+        nats={
+            "good": [-1.0, -0.5, -0.5, -0.1],
+            "bad": [-3.0, -0.5, -0.25, -0.1],
+            "plain": [-0.5, -1.0, -1.0, -0.1],
+        },
+    )
+    done = report(make_run(rows), tmp_path / "out", tokens={rows[0].id: {"good": tokens}})
+    opened = Opened(browser, done.page.as_uri())
+    page = opened.page
+
+    def tints() -> list[tuple[str, str]]:
+        found = page.query_selector_all(".answers > div:first-child span")
+        return [(one.get_attribute("class"), one.get_attribute("title")) for one in found]
+
+    page.keyboard.press("j")
+    opened.shows("Question 0: what is a kite?")
+    assert tints()[:2] == [
+        ("more", "good -1.00, bad -3.00: +2.00 nats"),
+        ("less", "good -1.00, bad -0.75: -0.25 nats"),
+    ]
+    colours = page.evaluate(  # of the three pieces
+        "[...document.querySelectorAll('.answers span')]"
+        ".map((one) => one.style.getPropertyValue('--strength'))"
+    )
+    assert colours == ["100%", "13%", "0%"]
+    opened.shows("It </script><script>document.title='taken'</script>U+202E")
+    page.select_option("#detail select", "good plain")
+    assert tints()[0] == ("less", "good -1.00, plain -0.50: -0.50 nats")
+    page.select_option("#detail select", "")
+    assert tints() == []
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    opened.shows("Question 1: what is a kite?")
+    assert tints() == [] and page.query_selector("#detail select") is None
+    assert page.title() == "run - sso-data" and not opened.said
+
+
 def test_links_reasons_and_the_command(browser: Any, url: str) -> None:
     row = make_row(8)
     opened = Opened(browser, f"{url}#row={row.id}")
@@ -117,6 +163,48 @@ def test_a_missing_block_is_told(browser: Any, url: str, tmp_path: Path) -> None
     opened = Opened(browser, url)
     opened.page.evaluate("open(100)")
     opened.shows("This row cannot be shown")
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_runs_side_by_side(browser: Any, make_run: Make, tmp_path: Path, width: int) -> None:
+    """By keyboard: the same prompts' answers, an outcome that differs, a search, no network."""
+    rows = [
+        make_row(i, texts={"good": HOSTILE if i == 1 else f"Kites fly high {i}."})
+        for i in range(70)
+    ]
+    backwards: dict[Cell, float | None] = {("good", "good"): -2.5}
+    runs = [
+        make_run(rows_of_all_kinds() + [make_row(i) for i in range(12, 70)], "a"),
+        make_run([make_row(69, means=backwards), *rows[:69]], "b"),
+    ]
+    url = compare(runs, tmp_path / "out").page.as_uri()
+    opened = Opened(browser, url, width)
+    page = opened.page
+    assert page.title() == "a and b - sso-data" and page.inner_text("#count") == "70 of 70 rows"
+    for _ in range(3):
+        page.keyboard.press("j")
+    opened.shows("Question 2: what is a kite?")
+    opened.shows("Kites fly high 2.")
+    opened.shows("A good answer to question 2.")
+    page.keyboard.press("k")
+    opened.shows("</script><script>document.title='taken'</script>U+202EU+001B[31m")
+    page.keyboard.press("d")
+    opened.shows("hide differences")
+    boxes = [one.bounding_box() for one in page.query_selector_all(".answers > div")]
+    assert len(boxes) >= 6 and all(box["width"] >= 280 for box in boxes[:6])
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.select_option("#reason", "only 0")
+    assert page.inner_text("#count") == "1 of 70 rows"
+    page.focus("#list")
+    page.keyboard.press("ArrowDown")
+    opened.shows("Question 69: what is a kite?")
+    assert page.inner_text(".item").endswith("kept | not_steered")
+    page.click("#clear")
+    page.fill("#text", "kites fly high 42.")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.getElementById('count').textContent === '1 of 70 rows'")
+    assert not opened.said and page.title() == "a and b - sso-data"
+    assert all(one.startswith(url.rsplit("/", 1)[0]) for one in opened.asked), opened.asked
 
 
 @pytest.mark.long
