@@ -23,7 +23,7 @@ from sso_data.engines.cluster import ActorEngine, Cluster
 from sso_data.engines.fleet import Fleet
 from sso_data.engines.interface import EngineInfo, Scored
 from sso_data.world import policy_dir, queries
-from tests.engines.asking import ask, score
+from tests.engines.calls import ask, score
 from tests.engines.fake import FakeEngine, start_fake, start_refusing
 from tests.local_ray import local_ray
 from tests.waiting import CHILD_SECONDS, until
