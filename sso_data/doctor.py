@@ -53,6 +53,7 @@ def examine(model: str | None, engine: EngineConfig) -> Iterator[Finding]:
     yield _vllm()
     yield _device()
     yield _engines(engine)
+    yield _ray()
     yield Finding("memory", "ok", f"{free_memory() / _GIB:.1f} GiB free")
     free = shutil.disk_usage(Path.cwd()).free
     low = free < 5 * _GIB
@@ -117,6 +118,18 @@ def _engines(config: EngineConfig) -> Finding:
     return Finding(
         "engines", "warn" if plan.skipped else "ok", plan.text, busy * bool(plan.skipped)
     )
+
+
+def _ray() -> Finding:
+    """The Ray cluster that `--cluster auto` would use."""
+    from sso_data.engines.cluster import summary
+
+    if (version := _version("ray")) is None:
+        return Finding("Ray", "ok", "not installed: only --cluster needs it (extra `ray`)")
+    try:
+        return Finding("Ray", "ok", f"{version}; {summary('auto')}")
+    except SsoDataError as error:
+        return Finding("Ray", "ok", f"{version}; {error}")
 
 
 def _weights(directory: Path) -> Finding:

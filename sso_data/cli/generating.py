@@ -34,6 +34,7 @@ def generate(
     model: opt.Model = None,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
@@ -72,6 +73,7 @@ def generate(
         steering__principles="written" if principle_model else None,
         engine__name=engine,
         engine__count=engines,
+        engine__cluster=cluster,
         engine__servers=servers or None,
         **opt.source_keys(
             split, column, limit, shard, layout=format_, take=take, skip_bad_rows=skip_bad_rows
@@ -172,6 +174,7 @@ def retry(
         typer.Option("--model", "-m", help="New path of the same model, if it was moved."),
     ] = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     settings: opt.Settings = None,
     as_json: opt.Json = False,
@@ -185,7 +188,12 @@ def retry(
     from sso_data.generation.retry import retry as run_retry
 
     resolved = standing_config(
-        run, settings, model=model, engine__count=engines, engine__servers=servers or None
+        run,
+        settings,
+        model=model,
+        engine__count=engines,
+        engine__servers=servers or None,
+        engine__cluster=cluster,
     )
     asked = any(setting.startswith("filter.") for setting in settings or [])
     hint = f"every finished row is safe in {run}; run the same command again to continue"
@@ -246,6 +254,7 @@ def complete(
         typer.Option("--model", "-m", help="New path of the same model, if it was moved."),
     ] = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     settings: opt.Settings = None,
     as_json: opt.Json = False,
@@ -259,7 +268,12 @@ def complete(
     from sso_data.generation.complete import complete as run_complete
 
     resolved = standing_config(
-        run, settings, model=model, engine__count=engines, engine__servers=servers or None
+        run,
+        settings,
+        model=model,
+        engine__count=engines,
+        engine__servers=servers or None,
+        engine__cluster=cluster,
     )
     asked = any(setting.startswith("filter.") for setting in settings or [])
     hint = f"every finished row is safe in {run}; run the same command again to continue"
@@ -318,6 +332,7 @@ def preview(
     number: Annotated[int, typer.Option("-n", min=1, help="How many prompts.")] = 5,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
@@ -351,6 +366,7 @@ def preview(
         templates=templates,
         engine__name=engine,
         engine__count=engines,
+        engine__cluster=cluster,
         engine__servers=servers or None,
         **opt.source_keys(split, column, number, layout=format_, take=take),
     )

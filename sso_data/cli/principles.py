@@ -99,6 +99,7 @@ def new(
     endpoint: EndpointUrl = None,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     templates: opt.TemplatesDir = None,
     seed: opt.Seed = None,
@@ -121,6 +122,7 @@ def new(
         templates=templates,
         engine__name=engine,
         engine__count=engines,
+        engine__cluster=cluster,
         engine__servers=servers or None,
     )
     with showing_progress() as progress:
@@ -142,6 +144,7 @@ def write(
     number: Annotated[int | None, typer.Option("-n", min=1, help="Only the first N.")] = None,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
@@ -165,6 +168,7 @@ def write(
         templates=templates,
         engine__name=engine,
         engine__count=engines,
+        engine__cluster=cluster,
         engine__servers=servers or None,
         **opt.source_keys(split, column, number),
     )

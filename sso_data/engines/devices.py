@@ -69,7 +69,7 @@ def plan_engines(
     the model's directory, `gpus` what the driver lists. Raises ConfigError for settings that do
     not fit the visible GPUs, EngineError where none has memory.
     """
-    size = _gpus_each(config, name)
+    size = gpus_each(config, name)
     if config.isolation == "inline" or config.vllm.get("distributed_executor_backend") == "ray":
         return EnginePlan(names=("the engine",), environments=({},))
     found = visible_gpus(_gpus_of(config, name) if gpus is None else gpus, environ)
@@ -209,7 +209,7 @@ def _gpus_of(config: EngineConfig, name: str) -> list[Gpu]:
     return list_gpus()
 
 
-def _gpus_each(config: EngineConfig, name: str) -> int:
+def gpus_each(config: EngineConfig, name: str) -> int:
     """The number of GPUs of one engine."""
     if name != "vllm":
         return 1
