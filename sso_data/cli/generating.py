@@ -16,6 +16,7 @@ from sso_data.core.records import TEMPORARY
 
 if TYPE_CHECKING:
     from sso_data.filtering.filters import Decision
+    from sso_data.generation.generate import Summary
 
 PrincipleModel = Annotated[
     str | None,
@@ -25,6 +26,10 @@ Samples = Annotated[int | None, typer.Option("--samples", help="Rows of each pro
 Shard = Annotated[
     str | None,
     typer.Option("--shard", help="Only share I of N, for several machines.", metavar="I/N"),
+]
+Except = Annotated[
+    list[Path] | None,
+    typer.Option("--except", help="Leave rows of this run to it; repeat for more.", metavar="RUN"),
 ]
 
 
@@ -46,6 +51,7 @@ def generate(
     format_: opt.Format = None,
     take: opt.Take = None,
     shard: Shard = None,
+    except_: Except = None,
     skip_bad_rows: opt.SkipBadRows = False,
     overwrite: opt.OverwriteRun = False,
     config: opt.ConfigFile = None,
@@ -78,18 +84,12 @@ def generate(
     )
     hint = f"every finished row is safe in {out}; run the same command again to continue"
     with showing_progress(hint) as progress:
-        done = run_generate(prompts, out, resolved, progress, overwrite=overwrite)
+        done = run_generate(
+            prompts, out, resolved, progress, except_=except_ or (), overwrite=overwrite
+        )
     if as_json:
-        work = {
-            "seconds": round(done.seconds, 2),
-            "new_rows": done.counts.rows,
-            "new_failures": done.counts.failed,
-            "sampled_tokens": done.counts.tokens,
-            "steering": done.steering.to_json() if done.steering else None,
-            "forecast": done.counts.forecast.to_json() if done.counts.forecast else None,
-        }
         summary = output.run_summary(out, done.decision, done.account, done.explanation)
-        print_json(summary | work)
+        print_json(summary | _work(done))
     else:
         output.show_decision(done.decision, done.account)
         output.show_steering(done.steering)
@@ -97,6 +97,18 @@ def generate(
         echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)}{speed})")
         _say_next(out, done.decision, resolved.model)
     output.end(done.account, done.explanation, out)
+
+
+def _work(done: "Summary") -> dict[str, object]:
+    """Return what this call of `generate` did, for --json."""
+    return {
+        "seconds": round(done.seconds, 2),
+        "new_rows": done.counts.rows,
+        "new_failures": done.counts.failed,
+        "sampled_tokens": done.counts.tokens,
+        "steering": done.steering.to_json() if done.steering else None,
+        "forecast": done.counts.forecast.to_json() if done.counts.forecast else None,
+    }
 
 
 def _say_next(run: Path, decision: "Decision", model: str) -> None:
@@ -304,12 +316,17 @@ def merge(
     explanation = merged.refiltered.explanation
     if as_json:
         summary = output.run_summary(out, decision, account, explanation)
-        print_json(summary | {"repeated": merged.repeated})
+        print_json(summary | {"repeated": merged.repeated, "not_here": merged.not_here})
     else:
         output.show_decision(decision, account)
         echo(str(out / "pairs" / "train.jsonl"))
     if merged.repeated:
         say(f"{merged.repeated} rows were in more than one of the runs; the first was taken")
+    if merged.not_here:
+        say(
+            f"{merged.not_here} rows were left to other runs (--except) and are in none of these; "
+            "merge those runs, too"
+        )
     for run, how_far in merged.unfinished:
         say(f"{run} is unfinished: {how_far}; finish it and merge again")
     output.end(account, explanation, out)

@@ -2,10 +2,11 @@
 
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from sso_data.engines.interface import PROBE_NATS, Engine, EngineInfo
 from sso_data.filtering.explain import Explanation, explain
 from sso_data.filtering.filters import Decision, decide_row
 from sso_data.filtering.refilter import filter_again, standing_filter
+from sso_data.generation.elsewhere import Elsewhere
 from sso_data.generation.forecast import FEWEST, LESS_LATER, forecast
 from sso_data.generation.logprob_check import LogprobCheck
 from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
@@ -39,8 +41,8 @@ from sso_data.prompts import BadRow, Candidate, layouts_in, read_prompts
 from sso_data.runs.columns import SCORES, is_always_complete, row_key
 from sso_data.runs.journal import FIRST_ROWS, first_rows
 from sso_data.runs.jsonl import ScratchLines
-from sso_data.runs.ledger import DONE, FAILED, Ledger
-from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run
+from sso_data.runs.ledger import DONE, ELSEWHERE, FAILED, Ledger
+from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run, require_run
 from sso_data.runs.steering import SteeringStore
 from sso_data.runs.workdir import refuse_other_content, stored_defaults
 from sso_data.steering.counts import SteeringCounts
@@ -174,11 +176,13 @@ def generate(
     config: RunConfig,
     progress: Progress | None = None,
     *,
+    except_: Sequence[Path] = (),
     overwrite: bool = False,
 ) -> Summary:
     """Make or continue the run in `out`, filter it and write its pairs.
 
-    A decision of `filter` stays in force, unless `config` was given filter settings. A prompt that
+    Rows of the runs `except_` are not made here, also when the run is continued without them. A
+    decision of `filter` stays in force, unless `config` was given filter settings. A prompt that
     cannot be done is written to failed.jsonl. Raises InputError, ConfigError, ModelError,
     EngineError or RunError.
     """
@@ -188,9 +192,11 @@ def generate(
     asked = "filter" in config.model_fields_set
     if not overwrite:
         refuse_other_content(out, RUN)
+    elsewhere = Elsewhere(except_, out)
     manifest = None if overwrite else read_run(out)
-    if manifest:
-        config = with_defaults(config, stored_defaults(out, RUN))
+    begun = out if manifest else next((other.path for other in elsewhere.others), None)
+    if begun:  # a run goes on as it began, and one that takes over like the first that it goes on
+        config = with_defaults(config, stored_defaults(begun, RUN))
     rules = rules_of(config)
     line, people = layouts_in(source, config.source)
     progress.note(line)
@@ -199,30 +205,26 @@ def generate(
     with ExitStack() as stack:
         scratch = stack.enter_context(closing(ScratchLines())) if rules.asks_a_model else None
         rows = _kept(read_prompts(source, config.source), scratch)
-        ids = (one for row in rows for one in name(content_hash(row.messages), samples))
+        contents = elsewhere.noting(content_hash(row.messages) for row in rows)
+        ids = (one for content in contents for one in name(content, samples))
         keys = array("Q", map(row_key, ids))
         total = len(keys)
         progress.note(f"{total // samples} prompts" + (f" x {samples} samples" * (samples > 1)))
         progress.phase("checking the model and its chat template")
-        date = manifest["date"] if manifest else None
+        date = require_run(begun)["date"] if begun else None
         setup = prepare(config, date=date, progress=progress)
+        elsewhere.refuse_mixture(setup.identity, setup.details["config"], manifest)
         opened = open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite)
         run = stack.enter_context(opened)
+        elsewhere.leave_to_them(run, keys, samples, progress)
         _note_given(run, source, config, keys, people=people)
         decides = config.model_copy(
             update={"filter": standing_filter(out, config.filter, asked=asked)}
         )
         del keys  # the run's ledger knows them from here on
 
-        def prompts_left() -> Iterator[Prompt]:
-            name = partial(Ledger().next_ids, samples=samples)
-            kept = (messages_from_json(row["prompt"]) for row in scratch or ())
-            candidates = (
-                Candidate(messages=one, source_id=None, metadata="", where="") for one in kept
-            )
-            return prompts_of(candidates, name, run.is_open)
-
-        with run_guide(setup, run, prompts_left, total) as guide:
+        left = partial(_prompts_left, scratch or (), samples, run.is_open)
+        with run_guide(setup, run, left, total) as guide:
             prompts = read_prompts(source, config.source)
             making = replace(setup, config=decides)
             counts = make_rows(prompts, making, run, run, progress, guide=guide, total=total)
@@ -260,6 +262,15 @@ def _kept(
         yield row
 
 
+def _prompts_left(
+    scratch: Iterable[Mapping[str, Any]], samples: int, is_open: Callable[[str], bool]
+) -> Iterator[Prompt]:
+    """Return the prompts that `scratch` holds, as far as they are to be done."""
+    kept = (messages_from_json(row["prompt"]) for row in scratch)
+    candidates = (Candidate(messages=one, source_id=None, metadata="", where="") for one in kept)
+    return prompts_of(candidates, partial(Ledger().next_ids, samples=samples), is_open)
+
+
 def _note_given(
     run: Run, source: str, config: RunConfig, keys: "array[int]", *, people: bool
 ) -> None:
@@ -274,13 +285,15 @@ def _note_given(
     )
     before = origin_of(run.manifest, run.path.name).given
     ledger = run.ledger
-    new = sum(not ledger.has(key, DONE | FAILED) for key in keys)
-    run.set(prompts=len(ledger) + new, **({"peoples_chats": True} if people else {}))
+    new = sum(not ledger.has(key, DONE | FAILED | ELSEWHERE) for key in keys)
+    own = ledger.count(DONE) + ledger.count(FAILED, without=DONE)
+    run.set(prompts=own + new, **({"peoples_chats": True} if people else {}))
     run.set(sources=list(dict.fromkeys([*(run.get("sources") or []), source])))
     after = [one.to_json() for one in before]
     run.set(given=after if given in before else [*after, given.to_json()])
     if config.scoring.when == "needed":
-        first = keys[: max(_FIRST_ROWS, config.scoring.verify_rows)]
+        ours = (key for key in keys if not ledger.has(key, ELSEWHERE))
+        first = islice(ours, max(_FIRST_ROWS, config.scoring.verify_rows))
         known = run.get(FIRST_ROWS) or []
         added = (f"{key:016x}" for key in first if not ledger.has(key, DONE))
         run.set(**{FIRST_ROWS: list(dict.fromkeys([*known, *added]))})
@@ -431,6 +444,7 @@ class _FirstRows:
         self._less_later = f"; upper estimates: {LESS_LATER}" * (config.scoring.when == "needed")
         self._first: dict[int, bytes] = {}
         self._warned_by: list[bytes] = []
+        self._next_look = 0
         self.count = 0
 
     def add(self, record: bytes, number: int) -> None:
@@ -447,8 +461,9 @@ class _FirstRows:
     def foretell(self, pipeline: Pipeline, total: int) -> None:
         """Estimate the run as soon as a whole cohort of rows is done, if it goes on for a while."""
         counts = pipeline.counts
-        if pipeline.finished < min(pipeline.cohort, _MOST_FIRST):
+        if pipeline.finished < max(min(pipeline.cohort, _MOST_FIRST), self._next_look):
             return
+        self._next_look = pipeline.finished + pipeline.cohort  # it takes milliseconds
         whole = [one for number, one in self._first.items() if number < pipeline.finished]
         work = counts.rows + counts.failed + counts.responses / len(VIEWS)
         found = forecast(
