@@ -22,7 +22,7 @@ from sso_data.core.records import VIEWS, Prompt, Row, content_hash, messages_fro
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import PROBE_NATS, Engine, EngineInfo
 from sso_data.filtering.explain import Explanation, explain
-from sso_data.filtering.filters import Decision, decide_row
+from sso_data.filtering.filters import Decision, passing
 from sso_data.filtering.refilter import filter_again, standing_filter
 from sso_data.generation.elsewhere import Elsewhere
 from sso_data.generation.forecast import FEWEST, LESS_LATER, forecast
@@ -56,6 +56,8 @@ _IDENTITY_SECTIONS = ("sampling", "scoring")
 _IDENTITY_ENGINE_KEYS = ("dtype", "max_model_len")
 _FIRST_ROWS, _FEW_OF_FIRST = 64, 0.02
 """So many rows tell whether a run will have pairs: a smaller share kept is warned about at once."""
+_AT_ONCE = 32
+"""Rows for whose decisions the driver takes time: one alone takes as long."""
 _MOST_FIRST = 1024
 """Rows by which a run is estimated at most."""
 _WORTH_SECONDS = 60.0
@@ -397,7 +399,7 @@ def make_rows(
             counts.seconds = time.monotonic() - started
             whole = None if total is None else total * len(VIEWS)
             done = counts.done * len(VIEWS) + counts.responses
-            progress.count(done, whole, "responses", _state(counts, kept.count))
+            progress.count(done, whole, "responses", _state(counts, kept.share))
             if foretells and counts.forecast is None and pipeline.finished >= FEWEST:
                 kept.foretell(pipeline, total or 0)
         return pipeline.counts
@@ -445,11 +447,22 @@ class _FirstRows:
         self._first: dict[int, bytes] = {}
         self._warned_by: list[bytes] = []
         self._next_look = 0
-        self.count = 0
+        self._undecided: list[bytes] = []
+        self._decided = self._kept = 0
+
+    @property
+    def share(self) -> float:
+        """The share kept of the rows so far, up to the last few dozens."""
+        if len(self._undecided) >= _AT_ONCE or not self._decided:
+            rows = np.frombuffer(b"".join(self._undecided), SCORES)
+            self._kept += int(passing(rows, self._config).sum())
+            self._decided += len(rows)
+            self._undecided.clear()
+        return self._kept / max(1, self._decided)
 
     def add(self, record: bytes, number: int) -> None:
         """Count a row by its SCORES record; `number` rows were begun before."""
-        self.count += decide_row(record, self._config) is None
+        self._undecided.append(record)
         if len(self._first) < _MOST_FIRST:
             self._first[number] = record
         is_counted = self._counted(int(np.frombuffer(record, SCORES)["key"][0]))
@@ -483,11 +496,11 @@ class _FirstRows:
             self._progress.warn(f"of the first {found.rows} rows\n{found.text()}")
 
 
-def _state(counts: RowCounts, kept: int) -> str:
+def _state(counts: RowCounts, kept: float) -> str:
     """Return the rows, the share kept, the failures and the sampling speed, as one phrase."""
     is_measured = counts.tokens and counts.seconds >= 1
     parts = [
-        f"{counts.rows} rows, kept {kept / counts.rows:.0%}" if counts.rows else "",
+        f"{counts.rows} rows, kept {kept:.0%}" if counts.rows else "",
         f"{counts.failed} failed" if counts.failed else "",
         f"{counts.tokens / counts.seconds:,.0f} tokens/s" if is_measured else "",
     ]
