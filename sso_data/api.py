@@ -244,10 +244,10 @@ def push(  # noqa: PLR0913 - the options of the command
 ) -> "Published":
     """Publish a run as the dataset `repo` of the Hub, or a trained model as a model, in one commit.
 
-    A new repository is private unless `private` is False; a run whose texts show no effect is then
-    published only if `confirmed`. The token is that of `hf auth login` or HF_TOKEN. `what`,
-    `revision`, `endpoint`, `language` and `license` are for runs. Returns the address and the
-    commit. Raises ConfigError, InputError, HubError or RunError.
+    A new repository is private unless `private` is False; a run whose texts show no effect, or that
+    has no `license`, is then published only if `confirmed`. The token is that of `hf auth login` or
+    HF_TOKEN. `what`, `revision`, `endpoint`, `language` and `license` are for runs. Returns the
+    address and the commit. Raises ConfigError, InputError, HubError or RunError.
     """
     from sso_data.publishing.dataset import push_run
     from sso_data.publishing.model import push_model

@@ -17,6 +17,7 @@ from sso_data.runs.jsonl import read_lines, read_objects, unsealed, whole_lines_
 from sso_data.runs.pairs import CHECKSUMS, check_pairs, read_decided
 from sso_data.runs.run import RUN, iterate_failures, require_run, run_account, unfinished
 from sso_data.runs.steering import read_steering
+from sso_data.runs.tokens import TOKENS
 from sso_data.runs.workdir import read_json, require_manifest, section
 from sso_data.training.state import COMPLETE, TRAINING, check_checkpoint, check_model, checkpoints
 
@@ -36,6 +37,7 @@ def verify(directory: Path, progress: Progress | None = None) -> list[Finding]:
         TRAINING.manifest: _training,
         "verdicts.jsonl": _sealed_lines,
         "answers.jsonl": _sealed_lines,
+        TOKENS: _sealed_lines,
         "round.json": _round,
     }
     for file in sorted(directory.rglob("*.json*")):

@@ -16,7 +16,6 @@ from sso_data.core.records import TEMPORARY
 
 if TYPE_CHECKING:
     from sso_data.filtering.filters import Decision
-    from sso_data.generation.generate import Summary
 
 PrincipleModel = Annotated[
     str | None,
@@ -53,6 +52,7 @@ def generate(
     shard: Shard = None,
     except_: Except = None,
     skip_bad_rows: opt.SkipBadRows = False,
+    price_per_hour: opt.PricePerHour = None,
     overwrite: opt.OverwriteRun = False,
     config: opt.ConfigFile = None,
     settings: opt.Settings = None,
@@ -85,30 +85,23 @@ def generate(
     hint = f"every finished row is safe in {out}; run the same command again to continue"
     with showing_progress(hint) as progress:
         done = run_generate(
-            prompts, out, resolved, progress, except_=except_ or (), overwrite=overwrite
+            *(prompts, out, resolved, progress),
+            except_=except_ or (),
+            overwrite=overwrite,
+            price_per_hour=price_per_hour,
         )
     if as_json:
         summary = output.run_summary(out, done.decision, done.account, done.explanation)
-        print_json(summary | _work(done))
+        print_json(summary | done.work_json(price_per_hour))
     else:
         output.show_decision(done.decision, done.account)
         output.show_steering(done.steering)
         speed = f"; {done.counts.speed}" if done.counts.speed else ""
-        echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)}{speed})")
+        cost = done.cost(price_per_hour)
+        paid = "" if cost is None else f"; cost {cost:.2f}, loading included"
+        echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)}{speed}{paid})")
         _say_next(out, done.decision, resolved.model)
     output.end(done.account, done.explanation, out)
-
-
-def _work(done: "Summary") -> dict[str, object]:
-    """Return what this call of `generate` did, for --json."""
-    return {
-        "seconds": round(done.seconds, 2),
-        "new_rows": done.counts.rows,
-        "new_failures": done.counts.failed,
-        "sampled_tokens": done.counts.tokens,
-        "steering": done.steering.to_json() if done.steering else None,
-        "forecast": done.counts.forecast.to_json() if done.counts.forecast else None,
-    }
 
 
 def _say_next(run: Path, decision: "Decision", model: str) -> None:

@@ -52,6 +52,12 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Model directory or Hub id of the policy.", metavar="MODEL"),
 ]
+ModelNow = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="Where the run's model is now, for --tokens.", metavar="MODEL"
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option("--limit", help="Only the first N prompts (default: all).")
 ]
@@ -92,6 +98,10 @@ TemplatesDir = Annotated[
 ]
 OverwriteRun = Annotated[bool, overwrite_option("Delete the run in --out and start over.")]
 ConfigFile = Annotated[Path | None, config_option("docs/configuration.md")]
+PricePerHour = Annotated[
+    float | None,
+    typer.Option("--price-per-hour", min=0, help="Price of the machine, for the cost."),
+]
 Settings = Annotated[list[str] | None, set_option("sampling.temperature=0.6", "generate")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Random seed (default: 0).")]
 Split = Annotated[str | None, typer.Option("--split", help="Split of a dataset (default: train).")]

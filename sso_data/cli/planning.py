@@ -22,10 +22,7 @@ def plan(
             help="Prompts to make rows of (default: 32; on vLLM twice engine.max_num_seqs).",
         ),
     ] = None,
-    price_per_hour: Annotated[
-        float | None,
-        typer.Option("--price-per-hour", min=0, help="Price of the machine, for the cost."),
-    ] = None,
+    price_per_hour: opt.PricePerHour = None,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
     servers: opt.Servers = None,
@@ -74,6 +71,10 @@ def plan(
     bad = f" and {found.bad} malformed rows" if found.bad else ""
     echo(f"{found.prompts:,} prompts{bad}; loading takes {duration(found.loading)}{failed}")
     echo(told)
+    if found.prompt_tokens:
+        low, high = found.prompt_tokens.low, found.prompt_tokens.high
+        interval = f" [{low:,.0f}, {high:,.0f}]" if low < high else ""
+        echo(f"prompts of the three views: {found.prompt_tokens.value:,.0f}{interval} tokens")
     if cost:
         echo(f"cost {cost.value:.2f} [{cost.low:.2f}, {cost.high:.2f}], loading included")
     output.explain(found.explanation, None)

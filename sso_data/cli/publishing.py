@@ -1,5 +1,6 @@
 """`export` and `push`: a run for other programs, and as a dataset on the Hub."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 from sso_data.cli import options as opt
 from sso_data.cli.outcome import echo, print_json, say
 from sso_data.cli.progress import showing_progress
+from sso_data.core.errors import LicenceError
 from sso_data.core.progress import size
 
 if TYPE_CHECKING:
@@ -96,14 +98,15 @@ def push(
         typer.Option("--language", help="Language of the data for the card, e.g. en; repeatable."),
     ] = None,
     license_: Annotated[
-        str | None, typer.Option("--license", help="Licence for the card, e.g. apache-2.0.")
+        str | None,
+        typer.Option("--license", help="Licence for the card, e.g. apache-2.0; asked if public."),
     ] = None,
     overwrite: Annotated[
         bool, opt.overwrite_option("Replace what another run put into the repository.")
     ] = False,
     yes: Annotated[
         bool,
-        typer.Option("--yes", help="With --public: even where the texts show no effect."),
+        typer.Option("--yes", help="With --public: even without an effect, or a licence."),
     ] = False,
     dry_run: Annotated[
         bool,
@@ -115,36 +118,45 @@ def push(
 
     Everything goes in one commit. Run the same command again after any failure: it continues.
     """
-    from sso_data.publishing.dataset import pack_run, push_run
-
-    seen = opt.private_of(public=public, private=private)
     content: dict[str, Any] = {
         "what": what,
-        "private": seen,
+        "private": opt.private_of(public=public, private=private),
         "language": language or (),
         "license": license_,
         "confirmed": yes,
     }
+    where = {"revision": revision, "endpoint": endpoint, "overwrite": overwrite}
+    try:
+        done = _pushed(run, repo, content, None if dry_run else where)
+    except LicenceError as error:
+        if as_json or not _is_terminal():
+            raise
+        say(str(error))
+        content["license"] = typer.prompt("licence", err=True).strip()
+        done = _pushed(run, repo, content, None if dry_run else where)
     if dry_run:
-        with showing_progress() as progress:
-            packed = pack_run(run, repo, **content, progress=progress)
-        _show_packed(packed, as_json=as_json)
-        return
-    hint = f"{repo} shows its old or its new state; run the same command again to continue"
-    with showing_progress(hint) as progress:
-        done = push_run(
-            run,
-            repo,
-            **content,
-            revision=revision,
-            endpoint=endpoint,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    if as_json:
+        _show_packed(done, as_json=as_json)
+    elif as_json:
         print_json(done.to_json())
     else:
         show_published(done)
+
+
+def _is_terminal() -> bool:
+    """Return True where somebody reads the question and can answer it."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _pushed(run: Path, repo: str, content: dict[str, Any], where: dict[str, Any] | None) -> Any:
+    """Return `Published`; without `where` only make what would be sent, and return `Packed`."""
+    from sso_data.publishing.dataset import pack_run, push_run
+
+    if where is None:
+        with showing_progress() as progress:
+            return pack_run(run, repo, **content, progress=progress)
+    hint = f"{repo} shows its old or its new state; run the same command again to continue"
+    with showing_progress(hint) as progress:
+        return push_run(run, repo, **content, **where, progress=progress)
 
 
 def _show_packed(packed: "Packed", *, as_json: bool) -> None:

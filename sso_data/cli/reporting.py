@@ -2,8 +2,10 @@
 
 import getpass
 import socket
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +13,9 @@ from sso_data.cli import options as opt
 from sso_data.cli.outcome import echo, print_json, say
 from sso_data.cli.progress import showing_progress
 from sso_data.core.progress import size
+
+if TYPE_CHECKING:
+    from sso_data.runs.tokens import Answers
 
 
 def report(
@@ -22,6 +27,18 @@ def report(
         bool,
         typer.Option("--single", help="One file that holds every row, for at most 5,000 of them."),
     ] = False,
+    tokens: Annotated[
+        int,
+        typer.Option(
+            "--tokens",
+            min=0,
+            help="Tint the tokens of the first N rows; without scoring.keep_tokens the model "
+            "scores them.",
+            metavar="N",
+        ),
+    ] = 0,
+    model: opt.ModelNow = None,
+    engine: opt.EngineName = None,
     overwrite: Annotated[bool, opt.overwrite_option("Replace an earlier report in --out.")] = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -32,7 +49,16 @@ def report(
     from sso_data.reporting.page import report as run_report
 
     with showing_progress() as progress:
-        done = run_report(run, out, single=single, overwrite=overwrite, progress=progress)
+        answers: Mapping[str, Answers] = {}
+        if tokens:
+            from sso_data.generation.tokens import tokens_of
+            from sso_data.runs.journal import read_rows
+
+            rows = list(islice(read_rows(run), tokens))
+            answers = tokens_of(run, rows, progress, model=model, engine__name=engine)
+        done = run_report(
+            run, out, single=single, overwrite=overwrite, progress=progress, tokens=answers
+        )
     if as_json:
         print_json({"page": str(done.page), "rows": done.rows, "bytes": done.size})
     else:

@@ -20,6 +20,7 @@ from sso_data.core.records import SIDE_OF, VIEWS, Row, View
 
 if TYPE_CHECKING:
     from sso_data.filtering.measures import Measure, Outcome
+    from sso_data.runs.tokens import Answers, Tokens
 
 _SIDE_BY_SIDE = 120
 """Columns from which the answers stand side by side."""
@@ -33,13 +34,30 @@ _MOST_MARKS = 4
 """Combining marks on one letter; further ones would pile up over other lines."""
 
 
+_TINTS = (0.5, 1.0, 2.0)
+"""Nats of good - bad from which a token is tinted, each time more strongly."""
+_LIKELIER = {
+    "under good": ("#aecbff", "#7fadff", "#4f8dff"),
+    "under bad": ("#ffb9ab", "#ff917d", "#ff6a50"),
+}
+
+
 class RowView:
-    """A row for a rich console; `reason` None: kept. Without colour differences are in brackets."""
+    """A row for a rich console; `reason` None: kept. Without colour differences are in brackets.
+
+    With `tokens` the answers show good - bad of their tokens, in place of how their words differ.
+    """
 
     def __init__(
-        self, row: Row, reason: str | None, outcomes: "Sequence[Outcome]", heading: str = ""
+        self,
+        row: Row,
+        reason: str | None,
+        outcomes: "Sequence[Outcome]",
+        heading: str = "",
+        tokens: "Answers | None" = None,
     ) -> None:
         self._row, self._reason, self._outcomes, self._heading = row, reason, outcomes, heading
+        self._tokens = tokens or {}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         row, width = self._row, options.max_width
@@ -61,6 +79,8 @@ class RowView:
         else:
             for view in SIDE_OF:
                 yield Group(_heading_of(row, view), _indented(answers[view]))
+        if self._tokens:
+            yield _legend(plain=console.color_system is None)
         yield Text()
         yield self._numbers()
         yield Text()
@@ -97,6 +117,8 @@ class RowView:
         said = self._row.responses
         texts = {view: shortened(said[view].text) if view in said else "" for view in SIDE_OF}
         own = {view: Text(text) for view, text in texts.items()}
+        if self._tokens:
+            return own | {view: _tinted(one, plain=plain) for view, one in self._tokens.items()}
         chosen, rejected = _marked(texts["good"], texts["bad"], plain=plain)
         return {**own, "good": chosen, "bad": rejected}
 
@@ -165,6 +187,36 @@ def _marked(chosen: str, rejected: str, *, plain: bool) -> tuple[Text, Text]:
             text.append(f"{marks[:2]}{bare}{marks[2:]}" if plain else bare, "" if plain else style)
             text.append(some[len(bare) :])
     return left, right
+
+
+def _tinted(tokens: "Tokens", *, plain: bool) -> Text:
+    """Return an answer with good - bad of its tokens, as colours or in braces."""
+    found, left = Text(), _MOST_CHARACTERS
+    tints = tokens.tint() or [0.0] * len(tokens.texts)
+    for place, (text, nats) in enumerate(zip(tokens.texts, tints, strict=True), start=1):
+        if left <= 0:
+            found.append(f" ... ({len(tokens.texts) - place + 1:,} more tokens)")
+            break
+        left -= len(text)
+        shown = shortened(text) or ("<end>" if place == len(tokens.texts) else "<control>")
+        level = sum(abs(nats) >= least for least in _TINTS)
+        colours = _LIKELIER["under good" if nats > 0 else "under bad"]
+        found.append(shown, f"#000000 on {colours[level - 1]}" if level and not plain else "")
+        if plain and level:
+            found.append(f"{{{nats:+.1f}}}")
+    return found
+
+
+def _legend(*, plain: bool) -> Text:
+    """Say what the colours, or the numbers, of tokens are."""
+    if plain:
+        return Text("{+1.2} after a token: its log-prob under good minus bad (nats), from 0.5 on")
+    found = Text("tokens likelier", style="dim")
+    for name, colours in _LIKELIER.items():
+        found.append(f" {name}")
+        for least, colour in zip(_TINTS, colours, strict=True):
+            found.append(f" {least:g} ", f"not dim #000000 on {colour}")
+    return found.append(" nats and more")
 
 
 def shortened(text: str) -> str:

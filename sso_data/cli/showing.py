@@ -1,6 +1,7 @@
 """`show`: rows of a run in the terminal."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,6 +9,11 @@ from sso_data.cli import options as opt
 from sso_data.cli import output
 from sso_data.cli.completion import reasons
 from sso_data.cli.outcome import print_json, say
+from sso_data.cli.progress import showing_progress
+from sso_data.core.records import SIDE_OF
+
+if TYPE_CHECKING:
+    from sso_data.runs.tokens import Answers
 
 
 def show(
@@ -32,6 +38,16 @@ def show(
         ),
     ] = None,
     number: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 3,
+    tokens: Annotated[
+        bool,
+        typer.Option(
+            "--tokens",
+            help="Tint each token by its log-prob under good minus bad; without "
+            "scoring.keep_tokens the model scores the rows.",
+        ),
+    ] = False,
+    model: opt.ModelNow = None,
+    engine: opt.EngineName = None,
     as_json: opt.Json = False,
 ) -> None:
     """Show rows: prompt, principles, three answers, every number beside its threshold.
@@ -42,8 +58,22 @@ def show(
     from sso_data.filtering.selection import select
 
     found = select(run, ids or (), reason=reason, principle=principle, sort=sort, number=number)
+    answers: Mapping[str, Answers] = {}
+    if tokens:
+        from sso_data.generation.tokens import tokens_of
+
+        those = [one.row for one in found.chosen]
+        with showing_progress() as progress:
+            answers = tokens_of(run, those, progress, model=model, engine__name=engine)
     if as_json:
-        rows = [one.to_json() for one in found.chosen]
+        rows = [
+            one.to_json()
+            | {
+                f"{SIDE_OF[view]}_tokens": said.to_json()
+                for view, said in answers.get(one.row.id, {}).items()
+            }
+            for one in found.chosen
+        ]
         print_json({"rows": found.rows, "matching": found.matching, "shown": rows})
         return
     from sso_data.cli.rows import RowView
@@ -51,7 +81,8 @@ def show(
     console = output.console()
     for place, one in enumerate(found.chosen, start=1):
         heading = f"row {place} of {found.matching}"
-        console.print(RowView(one.row, one.reason, one.outcomes, heading))
+        said = answers.get(one.row.id, {})
+        console.print(RowView(one.row, one.reason, one.outcomes, heading, said))
     if not found.chosen:
         say(f"no row of {found.rows} matches")
     elif found.matching > len(found.chosen):

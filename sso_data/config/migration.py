@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from sso_data.core.yaml_files import deep_merge
 
-FORMAT = 4
+FORMAT = 5
 """`schema_version` of the manifests that this version writes."""
 
 _SAME = object()
@@ -111,6 +111,7 @@ CHANGES: tuple[Change, ...] = (
             (4, "prompts", "source.format", "column", "source.column"),
             (4, "prompts", "source.take", None, "source.column"),
             (4, "training", "data.skip_bad_rows", False, "data.limit"),
+            (5, "run", "scoring.keep_tokens", False, False),
         )
     ),
 )

@@ -230,6 +230,9 @@ class ScoringConfig(Section):
     tolerance: NotNegative = 0.01
     """Largest difference, nats/token, at which sampling-time log-probs are used; above it every
     cell is scored."""
+    keep_tokens: bool = False
+    """Also keep the log-prob of every token, in tokens.jsonl, for `show --tokens` and
+    `report --tokens`; it changes no row and may be changed at any time (docs/looking.md)."""
 
 
 class EngineConfig(Section):

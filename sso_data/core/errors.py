@@ -9,6 +9,7 @@
     │       └── EngineMemoryError    its memory did not suffice
     ├── HubError          the Hub cannot be reached, or does not take or give what is asked
     ├── RunError          a run directory belongs to another run, or cannot be written
+    │   └── LicenceError  a run is to be published to everybody without a licence
     ├── TrainError        training cannot start on these rows, or must not go on
     ├── JudgeError        a judge cannot be opened, or answers nothing (evaluation.judges)
     └── RoundTrainingError    the training of a round failed (iteration.training)
@@ -89,6 +90,10 @@ class HubError(SsoDataError):
 
 class RunError(SsoDataError):
     """A run directory is another run's, or cannot be written or read."""
+
+
+class LicenceError(RunError):
+    """A run is to be published to everybody, and nobody named a licence."""
 
 
 class TrainError(SsoDataError):

@@ -18,7 +18,8 @@ class SampleRequest:
 
     `top_k` 0 and `min_p` 0 are off; both are as vLLM has them: after temperature, before `top_p`.
     `schema` is the text of a JSON schema that the continuation must obey, where the engine can
-    enforce one; the log-probs are then those of what the schema allowed.
+    enforce one; the log-probs are then those of what the schema allowed. `per_token`: the answer
+    holds the log-prob of every token.
     """
 
     key: str
@@ -30,6 +31,7 @@ class SampleRequest:
     top_k: int = 0
     min_p: float = 0.0
     schema: str | None = None
+    per_token: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,34 +39,42 @@ class ScoreRequest:
     """The log-prob of `completion_ids` (at least one) directly after `prompt_ids`.
 
     `was_sampled`: this engine sampled these very ids after this very prompt. It changes no answer;
-    an engine that caches prefixes then knows that its cache is of no use for them.
+    an engine that caches prefixes then knows that its cache is of no use for them. `per_token`
+    as in SampleRequest.
     """
 
     key: str
     prompt_ids: Sequence[int]
     completion_ids: Sequence[int]
     was_sampled: bool = False
+    per_token: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
     """A continuation as sampled; with `stop` the last id is an end-of-sequence token.
 
-    `total_nats` is the raw log-prob of all `token_ids` at sampling time.
+    `total_nats` is the raw log-prob of all `token_ids` at sampling time, `nats` that of each one
+    where the request asked for it.
     """
 
     key: str
     token_ids: tuple[int, ...]
     total_nats: float
     finish_reason: Literal["stop", "length"]
+    nats: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """The raw log-prob of a request's completion ids, in total nats (finite, at most 0)."""
+    """The raw log-prob of a request's completion ids, in total nats (finite, at most 0).
+
+    `nats`: that of each id, where the request asked for it.
+    """
 
     key: str
     total_nats: float
+    nats: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

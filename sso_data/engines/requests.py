@@ -96,10 +96,11 @@ def checked_total(nats: Iterable[float]) -> float | str:
 
 def scored(request: Request, nats: Iterable[float]) -> Result:
     """The answer to a score request from the log-probs of its completion's ids."""
-    total = checked_total(nats)
+    values = tuple(nats)
+    total = checked_total(values)
     if isinstance(total, str):
         return Refused(key=request.key, detail=total)
-    return Scored(key=request.key, total_nats=total)
+    return Scored(key=request.key, total_nats=total, nats=values if request.per_token else ())
 
 
 def sampled(
@@ -109,7 +110,8 @@ def sampled(
     finish_reason: Literal["stop", "length"],
 ) -> Result:
     """The answer to a sample request from the ids drawn and their log-probs."""
-    total = checked_total(nats)
+    values = tuple(nats)
+    total = checked_total(values)
     if isinstance(total, str):
         return Refused(key=request.key, detail=total)
     return Sampled(
@@ -117,6 +119,7 @@ def sampled(
         token_ids=tuple(token_ids),
         total_nats=total,
         finish_reason=finish_reason,
+        nats=values if request.per_token else (),
     )
 
 

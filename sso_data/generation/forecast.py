@@ -46,6 +46,14 @@ class Forecast:
         whole = Estimate(*(seconds + loading for seconds in astuple(self.seconds)))
         return whole.times(price_per_hour / 3600)
 
+    def cost_text(self, price_per_hour: float | None, seconds: float | None = None) -> str:
+        """Return the cost of making the rows as the end of a sentence, beside that of `seconds`."""
+        if price_per_hour is None:
+            return ""
+        cost = self.cost(price_per_hour)
+        actual = "" if seconds is None else f" and {price_per_hour * seconds / 3600:.2f}"
+        return f"; cost {cost.value:.2f} [{cost.low:.2f}, {cost.high:.2f}]{actual}"
+
     def __str__(self) -> str:
         """One sentence."""
         low, high = self.kept.low, self.kept.high

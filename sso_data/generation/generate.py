@@ -44,6 +44,7 @@ from sso_data.runs.jsonl import ScratchLines
 from sso_data.runs.ledger import DONE, ELSEWHERE, FAILED, Ledger
 from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run, require_run
 from sso_data.runs.steering import SteeringStore
+from sso_data.runs.tokens import TokenStore
 from sso_data.runs.workdir import refuse_other_content, stored_defaults
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
@@ -65,7 +66,10 @@ _WORTH_SECONDS = 60.0
 
 
 class RunMetadata(Protocol):
-    """Storage for results that a continued run needs: a run's manifest, or memory."""
+    """Storage for results that a continued run needs: a run's manifest, or memory (no `path`)."""
+
+    @property
+    def path(self) -> Path | None: ...
 
     def get(self, key: str) -> Any: ...
 
@@ -81,6 +85,7 @@ class Setup:
     policy: Policy
     rules: Rules
     identity: Mapping[str, Any]
+    price_per_hour: float | None = None
 
     @property
     def details(self) -> dict[str, Any]:
@@ -107,6 +112,23 @@ class Summary:
     decision: Decision
     explanation: Explanation
     steering: SteeringCounts | None = None
+
+    def work_json(self, price_per_hour: float | None) -> dict[str, Any]:
+        """Return what was done and spent by this call, for `--json`."""
+        told, cost = self.counts.forecast, self.cost(price_per_hour)
+        return {
+            "seconds": round(self.seconds, 2),
+            "new_rows": self.counts.rows,
+            "new_failures": self.counts.failed,
+            "sampled_tokens": self.counts.tokens,
+            "steering": self.steering.to_json() if self.steering else None,
+            "forecast": told.to_json() if told else None,
+            "cost": None if cost is None else round(cost, 4),
+        }
+
+    def cost(self, price_per_hour: float | None) -> float | None:
+        """Return the cost of the call, loading included; None without a price."""
+        return None if price_per_hour is None else price_per_hour * self.seconds / 3600
 
 
 def rules_of(config: RunConfig) -> Rules:
@@ -180,16 +202,16 @@ def generate(
     *,
     except_: Sequence[Path] = (),
     overwrite: bool = False,
+    price_per_hour: float | None = None,
 ) -> Summary:
     """Make or continue the run in `out`, filter it and write its pairs.
 
     Rows of the runs `except_` are not made here, also when the run is continued without them. A
     decision of `filter` stays in force, unless `config` was given filter settings. A prompt that
-    cannot be done is written to failed.jsonl. Raises InputError, ConfigError, ModelError,
-    EngineError or RunError.
+    cannot be done is written to failed.jsonl. Estimates tell the cost where a `price_per_hour` is
+    given. Raises InputError, ConfigError, ModelError, EngineError or RunError.
     """
-    started = time.monotonic()
-    progress = progress or NullProgress()
+    started, progress = time.monotonic(), progress or NullProgress()
     progress.phase("checking the prompts")
     asked = "filter" in config.model_fields_set
     if not overwrite:
@@ -220,21 +242,21 @@ def generate(
         run = stack.enter_context(opened)
         elsewhere.leave_to_them(run, keys, samples, progress)
         _note_given(run, source, config, keys, people=people)
-        decides = config.model_copy(
-            update={"filter": standing_filter(out, config.filter, asked=asked)}
+        stands = {"filter": standing_filter(out, config.filter, asked=asked)}
+        making = replace(
+            setup, config=config.model_copy(update=stands), price_per_hour=price_per_hour
         )
         del keys  # the run's ledger knows them from here on
 
         left = partial(_prompts_left, scratch or (), samples, run.is_open)
         with run_guide(setup, run, left, total) as guide:
             prompts = read_prompts(source, config.source)
-            making = replace(setup, config=decides)
             counts = make_rows(prompts, making, run, run, progress, guide=guide, total=total)
         account = run.account(samples)
         account.check()
     progress.phase("filtering")
     refiltered = filter_again(out, config, progress, asked=asked)
-    _compare(counts, refiltered.decision, progress)
+    _compare(counts, refiltered.decision, progress, price_per_hour)
     return Summary(
         account=account,
         counts=counts,
@@ -245,12 +267,15 @@ def generate(
     )
 
 
-def _compare(counts: RowCounts, decision: Decision, progress: Progress) -> None:
+def _compare(
+    counts: RowCounts, decision: Decision, progress: Progress, price: float | None
+) -> None:
     """Say what was foretold, if anything was, beside what came."""
     if counts.forecast:
         share = len(decision.kept) / max(1, len(decision.reason_code))
         progress.note(
             counts.forecast.compared(seconds=counts.seconds, tokens=counts.tokens, share=share)
+            + counts.forecast.cost_text(price, counts.seconds)
         )
 
 
@@ -364,7 +389,7 @@ def make_rows(
     """
     is_complete = partial(is_always_complete, first=frozenset(first_rows(metadata.get(FIRST_ROWS))))
     counted = is_complete if setup.config.scoring.when == "needed" else lambda key: True
-    kept = _FirstRows(setup.config, progress, counted)
+    kept = _FirstRows(setup.config, progress, counted, setup.price_per_hour)
     started = time.monotonic()
 
     def note_engine(info: EngineInfo) -> None:
@@ -374,7 +399,11 @@ def make_rows(
         metadata.set(engine=asdict(info), resume=_resume_promise(info, setup.config.engine))
 
     check = LogprobCheck(setup.config.scoring, _earlier_check(metadata, candidates is None))
-    with lazy_engine(setup, progress, note_engine) as engine:
+    with ExitStack() as stack:
+        keep = None
+        if metadata.path is not None and setup.config.scoring.keep_tokens:
+            keep = stack.enter_context(closing(TokenStore(metadata.path))).add
+        engine = stack.enter_context(lazy_engine(setup, progress, note_engine))
         if candidates is None:
             steer = lambda prompt: setup.rules.by_rule(prompt.id)  # noqa: E731 - rows have theirs
         else:
@@ -392,6 +421,7 @@ def make_rows(
             on_check=lambda result: metadata.set(logprob_check=result.to_json()),
             on_record=kept.add,
             is_complete=is_complete,
+            keep=keep,
         )
         todo = pipeline.complete(lacking) if candidates is None else pipeline.run(candidates)
         foretells = candidates is not None and total is not None
@@ -441,7 +471,9 @@ class _FirstRows:
         config: RunConfig,
         progress: Progress,
         counted: Callable[[int], bool] = lambda key: True,
+        price: float | None = None,
     ) -> None:
+        self._price = price
         self._config, self._progress, self._counted = config.filter, progress, counted
         self._less_later = f"; upper estimates: {LESS_LATER}" * (config.scoring.when == "needed")
         self._first: dict[int, bytes] = {}
@@ -488,7 +520,7 @@ class _FirstRows:
         )
         if found and found.seconds.value - counts.seconds > _WORTH_SECONDS:
             counts.forecast = found
-            self._progress.note(f"{found}{self._less_later}")
+            self._progress.note(f"{found}{found.cost_text(self._price)}{self._less_later}")
 
     def _warn_if_few(self) -> None:
         found = explain(np.frombuffer(b"".join(self._warned_by), SCORES), self._config)
@@ -517,14 +549,14 @@ def _resume_promise(info: EngineInfo, config: EngineConfig) -> str:
 def _flat(config: RunConfig) -> dict[str, Any]:
     """Return the configuration keys that decide a row's content, by dotted name.
 
-    The number of samples is not among them: a run may grow in it.
+    The number of samples is not among them: a run may grow in it; nor what is kept beside rows.
     """
     dumped = config.model_dump(mode="json")
     keys = {
         f"{section}.{key}": value
         for section in _IDENTITY_SECTIONS
         for key, value in dumped[section].items()
-        if key != "samples"
+        if key not in ("samples", "keep_tokens")
     }
     keys |= {f"engine.{key}": dumped["engine"][key] for key in _IDENTITY_ENGINE_KEYS}
     return keys | {

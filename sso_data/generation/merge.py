@@ -32,6 +32,7 @@ from sso_data.runs.run import (
     run_account,
     unfinished,
 )
+from sso_data.runs.tokens import merge_tokens
 from sso_data.runs.workdir import Manifest
 
 _ITS_OWN = (
@@ -119,6 +120,7 @@ def merge(
             )
         for key, value in details.items():
             run.set(**{key: value})
+        merge_tokens(runs, out)
         _add_rows(run, parts, len(np.setdiff1d(rows, stored)), progress)
         known = read_failures(out)
         for failure in chain.from_iterable(read_failures(part.path).values() for part in parts):

@@ -49,6 +49,7 @@ from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
 from sso_data.prompts.rows import unanswerable
 from sso_data.runs.columns import row_key
+from sso_data.runs.tokens import Cells
 from sso_data.steering.rules import Steered
 from sso_data.templating.chat_template import (
     ChatTemplate,
@@ -128,7 +129,7 @@ class _InFlight:
     everything about it is asked for; `asked` are then the cells asked for so far. `verifies`: its
     on-view cells are scored for the log-prob check. `sampled` and `scored` hold total nats;
     `waiting` the cells that the engine was asked for, by request key (a response is asked for under
-    its on-view cell).
+    its on-view cell). `nats`: the log-probs of tokens, where they are kept.
     """
 
     base: Row
@@ -141,6 +142,7 @@ class _InFlight:
     sampled: dict[Cell, float] = field(default_factory=dict)
     scored: dict[Cell, float] = field(default_factory=dict)
     waiting: dict[str, Cell] = field(default_factory=dict)
+    nats: dict[tuple[type[Result], Cell], tuple[float, ...]] = field(default_factory=dict)
     number: int = 0
 
 
@@ -149,7 +151,8 @@ class Pipeline:
 
     `start_engine` is called when the first prompt needs the engine, so that a run with nothing left
     to do costs no GPU. `steer` is called once for each prompt. `is_complete` tells by its key which
-    row is made in full whatever it turns out to be.
+    row is made in full whatever it turns out to be. `keep` takes the log-probs of each row's tokens
+    before the sink takes the row; without it they are not asked for.
     """
 
     def __init__(  # noqa: PLR0913 - what a run is made of
@@ -164,7 +167,9 @@ class Pipeline:
         on_check: Callable[[CheckResult], None] = lambda result: None,
         on_record: Callable[[bytes, int], None] = lambda record, number: None,
         is_complete: Callable[[int], bool] = lambda key: False,
+        keep: Callable[[Row, Cells], None] | None = None,
     ) -> None:
+        self._keep = keep
         self._policy = policy
         self._steer = steer
         self._config = config
@@ -313,20 +318,10 @@ class Pipeline:
 
     def _resumed(self, row: Row) -> _InFlight:
         """Render the views of a row again, as they were. Raises RunError where they differ."""
-        turns = {
-            view: steered_turns(row.messages, row.system[view], row.user.get(view, ""))
-            for view in STEERED_VIEWS
-        }
-        template, config = self._policy.template, self._config.sampling
-        ids = {view: template.ids(turns.get(view, row.messages)) for view in VIEWS}
-        if {view: hash_ids(ids[view]) for view in VIEWS} != row.prompt_hash:
-            raise RunError(
-                f"row {row.id}: its prompts render to other token ids than when it was sampled; "
-                "restore its line from a copy, or make the run again"
-            )
+        ids = prompt_ids(row, self._policy.template)
         rendered = RenderedViews(ids=ids, system=row.system, user=row.user)
         context = self._engine().info.context_tokens
-        budget = min(config.max_tokens, context - rendered.longest)
+        budget = min(self._config.sampling.max_tokens, context - rendered.longest)
         return _InFlight(base=row, rendered=rendered, max_tokens=budget)
 
     def _resume(self, row: _InFlight) -> None:
@@ -372,6 +367,7 @@ class Pipeline:
             top_p=self._config.sampling.top_p,
             top_k=self._config.sampling.top_k,
             min_p=self._config.sampling.min_p,
+            per_token=self._keep is not None,
         )
         row.waiting[request.key] = (view, view)
         self._window.ask(request)
@@ -394,12 +390,14 @@ class Pipeline:
             case Sampled():
                 row.responses[drawn] = response_of(result, self._policy.template)
                 row.sampled[cell] = result.total_nats
+                row.nats[Sampled, cell] = result.nats
                 self.counts.responses += 1
                 self.counts.tokens += len(result.token_ids)
                 if not row.stepwise:
                     self._ask_other_views(row, drawn)
             case Scored():
                 row.scored[cell] = result.total_nats
+                row.nats[Scored, cell] = result.nats
         if not row.waiting:
             self._complete(row)
 
@@ -423,6 +421,10 @@ class Pipeline:
         """True if the log-prob check decided that on-view cells are scored like the others."""
         return self._check.result is not None and not self._check.result.agreed
 
+    def _source_of(self, cell: Cell) -> type[Result]:
+        """Return the kind of answer that gives a cell of a row."""
+        return Sampled if cell in ON_VIEW and not self._scores_on_view else Scored
+
     def _ask_score(self, row: _InFlight, cell: Cell) -> None:
         """Ask for one cell: the response's own ids after the prompt of the view `seen`."""
         seen, drawn = cell
@@ -431,6 +433,7 @@ class Pipeline:
             prompt_ids=row.rendered.ids[seen],
             completion_ids=row.responses[drawn].token_ids,
             was_sampled=seen == drawn,
+            per_token=self._keep is not None,
         )
         row.waiting[request.key] = cell
         self._window.ask(request)
@@ -519,6 +522,11 @@ class Pipeline:
         return []
 
     def _write(self, row: _InFlight, finished: Row) -> None:
+        if self._keep is not None:
+            by_cell = {
+                cell: row.nats.get((self._source_of(cell), cell), ()) for cell in finished.logp
+            }
+            self._keep(finished, {cell: nats for cell, nats in by_cell.items() if nats})
         record = self._sink.write_row(finished)
         del self._rows[finished.id]
         self.counts.responses -= len(row.responses)
@@ -539,6 +547,21 @@ class Pipeline:
             )
         )
         self.counts.failed += 1
+
+
+def prompt_ids(row: Row, template: ChatTemplate) -> dict[View, list[int]]:
+    """Render the views of a row again, as they were. Raises RunError where they differ."""
+    turns = {
+        view: steered_turns(row.messages, row.system[view], row.user.get(view, ""))
+        for view in STEERED_VIEWS
+    }
+    ids = {view: template.ids(turns.get(view, row.messages)) for view in VIEWS}
+    if {view: hash_ids(ids[view]) for view in VIEWS} != row.prompt_hash:
+        raise RunError(
+            f"row {row.id}: its prompts render to other token ids than when it was sampled; "
+            "restore its line from a copy, or make the run again"
+        )
+    return ids
 
 
 def response_of(sampled: Sampled, template: ChatTemplate) -> Response:

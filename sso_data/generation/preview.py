@@ -3,8 +3,10 @@
 import heapq
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,13 @@ from sso_data.config.run import RunConfig
 from sso_data.core.errors import InputError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Failure, Row, content_hash
+from sso_data.core.statistics import Estimate, mean_of
 from sso_data.engines import resolve_name
 from sso_data.engines.score_memory import planned_scoring
 from sso_data.filtering.explain import Explanation, explain, features_of
 from sso_data.filtering.filters import Decision, decide
 from sso_data.generation.forecast import FEWEST, LESS_LATER, Forecast, forecast
-from sso_data.generation.generate import make_rows, prepare, rules_of
+from sso_data.generation.generate import Setup, make_rows, prepare, rules_of
 from sso_data.generation.pipeline import RowCounts
 from sso_data.prompts import BadRow, Candidate, layouts_in, read_prompts
 from sso_data.runs.columns import SCORES, Rows, encode
@@ -27,6 +30,10 @@ from sso_data.runs.ledger import Ledger
 from sso_data.runs.steering import MemorySteeringStore
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.passes import Guide, prompts_of
+from sso_data.templating.chat_template import Unrenderable
+
+_MOST_COUNTED = 2000
+"""Prompts up to which their tokens are counted exactly; of more, those of so many."""
 
 
 @dataclass(slots=True)
@@ -37,6 +44,7 @@ class _Memory:
     failures: list[Failure] = field(default_factory=list)
     findings: dict[str, Any] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
+    path: Path | None = None
     _ledger: Ledger = field(default_factory=Ledger)
 
     def admit(self, content: str, samples: int) -> list[tuple[str, bool]]:
@@ -82,7 +90,7 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     progress.note(layouts_in(source, config.source)[0])
     candidates = list(read_prompts(source, config.source))
     progress.phase("checking the model and its chat template")
-    memory, _ = _made(candidates, config, progress)
+    memory, _, _ = _made(candidates, config, progress)
     rows = sorted(memory.rows, key=lambda row: memory.order[row.id])
     records: Rows = np.frombuffer(b"".join(encode(row, b"", 0) for row in rows), SCORES)
     decision = decide(records, config.filter)
@@ -105,7 +113,8 @@ class Plan:
 
     `prompts`, `bad`: prompts and malformed rows of the source; `probed`: rows that were made,
     `failed` of the probe's could not be; `rows`: of a whole run; `loading`: seconds before the
-    first row was begun; `in_flight`: requests that the engines work on at once.
+    first row was begun; `in_flight`: requests that the engines work on at once. `prompt_tokens`: of
+    the three views of all prompts, exact up to _MOST_COUNTED; None where a model steers them.
     """
 
     prompts: int
@@ -117,6 +126,7 @@ class Plan:
     loading: float
     forecast: Forecast
     explanation: Explanation
+    prompt_tokens: Estimate | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return its form for `--json`."""
@@ -126,6 +136,7 @@ class Plan:
             "probed": self.probed,
             "probe_failed": self.failed,
             "loading_seconds": round(self.loading, 2),
+            "prompt_tokens": self.prompt_tokens.to_json() if self.prompt_tokens else None,
             "forecast": self.forecast.to_json(),
             "explanation": self.explanation.to_json(),
         }
@@ -146,13 +157,15 @@ def plan(
     progress.note(layouts_in(source, config.source)[0])
     is_vllm = resolve_name(config.engine) == "vllm"
     number = number or (2 * config.engine.max_num_seqs if is_vllm else 32)
-    probe, prompts, bad = _probe(read_prompts(source, config.source), number)
+    counted = max(number, _MOST_COUNTED)
+    some, prompts, bad = _probe(read_prompts(source, config.source), counted)
+    probe = some[:number]
     progress.note(f"{prompts} prompts; making rows of {len(probe)} of them")
     if config.scoring.when == "needed":
         progress.note(f"time and tokens are upper estimates: {LESS_LATER}")
     progress.phase("checking the model and its chat template")
     started = time.monotonic()
-    memory, counts = _made(probe, config, progress)
+    memory, counts, setup = _made(probe, config, progress)
     loading = time.monotonic() - started - counts.seconds
     lines = (to_line(row.to_json()) for row in memory.rows)
     data = b"".join(encode(row, line, 0) for row, line in zip(memory.rows, lines, strict=True))
@@ -178,7 +191,26 @@ def plan(
         loading=loading,
         forecast=found,
         explanation=explain(np.frombuffer(data, SCORES), config.filter),
+        prompt_tokens=_prompt_tokens(some, prompts, setup),
     )
+
+
+def _prompt_tokens(some: Sequence[Candidate], prompts: int, setup: Setup) -> Estimate | None:
+    """Return the tokens of all prompts under three views by `some` of them, which may be all."""
+    if setup.rules.asks_a_model:
+        return None
+    samples, found = setup.config.sampling.samples, []
+    for prompt in prompts_of(some, partial(Ledger().next_ids, samples=samples), lambda _: True):
+        one = setup.rules.by_rule(prompt.id)
+        with suppress(Unrenderable):
+            views = setup.policy.template.views(
+                prompt.messages, one.good, one.bad, one.steering.placement
+            )
+            found.append(float(sum(map(len, views.ids.values()))))
+    if len(some) == prompts:
+        return Estimate(*[sum(found)] * 3)
+    mean = mean_of(found)
+    return mean and mean.times(len(found) / len(some) * prompts)
 
 
 def _probe(
@@ -202,7 +234,7 @@ def _probe(
 
 def _made(
     candidates: Sequence[Candidate | BadRow], config: RunConfig, progress: Progress
-) -> tuple[_Memory, RowCounts]:
+) -> tuple[_Memory, RowCounts, Setup]:
     """Make whole rows of the candidates in memory, so that every response can be shown."""
     whole = config.scoring.model_copy(update={"when": "all"})
     setup = prepare(config.model_copy(update={"scoring": whole}), progress=progress)
@@ -228,4 +260,4 @@ def _made(
         guide=guide if setup.rules.asks_a_model else None,
         total=total,
     )
-    return memory, counts
+    return memory, counts, setup

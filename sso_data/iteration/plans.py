@@ -22,7 +22,7 @@ from sso_data.steering.rules import Rules
 _FREE = re.compile(
     r"(title|reproduces|rounds|model|prompts|launcher|held_out|stop)\b.*"
     r"|labelled\.data"
-    r"|generate\.(model|seed|principles|templates|output\..*)"
+    r"|generate\.(model|seed|principles|templates|output\..*|scoring\.keep_tokens)"
     r"|generate\.engine\.(?!name$|dtype$|max_model_len$|revision$|vllm\.).*"
     rf"|generate\.engine\.vllm\.({'|'.join(sorted(VLLM_SPEED_KEYS))})"
     r"|(generator\.)?train\.(model|seed|stop\..*|log\..*)"

@@ -19,6 +19,7 @@ from sso_data.filtering.explain import effect_of
 from sso_data.filtering.refilter import doubt_about, why_nothing
 from sso_data.publishing.card import CardConfig, RunFacts, dataset_card, read_facts
 from sso_data.publishing.hub import MAIN, HubRepo, check_repo_id
+from sso_data.publishing.licence import demand_licence
 from sso_data.publishing.public import public_json, public_text
 from sso_data.publishing.readme import README, merge_card
 from sso_data.publishing.upload import Parcel, Published, Target, publish, stage
@@ -59,7 +60,8 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
 
     `private` None leaves a repository as it is; a new one is private. Everything is made and
     checked here before the Hub is asked. An unfinished run is published only in private, and so is
-    one whose texts show no effect on the model, unless `confirmed`. Raises SsoDataError; the
+    one whose texts show no effect on the model, or without a licence (`license`, or in the
+    repository's card), unless `confirmed`. Raises SsoDataError, LicenceError among them; the
     repository is then as it was, or is private, or holds everything.
     """
     progress = progress or NullProgress()
@@ -69,6 +71,8 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
     target = Target(hub=hub, revision=revision, private=private, overwrite=overwrite)
     with locked(run, "rows"), locked(run, "pairs"), stage(run) as folder:
         facts = _checked_facts(run, progress, public=private is False, confirmed=confirmed)
+        if private is False and not license and not confirmed:
+            demand_licence(facts, hub, revision)
         parcel = pack(facts, repo, folder, what=what, language=language, license=license)
         return publish(parcel, target, progress)
 
@@ -103,6 +107,8 @@ def pack_run(
     out = run / "push-dry-run"
     with locked(run, "rows"), locked(run, "pairs"), stage(run) as folder:
         facts = _checked_facts(run, progress, public=private is False, confirmed=confirmed)
+        if private is False and not license and not confirmed:
+            demand_licence(facts, None, MAIN)
         parcel = pack(facts, repo, folder, what=what, language=language, license=license)
         files = {**parcel.files, README: folder / README}
         sizes = {path: files[path].stat().st_size for path in sorted(files)}

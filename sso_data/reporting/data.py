@@ -34,6 +34,7 @@ from sso_data.runs.columns import (
 )
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.run import Account, expected_rows, require_run, run_account
+from sso_data.runs.tokens import Answers
 
 BLOCK = 64
 """Rows that the page loads at once."""
@@ -183,6 +184,18 @@ def detail(row: Row, of: Read) -> dict[str, Any]:
         "source": row.source_id,
         "metadata": row.metadata,
     }
+
+
+def tinted(answers: Answers) -> dict[str, Any]:
+    """Return the pieces of a row's answers with their log-probs (nats) by view; {} without any."""
+    pieces = {
+        view: {
+            "texts": one.texts,
+            "nats": {seen: [round(nats, 2) for nats in one.by_piece(seen)] for seen in one.nats},
+        }
+        for view, one in answers.items()
+    }
+    return {"pieces": pieces} if pieces else {}
 
 
 def _principles(of: Read, features: Features) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ import base64
 import gzip
 import hashlib
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from sso_data.core.paths import templates_dir
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Row
 from sso_data.exporting.output import mark_as_ours, new_directory
-from sso_data.reporting.data import Read, blocks, detail, index, packed, read
+from sso_data.reporting.data import Read, blocks, detail, index, packed, read, tinted
 from sso_data.runs.files import make_dir, write_new
+from sso_data.runs.tokens import Answers
 
 PAGE, MARK = "index.html", "report.json"
 MOST_SINGLE = 5000
@@ -39,10 +40,12 @@ def report(
     single: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    tokens: Mapping[str, Answers] | None = None,
 ) -> Reported:
     """Write the report of a run into a new directory `out` (default: RUN-report).
 
-    `single`: one file that holds everything, for at most MOST_SINGLE rows. The same run gives the
+    `single`: one file that holds everything, for at most MOST_SINGLE rows; `tokens`: by row id the
+    answers whose tokens can be tinted. The same run gives the
     same bytes. Raises RunError where the run cannot be read or `out` may not be written, and
     ConfigError for a run that is too large for one file.
     """
@@ -63,7 +66,9 @@ def report(
         def rows() -> Iterator[Row]:
             done = 0
             for number, block in enumerate(blocks(found)):
-                data = encoded([detail(row, found) for row in block])
+                data = encoded(
+                    [detail(row, found) | tinted((tokens or {}).get(row.id, {})) for row in block]
+                )
                 if single:
                     inside.append(data)
                 else:

@@ -19,6 +19,7 @@ from sso_data.runs.files import locked_file, make_dir, recover_dir, write_atomic
 from sso_data.runs.journal import Journal, Scores, load_scores
 from sso_data.runs.jsonl import PeriodicSync, open_lines, read_lines, to_line
 from sso_data.runs.ledger import DONE, ELSEWHERE, FAILED, SEEN, Ledger
+from sso_data.runs.tokens import TOKENS
 from sso_data.runs.workdir import (
     OVERWRITE,
     Manifest,
@@ -52,7 +53,7 @@ RUN = WorkKind(
     manifest="run.json",
     files=(
         *("pairs", ".pairs.old", ".pairs.new", "report.html", "push-dry-run"),
-        *("rows", "failed.jsonl", "steering.jsonl", COMPLETED, ELSEWHERE_FILE),
+        *("rows", "failed.jsonl", "steering.jsonl", COMPLETED, TOKENS, ELSEWHERE_FILE),
     ),
     orphans=("rows", "failed.jsonl"),
     is_valid=_is_manifest,

@@ -1,8 +1,9 @@
 "use strict";
 const HEIGHT = 48, MOST_BLOCKS = 16, MOST_NAMED = 20, MOST_SHOWN = 20000, LEAST_ALIKE = 0.25;
 const VIEWS = ["good", "bad", "plain"], SIDE = {good: "chosen", bad: "rejected", plain: "original"};
+const TINTS = {"good bad": "good - bad", "good plain": "good - plain", "plain bad": "plain - bad", "": "off"}, MOST_NATS = 2;
 const $ = (id) => document.getElementById(id);
-const state = {text: "", reason: "", principle: "", check: "", sort: "order", open: -1, diff: false, found: null};
+const state = {text: "", reason: "", principle: "", check: "", sort: "order", open: -1, diff: false, tint: "good bad", found: null};
 const waiting = new Map(), loaded = new Map();
 let data, shown = [], wanted = -1, searching = 0;
 
@@ -196,6 +197,8 @@ function answer(row, view) {
   const title = make("h3", {}, `${side} (${view === "plain" ? "no principles" : view})`);
   if (text === undefined) return make("div", {}, title, make("p", {className: "quiet"}, "not asked for: the row was decided without it"));
   const facts = `${row.tokens[view]} tokens, ${row.finish[view] === "stop" ? "ended" : `cut off (${row.finish[view]})`}`;
+  const pieces = row.pieces && row.pieces[view], [first, second] = state.tint.split(" ");
+  if (!state.diff && pieces && pieces.nats[first] && pieces.nats[second]) return make("div", {}, title, make("p", {className: "quiet"}, facts), tinted(pieces, first, second));
   const box = state.diff && view !== "plain" ? marked(row, view) : textBox(text);
   return make("div", {}, title, make("p", {className: "quiet"}, facts), box);
 }
@@ -216,6 +219,40 @@ function marked(row, view) {
   return box;
 }
 
+/** A stretch of colour for a difference in nats: the more, the stronger. */
+function swatch(nats, ...inside) {
+  const span = make("span", {className: nats > 0 ? "more" : "less"}, ...inside);
+  span.style.setProperty("--strength", `${Math.round(100 * Math.min(1, Math.abs(nats) / MOST_NATS))}%`);
+  return span;
+}
+
+/** The tokens of an answer, coloured by the log-prob under one view minus that under another. */
+function tinted(pieces, first, second) {
+  const spans = pieces.texts.map((text, n) => {
+    const a = pieces.nats[first][n], b = pieces.nats[second][n];
+    const span = swatch(a - b, ...(text ? visible(text) : [n === pieces.texts.length - 1 ? "<end>" : "<control>"]));
+    span.title = `${first} ${fixed(a, 2)}, ${second} ${fixed(b, 2)}: ${a - b < 0 ? "" : "+"}${fixed(a - b, 2)} nats`;
+    return span;
+  });
+  return make("div", {className: "text"}, ...spans);
+}
+
+/** The choice of the two views, and what the colours mean. */
+function legend(i, row) {
+  if (!row.pieces) return null;
+  const change = (event) => {
+    const top = $("detail").scrollTop;
+    Object.assign(state, {tint: event.target.value, diff: false});
+    show(i, row);
+    $("detail").scrollTop = top;
+    $("detail").querySelector("select").focus();
+  };
+  const choice = make("select", {onchange: change}, ...Object.entries(TINTS).map(([value, text]) => make("option", {value}, text)));
+  choice.value = state.tint;
+  const [first, second] = state.tint.split(" "), scale = [-2, -1, -0.5, 0.5, 1, 2].map((nats) => swatch(nats, ` ${nats > 0 ? "+" : ""}${nats} `));
+  return make("p", {className: "text"}, make("label", {}, "tokens by log-prob under ", choice), ...(state.tint ? [" ", ...scale, ` nats: likelier under ${second}, or under ${first}`] : []));
+}
+
 /** The numbers of a row beside what the filter asks of them, as the filter compared them. */
 function tests(row) {
   const signs = {"<=": "at most", ">=": "at least", "<": "under", ">": "over"};
@@ -233,7 +270,7 @@ function show(i, row) {
   const systems = ["good", "bad"].map((view) => make("div", {}, make("p", {className: "quiet"}, view), textBox([row.system[view], row.user[view]].filter(Boolean).join("\n\n") || "(none)")));
   const mark = make("button", {type: "button", onclick: () => { state.diff = !state.diff; show(i, row); }}, state.diff ? "hide differences" : "mark differences");
   mark.setAttribute("aria-pressed", String(state.diff));
-  $("detail").replaceChildren(make("p", {}, kept, ` row ${data.columns.id[i]} `, mark), make("h3", {}, "prompt"), ...turns, make("ul", {}, ...texts),
+  $("detail").replaceChildren(make("p", {}, kept, ` row ${data.columns.id[i]} `, mark), make("h3", {}, "prompt"), ...turns, make("ul", {}, ...texts), ...[legend(i, row)].filter(Boolean),
     make("div", {className: "answers"}, ...VIEWS.map((view) => answer(row, view))), make("h3", {}, "against the filter"), tests(row),
     make("h3", {}, "mean log-probs (nats/token)"), table(["view", "chosen", "rejected", "original"], cells),
     folded("system messages of the good and the bad view", ...systems), folded("source", textBox(`${row.source ?? ""}\n${row.metadata}`)));

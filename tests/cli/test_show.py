@@ -13,6 +13,7 @@ from sso_data.cli.rows import RowView, visible
 from sso_data.config.run import FilterConfig
 from sso_data.core.records import Message, Response, Row, View
 from sso_data.filtering.measures import outcomes_of
+from sso_data.runs.tokens import Answers, Tokens
 from tests.cli.conftest import Cli
 from tests.exporting.making import make_run
 from tests.factories import make_row
@@ -23,19 +24,19 @@ HOSTILE = (
 )
 
 
-def drawn(row: Row, columns: int, *, color: bool = False) -> str:
+def drawn(row: Row, columns: int, *, color: bool = False, tokens: Answers | None = None) -> str:
     config = FilterConfig()
     screen = io.StringIO()
     console = Console(
         file=screen,
         width=columns,
         force_terminal=color,
-        color_system="standard" if color else None,
+        color_system=("truecolor" if tokens else "standard") if color else None,
         highlight=False,
         _environ={},
     )
     reason = next((test.reason for test in outcomes_of(row, config, {}) if test.fails), None)
-    console.print(RowView(row, reason, outcomes_of(row, config, {})))
+    console.print(RowView(row, reason, outcomes_of(row, config, {}), tokens=tokens))
     return screen.getvalue()
 
 
@@ -68,6 +69,21 @@ def test_differences_are_marked_unless_all_is_different() -> None:
     assert "\x1b[1;32mvery\x1b[0m" in drawn(alike, 80, color=True)
     other = make_row(texts={"good": "one two three four", "bad": "five six seven eight"})
     assert "{+" not in drawn(other, 80)
+
+
+def test_tokens_are_tinted_or_have_numbers() -> None:
+    tokens = Tokens(
+        texts=("It", " flies\x1b[2J", " well", ""),
+        sizes=(1, 2, 1, 1),
+        nats={"good": [-1.0, -1.0, -1.0, -3.0, -2.0], "bad": [-2.2, -1.0, -1.0, -1.0, -2.04]},
+    )
+    plain = drawn(make_row(), 80, tokens={"good": tokens})
+    assert "It{+1.2} flies\u241b[2J well{-2.0}<end>" in plain
+    assert "log-prob under good minus bad" in plain and "{+1.2} flies" in plain
+    coloured = drawn(make_row(), 80, color=True, tokens={"good": tokens})
+    assert "\x1b[38;2;0;0;0;48;2;127;173;255mIt\x1b[0m flies" in coloured, "from 1 nat on"
+    assert "\x1b[38;2;0;0;0;48;2;255;106;80m well\x1b[0m<end>" in coloured, "from 2 nats on"
+    assert "{+" not in coloured
 
 
 @pytest.mark.parametrize("columns", [80, 160])

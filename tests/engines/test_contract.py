@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,6 +113,21 @@ def test_scores_equal_a_full_softmax(engine: Engine, plain_model: Any) -> None:
         result = results[request.key]
         assert isinstance(result, Scored) and result.total_nats < 0
         assert result.total_nats == pytest.approx(sum(expected), abs=1e-4 * len(expected))
+
+
+def test_each_tokens_log_prob_on_demand(engine: Engine, plain_model: Any) -> None:
+    prompt = (1, 40, 41)
+    asked = ask(engine, [sample("a", per_token=True), sample("b")])
+    drawn = asked["a"].token_ids
+    expected = true_logprobs(plain_model, prompt, drawn)
+    again = replace(score("c", prompt, drawn), was_sampled=True, per_token=True)
+    other = replace(score("d", (1, 50), drawn), per_token=True)
+    scores = ask(engine, [again, other, score("e", prompt, drawn)])
+    assert asked["a"].nats == pytest.approx(expected, abs=1e-3)
+    assert scores["c"].nats == pytest.approx(expected, abs=1e-3)
+    assert scores["d"].nats == pytest.approx(true_logprobs(plain_model, (1, 50), drawn), abs=1e-3)
+    assert sum(scores["d"].nats) == pytest.approx(scores["d"].total_nats, abs=1e-6)
+    assert asked["b"].nats == scores["e"].nats == (), "only where it was asked for"
 
 
 def test_scores_do_not_depend_on_what_was_scored_before(engine: Engine) -> None:

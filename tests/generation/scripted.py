@@ -24,6 +24,7 @@ from sso_data.generation.logprob_check import CheckResult, LogprobCheck
 from sso_data.generation.pipeline import Pipeline
 from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
+from sso_data.runs.tokens import Cells
 from sso_data.steering.principles import load_catalogue
 from sso_data.steering.rules import Rules
 from sso_data.templating.chat_template import ChatTemplate
@@ -114,8 +115,13 @@ class ScriptedEngine:
             return Refused(key=request.key, detail="not today")
         if isinstance(request, SampleRequest):
             ids = tuple(TEMPLATE.tokenizer.encode("abc xyz"[request.seed % 3 :]))[:3]
-            return Sampled(key=request.key, token_ids=ids, total_nats=-3.0, finish_reason="stop")
-        return Scored(key=request.key, total_nats=self._scores(request))
+            nats = (-3.0 + len(ids) - 1, *[-1.0] * (len(ids) - 1)) if request.per_token else ()
+            return Sampled(
+                key=request.key, token_ids=ids, total_nats=-3.0, finish_reason="stop", nats=nats
+            )
+        total, count = self._scores(request), len(request.completion_ids)
+        nats = (total / count,) * count if request.per_token else ()
+        return Scored(key=request.key, total_nats=total, nats=nats)
 
 
 @dataclass
@@ -149,6 +155,7 @@ def run(
     memory: Memory | None = None,
     earlier: dict[str, Any] | None = None,
     checks: list[CheckResult] | None = None,
+    keep: Callable[[Row, Cells], None] | None = None,
 ) -> Memory:
     """All candidates through the pipeline; returns what came out."""
     engine, config, memory = engine or ScriptedEngine(), config or RunConfig(), memory or Memory()
@@ -162,6 +169,7 @@ def run(
         memory,
         check=LogprobCheck(config.scoring, earlier),
         on_check=found.append,
+        keep=keep,
     )
     for _ in pipeline.run(candidates):
         pass

@@ -4,6 +4,7 @@ The engine is scripted.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,9 @@ def test_the_arithmetic() -> None:
     assert found.disk_bytes == pytest.approx(1000 * (1.9 * line + 120))
     assert found.cost(9.0, loading=200.0).value == pytest.approx(1.5)
     assert "1,000 rows take 0:06:40 [" in str(found)
+    low, high = found.cost(9.0).low, found.cost(9.0).high
+    assert found.cost_text(9.0, 440.0) == f"; cost 1.00 [{low:.2f}, {high:.2f}] and 1.10"
+    assert found.cost_text(None) == ""
 
 
 def test_few_rows_foretell_nothing() -> None:
@@ -64,13 +68,16 @@ def test_a_long_run_says_what_it_will_take_and_what_it_took(
     quick = run("generate", prompts, "--out", tmp_path / "quick")
     assert "by the first" not in quick.stderr, "what ends within a minute is not estimated"
     monkeypatch.setattr(generate, "_WORTH_SECONDS", -1e9)
-    done = run("generate", prompts, "--out", tmp_path / "run", "--json")
+    done = run("generate", prompts, "--out", tmp_path / "run", "--json", "--price-per-hour", 3600)
     told = [line for line in done.stderr.splitlines() if line.startswith("by the first ")]
     assert len(told) == 1 and ": 90 rows take 0:00:0" in told[0]
     first = int(told[0].split()[3])
     assert 30 <= first < 60, "as soon as a cohort is done"
+    assert "; cost " in told[0]
     assert f"estimated by the first {first} rows and actual: time" in done.stderr
     found = json.loads(done.stdout)
+    assert found["cost"] == pytest.approx(found["seconds"], abs=0.006), "3600 an hour, 1 a second"
+    assert re.search(r"; cost [\d.]+ \[[\d.]+, [\d.]+\] and [\d.]+\n", done.stderr)
     assert (found["forecast"]["rows"], found["forecast"]["total"]) == (first, 90)
     low, high = found["forecast"]["kept"][1:]
     assert low <= found["kept"] / 90 <= high or found["kept"] == 0
@@ -81,11 +88,17 @@ def test_the_plan_is_of_all_prompts_and_writes_nothing(
 ) -> None:
     scripted(monkeypatch)
     monkeypatch.setattr(preview, "prepare", generate.prepare)
+    monkeypatch.setattr(preview, "planned_scoring", lambda *_: "nothing")  # there is no model
     prompts = questions(tmp_path / "in.jsonl", 90)
     done = run("plan", prompts, "-n", 40, "--price-per-hour", 3, "--json")
     found = json.loads(done.stdout)
     assert (found["prompts"], found["probed"], found["forecast"]["total"]) == (90, 40, 90)
     assert found["cost"][0] >= 0 and sorted(tmp_path.iterdir()) == [prompts]
+    exact = found["prompt_tokens"]
+    assert exact[0] == exact[1] == exact[2] > 3 * 90
+    monkeypatch.setattr(preview, "_MOST_COUNTED", 60)
+    told = json.loads(run("plan", prompts, "-n", 40, "--json").stdout)["prompt_tokens"]
+    assert told[1] < exact[0] < told[2], "by 60 of the 90"
     turned = write_prompts(tmp_path / "b.jsonl", prompts.read_text().splitlines()[::-1])
     again = json.loads(run("plan", turned, "-n", 40, "--json").stdout)
     assert again["forecast"]["tokens"] == found["forecast"]["tokens"], "the order does not matter"

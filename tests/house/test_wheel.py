@@ -59,7 +59,8 @@ def test_the_sdist_carries_what_tests_and_tools_need(tmp_path: Path) -> None:
     with tarfile.open(built) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     needed = ("tools/tiny_world/train_policy.py", "benchmarks/train.py", "tests/conftest.py")
-    assert names >= {*needed, "Makefile", "sso_data/world/policy/model.safetensors"}
+    assert names >= {*needed, "zensical.toml", ".ci/newest.py", "docs/site.py"}
+    assert names >= {"Makefile", "sso_data/world/policy/model.safetensors"}
 
 
 _RECIPES = """

@@ -81,7 +81,9 @@ def test_what_the_page_says(run: Path) -> None:
         'load_dataset("me/pairs", "pairs", split="train")',
         "sso-data train me/pairs --model Qwen/Qwen3-8B",
         "dataset_dir: REMOTE:me/pairs",
-        "**The rejected side is bad on purpose.**",
+        "> **The rejected texts are wrong, unhelpful or unsafe on purpose**",
+        "for preference losses (DPO, IPO, SSO), reward models",
+        "never train on `rejected` or `system_bad` alone",
         "sso-data generate prompts.jsonl --model Qwen/Qwen3-8B --out RUN\n"
         "sso-data filter RUN\nsso-data push runs/x me/pairs\n",
         "@article{xiang2024aligning,",

@@ -108,7 +108,7 @@ class TestANewRepository:
         assert entry["columns"]["chosen"] == "chosen_message"
 
     def test_public_is_opened_last(self, hub: HubServer, push: Push, run: Path) -> None:
-        done = push(run, "--public")
+        done = push(run, "--public", "--license", "mit")
         assert done.exit_code == 0, done.output
         assert "(public)" in done.stdout
         assert not hub.repos[REPO].private
@@ -218,7 +218,7 @@ class TestARepositoryThatIsThere:
         assert refused.exit_code == 1
         assert "is public; add --public" in refused.stderr
         assert len(stored(hub)) == 1
-        assert push(run, "--public").exit_code == 0
+        assert push(run, "--public", "--license", "mit").exit_code == 0
         assert not hub.repos[REPO].private
         assert push(run).exit_code == 0, "there is nothing to publish"
 
@@ -269,7 +269,7 @@ def test_bytes_are_counted_as_they_go(
 
 @pytest.mark.parametrize("option", ["--public", "--private"])
 def test_only_the_visibility_changes(hub: HubServer, push: Push, run: Path, option: str) -> None:
-    push(run, "--private" if option == "--public" else "--public")
+    push(run, "--private" if option == "--public" else "--public", "--license", "mit")
     hub.requests.clear()
     done = push(run, option)
     assert done.exit_code == 0

@@ -84,7 +84,7 @@ def test_prompts_to_model(server: HubServer, command: Command, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     loose = ("--set=filter.closeness=q1.0", "--set=filter.gap=q0.0")
     assert command(*tool, "filter", run, *loose).returncode == 0
-    done = command(*tool, "push", run, "team/pairs", "--public")
+    done = command(*tool, "push", run, "team/pairs", "--public", "--license", "mit")
     assert done.returncode == 0, done.stderr
     done = command("-c", LOADED, "team/pairs", run, stdin="1")
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ import pytest
 
 from sso_data.core.records import VIEWS
 from sso_data.reporting.page import report
+from sso_data.runs.tokens import Tokens
 from tests.factories import make_row
 from tests.reporting.conftest import HOSTILE, Make, rows_of_all_kinds
 
@@ -87,6 +88,50 @@ def test_hostile_text_is_text(browser: Any, url: str) -> None:
     opened.shows("</script><script>document.title='taken'</script>U+202EU+001B[31m")
     assert HOSTILE[:20] in opened.page.inner_text("#detail")
     assert opened.page.title() == "run - sso-data" and not opened.said
+
+
+def test_tokens_are_tinted_under_any_two_views(
+    browser: Any, make_run: Make, tmp_path: Path
+) -> None:
+    rows = rows_of_all_kinds()
+    tokens = Tokens(
+        texts=("It", f" {HOSTILE}", ""),
+        sizes=(1, 2, 1),
+        nats={
+            "good": [-1.0, -0.5, -0.5, -0.1],
+            "bad": [-3.0, -0.5, -0.25, -0.1],
+            "plain": [-0.5, -1.0, -1.0, -0.1],
+        },
+    )
+    done = report(make_run(rows), tmp_path / "out", tokens={rows[0].id: {"good": tokens}})
+    opened = Opened(browser, done.page.as_uri())
+    page = opened.page
+
+    def tints() -> list[tuple[str, str]]:
+        found = page.query_selector_all(".answers > div:first-child span")
+        return [(one.get_attribute("class"), one.get_attribute("title")) for one in found]
+
+    page.keyboard.press("j")
+    opened.shows("Question 0: what is a kite?")
+    assert tints()[:2] == [
+        ("more", "good -1.00, bad -3.00: +2.00 nats"),
+        ("less", "good -1.00, bad -0.75: -0.25 nats"),
+    ]
+    colours = page.evaluate(  # of the three pieces
+        "[...document.querySelectorAll('.answers span')]"
+        ".map((one) => one.style.getPropertyValue('--strength'))"
+    )
+    assert colours == ["100%", "13%", "0%"]
+    opened.shows("It </script><script>document.title='taken'</script>U+202E")
+    page.select_option("#detail select", "good plain")
+    assert tints()[0] == ("less", "good -1.00, plain -0.50: -0.50 nats")
+    page.select_option("#detail select", "")
+    assert tints() == []
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    opened.shows("Question 1: what is a kite?")
+    assert tints() == [] and page.query_selector("#detail select") is None
+    assert page.title() == "run - sso-data" and not opened.said
 
 
 def test_links_reasons_and_the_command(browser: Any, url: str) -> None:
