@@ -38,19 +38,29 @@ from sso_data.runs.run import require_run
 from sso_data.steering.principles import load_catalogue
 from sso_data.world import queries, score
 
+FIRST = {"steered": "chain", "closeness": 0.3, "closeness_offset": 0.0, "gap": 0.05}
+"""The default that the others are compared with; each test names what it changes."""
+OPEN = {"closeness": 1e9, "gap": 0.0}
+CONTRAST = {"steered": "contrast"}
+SHORT = CONTRAST | {"closeness_offset": 5.0}
 TESTS: dict[str, FilterConfig] = {
     "texts alone": FilterConfig(preset="none"),
-    "chain": FilterConfig(),
-    "contrast": FilterConfig(steered="contrast"),
-    "contrast, offset 5": FilterConfig(steered="contrast", closeness_offset=5.0),
-    "contrast, gap .02": FilterConfig(steered="contrast", gap=0.02),
-    "contrast, any gap": FilterConfig(steered="contrast", gap=0.0),
-    "contrast, offset 5, any gap": FilterConfig(steered="contrast", closeness_offset=5.0, gap=0.0),
-    "chain, any closeness and gap": FilterConfig(closeness=1e9, gap=0.0),
-    "contrast, any closeness and gap": FilterConfig(steered="contrast", closeness=1e9, gap=0.0),
-    "chain, best 3/4": FilterConfig(keep_best=0.75),
-    "contrast, best 3/4": FilterConfig(steered="contrast", keep_best=0.75),
-    "contrast, best half": FilterConfig(steered="contrast", keep_best=0.5),
+} | {
+    name: FilterConfig.model_validate(FIRST | changes)
+    for name, changes in {
+        "chain": {},
+        "contrast": CONTRAST,
+        "contrast, offset 5": SHORT,
+        "contrast, gap .02": CONTRAST | {"gap": 0.02},
+        "contrast, any gap": CONTRAST | {"gap": 0.0},
+        "contrast, offset 5, any gap": SHORT | {"gap": 0.0},
+        "contrast, offset 5, closeness .7, any gap": SHORT | {"closeness": 0.7, "gap": 0.0},
+        "chain, any closeness and gap": OPEN,
+        "contrast, any closeness and gap": CONTRAST | OPEN,
+        "chain, best 3/4": {"keep_best": 0.75},
+        "contrast, best 3/4": CONTRAST | {"keep_best": 0.75},
+        "contrast, best half": CONTRAST | {"keep_best": 0.5},
+    }.items()
 }
 POLICIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "shipped": ("shipped", {}, {}),

@@ -134,7 +134,7 @@ class Ours:
     ) -> None:
         config = LossConfig(**loss)
         rows = rows_of(work)
-        scorer = model_scorer(model, terms_of(config).contrasts, pad_id=PAD)
+        scorer = model_scorer(model, terms_of(config).names, pad_id=PAD)
         rows, _ = resolve_references(rows, scorer, config, ReferenceConfig(mode="rescore"))
         self._trainer = SSOTrainer(
             model, arguments(work, folder), loss=config, rows=rows, pad_id=PAD, backward=backward
@@ -160,11 +160,11 @@ class Authors:
         self._reference = copy.deepcopy(model).eval().requires_grad_(False)
         if work.checkpointing:
             model.gradient_checkpointing_enable()
-        batch = Collator(contrasts=PREFERENCE_TERMS, pad_id=PAD)(list(enumerate(rows_of(work))))
+        batch = Collator(terms=PREFERENCE_TERMS, pad_id=PAD)(list(enumerate(rows_of(work))))
         self._tokens = spread_counts(batch, PREFERENCE_TERMS).to(work.device)
         self._pairs = [
-            {name: tensor.to(work.device) for name, tensor in batch[contrast].items()}
-            for contrast in PREFERENCE_TERMS
+            {name: tensor.to(work.device) for name, tensor in batch[term].items()}
+            for term in PREFERENCE_TERMS
         ]
         self._config = LossConfig()
         self._recorded: Tensor | None = None

@@ -195,7 +195,7 @@ def real_story(number: int | None, progress: Progress) -> Story:
             steering={"choose": "fixed", "features": ("Concision",), "concision_probability": 0.0},
             sampling={"max_tokens": 128},
             engine=_REAL_ENGINE,
-            filter=_REAL_FILTER,
+            filter={"drop_truncated": False},
         ),
         training=load(
             TrainConfig,
@@ -217,11 +217,7 @@ def real_story(number: int | None, progress: Progress) -> Story:
 
 
 _REAL_ENGINE: dict[str, Any] = {"max_model_len": 1024, "max_num_seqs": 32}
-_REAL_FILTER: dict[str, Any] = {
-    **{"steered": "contrast", "closeness": 0.5, "closeness_offset": 5.0, "gap": 0.02},
-    "drop_truncated": False,
-}
-"""The engine and the filter of the demo on the real model."""
+"""The engine of the demo on the real model."""
 
 
 class _Stopwatch(NullProgress):

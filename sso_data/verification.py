@@ -124,7 +124,7 @@ def _books(run: Path) -> Iterator[Finding]:
     if missing := unfinished(manifest, account):
         yield Finding(str(run), "warn", f"unfinished: {missing}", _AGAIN)
     else:
-        yield Finding(str(run), "ok", account.books)
+        yield Finding(str(run), "ok", account.balance)
 
 
 def _pairs(pairs: Path) -> Iterator[Finding]:
@@ -159,14 +159,11 @@ def _training(file: Path) -> Iterator[Finding]:
         yield Finding(str(out), "warn", "the training has not finished", _AGAIN)
     elif not recorded_in(manifest, "files"):
         yield Finding(str(out), "warn", f"no checksums in {file.name}", _NO_CHECKSUMS)
-        yield from _tried(out, lambda: f"fingerprint {_fingerprint(out)}")
+        is_adapter = (out / "adapter_config.json").is_file()
+        fingerprint = adapter_fingerprint if is_adapter else model_fingerprint
+        yield from _tried(out, lambda: f"fingerprint {fingerprint(out)}")
     else:
         yield from _tried(out, lambda: check_model(out, manifest), "the model is as it was written")
-
-
-def _fingerprint(out: Path) -> str:
-    is_adapter = (out / "adapter_config.json").is_file()
-    return adapter_fingerprint(out) if is_adapter else model_fingerprint(out)
 
 
 def _sealed_lines(file: Path) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from sso_data.config.run import FilterConfig
 from sso_data.core.records import (
     VIEWS,
     Cell,
@@ -34,6 +35,14 @@ MEANS: Mapping[Cell, float] = {
     ("bad", "plain"): -1.5,
 }
 """nats/token by (seen, drawn): steered, at most 0.25 from the policy's own answer, gaps of 1.5."""
+
+STRICT = {"steered": "chain", "closeness": 0.3, "closeness_offset": 0.0, "gap": 0.05}
+"""A filter by which each test of log-probs can be the one that drops a row of `MEANS`."""
+
+
+def strict(**changes: Any) -> FilterConfig:
+    """Return the strict filter with changes."""
+    return FilterConfig.model_validate(STRICT | changes)
 
 
 def make_row(

@@ -3,6 +3,7 @@
 Memory: about 2 KB a text (measured figures in `docs/augment.md`).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ _Text = tuple[str, str]
 _BANDS = 16
 _RECALL = 0.98
 _MOST_ROWS = 8
+_MOST_CHARS = 4000
 _HASH_SEED = 1
 
 
@@ -88,8 +90,36 @@ class NearDuplicateIndex:
         kind, identity = self._owners[place]
         return Match(kind=kind, id=identity, similarity=min(best, 1.0), same=best > 1)
 
+    def bands(self, text: str, *, scope: str = "") -> list[int]:
+        """Return a hash of each band of a text; near-duplicates have one in common (98 %)."""
+        grams = shingles(normal(text), self._size)
+        found = self._sketch_of(scope, grams).digest()
+        size = len(found) // _BANDS
+        return [hash((band, *found[band * size :][:size])) for band in range(_BANDS)]
+
     def _sketch_of(self, scope: str, grams: set[str]) -> Any:
         """The MinHash of n-grams; the scope is part of each, so that others are no candidates."""
         sketch = self._sketch(self._hashes, _HASH_SEED)
         sketch.update([scope + gram for gram in grams])
         return sketch
+
+
+def near_duplicates(texts: Iterable[tuple[str, str]]) -> set[int]:
+    """Return the positions of (scope, text) that resemble another one; long ones by their start.
+
+    Each is compared with the last text of its bands alone: the time is linear in their number also
+    where all of them follow one pattern. Raises ConfigError where rensa is not installed.
+    """
+    config = DuplicatesConfig()
+    index, last, found = NearDuplicateIndex(config), dict[int, int](), set[int]()
+    known: list[str] = []
+    for place, (scope, text) in enumerate(texts):
+        known.append(normal(text)[:_MOST_CHARS])
+        grams = shingles(known[-1], config.ngram)
+        bands = index.bands(known[-1], scope=scope)
+        for other in {last[band] for band in bands if band in last}:
+            theirs = shingles(known[other], config.ngram)
+            if len(grams & theirs) >= config.threshold * len(grams | theirs):
+                found |= {place, other}
+        last |= dict.fromkeys(bands, place)
+    return found

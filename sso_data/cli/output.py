@@ -100,7 +100,7 @@ def show_decision(decision: "Decision", account: "Account") -> None:
     dropped = [f" + {count} {reason}" for reason, count in decision.dropped.items() if count]
     rows = len(decision.reason_code)
     whole = "" if rows == account.rows else "the run's "
-    line = f"{account.books}; {whole}rows {rows} = kept {len(decision.kept)}{''.join(dropped)}"
+    line = f"{account.balance}; {whole}rows {rows} = kept {len(decision.kept)}{''.join(dropped)}"
     out.print(line, soft_wrap=True)
     if decision.not_asked:
         out.print(

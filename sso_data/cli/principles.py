@@ -65,14 +65,14 @@ def check(
     """
     from dataclasses import asdict
 
-    from sso_data.steering.checks import Finding, review
+    from sso_data.steering.checks import TextFinding, review
     from sso_data.steering.principles import load_catalogue
 
-    bad: list[Finding] = []
+    bad: list[TextFinding] = []
 
     def note(file: Path, error: InputError) -> None:
         text = str(error).removeprefix(f"{file}: ")
-        bad.append(Finding(severity="error", feature=file.name, text=text))
+        bad.append(TextFinding(severity="error", feature=file.name, text=text))
 
     found = load_catalogue(directory, on_bad_file=note)
     findings = [*bad, *review(list(found.principles.values()))]

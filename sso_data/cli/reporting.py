@@ -12,6 +12,7 @@ import typer
 from sso_data.cli import options as opt
 from sso_data.cli.outcome import echo, print_json, say
 from sso_data.cli.progress import showing_progress
+from sso_data.core.errors import ConfigError
 from sso_data.core.progress import size
 
 if TYPE_CHECKING:
@@ -19,9 +20,16 @@ if TYPE_CHECKING:
 
 
 def report(
-    run: opt.RunPath,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run directory; two or more are compared, and the rounds of an iteration.",
+        ),
+    ],
     out: Annotated[
-        Path | None, opt.out_option("New directory for the page (default: RUN-report).")
+        Path | None,
+        opt.out_option("New directory (default: RUN-report, or LAST-against-FIRST)."),
     ] = None,
     single: Annotated[
         bool,
@@ -44,21 +52,38 @@ def report(
 ) -> None:
     """Write a run as a page that opens from disk: accounting, checks, histograms, every row.
 
-    It needs no network and holds no code but its own. The same run gives the same bytes.
+    Of several runs, or the rounds of an iteration, it shows the numbers and the answers to the
+    same prompts side by side. It needs no network. The same run gives the same bytes.
     """
-    from sso_data.reporting.page import report as run_report
+    from sso_data.iteration.state import ITERATION
 
+    is_iteration = (runs[0] / ITERATION.manifest).is_file()
+    if tokens and (len(runs) > 1 or is_iteration):
+        raise ConfigError("--tokens: tints the rows of one run; leave it out to compare")
     with showing_progress() as progress:
-        answers: Mapping[str, Answers] = {}
-        if tokens:
-            from sso_data.generation.tokens import tokens_of
-            from sso_data.runs.journal import read_rows
+        if len(runs) > 1:
+            from sso_data.reporting.compare import compare
 
-            rows = list(islice(read_rows(run), tokens))
-            answers = tokens_of(run, rows, progress, model=model, engine__name=engine)
-        done = run_report(
-            run, out, single=single, overwrite=overwrite, progress=progress, tokens=answers
-        )
+            done = compare(runs, out, single=single, overwrite=overwrite, progress=progress)
+        elif is_iteration:
+            from sso_data.iteration.report import report as report_rounds
+
+            done = report_rounds(
+                runs[0], out, single=single, overwrite=overwrite, progress=progress
+            )
+        else:
+            from sso_data.reporting.page import report as run_report
+
+            answers: Mapping[str, Answers] = {}
+            if tokens:
+                from sso_data.generation.tokens import tokens_of
+                from sso_data.runs.journal import read_rows
+
+                rows = list(islice(read_rows(runs[0]), tokens))
+                answers = tokens_of(runs[0], rows, progress, model=model, engine__name=engine)
+            done = run_report(
+                runs[0], out, single=single, overwrite=overwrite, progress=progress, tokens=answers
+            )
     if as_json:
         print_json({"page": str(done.page), "rows": done.rows, "bytes": done.size})
     else:

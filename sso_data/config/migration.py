@@ -112,6 +112,10 @@ CHANGES: tuple[Change, ...] = (
             (4, "prompts", "source.take", None, "source.column"),
             (4, "training", "data.skip_bad_rows", False, "data.limit"),
             (5, "run", "scoring.keep_tokens", False, False),
+            (5, "run", "filter.steered", "chain", False),
+            (5, "run", "filter.closeness", 0.3, False),
+            (5, "run", "filter.closeness_offset", 0.0, False),
+            (5, "run", "filter.gap", 0.05, False),
         )
     ),
 )
@@ -125,7 +129,9 @@ def upgraded(manifest: Mapping[str, Any], kind: Kind) -> Tree:
     found: Tree = copy.deepcopy(dict(manifest))
     added: Tree = {}
     for change, prefix in _changes(PLACES[kind], after=written):
-        if change.default is not _SAME and _holds(found.get("config"), prefix):
+        config = found.get("config")  # an iteration's may have no such part, e.g. a generator
+        is_held = not isinstance(config, dict) or _section(config, f"{prefix}key") is not None
+        if change.default is not _SAME and is_held:
             _put(added, f"{prefix}{change.key}", change.default)
         for name in ("config", "defaults"):
             if isinstance(found.get(name), dict):
@@ -206,11 +212,6 @@ def _rename_flat(identity: Tree, change: Change, prefix: str) -> None:
     beside = change.in_identity
     if beside is True or (beside and f"{prefix}{beside}" in identity):
         identity.setdefault(new, change.default)
-
-
-def _holds(config: Any, prefix: str) -> bool:
-    """Return True unless an iteration's `config` has no such part (a generator, for example)."""
-    return not isinstance(config, dict) or _section(config, f"{prefix}key") is not None
 
 
 def _rename_nested(config: Tree, change: Change, prefix: str) -> None:

@@ -77,7 +77,12 @@ def _chain(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, Tree]]:
         raise ConfigError(f"{file}: tiny must be {example}")
     if not tree:
         raise ConfigError(f"{file}: must be {example}; it is empty")
-    for name in _extended(file, tree.pop("extends", [])):
+    extended: object = tree.pop("extends", [])
+    parents = [extended] if isinstance(extended, str) else extended
+    if not isinstance(parents, list) or not all(isinstance(name, str) for name in parents):
+        raise ConfigError(f"{file}: extends must be a file name, or a list of them")
+    for name in parents:
+        name = name if name.endswith(_SUFFIXES) else f"{name}.yaml"
         sibling = file.parent / name
         parent = sibling if sibling.is_file() else recipes_dir() / name
         if not parent.is_file():
@@ -86,13 +91,6 @@ def _chain(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, Tree]]:
             )
         yield from _chain(parent, (*above, place))
     yield place, tree
-
-
-def _extended(file: Path, value: object) -> list[str]:
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{file}: extends must be a file name, or a list of them")
-    return [name if name.endswith(_SUFFIXES) else f"{name}.yaml" for name in names]
 
 
 def _filled(value: Any) -> Any:

@@ -316,18 +316,17 @@ class FilterConfig(Section):
     preset: Literal["closeness", "reference", "none"] = "closeness"
     """`closeness`: row-local thresholds; `reference`: the paper's three relative stages; `none`: no
     test of log-probs, for comparison."""
-    steered: Literal["chain", "contrast", "off"] = "chain"
-    """closeness preset: `chain`: a response is likeliest under its own view, then the plain one,
-    then the opposite one; `contrast`: likelier under its own view than under the opposite one;
-    `off`: no such test."""
-    closeness: NotNegative | Quantile = 0.3
+    steered: Literal["chain", "contrast", "off"] = "contrast"
+    """closeness preset: `contrast`: a response is likelier under its own view than under the
+    opposite one; `chain`: and the plain view lies between the two; `off`: no such test."""
+    closeness: NotNegative | Quantile = 0.7
     """closeness preset: most that a drawn response may lie below the policy's own answer, as means
     under the plain view, nats/token; or a quantile such as q0.8 of the rows left."""
-    closeness_offset: NotNegative = 0.0
+    closeness_offset: NotNegative = 5.0
     """closeness preset: nats that are taken off each whole response (offset / tokens off its mean).
     To end early is improbable under the plain view: it costs some nats once, which weigh on the
     mean of a short answer (docs/filter.md)."""
-    gap: NotNegative | Quantile = 0.05
+    gap: NotNegative | Quantile = 0.0
     """closeness preset: least difference between the two steered views, nats/token or a
     quantile."""
     strict_paper: bool = False

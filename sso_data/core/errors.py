@@ -132,12 +132,11 @@ def without_secrets(text: str) -> str:
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST_SECRET and value in text and _SECRET_NAMES.fullmatch(name):
             text = text.replace(value, "<token>")
-    text = _ADDRESS.sub(_masked_address, _SECRETS.sub("<token>", text))
+    text = _SECRETS.sub("<token>", text)
+    text = _ADDRESS.sub(
+        lambda found: _PATH_KEY.sub("<token>", _QUERY.sub(r"\1<token>", found[0])), text
+    )
     return _ENCODED.sub(_masked_encoded, text) if "%" in text else text
-
-
-def _masked_address(found: "re.Match[str]") -> str:
-    return _PATH_KEY.sub("<token>", _QUERY.sub(r"\1<token>", found[0]))
 
 
 def _masked_encoded(found: "re.Match[str]") -> str:

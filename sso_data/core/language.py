@@ -1,6 +1,6 @@
 """Language identification, offline, with py3langid."""
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 CONFIDENT = 0.9
@@ -28,6 +28,7 @@ _CLOSE = (
 """Groups of languages that are easily mistaken for each other in short texts."""
 
 
+@lru_cache(maxsize=8)
 def language_of(text: str) -> str | None:
     """Return the ISO 639 code of the language of `text`, or None where it is uncertain.
 

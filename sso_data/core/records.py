@@ -117,20 +117,19 @@ class Steering:
     @classmethod
     def from_json(cls, row: JsonRow) -> "Steering":
         """Return the steering of a row; raises as `Row.from_json`."""
+        more: JsonRow = {"written_by": [], "paraphrase_good": [], "paraphrase_bad": []}
+        more |= {"system_template": "", "placement": "system"}
+        more |= {name: row[name] for name in more if row.get(name)}
         return cls(
             features=_list(row, "principles", str),
             good=_list(row, "principles_good", str),
             bad=_list(row, "principles_bad", str),
             chosen_by=_typed(row, "chosen_by", str),
-            written_by=_list(row, "written_by", str) if row.get("written_by") else (),
-            paraphrase_good=_list(row, "paraphrase_good", int)
-            if row.get("paraphrase_good")
-            else (),
-            paraphrase_bad=_list(row, "paraphrase_bad", int) if row.get("paraphrase_bad") else (),
-            system_template=_typed(row, "system_template", str)
-            if row.get("system_template")
-            else "",
-            placement=_placement(row),
+            written_by=_list(more, "written_by", str),
+            paraphrase_good=_list(more, "paraphrase_good", int),
+            paraphrase_bad=_list(more, "paraphrase_bad", int),
+            system_template=_typed(more, "system_template", str),
+            placement=_one_of(more, "placement", Placement),
         )
 
 
@@ -335,12 +334,11 @@ def _list(row: JsonRow, name: str, kind: type[T]) -> tuple[T, ...]:
     return tuple(value)
 
 
-def _placement(row: JsonRow) -> Placement:
-    value: Any = row.get("placement") or "system"
-    if value not in get_args(Placement):
-        raise TypeError(f"placement is not one of {', '.join(get_args(Placement))}")
-    found: Placement = value
-    return found
+def _one_of(row: JsonRow, name: str, kind: Any) -> Any:
+    """Return a field, which must be one of the values of a Literal."""
+    if row[name] not in get_args(kind):
+        raise TypeError(f"{name} is not one of {', '.join(get_args(kind))}")
+    return row[name]
 
 
 def _nats(row: JsonRow, name: str) -> float:
@@ -352,13 +350,11 @@ def _nats(row: JsonRow, name: str) -> float:
 
 def _response(row: JsonRow, side: str) -> Response:
     """Return the response of one side: 32-bit token ids, and the text of its one message."""
-    ids, finish = row[f"{side}_token_ids"], row[f"{side}_finish_reason"]
+    ids, finish = row[f"{side}_token_ids"], _one_of(row, f"{side}_finish_reason", FinishReason)
     if type(ids) is not list or not set(map(type, ids)) <= {int}:
         raise TypeError(f"{side}_token_ids is not a list of integers")
     if ids and not 0 <= min(ids) <= max(ids) < 2**32:
         raise TypeError(f"{side}_token_ids are not token ids")
-    if finish not in get_args(FinishReason):
-        raise TypeError(f"{side}_finish_reason is not one of {', '.join(get_args(FinishReason))}")
     said = messages_from_json(row[side])
     if len(said) != 1:
         raise TypeError(f"{side} is not one message")

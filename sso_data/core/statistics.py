@@ -32,6 +32,13 @@ class Estimate:
         """True where the interval of a difference does not hold 0."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def in_words(self) -> str:
+        """A difference as a phrase: none is told that is not shown."""
+        if not self.is_shown:
+            return f"no difference shown ({self})"
+        return f"{'rose' if self.value > 0 else 'fell'} ({self})"
+
     def to_json(self) -> list[float]:
         """[value, low, high], 6 significant digits."""
         return [float(f"{number:.6g}") for number in astuple(self)]
@@ -50,15 +57,20 @@ def mean_of(values: Iterable[float]) -> Estimate | None:
     return Estimate(mean, mean - half, mean + half)
 
 
-def difference(after: Estimate, before: Estimate) -> Estimate:
-    """`after` less `before`, of independent samples, from their intervals.
+def difference(after: Estimate, before: Estimate, correlation: float = 0.0) -> Estimate:
+    """`after` less `before` from their intervals; independent samples have no correlation.
 
     Newcombe's square-and-add interval (Statistics in Medicine 17:873, 1998, method 10), which is
-    Welch's for means and takes Wilson's intervals for shares.
+    Welch's for means and takes Wilson's intervals for shares; of paired shares 17:2635, method 10,
+    with their phi as it is.
     """
+
+    def added(one: float, other: float) -> float:
+        return math.sqrt(max(0.0, one**2 - 2 * correlation * one * other + other**2))
+
     value = after.value - before.value
-    below = math.hypot(after.value - after.low, before.high - before.value)
-    above = math.hypot(after.high - after.value, before.value - before.low)
+    below = added(after.value - after.low, before.high - before.value)
+    above = added(after.high - after.value, before.value - before.low)
     return Estimate(value, value - below, value + above)
 
 
@@ -75,10 +87,10 @@ def _student(degrees: int) -> float:
 
 def wilson(share: float, n: int) -> tuple[float, float]:
     """Return the score interval (Wilson 1927), 95 %, of a binomial share of `n` > 0 trials."""
-    centre = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
+    center = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
     half = Z_95 / (1 + Z_95**2 / n)
     half *= math.sqrt(max(0.0, share * (1 - share)) / n + Z_95**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return (center - half if share > 0 else 0.0), (center + half if share < 1 else 1.0)
 
 
 def sign_test(one: int, other: int) -> float:

@@ -47,7 +47,7 @@ class CrashBisector:
             self._groups.pop()
 
     def on_crash(self, rows: Iterable[str]) -> str | None:
-        """An engine died while these rows were under way; returns the row that is culprit."""
+        """An engine died while these rows were under way; returns the culprit, once it is known."""
         under_way = list(dict.fromkeys(rows))
         if not under_way:
             return None

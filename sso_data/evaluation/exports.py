@@ -49,7 +49,9 @@ def export_all(
     `run` is the model's run and `rows` are its rows; `configs` are those of the model and of the
     one it is compared with. Raises RunError where a file cannot be written.
     """
-    names = _names(*(config.model for config in configs))
+    first, second = (model_name(config.model) for config in configs)
+    is_same = first == second  # answer files of the two must differ in their names
+    names = (f"{first}-evaluated", f"{second}-start") if is_same else (first, second)
     theirs = []
     for row in rows:
         answer = against.get(row.id)
@@ -109,12 +111,6 @@ _WRITERS: Mapping[str, Callable[[Sequence[Row], str], bytes]] = {
     "alpaca-eval": _alpaca_bytes,
     "mt-bench": _mt_bench_bytes,
 }
-
-
-def _names(model: str, against: str) -> tuple[str, str]:
-    """The models' names in answer files: the last part of each, never the same."""
-    first, second = (model_name(name) for name in (model, against))
-    return (first, second) if first != second else (f"{first}-evaluated", f"{second}-start")
 
 
 def _model_args(config: RunConfig) -> str:

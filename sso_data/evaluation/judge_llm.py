@@ -103,9 +103,9 @@ class LlmJudge:
                 window.ask(self._request(pair, order, 0))
 
         def take(answer: Completion | Refused) -> None:
-            number, order, attempt = _parts(answer.key)
-            pair = open_pairs[number]
-            again = self._take(pair, order, attempt, answer)
+            key, order, attempt = answer.key.split("/")
+            number, pair = int(key), open_pairs[int(key)]
+            again = self._take(pair, "ab" if order == "ab" else "ba", int(attempt), answer)
             if again:
                 window.ask(again)
             elif len(pair.said) == len(ORDERS):
@@ -210,8 +210,3 @@ def read_verdict(text: str, examples: Examples | None = None) -> tuple[str, str]
     if examples is not None and any(examples.hold(reason) for _, reason in found):
         return None
     return found[-1]
-
-
-def _parts(key: str) -> tuple[int, Order, int]:
-    number, order, attempt = key.split("/")
-    return int(number), "ab" if order == "ab" else "ba", int(attempt)

@@ -1,6 +1,7 @@
 """A reward model as judge: the higher reward of prompt and answer is the better answer."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from sso_data.config.evaluation import JudgeConfig
 from sso_data.core.paths import public_name
@@ -57,11 +58,15 @@ class RewardJudge:
         for text, reward in self._rewards(list(users)):
             rewards[text] = reward
             for comparison in users[text]:
-                a, b = (
-                    rewards.get(_text(comparison, side)) for side in (comparison.a, comparison.b)
-                )
-                if a is not None and b is not None:
-                    yield _verdict(comparison.key, a, b)
+                sides = (comparison.a, comparison.b)
+                match [rewards.get(_text(comparison, side)) for side in sides]:
+                    case (None, _) | (_, None):
+                        continue
+                    case (NoVerdict() as failed, _) | (_, NoVerdict() as failed):
+                        yield replace(failed, key=comparison.key)
+                    case (float(a), float(b)):
+                        preference = preference_of(a, b)
+                        yield Verdict(key=comparison.key, preference=preference, scores=(a, b))
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -100,12 +105,3 @@ class RewardJudge:
 
 def _text(comparison: Comparison, side: Answered) -> _Text:
     return comparison.messages, side.text
-
-
-def _verdict(key: str, a: float | NoVerdict, b: float | NoVerdict) -> Verdict | NoVerdict:
-    for reward in (a, b):
-        if isinstance(reward, NoVerdict):
-            return NoVerdict(key=key, reason=reward.reason, detail=reward.detail)
-    assert not isinstance(a, NoVerdict)
-    assert not isinstance(b, NoVerdict)
-    return Verdict(key=key, preference=preference_of(a, b), scores=(a, b))

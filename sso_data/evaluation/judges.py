@@ -4,12 +4,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from sso_data.config.evaluation import FORMS, JudgeConfig
-from sso_data.core.errors import ConfigError, SsoDataError
+from sso_data.core.errors import ConfigError, RunError, SsoDataError
 from sso_data.core.fingerprints import sampled
 from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
@@ -17,7 +17,7 @@ from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Message, Row, View
 from sso_data.models.directory import model_fingerprint, resolve_model
 from sso_data.runs.files import make_dir, swap_dir
-from sso_data.runs.jsonl import JsonlStore
+from sso_data.runs.jsonl import JsonlStore, read_objects, unsealed
 from sso_data.runs.workdir import write_json
 
 TEMPLATE = "judge.j2"
@@ -74,6 +74,17 @@ class Verdict:
     scores: tuple[float, float] | None = None
     orders: tuple[float, float] | None = None
     detail: str = ""
+
+    def to_json(self) -> JsonRow:
+        """The line of verdicts.jsonl: what is there of it."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, "")}
+
+    @classmethod
+    def from_json(cls, line: JsonRow) -> "Verdict":
+        """The verdict of such a line."""
+        fields = dict(line)
+        fields |= {name: tuple(line[name]) for name in ("scores", "orders") if name in line}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +253,9 @@ def judge_all(
         name = store.lines[_NAME_KEY]["name"] if _NAME_KEY in store.lines else None
         todo = [one for one in comparisons if one.key not in store.lines]
         found: dict[str, Verdict | NoVerdict] = {
-            one.key: _verdict(store.lines[one.key]) for one in comparisons if one.key in store.lines
+            one.key: Verdict.from_json(store.lines[one.key])
+            for one in comparisons
+            if one.key in store.lines
         }
         if not todo:
             return name, found
@@ -254,27 +267,26 @@ def judge_all(
             progress.count(len(found), len(comparisons), "verdicts")
             for said in judge.compare(todo):
                 if isinstance(said, Verdict):
-                    store.add(_line(said))
+                    store.add(said.to_json())
                 found[said.key] = said
                 progress.count(len(found), len(comparisons), "verdicts")
     return name, found
 
 
-def _line(verdict: Verdict) -> JsonRow:
-    line: JsonRow = {"key": verdict.key, "preference": verdict.preference}
-    if verdict.scores is not None:
-        line["scores"] = list(verdict.scores)
-    if verdict.orders is not None:
-        line["orders"] = list(verdict.orders)
-    return line | ({"detail": verdict.detail} if verdict.detail else {})
+def stored_verdicts(out: Path) -> Iterator[tuple[str, dict[str, Verdict]]]:
+    """Yield (judge's name, verdicts by key) of every judge that was asked; nothing is written.
 
-
-def _verdict(line: JsonRow) -> Verdict:
-    scores, orders = line.get("scores"), line.get("orders")
-    return Verdict(
-        key=line["key"],
-        preference=line["preference"],
-        scores=None if scores is None else (scores[0], scores[1]),
-        orders=None if orders is None else (orders[0], orders[1]),
-        detail=line.get("detail", ""),
-    )
+    Raises RunError that names a line which is not one.
+    """
+    for file in sorted((out / JUDGES).glob("*/verdicts.jsonl")):
+        name, found = file.parent.name, dict[str, Verdict]()
+        for where, content in read_objects(file):
+            line = unsealed(content, where)
+            if line.get("key") == _NAME_KEY:
+                name = str(line["name"])
+                continue
+            try:
+                found[line["key"]] = Verdict.from_json(line)
+            except (KeyError, TypeError, IndexError) as error:
+                raise RunError(f"{where}: is not a verdict; remove the line") from error
+        yield name, found

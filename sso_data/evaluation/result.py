@@ -75,7 +75,7 @@ class Wins:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Steering:
+class SteeringRates:
     """Shares of the model's rows where the good view still raises y+ and the bad view y-.
 
     With m = nats/token: `good` is the share of rows with m.good.good > m.plain.good > m.bad.good,
@@ -112,7 +112,7 @@ class Evaluation:
     judged: int
     failed: Mapping[str, int]
     wins: Wins | None
-    steering: Steering
+    steering: SteeringRates
     signal: Rate | None
     signal_consistency: Consistency | None
     signal_failed: Mapping[str, int]
@@ -192,7 +192,7 @@ def wins_of(verdicts: Sequence[Verdict], chars: Mapping[str, tuple[int, int]]) -
     )
 
 
-def steering_of(rows: Rows) -> Steering:
+def steering_of(rows: Rows) -> SteeringRates:
     """Return how views move the log-probs of rows; those with an empty response are left out."""
     rows = rows[(rows["num_tokens"] > 0).all(axis=1)]
     mean = partial(mean_logp, rows)
@@ -202,7 +202,7 @@ def steering_of(rows: Rows) -> Steering:
         return (first > second) & (second > third)
 
     good, bad = falls("good", "good", "plain", "bad"), falls("bad", "bad", "plain", "good")
-    return Steering(
+    return SteeringRates(
         rows=len(rows),
         good=_mean(good.tolist()),
         bad=_mean(bad.tolist()),

@@ -68,7 +68,7 @@ EVALUATION = WorkKind(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
+class _Checked:
     """The inputs of an evaluation, all of them checked before any model is loaded."""
 
     config: EvalConfig
@@ -116,13 +116,13 @@ def evaluate(
     started = time.monotonic()
     progress = progress or NullProgress()
     progress.phase("checking the models, the prompts and the judge")
-    plan = _plan(model, against, config, out, overwrite=overwrite)
-    theirs = {f"against.{key}": plan.against.identity[key] for key in _OF_A_MODEL}
+    checked = _checked(model, against, config, out, overwrite=overwrite)
+    theirs = {f"against.{key}": checked.against.identity[key] for key in _OF_A_MODEL}
     details = {
         "model": model,
         "against": against,
-        "date": plan.model.identity["views.date"],
-        "config": plan.config.model_dump(mode="json"),
+        "date": checked.model.identity["views.date"],
+        "config": checked.config.model_dump(mode="json"),
         "defaults": defaults_of(config),
     }
     make_dir(out)
@@ -130,21 +130,23 @@ def evaluate(
         open_workdir(
             out,
             EVALUATION,
-            identity={**plan.model.identity, **theirs},
+            identity={**checked.model.identity, **theirs},
             details=details,
             overwrite=overwrite,
         )
-        answers = _answers(plan, progress)
-        judge, verdicts = _verdicts(plan, answers, progress)
+        answers = _answers(checked, progress)
+        judge, verdicts = _verdicts(checked, answers, progress)
         progress.phase("writing the results")
-        configs = plan.model.config, plan.against.config
+        configs = checked.model.config, checked.against.config
         exported = export_all(out, out / MODEL, configs, answers.rows, answers.against)
-        found = _evaluation(plan, answers, verdicts, judge, exported, started)
+        found = _evaluation(checked, answers, verdicts, judge, exported, started)
         write_json(out / RESULT, found.to_json())
     return found
 
 
-def _plan(model: str, against: str, config: EvalConfig, out: Path, *, overwrite: bool) -> _Plan:
+def _checked(
+    model: str, against: str, config: EvalConfig, out: Path, *, overwrite: bool
+) -> _Checked:
     """Check everything; raises SsoDataError for whatever is wrong."""
     if not against:
         raise ConfigError("no model to compare with: add --against DIRECTORY_OR_HUB_ID")
@@ -160,7 +162,7 @@ def _plan(model: str, against: str, config: EvalConfig, out: Path, *, overwrite:
         Prompt(id=name(content_hash(candidate.messages)), messages=candidate.messages)
         for candidate in read_prompts(config.prompts, run.source)
     ]
-    return _Plan(
+    return _Checked(
         out=out,
         model=prepare(run),
         against=prepare(run.model_copy(update={"model": against, "engine": plain})),
@@ -170,19 +172,19 @@ def _plan(model: str, against: str, config: EvalConfig, out: Path, *, overwrite:
     )
 
 
-def _answers(plan: _Plan, progress: Progress) -> _Answers:
+def _answers(checked: _Checked, progress: Progress) -> _Answers:
     """Both models' answers: what is stored, and the rest made now.
 
     Raises RunError where answers to other prompts are stored: the numbers would count them.
     """
-    run, ids = plan.out / MODEL, {prompt.id for prompt in plan.prompts}
-    progress.phase(f"answers of {plan.model.config.model}")
-    generate(plan.config.prompts, run, plan.model.config, progress)
+    run, ids = checked.out / MODEL, {prompt.id for prompt in checked.prompts}
+    progress.phase(f"answers of {checked.model.config.model}")
+    generate(checked.config.prompts, run, checked.model.config, progress)
     rows = list(read_rows(run))
     others = sum(row.id not in ids for row in rows)
     if others:
         raise RunError(
-            f"{plan.out}: holds answers to {others} prompts that are missing from the source; "
+            f"{checked.out}: holds answers to {others} prompts that are missing from the source; "
             "prompts may be added but not removed: use another --out"
         )
     mine: dict[str, Answer | NoAnswer] = {
@@ -190,24 +192,24 @@ def _answers(plan: _Plan, progress: Progress) -> _Answers:
         for failure in read_failures(run).values()
     }
     mine |= {row.id: answer_to(row.responses["plain"]) for row in rows}
-    progress.phase(f"answers of {plan.against.config.model}")
+    progress.phase(f"answers of {checked.against.config.model}")
     with (
-        closing(JsonlStore(plan.out / AGAINST / "answers.jsonl", "id")) as store,
-        lazy_engine(plan.against, progress, lambda info: None) as engine,
+        closing(JsonlStore(checked.out / AGAINST / "answers.jsonl", "id")) as store,
+        lazy_engine(checked.against, progress, lambda info: None) as engine,
     ):
-        answer_all(plan.prompts, plan.against, engine, store, progress)
+        answer_all(checked.prompts, checked.against, engine, store, progress)
         theirs = {identity: stored_answer(line) for identity, line in store.lines.items()}
     return _Answers(rows=rows, model=mine, against=theirs)
 
 
 def _verdicts(
-    plan: _Plan, answers: _Answers, progress: Progress
+    checked: _Checked, answers: _Answers, progress: Progress
 ) -> tuple[str | None, Mapping[str, Verdict | NoVerdict]]:
     """(the judge's name, verdicts by key); without a judge there are none.
 
     The model's plain answers (a) are compared with the other's (b), then its y+ with its y-.
     """
-    config = plan.config
+    config = checked.config
     if config.judge.kind == "none":
         return None, {}
     features = {row.id: row.steering.features for row in answers.rows}
@@ -219,16 +221,16 @@ def _verdicts(
             b=Answered(text=theirs.text, num_tokens=theirs.num_tokens),
             principles=features[prompt.id],
         )
-        for prompt, mine, theirs in answers.compared(plan.prompts)
+        for prompt, mine, theirs in answers.compared(checked.prompts)
     ]
     if config.signal:
         comparisons += [signal_comparison(row) for row in answers.rows]
     progress.phase(f"asking the judge ({config.judge.kind})")
-    return judge_all(config.judge, plan.judge, comparisons, plan.out, progress)
+    return judge_all(config.judge, checked.judge, comparisons, checked.out, progress)
 
 
 def _evaluation(
-    plan: _Plan,
+    checked: _Checked,
     answers: _Answers,
     said: Mapping[str, Verdict | NoVerdict],
     judge: str | None,
@@ -236,27 +238,29 @@ def _evaluation(
     started: float,
 ) -> Evaluation:
     """All numbers."""
-    ids = [prompt.id for prompt in plan.prompts]
-    compared = answers.compared(plan.prompts)
+    ids = [prompt.id for prompt in checked.prompts]
+    compared = answers.compared(checked.prompts)
     mine, theirs = [one for _, one, _ in compared], [one for *_, one in compared]
     verdicts = [one for key in ids if isinstance(one := said.get(key), Verdict)]
     signal = [said.get(f"{row.id}/signal") for row in answers.rows]
     preferred = [one for one in signal if isinstance(one, Verdict)]
     refused = Counter(one.reason for one in signal if isinstance(one, NoVerdict))
-    ours, other = plan.model.policy, plan.against.policy
+    ours, other = checked.model.policy, checked.against.policy
     chars = {prompt.id: (len(a.text), len(b.text)) for prompt, a, b in compared}
     return Evaluation(
         model=side_of(ours.name, ours.fingerprint, mine, verdicts, 0),
         against=side_of(other.name, other.fingerprint, theirs, verdicts, 1),
         judge=judge,
-        judge_identity=plan.judge,
+        judge_identity=checked.judge,
         prompts=len(ids),
         judged=len(verdicts) if judge else len(compared),
         failed=failures_of(ids, answers.model, answers.against, said),
         wins=wins_of(verdicts, chars) if judge else None,
-        steering=steering_of(load_scores(plan.out / MODEL, dry=False).rows),
+        steering=steering_of(load_scores(checked.out / MODEL, dry=False).rows),
         signal=(
-            rate_of([one.preference for one in preferred]) if judge and plan.config.signal else None
+            rate_of([one.preference for one in preferred])
+            if judge and checked.config.signal
+            else None
         ),
         signal_consistency=consistency_of(preferred),
         signal_failed=dict(sorted(refused.items())),

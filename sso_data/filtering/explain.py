@@ -215,7 +215,12 @@ def explain(
     gaps = valid[:, :, 2] > 0
     effect, features = effect_of(rows), features or {}
     effects = {name: effect_of(rows[places]) for name, places in sorted(features.items())}
-    idle = tuple(_idle(effects))
+    moves = any(effect.verdict == "moves" for effect in effects.values())
+    idle = tuple(  # principles without an effect in rows enough, where another one has one
+        name
+        for name, effect in effects.items()
+        if moves and effect.verdict != "moves" and effect.rows >= _FEWEST_OF_FEATURE
+    )
     without = np.ones(len(rows), np.bool_)
     for name in idle:
         without[features[name]] = False
@@ -281,14 +286,6 @@ def effect_of(rows: Rows) -> Effect:
     )
 
 
-def _idle(effects: Mapping[str, Effect]) -> Iterator[str]:
-    """Yield the principles that show no effect in rows enough, if another one shows one."""
-    if any(effect.verdict == "moves" for effect in effects.values()):
-        for name, effect in effects.items():
-            if effect.verdict != "moves" and effect.rows >= _FEWEST_OF_FEATURE:
-                yield name
-
-
 def _binding(decision: Decision) -> Binding | None:
     """Return the test that divides the number of rows left by most; None if none drops a row.
 
@@ -314,7 +311,10 @@ def _steps(
     for _ in range(_MOST_STEPS):
         if len(found.kept) >= len(rows) / 2 or not (binding := _binding(found)):
             return
-        changed = _loosened(binding.reason, _with(config, settings), _reaching(rows, found))
+        after = [stage.reason for stage in found.funnel[1:]]
+        later = after[after.index(binding.reason) :]
+        reached = rows[np.isin(found.reason_code, [0, *map(REASONS.index, later)])]
+        changed = _loosened(binding.reason, _with(config, settings), reached)
         if not changed:
             return
         settings |= changed
@@ -338,17 +338,6 @@ def written(config: FilterConfig, own: FilterConfig) -> Iterator[str]:
 
 def _with(config: FilterConfig, settings: Settings) -> FilterConfig:
     return config.model_copy(update=dict(settings))
-
-
-def _reaching(rows: Rows, decision: Decision) -> Rows:
-    """Return the rows that reach the binding test."""
-    binding = _binding(decision)
-    assert binding is not None
-    after = [stage.reason for stage in decision.funnel[1:]]
-    after = after[after.index(binding.reason) :]
-    codes = [0, *(REASONS.index(reason) for reason in after)]
-    reached: Rows = rows[np.isin(decision.reason_code, codes)]
-    return reached
 
 
 def _loosened(reason: str, config: FilterConfig, rows: Rows) -> Settings:

@@ -333,14 +333,6 @@ def _truncated(rows: Rows, _limits: Limits) -> Mask:
     return _any_view(_known(rows) & (rows["finish"] != _STOP))
 
 
-def _too_short(rows: Rows, limits: Limits) -> Mask:
-    return _any_view(_known(rows) & (rows["num_tokens"] < limits["min_tokens"]))
-
-
-def _too_long(rows: Rows, limits: Limits) -> Mask:
-    return _any_view(rows["num_tokens"] > limits["max_tokens"])
-
-
 def _known(rows: Rows) -> Mask:
     """Mark the responses [row, view] that were asked for."""
     known: Mask = np.not_equal(rows["finish"], UNKNOWN)
@@ -522,11 +514,15 @@ IDENTICAL = tuple(
 LEAK = Check(reason="leak", fails=_flagged(Flag.LEAK_GOOD, Flag.LEAK_BAD))
 ECHO = Check(reason="echo", fails=_flagged(Flag.ECHO_GOOD, Flag.ECHO_BAD))
 TOO_SHORT = Check(
-    reason="too_short", fails=_too_short, limits=lambda _, c: {"min_tokens": c.min_tokens}
+    reason="too_short",
+    fails=lambda rows, limits: _any_view(
+        _known(rows) & (rows["num_tokens"] < limits["min_tokens"])
+    ),
+    limits=lambda _, c: {"min_tokens": c.min_tokens},
 )
 TOO_LONG = Check(
     reason="too_long",
-    fails=_too_long,
+    fails=lambda rows, limits: _any_view(rows["num_tokens"] > limits["max_tokens"]),
     limits=lambda _, c: {"max_tokens": math.inf if c.max_tokens is None else c.max_tokens},
 )
 INCOMPLETE = Check(reason="incomplete_scores", fails=_incomplete)

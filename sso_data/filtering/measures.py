@@ -215,18 +215,15 @@ _FLAGS: Mapping[str, Mapping[Flag, str]] = {
 def _sides(reason: str, row: Rows) -> Iterator[str]:
     """Yield the sides that fail a check of texts."""
     for flag, side in _FLAGS.get(reason, {}).items():
-        if int(row["flags"][0]) & flag or (reason == "empty" and _is_empty(row, side)):
+        view = next(view for view, name in SIDE_OF.items() if name == side)
+        is_empty = _is_there(row, view) and int(num_tokens(row, view)[0]) == 0
+        if int(row["flags"][0]) & flag or (reason == "empty" and is_empty):
             yield side
     if reason == "truncated":
         for view, side in SIDE_OF.items():
             finish = _finish(row, view)
             if finish < len(FINISH_REASONS) and FINISH_REASONS[finish] != "stop":
                 yield f"{side} ({FINISH_REASONS[finish]})"
-
-
-def _is_empty(row: Rows, side: str) -> bool:
-    view = next(view for view, name in SIDE_OF.items() if name == side)
-    return _is_there(row, view) and int(num_tokens(row, view)[0]) == 0
 
 
 def _is_there(row: Rows, view: View) -> bool:

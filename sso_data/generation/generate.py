@@ -15,7 +15,6 @@ import numpy as np
 from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.config.run import VLLM_SPEED_KEYS, EngineConfig, RunConfig
 from sso_data.core.errors import ConfigError, RunError
-from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import VIEWS, Prompt, Row, content_hash, messages_from_json
@@ -49,8 +48,7 @@ from sso_data.runs.workdir import refuse_other_content, stored_defaults
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import LazyEngine, identity_of, steered
 from sso_data.steering.passes import Guide, prompts_of
-from sso_data.steering.principles import load_catalogue
-from sso_data.steering.rules import Rules, check_features
+from sso_data.steering.rules import Rules, load_rules
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
 
 _IDENTITY_SECTIONS = ("sampling", "scoring")
@@ -138,11 +136,7 @@ def rules_of(config: RunConfig) -> Rules:
     """
     if not config.model:
         raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
-    catalogue = load_catalogue(config.principles)
-    check_features(config.steering, catalogue)
-    templates = Templates(directory=config.templates)
-    templates.check()
-    return Rules(config=config.steering, catalogue=catalogue, seed=config.seed, templates=templates)
+    return load_rules(config)
 
 
 def prepare(

@@ -7,7 +7,6 @@ numbers whatever order they were finished in.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from sso_data.config.evaluation import JudgeConfig
 from sso_data.config.run import FilterConfig
 from sso_data.core.progress import Progress
-from sso_data.core.records import SIDE_OF, JsonRow, Row
+from sso_data.core.records import JsonRow, Row
 from sso_data.core.statistics import mean_of
 from sso_data.evaluation.judges import (
     Answered,
@@ -31,14 +30,7 @@ from sso_data.evaluation.judges import (
 )
 from sso_data.evaluation.statistics import consistency_of, rate_of
 from sso_data.filtering.filters import INCOMPLETE, STEERED, decide
-from sso_data.runs.columns import (
-    Rows,
-    closeness,
-    gap,
-    mean_logp,
-    num_tokens,
-    representative,
-)
+from sso_data.runs.columns import Rows, measures, representative
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.templating.external_rows import preference_of
 
@@ -117,26 +109,6 @@ def means_of_pairs(rows: Iterable[JsonRow], count_tokens: CountTokens) -> dict[s
 def means(rows: Rows) -> Numbers:
     """The means of `measures`."""
     return {name: mean(values) for name, values in measures(rows).items()}
-
-
-def measures(rows: Rows) -> dict[str, Floats]:
-    """Lengths (tokens), closeness to the policy's own answer, gaps, plain-view log-probs.
-
-    `closeness_*` = m.plain.plain - m.plain.<drawn>, `gap_good` = m.good.good - m.bad.good,
-    `gap_bad` = m.bad.bad - m.good.bad, `logp_*` = m.plain.<drawn>, nats/token.
-    """
-    rows = rows[np.argsort(rows["key"], kind="stable")]
-    logp = partial(mean_logp, rows)
-    found: dict[str, Floats] = {
-        f"tokens_{side}": num_tokens(rows, view).astype(np.float64)
-        for view, side in SIDE_OF.items()
-    }
-    found["closeness_chosen"] = closeness(logp, "good")
-    found["logp_chosen"] = logp("plain", "good")
-    found["closeness_rejected"] = closeness(logp, "bad")
-    found["logp_rejected"] = logp("plain", "bad")
-    found["gap_good"], found["gap_bad"] = gap(logp, "good"), gap(logp, "bad")
-    return found
 
 
 def interval_of(values: Iterable[float]) -> list[float] | None:

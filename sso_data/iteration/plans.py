@@ -60,10 +60,10 @@ def train_config(config: IterateConfig, number: int, policy: PolicyAt) -> TrainC
     Pairs that the policy did not sample itself (labelled ones, a generator's) bring no references
     that could be used.
     """
-    is_foreign = config.labelled is not None or config.generator is not None
+    is_off_policy = config.labelled is not None or config.generator is not None
     found = _of_round(config, config.train, number, policy, "train")
     reference = found.reference
-    if is_foreign and reference.mode == "auto" and found.loss.objective != "pairs":
+    if is_off_policy and reference.mode == "auto" and found.loss.objective != "pairs":
         update = {"reference": reference.model_copy(update={"mode": "rescore"})}
         return found.model_copy(update=update) if found.kind == "policy" else found
     return found
@@ -121,7 +121,7 @@ def identity_of(config: IterateConfig, fingerprint: str) -> dict[str, Any]:
     the catalogue or the templates cannot be read.
     """
     dumped = config.model_dump(mode="json", exclude={"generate"} if config.labelled else set())
-    flat = {key: value for key, value in _flat(dumped, "") if not _FREE.fullmatch(key)}
+    flat = {key: value for key, value in _leaves(dumped, "") if not _FREE.fullmatch(key)}
     found = {"model": fingerprint, **flat}
     if not config.labelled:
         catalogue = load_catalogue(config.generate.principles)
@@ -141,10 +141,10 @@ def fingerprint_at(
     return model_fingerprint(resolve_model(str(path), revision), progress)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, value) of every key; an empty section counts as a value."""
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

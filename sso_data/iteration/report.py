@@ -1,62 +1,43 @@
-"""The result of an iteration, and its files: rounds.jsonl, rounds.png, report.html."""
+"""The result of an iteration, and its files: rounds.jsonl and report.html, the rounds compared."""
 
 import base64
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sso_data.core.jinja import render
-from sso_data.iteration.rounds import MODEL, Work
-from sso_data.iteration.state import LINES, PAGE, PLOT, PolicyAt
+from sso_data.core.progress import Progress
+from sso_data.iteration.rounds import EVAL, GENERATOR_RUN, MODEL, RUN
+from sso_data.iteration.state import ITERATION, LINES, PAGE, PLOT, IterationDir, PolicyAt
 from sso_data.iteration.stopping import Line, Stop
-from sso_data.iteration.table import remarks, shown, totals
+from sso_data.iteration.table import line_of, remarks, shown, totals
+from sso_data.reporting.compare import Frame, Joined, Runs, contents, joined
+from sso_data.reporting.data import Read, read
+from sso_data.reporting.page import Reported, Rows, write_report
 from sso_data.runs.files import remove_tree, write_atomic
 from sso_data.runs.jsonl import to_line
+from sso_data.runs.workdir import require_manifest
 
-_PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
-    (
-        "shares",
-        (
-            ("accuracy_kept", "signal accuracy, kept"),
-            ("accuracy_all", "signal accuracy, all"),
-            ("steered", "steered"),
-            ("kept_share", "kept"),
-        ),
-    ),
-    (
-        "length (tokens)",
-        (
-            ("tokens_chosen", "y+"),
-            ("tokens_rejected", "y-"),
-            ("tokens_original", "y0"),
-        ),
-    ),
-    (
-        "below the own answer (nats/token)",
-        (("closeness_chosen", "y+"), ("closeness_rejected", "y-")),
-    ),
-    ("gap (nats/token)", (("gap_good", "good"), ("gap_bad", "bad"))),
-    (
-        "margin at the end of training",
-        (
-            ("train_margin_base", "base"),
-            ("train_margin_good", "good"),
-            ("train_margin_bad", "bad"),
-            ("train_margin", "reward"),
-        ),
-    ),
-    (
-        "the policy itself",
-        (
-            ("unprompted", "score of y0"),
-            ("unprompted_win_rate", "win rate against the first"),
-            ("win_rate", "held-out win rate after the round"),
-        ),
-    ),
+_WEIGHTED = (
+    ("train_margin_base", "base"),
+    ("train_margin_good", "good"),
+    ("train_margin_bad", "bad"),
 )
-_COLUMNS = 3
+_SHARES = ("accuracy_kept", "signal accuracy, kept"), ("accuracy_all", "signal accuracy, all")
+_LENGTHS = ("tokens_chosen", "y+"), ("tokens_rejected", "y-"), ("tokens_original", "y0")
+_OWN = ("unprompted", "score of y0"), ("unprompted_win_rate", "win rate against the first")
+_PANELS = {
+    "shares": (*_SHARES, ("steered", "steered"), ("kept_share", "kept")),
+    "length (tokens)": _LENGTHS,
+    "below the own answer (nats/token)": (("closeness_chosen", "y+"), ("closeness_rejected", "y-")),
+    "gap (nats/token)": (("gap_good", "good"), ("gap_bad", "bad")),
+    "margin at the end of training": (*_WEIGHTED, ("train_margin", "reward")),
+    "the policy itself": (*_OWN, ("win_rate", "held-out win rate after the round")),
+}
+"""Curves over the rounds: a key of the lines and a label each, by the title of their panel."""
+MOST_EMBEDDED = 1000
+"""Prompts whose answers report.html holds; the command `report` shows all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,91 +100,150 @@ class Iterated:
         }
 
 
-def write_report(work: Work, done: Iterated) -> bool:
-    """Write the three files; False where the picture could not be drawn (it takes matplotlib).
+def read_iteration(out: Path) -> Iterated:
+    """Return what an iteration holds by now, without a model; raises RunError."""
+    folder = IterationDir(out, ITERATION, require_manifest(out, ITERATION))
+    return iterated(folder, new=0, seconds=0.0)
 
-    Raises RunError where a file cannot be written.
+
+def iterated(folder: IterationDir, *, new: int, seconds: float) -> Iterated:
+    """Return the result that iterate.json and the rounds hold; `new` rounds were made now."""
+    manifest, finished = folder.manifest, folder.finished
+    places = [folder.round(number) for number in range(1, len(finished) + 2)]
+    stop = manifest.get("stopped")
+    policy = manifest.get("policy") or (finished[-1]["model"] if finished else manifest["first"])
+    is_reward = manifest["config"]["train"]["kind"] == "reward" and finished
+    return Iterated(
+        out=folder.path,
+        lines=[line_of(place) for place in places if place.step("generated")],
+        policy=PolicyAt(**policy),
+        stop=Stop(**stop | {"advice": tuple(stop["advice"])}) if stop else None,
+        new_rounds=new,
+        seconds=seconds,
+        reward_model=str(places[0].path / MODEL) if is_reward else None,
+    )
+
+
+def write_files(done: Iterated) -> None:
+    """Write the table over the rounds as lines and as a page. Raises RunError."""
+    write_atomic(done.out / LINES, b"".join(to_line(dict(line)) for line in done.lines))
+    remove_tree(done.out / PLOT)
+    runs, same = _runs(done, MOST_EMBEDDED)
+    rows = Rows(None)
+    page = rows.page(contents(runs, same, _frame(done, len(runs)), rows.add))
+    write_atomic(done.out / PAGE, page.encode())
+
+
+def report(
+    out: Path,
+    to: Path | None,
+    *,
+    single: bool,
+    overwrite: bool,
+    progress: Progress | None = None,
+) -> Reported:
+    """Write the page of an iteration into a new directory (default: OUT-report).
+
+    It holds every answer to the same prompts. Raises as `reporting.page.report`.
     """
-    out = work.folder.path
-    write_atomic(out / LINES, b"".join(to_line(dict(line)) for line in done.lines))
-    picture = draw(done.lines)
-    if picture:
-        write_atomic(out / PLOT, picture)
-    else:
-        remove_tree(out / PLOT)
-    folder = work.folder
+    done = read_iteration(out)
+    runs, same = _runs(done, None)
+    return write_report(
+        to or out.resolve().with_name(f"{out.resolve().name}-report"),
+        partial(contents, runs, same, _frame(done, len(runs)), progress=progress),
+        rows=len(same) * len(same.runs),
+        single=single,
+        overwrite=overwrite,
+    )
+
+
+def _runs(done: Iterated, most: int | None) -> tuple[Runs, Joined]:
+    """Return the rounds' runs that are there, and answers to the same prompts, at most `most`.
+
+    They are those to the held-out prompts, where several rounds answered these.
+    """
+    runs, held_out = dict[str, Read](), dict[str, Read]()
+    for line in done.lines:
+        place, name = done.out / f"round-{line['round']}", f"round {line['round']}"
+        pairs = GENERATOR_RUN if (place / GENERATOR_RUN / "run.json").is_file() else RUN
+        if (place / pairs / "run.json").is_file():
+            runs[name] = read(place / pairs)
+        if (place / EVAL / "model/run.json").is_file():
+            held_out[f"after {name}"] = read(place / EVAL / "model")
+    return runs, joined(held_out, most) or joined(runs, most)
+
+
+def _frame(done: Iterated, runs: int) -> Frame:
+    """Return what the page says besides the runs: verdict, table, curves, lineage, settings."""
+    folder = IterationDir(done.out, ITERATION, require_manifest(done.out, ITERATION))
+    config = folder.manifest["config"]
     judged = folder.round(1).step("judged")
-    numbers = [one["round"] for one in folder.finished]
-    plots = [(number, folder.round(number).path / MODEL / "loss.png") for number in numbers]
-    losses = [(number, _embedded(file.read_bytes())) for number, file in plots if file.is_file()]
-    text = render(
-        "iterate_report.html.j2",
-        title=work.config.title or "Iteration",
-        reproduces=list(work.config.reproduces),
-        verdict=done.verdict,
-        stopped=done.stop is not None,
-        rounds=[line["round"] for line in done.lines],
-        table=shown(done.lines),
-        totals=done.account,
-        lineage=[
-            {
-                "round": one["round"],
-                "policy": one["policy"]["fingerprint"],
-                "source": one["source"],
-                "data": one["data"],
-                "model": one["model"]["fingerprint"],
-            }
+    plots = [(one["round"], folder.round(one["round"]).path / MODEL) for one in folder.finished]
+    removed = len(done.lines) - runs
+    verdict = [
+        *([f"Reproduces: {', '.join(config['reproduces'])}"] if config.get("reproduces") else []),
+        *(line.replace(f"{done.out}/", "") for line in done.verdict),
+        done.account,
+        *([f"Of {removed} rounds there are no rows to show."] if removed else []),
+    ]
+    rounds = {
+        "title": "Rounds",
+        "note": "Each column shows the policy that a round began with, and the training on its "
+        "rows. Means are over all rows of a round; numbers of a training are means over its last "
+        f"logged steps. Judge: {judged['name'] if judged else 'none'}.",
+        "heads": ["", *(f"round {line['round']}" for line in done.lines)],
+        "rows": [[name, *cells] for name, cells in shown(done.lines)],
+    }
+    lineage = {
+        "title": "Lineage",
+        "note": "Fingerprints of models and of training data. The rows of a round carry its number "
+        "in their metadata, and the fingerprint of the model that sampled them.",
+        "heads": ["round", "began with", "trained on", "data", "result"],
+        "rows": [
+            [
+                *(f"{one['round']}", one["policy"]["fingerprint"], one["source"], one["data"]),
+                one["model"]["fingerprint"],
+            ]
             for one in folder.finished
         ],
-        judge=str(judged["name"]) if judged else "none",
-        picture=_embedded(picture) if picture else "",
-        losses=losses,
-        settings=[(key, str(value)) for key, value in sorted(folder.manifest["identity"].items())],
+    }
+    settings = {
+        "title": "What decides the result",
+        "heads": ["key", "value"],
+        "rows": [[key, str(value)] for key, value in sorted(folder.manifest["identity"].items())],
+        "folded": True,
+    }
+    return Frame(
+        name=config.get("title") or "Iteration",
+        verdict=verdict,
+        is_warning=done.stop is not None,
+        tables=[rounds],
+        last_tables=[lineage, settings],
+        curves=list(_curves(done.lines)),
+        pictures=[
+            (f"Training of round {number}", _embedded((plot / "loss.png").read_bytes()))
+            for number, plot in plots
+            if (plot / "loss.png").is_file()
+        ],
     )
-    write_atomic(out / PAGE, f"{text}\n".encode())
-    return picture is not None
+
+
+def _curves(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
+    """Yield the panels that any round has values for."""
+    for title, curves in _PANELS.items():
+        found = [
+            [label, [[line["round"], line[key]] for line in lines if line.get(key) is not None]]
+            for key, label in curves
+        ]
+        if there := [one for one in found if one[1]]:
+            yield {"title": title, "curves": there}
 
 
 def report_files(out: Path) -> list[Path]:
     """The files of the report that are there."""
-    return [file for name in (PAGE, LINES, PLOT) if (file := out / name).is_file()]
+    return [file for name in (PAGE, LINES) if (file := out / name).is_file()]
 
 
 def _embedded(picture: bytes) -> str:
     """A picture as a data URL, so that the page needs no other file."""
     return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-
-
-def draw(lines: Sequence[Line]) -> bytes | None:
-    """The table over the rounds as curves, a PNG; None without rounds or without matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
-    panels = []
-    for title, curves in _PANELS:
-        points = {
-            label: [(line["round"], line[key]) for line in lines if line.get(key) is not None]
-            for key, label in curves
-        }
-        if any(points.values()):
-            panels.append((title, points))
-    if not panels:
-        return None
-    rows, columns = -(-len(panels) // _COLUMNS), min(len(panels), _COLUMNS)
-    figure = Figure(figsize=(4.4 * columns, 3.2 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, (title, points) in enumerate(panels, start=1):
-        axes = figure.add_subplot(rows, columns, place)
-        for label, found in points.items():
-            if found:
-                axes.plot(*zip(*found, strict=True), label=label, marker="o", markersize=4)
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("round")
-        axes.set_xticks([int(line["round"]) for line in lines])
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
-    return stream.getvalue()

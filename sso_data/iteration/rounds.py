@@ -98,7 +98,16 @@ def make_round(work: Work, number: int, policy: PolicyAt) -> Stop | None:
     Raises SsoDataError; the same call continues then.
     """
     place = work.folder.round(number)
-    _agree(place, policy)
+    there = place.facts.get("policy")
+    if there and not same(there["fingerprint"], policy.fingerprint):
+        raise RunError(
+            f"{place.path}: was started from policy {there['fingerprint']}, but {policy.path} is "
+            f"{policy.fingerprint} now; restore that model, or delete this directory to repeat the "
+            "round"
+        )
+    if there != policy.to_json():  # new, or the model was moved
+        place.facts["policy"] = policy.to_json()
+        place.save()
     _slice(work, place)
     if work.config.labelled:
         source = place.path / PAIRS
@@ -125,20 +134,6 @@ def make_round(work: Work, number: int, policy: PolicyAt) -> Stop | None:
         }
     )
     return None
-
-
-def _agree(place: RoundDir, policy: PolicyAt) -> None:
-    """RunError where the round was begun with another policy; a moved one is noted."""
-    there = place.facts.get("policy")
-    if there and not same(there["fingerprint"], policy.fingerprint):
-        raise RunError(
-            f"{place.path}: was started from policy {there['fingerprint']}, but {policy.path} is "
-            f"{policy.fingerprint} now; restore that model, or delete this directory to repeat the "
-            "round"
-        )
-    if there != policy.to_json():
-        place.facts["policy"] = policy.to_json()
-        place.save()
 
 
 def _slice(work: Work, place: RoundDir) -> None:

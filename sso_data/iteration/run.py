@@ -15,7 +15,7 @@ from sso_data.core.progress import NullProgress, Progress
 from sso_data.evaluation.judges import judge_identity
 from sso_data.generation.generate import prepare
 from sso_data.iteration.plans import fingerprint_at, generate_config, identity_of, merges_adapters
-from sso_data.iteration.report import Iterated, write_report
+from sso_data.iteration.report import Iterated, iterated, write_files
 from sso_data.iteration.rounds import MODEL, Work, evaluate_policy, make_round, measure
 from sso_data.iteration.slices import rows_a_round
 from sso_data.iteration.state import ITERATION, PolicyAt, open_iteration
@@ -156,22 +156,9 @@ def _ended(
     policy = _checked(work, policy, first)
     if policy != first:
         evaluate_policy(work, work.folder.round(good), policy)
-    count = len(work.folder.finished)
-    places = [work.folder.round(number) for number in range(1, count + 2)]
-    lines = [line_of(place) for place in places if place.step("generated")]
-    is_reward = work.config.train.kind == "reward" and count
-    done = Iterated(
-        out=work.folder.path,
-        lines=lines,
-        policy=policy,
-        stop=stop,
-        new_rounds=new,
-        seconds=time.monotonic() - started,
-        reward_model=str(places[0].path / MODEL) if is_reward else None,
-    )
-    totals(lines)  # asserts that nothing was lost
     work.folder.set(stopped=stop.to_json() if stop else None, policy=policy.to_json())
+    done = iterated(work.folder, new=new, seconds=time.monotonic() - started)
+    totals(done.lines)  # asserts that nothing was lost
     work.progress.phase("writing the report")
-    if not write_report(work, done):
-        work.progress.note("rounds.png was not drawn: pip install 'sso-data[train]'")
+    write_files(done)
     return done

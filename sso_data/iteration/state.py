@@ -3,7 +3,7 @@
 OUT/iterate.json        identity, resolved config, the first policy, and the rounds that finished
 OUT/round-K/round.json  the steps of round K that are done, each with its findings
 OUT/round-K/...         prompts.jsonl (or pairs.jsonl), run/, model/, eval/; see docs/iterate.md
-OUT/rounds.jsonl, rounds.png, report.html   the table over the rounds, as lines, picture and page
+OUT/rounds.jsonl, report.html   the table over the rounds, as lines and page
 
 A step is done when round.json names it; that file is replaced as a whole.
 """
@@ -27,7 +27,9 @@ from sso_data.runs.workdir import (
     write_json,
 )
 
-LINES, PLOT, PAGE = "rounds.jsonl", "rounds.png", "report.html"
+LINES, PAGE = "rounds.jsonl", "report.html"
+PLOT = "rounds.png"
+"""A picture that versions before 0.2.0 drew; the page has its curves."""
 
 ITERATION = WorkKind(
     noun="iteration",

@@ -218,7 +218,7 @@ def remarks(lines: Sequence[Line]) -> list[str]:
             continue
         change = difference(estimates[0], estimates[1])
         advised = told.advice and change.is_shown and told.is_bad(before, after)
-        found.append(values + _in_words(change) + f"; {told.advice}" * bool(advised))
+        found.append(values + change.in_words + f"; {told.advice}" * bool(advised))
     agreement = last.get("agreement")
     if agreement is not None and agreement < LEAST_AGREEMENT:
         found.append(
@@ -239,10 +239,10 @@ def _held_out_remarks(line: Line) -> list[str]:
     found = []
     if rate := _estimate(line, "win_rate"):
         half = Estimate(rate.value - 0.5, rate.low - 0.5, rate.high - 0.5)
-        found.append(f"win rate {rate.value:.3f}, over one half: {_in_words(half)}")
+        found.append(f"win rate {rate.value:.3f}, over one half: {half.in_words}")
     for what in ("score", "tokens"):
         if change := line.get(f"held_out_{what}_difference"):
-            found.append(f"{what}: {_in_words(Estimate(*change))}")
+            found.append(f"{what}: {Estimate(*change).in_words}")
     return [f"held out, against the first policy on the same prompts: {text}" for text in found]
 
 
@@ -250,12 +250,6 @@ def _estimate(line: Line, key: str) -> Estimate | None:
     """A measured value with its interval; None without one."""
     interval = line.get(f"{key}_interval")
     return Estimate(line[key], *interval) if interval else None
-
-
-def _in_words(change: Estimate) -> str:
-    if not change.is_shown:
-        return f"no difference shown ({change})"
-    return f"{'rose' if change.value > 0 else 'fell'} ({change})"
 
 
 def totals(lines: Sequence[Line]) -> Mapping[str, int]:

@@ -149,7 +149,11 @@ def training_facts(out: Path) -> dict[str, Any]:
         raise RunError(f"{out}: its training has not finished; run the same command again")
     lines = [orjson.loads(line) for _, line in read_lines(out / "metrics.jsonl")]
     logs = [line for line in lines if "loss" in line][-_LAST_LINES:]
-    names = [name for name in (logs[-1] if logs else {}) if _is_shown(name)]
+    names = [
+        name
+        for name in (logs[-1] if logs else {})
+        if name in _SHOWN or name.startswith(_SHOWN_PREFIXES)
+    ]
     numbers = {
         name: round(fmean(values), 6)
         for name in names
@@ -165,7 +169,3 @@ def training_facts(out: Path) -> dict[str, Any]:
         "comparison": manifest.get("comparison"),
         "numbers": numbers,
     }
-
-
-def _is_shown(name: str) -> bool:
-    return name in _SHOWN or name.startswith(_SHOWN_PREFIXES)

@@ -156,7 +156,8 @@ def _whole(directory: Path, files: Iterable[Path], progress: Progress | None) ->
 
     Raises ModelError for one whose checksum the training beside it recorded otherwise.
     """
-    found = {path.name: digest for path, digest in _checksums(files, progress).items()}
+    digests = sha256_of(sorted(files), progress, remember=True)
+    found = {path.name: digest for path, digest in digests.items()}
     try:
         content = json.loads((directory / TRAINED).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -170,10 +171,6 @@ def _whole(directory: Path, files: Iterable[Path], progress: Progress | None) ->
                 f"you changed is taken from a directory without {TRAINED}"
             )
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _checksums(files: Iterable[Path], progress: Progress | None) -> dict[Path, str]:
-    return sha256_of(sorted(files), progress, remember=True)
 
 
 def _add_weights(digest: "hashlib._Hash", weights: list[Path]) -> None:

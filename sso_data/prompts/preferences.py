@@ -10,7 +10,6 @@ from sso_data.core.errors import InputError, one_line
 from sso_data.prompts import raw_rows
 from sso_data.prompts.layouts import PAIR, pair_of, prompt_beside, used_columns
 from sso_data.prompts.rows import BadRow, RawRow, RowError, listed
-from sso_data.prompts.tables import read_parquet
 
 
 def read_preferences(
@@ -30,11 +29,8 @@ def read_preferences(
     taken = found = 0
     first_bad = ""
     for place in _places(source, split):
-        if place.endswith(".parquet"):
-            rows = read_parquet(Path(place), config)
-        else:
-            rows = raw_rows(place, config)
-        for row in itertools.islice(rows, None if limit is None else limit - taken):
+        most = None if limit is None else limit - taken
+        for row in itertools.islice(raw_rows(place, config), most):
             taken += 1
             try:
                 pair = _pair(row)
@@ -57,9 +53,7 @@ def pairs_layout(source: str, split: str) -> str:
     """How the first row of a preference set is read, in one line; "" for our own rows."""
     config = SourceConfig(split=split, column="")
     for place in _places(source, split):
-        of_table = place.endswith(".parquet")
-        rows = read_parquet(Path(place), config) if of_table else raw_rows(place, config)
-        for row in rows:
+        for row in raw_rows(place, config):
             fields = row.fields if isinstance(row, RawRow) else {}
             if "chosen_token_ids" in fields or not {*PAIR} <= fields.keys():
                 return ""

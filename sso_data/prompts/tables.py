@@ -170,7 +170,14 @@ def _rows(
     datasets.disable_progress_bars()
     start = 0
     try:
-        dataset, label = _one_split(load(datasets), source, config.split)
+        dataset, label = load(datasets), source
+        if isinstance(dataset, dict):  # one may be saved without splits
+            if config.split not in dataset:
+                raise InputError(
+                    f"{source}: no split {config.split!r} (splits: {listed(dataset)}); set "
+                    "source.split to one"
+                )
+            dataset, label = dataset[config.split], f"{source}:{config.split}"
         for table in dataset.with_format("arrow").iter(batch_size=_BATCH_ROWS):
             if not start:
                 check_header(source, table.column_names, config)
@@ -180,17 +187,6 @@ def _rows(
         raise
     except Exception as error:  # from whichever of a dozen libraries serves it
         raise InputError(one_line(f"{source}: {_explained(error)}")) from error
-
-
-def _one_split(loaded: Any, source: str, split: str) -> tuple[Any, str]:
-    """The dataset of `split` and its name in messages; a dataset may be saved without splits."""
-    if not isinstance(loaded, dict):
-        return loaded, source
-    if split not in loaded:
-        raise InputError(
-            f"{source}: no split {split!r} (splits: {listed(loaded)}); set source.split to one"
-        )
-    return loaded[split], f"{source}:{split}"
 
 
 def _explained(error: Exception) -> str:

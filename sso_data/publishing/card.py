@@ -254,9 +254,9 @@ def _made(facts: RunFacts, numbers: PairNumbers) -> Iterator[Cells]:
         links.append(code(source) if is_file else link)
     yield "prompts from", ", ".join(links) or "not recorded"
     account = facts.account
-    books = f"{account.prompts:,}{account.times} = rows {account.rows:,}"
+    balance = f"{account.prompts:,}{account.times} = rows {account.rows:,}"
     there = f" + made elsewhere {account.elsewhere:,}" if account.elsewhere else ""
-    parts = [f"{books} + failed {account.failed:,}{there}"]
+    parts = [f"{balance} + failed {account.failed:,}{there}"]
     if numbers.several_turns:
         parts.append(f"{numbers.several_turns:,} of the pairs have several turns")
     if numbers.own_system:

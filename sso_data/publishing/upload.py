@@ -118,7 +118,7 @@ class LocalFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
+class _Changes:
     """The changes that turn a repository into the parcel: files to send, paths to remove."""
 
     new: Mapping[str, LocalFile]
@@ -131,10 +131,10 @@ class _Plan:
     def total_bytes(self) -> int:
         return sum(file.size for file in self.new.values())
 
-    def first(self, count: int) -> "_Plan":
+    def first(self, count: int) -> "_Changes":
         """The first `count` of the changes."""
         new = dict(islice(self.new.items(), count))
-        return _Plan(new=new, gone=self.gone[: count - len(new)])
+        return _Changes(new=new, gone=self.gone[: count - len(new)])
 
     def groups(self) -> Iterator[Mapping[str, LocalFile]]:
         """The files to send, in groups of GROUP_BYTES or one file more."""
@@ -204,7 +204,7 @@ class _Push:
         self._sent = (0, 0)
 
     def attempt(self) -> Published:
-        """Look, plan, upload, commit, verify, and open what is to be public. Raises HubError."""
+        """Look, changes, upload, commit, verify, and open what is to be public. Raises HubError."""
         hub, revision, private = self._hub, self._target.revision, self._target.private
         self._author = self._author or hub.check_write()
         state = hub.look(revision) or self._create()
@@ -215,16 +215,16 @@ class _Push:
             there = hub.read(README, state.commit)
         card = merge_card(self._parcel.card, there.decode("utf-8", "replace"))
         files = self._files | {README: LocalFile(card.encode())}
-        plan = self._plan(state, files)
-        if plan:
+        changes = self._changes(state, files)
+        if changes:
             _check_visibility(state, self._target)
-            if README in plan.new:
+            if README in changes.new:
                 self._check_card(card)
             if private and not state.private:
                 hub.set_private(True)
                 state = replace(state, private=True)
-            self._sent = (len(plan.new), plan.total_bytes)
-            state = self._send(state, plan, files)
+            self._sent = (len(changes.new), changes.total_bytes)
+            state = self._send(state, changes, files)
         if private is not None and private != state.private:
             hub.set_private(private)
         return Published(
@@ -272,33 +272,35 @@ class _Push:
             self._hub.check_card(card)
             self._checked_cards.add(card)
 
-    def _plan(self, state: State, files: Mapping[str, LocalFile]) -> _Plan:
+    def _changes(self, state: State, files: Mapping[str, LocalFile]) -> _Changes:
         """The difference between what the repository holds and `files`."""
         there, ours = state.files, self._parcel.ours
         new = {path: files[path] for path in sorted(files)}
-        return _Plan(
+        return _Changes(
             new={path: one for path, one in new.items() if not one.is_stored_as(there.get(path))},
             gone=tuple(sorted(path for path in there.keys() - files if ours.fullmatch(path))),
         )
 
-    def _send(self, state: State, plan: _Plan, files: Mapping[str, LocalFile]) -> State:
+    def _send(self, state: State, changes: _Changes, files: Mapping[str, LocalFile]) -> State:
         """Upload and commit the changes; returns the repository's new state, verified."""
         hub, revision = self._hub, self._target.revision
         self._progress.phase("uploading")
-        self._progress.count(0, plan.total_bytes, "bytes")
-        if len(plan) <= FILES_A_COMMIT:
-            commit = self._commit(revision, plan, state.commit, done=0, total=plan.total_bytes)
+        self._progress.count(0, changes.total_bytes, "bytes")
+        if len(changes) <= FILES_A_COMMIT:
+            commit = self._commit(
+                revision, changes, state.commit, done=0, total=changes.total_bytes
+            )
             done: State | None = replace(state, commit=commit, files=hub.tree(commit))
         elif revision == MAIN:
-            self._send_by_request(files, plan.total_bytes)
+            self._send_by_request(files, changes.total_bytes)
             done = hub.look()
         else:
             raise HubError(
-                f"{hub.repo}: {len(plan.new)} files are too many for one commit (at most "
+                f"{hub.repo}: {len(changes.new)} files are too many for one commit (at most "
                 f"{FILES_A_COMMIT}), and pull requests can only target {MAIN}; push "
                 "without --revision"
             )
-        if done is None or self._plan(done, files):
+        if done is None or self._changes(done, files):
             raise HubTroubleError(f"{hub.repo}: the Hub does not show the files that were sent")
         return done
 
@@ -317,27 +319,27 @@ class _Push:
             state = hub.look(branch)
             if state is None:
                 raise HubTroubleError(f"{hub.repo}: branch {branch} is not visible yet")
-            plan = self._plan(state, files)
-            if not plan:
+            changes = self._changes(state, files)
+            if not changes:
                 break
-            part = plan.first(FILES_A_COMMIT)
-            done = max(total - plan.total_bytes, 0)
+            part = changes.first(FILES_A_COMMIT)
+            done = max(total - changes.total_bytes, 0)
             self._commit(branch, part, state.commit, done=done, total=total)
         hub.merge_request(number)
 
     def _commit(
-        self, branch: str, plan: _Plan, parent: str | None, *, done: int, total: int
+        self, branch: str, changes: _Changes, parent: str | None, *, done: int, total: int
     ) -> str:
-        """Upload and commit `plan` on `branch`, where `done` of `total` bytes are already."""
+        """Upload and commit `changes` on `branch`, where `done` of `total` bytes are already."""
         operations: list[CommitOperationAdd] = []
-        for group in plan.groups():
+        for group in changes.groups():
             sources = {path: one.source for path, one in group.items()}
             operations += self._hub.upload(branch, sources)
             done += sum(one.size for one in group.values())
             self._progress.count(min(done, total), total, "bytes")
         self._progress.phase("committing")
         return self._hub.commit(
-            branch, operations, plan.gone, title=self._parcel.title, parent=parent
+            branch, operations, changes.gone, title=self._parcel.title, parent=parent
         )
 
 

@@ -4,12 +4,21 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from sso_data.augmentation.duplicates import near_duplicates
+from sso_data.core.errors import ConfigError
 from sso_data.core.language import is_another_language
-from sso_data.core.records import SIDE_OF, STEERED_VIEWS, Row, View, content_hash
+from sso_data.core.records import (
+    SIDE_OF,
+    STEERED_VIEWS,
+    Row,
+    View,
+    content_hash,
+    split_sample,
+)
 from sso_data.core.statistics import wilson
-from sso_data.core.words import normal, words
+from sso_data.core.words import normal, runs, words
 from sso_data.filtering.filters import Decision
-from sso_data.runs.columns import echoes, leaks
+from sso_data.runs.columns import leaks
 from sso_data.steering.checks import refuses
 
 ONE_SIDED = 0.9
@@ -19,6 +28,7 @@ little but length."""
 _OPENING_WORDS = 5
 _OPENING_SHARE = 0.05
 _FEWEST_ALIKE = 3
+_COPIED_WORDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +43,11 @@ class Found:
     rows: Sequence[int]
     of: int
     warning: str = ""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval (Wilson) of the share of its rows."""
+        return wilson(len(self.rows) / self.of, self.of) if self.of else (0.0, 1.0)
 
 
 class Checks:
@@ -50,6 +65,7 @@ class Checks:
         self._languages: list[int] = []
         self._openings: dict[tuple[View, str], list[int]] = defaultdict(list)
         self._prompts: dict[str, list[int]] = defaultdict(list)
+        self._texts: dict[str, tuple[str, str]] = {}
         self._roles: dict[tuple[str, str], dict[View, int]] = defaultdict(dict)
 
     def add(self, position: int, row: Row) -> None:
@@ -64,7 +80,9 @@ class Checks:
         if is_another_language(chosen.text, rejected.text):
             self._languages.append(position)
         last = row.messages[-1].content
-        self._prompts[normal(last)].append(position)
+        prompt = split_sample(row.id)[0]  # its other samples are no duplicates
+        self._prompts[prompt].append(position)
+        self._texts[prompt] = (content_hash(row.messages[:-1]), last)
         asked = content_hash(row.messages)
         for view in STEERED_VIEWS:
             text = row.responses[view].text
@@ -72,7 +90,8 @@ class Checks:
             properties = {
                 "refusal": refuses(text),
                 "cut_off": row.responses[view].finish_reason != "stop",
-                "copied": leaks(text) or echoes(text, told),
+                "copied": leaks(text) or _copies(text, told, last),
+                "foreign": is_another_language(text, last),
             }
             for name, holds in properties.items():
                 if holds:
@@ -89,9 +108,10 @@ class Checks:
             "refusal": ("refuses", "an answer that refuses is the one to imitate"),
             "cut_off": ("is cut off", "training learns not to end"),
             "copied": (
-                "repeats its principles or speaks of guidelines",
+                "repeats four words of its principles or speaks of guidelines",
                 "training learns to speak of guidelines that are not there",
             ),
+            "foreign": ("is in another language than the prompt", ""),
         }
         for name, (title, harm) in titles.items():
             for view in STEERED_VIEWS:
@@ -113,8 +133,6 @@ class Checks:
 
     def _lengths(self) -> Found:
         longer, shorter = len(self._longer), len(self._shorter)
-        share = longer / self._seen if self._seen else 0.0
-        low, high = wilson(share, self._seen) if self._seen else (0.0, 1.0)
         warning = ""
         for word, count in (("longer", longer), ("shorter", shorter)):
             if self._seen >= _FEWEST_ALIKE and count >= ONE_SIDED * self._seen:
@@ -122,17 +140,11 @@ class Checks:
                     f"chosen is the {word} answer in {count} of {self._seen} pairs: a model can "
                     "learn them by length alone"
                 )
-        title = f"chosen is longer ({share:.0%} [{low:.0%}, {high:.0%}])" if self._seen else ""
-        return self._of("longer", title or "chosen is longer", self._longer, warning)
+        return self._of("longer", "chosen is longer", self._longer, warning)
 
     def _repeated(self) -> Iterator[Found]:
         """Yield the checks that compare rows with each other."""
-        same = [rows for rows in self._prompts.values() if len(rows) > 1]
-        yield self._of(
-            "prompts",
-            "the same prompt as another pair, but for case and punctuation",
-            sorted(row for rows in same for row in rows),
-        )
+        yield self._alike()
         least = max(_FEWEST_ALIKE, _OPENING_SHARE * self._seen)
         alike = [one for one in self._openings.items() if len(one[1]) >= least]
         for (view, opening), rows in sorted(alike, key=lambda one: (-len(one[1]), one[0])):
@@ -148,5 +160,26 @@ class Checks:
             "these pairs contradict each other" if rows else "",
         )
 
+    def _alike(self) -> Found:
+        """Return the rows of near-duplicate prompts; without rensa, of the same ones."""
+        title = "nearly the same prompt as another pair (MinHash)"
+        try:
+            found = near_duplicates(self._texts.values())
+        except ConfigError:
+            title = "the same prompt as another pair, but for case and punctuation"
+            places: dict[tuple[str, str], list[int]] = defaultdict(list)
+            for place, (before, text) in enumerate(self._texts.values()):
+                places[before, normal(text)].append(place)
+            found = {place for same in places.values() if len(same) > 1 for place in same}
+        rows = [row for n, rows in enumerate(self._prompts.values()) if n in found for row in rows]
+        return self._of("prompts", title, sorted(rows))
+
     def _of(self, name: str, title: str, rows: Sequence[int], warning: str = "") -> Found:
         return Found(name=name, title=title, rows=rows, of=self._seen, warning=warning)
+
+
+def _copies(text: str, principles: Sequence[str], prompt: str) -> bool:
+    """Return True for an answer with words in a row of a principle that are not the prompt's."""
+    size = _COPIED_WORDS
+    told = set().union(*(runs(words(one), size) for one in principles))
+    return not (told & runs(words(text), size)) <= runs(words(prompt), size)

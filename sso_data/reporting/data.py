@@ -3,9 +3,8 @@
 Reasons, thresholds and numbers are those of the filter's own functions; the page only shows them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from sso_data.filtering.measures import outcomes_of
 from sso_data.filtering.ranking import margin
 from sso_data.filtering.refilter import decide_run, own_filter, standing_config
 from sso_data.reporting.checks import Checks
+from sso_data.reporting.verdicts import SIGNAL, Judged, judged, of_row
 from sso_data.runs.columns import (
     UNKNOWN,
     Flag,
@@ -43,6 +43,7 @@ _HEAD = 140
 _BINS = 40
 _DIGITS = 5
 Floats = NDArray[np.float64]
+Edges = Mapping[str, Floats]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ class Read:
     account: Account
     expected: int
     explanation: Explanation
+    judged: list[Judged]
 
 
 def read(run: Path) -> Read:
@@ -78,6 +80,7 @@ def read(run: Path) -> Read:
         account=account,
         expected=expected_rows(manifest, account),
         explanation=explain_run(scores, config, decision, own_filter(manifest)),
+        judged=judged(run, scores),
     )
 
 
@@ -90,10 +93,24 @@ def blocks(of: Read, number: int | None = None) -> Iterator[list[Row]]:
         yield [Row.from_json(orjson.loads(line)) for line in of.scores.lines(positions)]
 
 
-def index(of: Read, rows: Iterable[Row]) -> dict[str, Any]:
+def rows_at(of: Read, positions: NDArray[np.intp]) -> list[Row]:
+    """Return the rows at positions, in their order. Raises RunError."""
+    order = np.argsort(positions)
+    lines = of.scores.lines(positions[order])
+    found = dict(zip(order.tolist(), lines, strict=True))
+    return [Row.from_json(orjson.loads(found[place])) for place in range(len(positions))]
+
+
+def details(of: Read, number: int, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return what the page shows of each row of block `number`."""
+    return [detail(row, place, of) for place, row in enumerate(rows, number * BLOCK)]
+
+
+def index(of: Read, rows: Iterable[Row], edges: Edges | None = None) -> dict[str, Any]:
     """Return what the page knows before a row is opened; reads every row once.
 
-    `columns` hold one value a row, in journal order; numbers in nats/token, or tokens.
+    `columns` hold one value a row, in journal order; numbers in nats/token, or tokens. `edges`:
+    those of the histograms, where runs share them.
     """
     rows_np, decision = of.scores.rows, of.decision
     names: dict[str, int] = {}
@@ -102,7 +119,7 @@ def index(of: Read, rows: Iterable[Row]) -> dict[str, Any]:
     for position, row in enumerate(rows):
         checks.add(position, row)
         ids.append(row.id)
-        heads.append(" ".join(row.messages[-1].content[: 4 * _HEAD].split())[:_HEAD])
+        heads.append(head_of(row))
         features.append([names.setdefault(name, len(names)) for name in row.steering.features])
         principles.append(row.steering.features)
     gaps = comparisons(rows_np)[:, :, 2]
@@ -113,16 +130,18 @@ def index(of: Read, rows: Iterable[Row]) -> dict[str, Any]:
         "smaller_gap": smaller_gap(rows_np),
         "distance": distance(rows_np, of.config.closeness_offset),
     }
-    columns: dict[str, Any] = {key: _rounded(values) for key, values in numbers.items()}
-    columns |= {f"tokens_{view}": _rounded(_tokens(rows_np, view)) for view in VIEWS}
+    columns: dict[str, Any] = {key: rounded(values) for key, values in numbers.items()}
+    columns |= {f"tokens_{view}": rounded(tokens_of(rows_np, view)) for view in VIEWS}
     columns |= {"id": ids, "head": heads, "features": features}
     columns["reason"] = decision.reason_code.tolist()
+    unlike = [one.unlike(decision) for one in of.judged if one.question == SIGNAL]
     return {
         **_head(of),
         "features": list(names),
         "principles": list(_principles(of, features_of(principles))),
-        "histograms": list(_histograms(of)),
-        "checks": [asdict(one) for one in checks.found()],
+        "histograms": list(_histograms(of, edges or edges_of([of]))),
+        "judges": [one.summary(decision) for one in of.judged],
+        "checks": [asdict(one) | {"interval": one.interval} for one in (*checks.found(), *unlike)],
         "columns": columns,
         "block": BLOCK,
     }
@@ -134,7 +153,7 @@ def _head(of: Read) -> dict[str, Any]:
     return {
         "name": public_name(str(of.run)),
         "model": public_name(str(of.manifest["config"]["model"])),
-        "account": account.books,
+        "account": account.balance,
         "not_asked": int(lacking(of.scores.rows).sum()),
         "rows": len(of.scores),
         "unfinished": of.expected - account.done,
@@ -153,7 +172,12 @@ def _head(of: Read) -> dict[str, Any]:
     }
 
 
-def detail(row: Row, of: Read) -> dict[str, Any]:
+def head_of(row: Row) -> str:
+    """Return the start of the last turn of a prompt, in one line."""
+    return " ".join(row.messages[-1].content[: 4 * _HEAD].split())[:_HEAD]
+
+
+def detail(row: Row, place: int, of: Read) -> dict[str, Any]:
     """Return everything that the page shows of one opened row; log-probs as means, nats/token.
 
     Answers that were not asked for are left out.
@@ -181,6 +205,7 @@ def detail(row: Row, of: Read) -> dict[str, Any]:
             for seen, drawn in ALL_CELLS
             if (seen, drawn) in row.logp and row.responses[drawn].num_tokens
         },
+        "verdicts": list(of_row(of.judged, place)),
         "source": row.source_id,
         "metadata": row.metadata,
     }
@@ -216,66 +241,73 @@ def _principles(of: Read, features: Features) -> Iterator[dict[str, Any]]:
         }
 
 
-def _histograms(of: Read) -> Iterator[dict[str, Any]]:
-    """Yield counts of all and of kept rows in equal bins; values beyond the 1 % ends join them.
+def edges_of(runs: Iterable[Read]) -> Edges:
+    """Return edges of equal bins by histogram, over the middle 98 % of the values of all runs."""
+    pooled: dict[str, list[Floats]] = {}
+    for one in runs:
+        for key, _, values, _ in _measured(one):
+            pooled.setdefault(key, []).append(values[np.isfinite(values)])
+    found = {}
+    for key, some in pooled.items():
+        if len(values := np.concatenate(some)):
+            low, high = np.quantile(values, [0.01, 0.99])
+            found[key] = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+    return found
 
-    Where rows were decided early, "all" are those that are complete by design, and kept ones.
+
+def _measured(of: Read) -> Iterator[tuple[str, str, Floats, float | None]]:
+    """Yield (key, title, values [row], threshold) of each histogram; NaN: does not count.
+
+    Where rows were decided early, those count that are complete by design, and kept ones.
     """
     rows, limits = of.scores.rows, of.decision.thresholds
-    kept = of.decision.reason_code == 0
-    every = ~lacking(rows)
-    if not every.all():
-        every = kept | ((rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE)) != 0)
-    mean = partial(mean_logp, rows)
-    shown: list[tuple[str, str, NDArray[Any], float | None]] = [
-        ("gap", "smaller gap (nats/token)", smaller_gap(rows), limits.get("gap")),
-        (
-            "distance",
-            "below the own answer, the farther of y+ and y- (nats/token)",
-            distance(rows, of.config.closeness_offset),
-            limits.get("closeness"),
-        ),
-        *(
-            (f"tokens_{view}", f"length of {SIDE_OF[view]} (tokens)", _tokens(rows, view), None)
-            for view in ("good", "bad", "plain")
-        ),
-        *(
-            (
-                f"logp_{view}",
-                f"log-prob of {SIDE_OF[view]}, plain view (nats/token)",
-                mean("plain", view),
-                None,
-            )
-            for view in STEERED_VIEWS
-        ),
+    counts = ~lacking(rows)
+    if not counts.all():
+        counts = of.decision.reason_code == 0
+        counts |= (rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE)) != 0
+    gap, far = smaller_gap(rows), distance(rows, of.config.closeness_offset)
+    below = "below the own answer, the farther of y+ and y- (nats/token)"
+    shown: list[tuple[str, str, Floats, float | None]] = [
+        ("gap", "smaller gap (nats/token)", gap, limits.get("gap")),
+        ("distance", below, far, limits.get("closeness")),
     ]
+    for view in ("good", "bad", "plain"):
+        title = f"length of {SIDE_OF[view]} (tokens)"
+        shown.append((f"tokens_{view}", title, tokens_of(rows, view), None))
+    for view in STEERED_VIEWS:
+        title = f"log-prob of {SIDE_OF[view]}, plain view (nats/token)"
+        shown.append((f"logp_{view}", title, mean_logp(rows, "plain", view), None))
     for key, title, values, limit in shown:
-        finite = np.isfinite(values) & every
-        if not finite.any():
+        yield key, title, np.where(counts, values, np.nan), limit
+
+
+def _histograms(of: Read, edges: Edges) -> Iterator[dict[str, Any]]:
+    """Yield counts of all and of kept rows in equal bins; values beyond the 1 % ends join them."""
+    kept = of.decision.reason_code == 0
+    for key, title, values, limit in _measured(of):
+        if key not in edges:
             continue
-        low, high = np.quantile(values[finite], [0.01, 0.99])
-        edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
-        counts = [
-            np.histogram(np.clip(values[finite & those], edges[0], edges[-1]), edges)[0].tolist()
-            for those in (every, kept)
-        ]
+        bins, finite = edges[key], np.isfinite(values)
+        clipped = [np.clip(values[those], bins[0], bins[-1]) for those in (finite, finite & kept)]
+        counts = [np.histogram(one, bins)[0].tolist() for one in clipped]
         yield {
             "key": key,
             "title": title,
-            "edges": [round(float(edge), _DIGITS) for edge in edges],
+            "edges": [round(float(edge), _DIGITS) for edge in bins],
             "all": counts[0],
             "kept": counts[1],
             "limit": limit,
         }
 
 
-def _tokens(rows: Rows, view: View) -> Floats:
+def tokens_of(rows: Rows, view: View) -> Floats:
     """Return the tokens [row] of the responses drawn under `view`; NaN where none was asked for."""
     known = rows["finish"][:, VIEWS.index(view)] != UNKNOWN
     return np.where(known, num_tokens(rows, view).astype(np.float64), np.nan)
 
 
-def _rounded(values: Floats) -> list[float | None]:
+def rounded(values: Floats) -> list[float | None]:
+    """Return the numbers with five decimals, None where there is none."""
     return [_finite(value) for value in values.tolist()]
 
 

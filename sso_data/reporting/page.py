@@ -4,7 +4,7 @@ import base64
 import gzip
 import hashlib
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from sso_data.core.paths import templates_dir
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Row
 from sso_data.exporting.output import mark_as_ours, new_directory
-from sso_data.reporting.data import Read, blocks, detail, index, packed, read, tinted
+from sso_data.reporting.data import Read, blocks, details, index, packed, read, tinted
 from sso_data.runs.files import make_dir, write_new
 from sso_data.runs.tokens import Answers
 
 PAGE, MARK = "index.html", "report.json"
 MOST_SINGLE = 5000
 """Rows up to which one file holds a report."""
+Add = Callable[[Sequence[Any]], None]
+"""Takes the next block: what the page shows of each of its rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,39 +51,75 @@ def report(
     same bytes. Raises RunError where the run cannot be read or `out` may not be written, and
     ConfigError for a run that is too large for one file.
     """
-    found = read(run)
-    if single and len(found.scores) > MOST_SINGLE:
-        raise ConfigError(
-            f"--single: {run} has {len(found.scores)} rows, and one file holds up to "
-            f"{MOST_SINGLE}; leave --single out"
-        )
+    found, told = read(run), progress or NullProgress()
     out = out or run.resolve().with_name(f"{run.resolve().name}-report")
-    with new_directory(out, overwrite=overwrite, mark=MARK) as new:
-        if not single:
-            make_dir(new / "data")
-        inside: list[str] = []
-        told = progress or NullProgress()
-        told.phase("reading rows")
+    told.phase("reading rows")
 
+    def content(add: Add) -> dict[str, Any]:
         def rows() -> Iterator[Row]:
             done = 0
             for number, block in enumerate(blocks(found)):
-                data = encoded(
-                    [detail(row, found) | tinted((tokens or {}).get(row.id, {})) for row in block]
-                )
-                if single:
-                    inside.append(data)
-                else:
-                    write_new(new / "data" / f"{number:05}.js", script(number, data).encode())
+                shown = zip(block, details(found, number, block), strict=True)
+                add([one | tinted((tokens or {}).get(row.id, {})) for row, one in shown])
                 yield from block
                 done += len(block)
                 told.count(done, len(found.scores), "rows")
 
-        content = index(found, rows())
-        write_new(new / PAGE, page(content, inside).encode())
-        mark_as_ours(new, {"report": content["name"], "rows": len(found.scores)}, mark=MARK)
+        return index(found, rows())
+
+    return write_report(out, content, rows=len(found.scores), single=single, overwrite=overwrite)
+
+
+class Rows:
+    """The blocks of a page: files in `folder`, or inside of the page where that is None."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._inside: list[str] = []
+        self._count = 0
+
+    def add(self, block: Sequence[Any]) -> None:
+        """Add the next block. Raises RunError where it cannot be written."""
+        data = encoded(block)
+        if self._folder is None:
+            self._inside.append(data)
+        else:
+            name = f"{self._count:05}.js"
+            write_new(self._folder / name, script(self._count, data).encode())
+        self._count += 1
+
+    def page(self, content: dict[str, Any]) -> str:
+        """Return the HTML of the page that shows these blocks."""
+        return page(content, self._inside)
+
+
+def write_report(
+    out: Path,
+    content: Callable[[Add], dict[str, Any]],
+    *,
+    rows: int,
+    single: bool,
+    overwrite: bool,
+) -> Reported:
+    """Write a report of `rows` rows into the directory `out`.
+
+    `content` returns what the page knows before a row is opened, and hands over the blocks on its
+    way. Raises as `report`.
+    """
+    if single and rows > MOST_SINGLE:
+        raise ConfigError(
+            f"--single: there are {rows} rows, and one file holds up to {MOST_SINGLE}; leave "
+            "--single out"
+        )
+    with new_directory(out, overwrite=overwrite, mark=MARK) as new:
+        if not single:
+            make_dir(new / "data")
+        blocks_of = Rows(None if single else new / "data")
+        found = content(blocks_of.add)
+        write_new(new / PAGE, blocks_of.page(found).encode())
+        mark_as_ours(new, {"report": found["name"], "rows": rows}, mark=MARK)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    return Reported(page=out / PAGE, rows=len(found.scores), size=size)
+    return Reported(page=out / PAGE, rows=rows, size=size)
 
 
 def page(content: dict[str, Any], inside: list[str], *, live: str = "") -> str:
@@ -90,7 +128,8 @@ def page(content: dict[str, Any], inside: list[str], *, live: str = "") -> str:
     `live`: the address that tells how many rows a served run has by now.
     """
     folder = templates_dir() / "report"
-    scripts = [(folder / name).read_text() for name in ("diff.min.js", "page.js")]
+    names = ("diff.min.js", *["compare.js"] * ("compared" in content), "page.js")
+    scripts = [(folder / name).read_text() for name in names]
     hashes = " ".join(f"'sha256-{_sha256(text)}'" for text in scripts)
     return render(
         "report/page.html.j2",
@@ -103,13 +142,14 @@ def page(content: dict[str, Any], inside: list[str], *, live: str = "") -> str:
         index=encoded(content),
         blocks=inside,
         live=live,
+        compared="compared" in content,
     )
 
 
 def served_block(found: Read, number: int) -> str:
     """Return the script of one block. Raises RunError where its lines cannot be read."""
     (rows,) = blocks(found, number)
-    return script(number, encoded([detail(row, found) for row in rows]))
+    return script(number, encoded(details(found, number, rows)))
 
 
 def script(number: int, data: str) -> str:

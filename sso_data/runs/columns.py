@@ -4,13 +4,22 @@ import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 from enum import IntFlag
+from functools import partial
 from typing import Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sso_data.core.jinja import phrases
-from sso_data.core.records import ALL_CELLS, VIEWS, FinishReason, Row, View, split_sample
+from sso_data.core.records import (
+    ALL_CELLS,
+    SIDE_OF,
+    VIEWS,
+    FinishReason,
+    Row,
+    View,
+    split_sample,
+)
 from sso_data.core.words import runs, words
 
 Rows: TypeAlias = NDArray[np.void]
@@ -221,3 +230,23 @@ def num_tokens(rows: Rows, drawn: View) -> NDArray[np.uint32]:
     """Return the tokens [row] of the responses drawn under `drawn`."""
     tokens: NDArray[np.uint32] = rows["num_tokens"][:, VIEWS.index(drawn)]
     return tokens
+
+
+def measures(rows: Rows) -> dict[str, NDArray[np.float64]]:
+    """Lengths (tokens), closeness to the policy's own answer, gaps, plain-view log-probs.
+
+    `closeness_*` = m.plain.plain - m.plain.<drawn>, `gap_good` = m.good.good - m.bad.good,
+    `gap_bad` = m.bad.bad - m.good.bad, `logp_*` = m.plain.<drawn>, nats/token.
+    """
+    rows = rows[np.argsort(rows["key"], kind="stable")]
+    logp = partial(mean_logp, rows)
+    found: dict[str, NDArray[np.float64]] = {
+        f"tokens_{side}": num_tokens(rows, view).astype(np.float64)
+        for view, side in SIDE_OF.items()
+    }
+    found["closeness_chosen"] = closeness(logp, "good")
+    found["logp_chosen"] = logp("plain", "good")
+    found["closeness_rejected"] = closeness(logp, "bad")
+    found["logp_rejected"] = logp("plain", "bad")
+    found["gap_good"], found["gap_bad"] = gap(logp, "good"), gap(logp, "bad")
+    return found

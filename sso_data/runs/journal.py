@@ -183,7 +183,9 @@ def load_scores(run: Path, *, dry: bool, whole: bool = False) -> Scores:
     loaded = [_load(part, whole=whole) for part in files]
     rows: Rows = np.concatenate([np.empty(0, SCORES), *(one.rows for one in loaded)])
     if (partial := lacking(rows)).any():  # a merged run may hold a row that was whole elsewhere
-        whole_by_design = always_complete(rows, _first_rows(run)) & ~partial
+        manifest = read_json(run / "run.json", what="the run.json of a run") or {}
+        first = np.array(first_rows(manifest.get(FIRST_ROWS)), np.uint64)
+        whole_by_design = always_complete(rows, first) & ~partial
         rows["flags"][whole_by_design] |= np.uint16(Flag.ALWAYS_COMPLETE)
     scores = Scores(
         rows=rows,
@@ -201,11 +203,6 @@ def load_scores(run: Path, *, dry: bool, whole: bool = False) -> Scores:
 def first_rows(facts: object) -> list[int]:
     """Return the keys in the FIRST_ROWS of run.json."""
     return [int(key, 16) for key in facts] if isinstance(facts, list) else []
-
-
-def _first_rows(run: Path) -> NDArray[np.uint64]:
-    manifest = read_json(run / "run.json", what="the run.json of a run") or {}
-    return np.array(first_rows(manifest.get(FIRST_ROWS)), np.uint64)
 
 
 def replace_rows(run: Path, new: Scores) -> None:

@@ -87,14 +87,14 @@ class Account:
 
     @property
     def times(self) -> str:
-        """What stands after the number of prompts in the books: nothing, or the samples."""
+        """What stands after the number of prompts in the balance: nothing, or the samples."""
         if self.samples == 1:
             return ""
         several = f" with {self.done + self.elsewhere} samples"
         return f" x samples {self.samples}" if self.samples else several
 
     @property
-    def books(self) -> str:
+    def balance(self) -> str:
         """The accounting of the prompts, one phrase."""
         there = f" + made elsewhere {self.elsewhere}" if self.elsewhere else ""
         return (
@@ -104,7 +104,7 @@ class Account:
     def check(self) -> None:
         """Raise AssertionError if a prompt was lost."""
         if self.samples and self.prompts * self.samples != self.done + self.elsewhere:
-            raise AssertionError(f"prompts were lost: {self.books}")
+            raise AssertionError(f"prompts were lost: {self.balance}")
 
 
 def read_run(run: Path) -> Manifest | None:

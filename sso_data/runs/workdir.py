@@ -184,16 +184,10 @@ def open_workdir(
     refuse_another(path, kind.noun, manifest["identity"], identity, remedy, configs)
     found = WorkDir(path, kind, manifest)
     kept = {key: value for key, value in details.items() if key != "defaults"}
-    found.set(identity=_further(manifest["identity"], identity), **kept)
+    there = manifest["identity"]  # of two equal fingerprints the one that goes further is kept
+    longer = {key: identity[key] for key in there if len(str(identity[key])) > len(str(there[key]))}
+    found.set(identity={**there, **longer}, **kept)
     return found
-
-
-def _further(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an identity with the fingerprint that goes further, where two equal ones differ."""
-    return {
-        key: here[key] if len(str(here[key])) > len(str(there[key])) else there[key]
-        for key in there
-    }
 
 
 def clear(path: Path, kind: WorkKind) -> bool:

@@ -34,11 +34,11 @@ ACCEPTED, CUT_OFF, REFUSED = "accepted", "cut_off", "refused"
 _EXCERPT_CHARS = 300
 
 Answers = Mapping[str, Completion | Refused]
-Asking = Generator[list[CompletionRequest], Answers, Any]
+Dialogue = Generator[list[CompletionRequest], Answers, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class PassTask:
     """The questions of one pass over the prompts.
 
     `choose` asks for features; without it those of an earlier pass, or the rule's, are taken.
@@ -60,12 +60,12 @@ class Task:
 
 def steer_by_model(
     prompt: Prompt,
-    task: Task,
+    task: PassTask,
     *,
     model: Callable[[], str],
     earlier: JsonRow | None,
     known: Callable[[str], JsonRow | None],
-) -> Asking:
+) -> Dialogue:
     """Ask about one prompt and return its line.
 
     `earlier` is the line of the pass before, if there was one; `known` finds the line of an earlier
@@ -109,10 +109,10 @@ def steer_by_model(
 def _write_all(
     prompt: Prompt,
     features: tuple[str, ...],
-    task: Task,
+    task: PassTask,
     model: Callable[[], str],
     known: Callable[[str], JsonRow | None],
-) -> Asking:
+) -> Dialogue:
     """Return (texts, what the line says of each) by feature; all features are asked about at once.
 
     Seeds and keys are the content's, so that equal prompts share the answers.
@@ -132,14 +132,14 @@ def _write_all(
 
     texts: dict[str, Text] = {}
     written: dict[str, JsonRow] = {}
-    asking: dict[str, Asking] = {}
+    dialogues: dict[str, Dialogue] = {}
     for feature in features:
         line = known(feature)
         if line is None:
             principle = None if feature == FREE_FORM else task.rules.catalogue[feature]
             asked = pair_messages(conversation, principle, templates)
             key, reading = f"{content}/write/{feature}", partial(read, feature=principle)
-            asking[feature] = _attempts(key, asked, PAIR_SCHEMA, reading, task)
+            dialogues[feature] = _attempts(key, asked, PAIR_SCHEMA, reading, task)
             continue
         written[feature] = {"by": line["written"][feature]["by"], "as": line["id"]}
         if written[feature]["by"] != "catalogue":
@@ -149,12 +149,12 @@ def _write_all(
                 bad=line["principles_bad"][place],
                 by=line["written_by"][place],
             )
-    waiting = {feature: next(one) for feature, one in asking.items()}
+    waiting = {feature: next(one) for feature, one in dialogues.items()}
     while waiting:
         answers = yield [request for requests in waiting.values() for request in requests]
         for feature in list(waiting):
             try:
-                waiting[feature] = asking[feature].send(answers)
+                waiting[feature] = dialogues[feature].send(answers)
             except StopIteration as done:
                 del waiting[feature]
                 pair, attempts = done.value
@@ -170,8 +170,8 @@ def _attempts(
     messages: tuple[Message, ...],
     schema: Mapping[str, Any],
     read: Callable[[str], Any],
-    task: Task,
-) -> Asking:
+    task: PassTask,
+) -> Dialogue:
     """Return (what was read or None, the attempts): ask until `read` returns no reason (a string).
 
     `key` is a row's id or content and a purpose, from which the seeds are derived.

@@ -181,7 +181,7 @@ def are_swapped(pair: Text, feature: Principle) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class TextFinding:
     """One thing that is wrong (`error`) or may be (`warning`) about a feature."""
 
     severity: Literal["error", "warning"]
@@ -189,15 +189,25 @@ class Finding:
     text: str
 
 
-def review(principles: Sequence[Principle]) -> list[Finding]:
+def review(principles: Sequence[Principle]) -> list[TextFinding]:
     """Return all findings about a catalogue's texts, errors first."""
     found = [finding for one in principles for finding in _of_one(one)]
     for one, other in combinations(principles, 2):
-        found += _of_two(one, other)
+        if one.name.casefold() == other.name.casefold():
+            found.append(_error(one, f"differs from {other.name} in case only"))
+        for side in ("good", "bad"):
+            here, there = getattr(one, side), getattr(other, side)
+            if are_alike(here, there):
+                found.append(_error(one, f"its {side} text equals that of {other.name}"))
+            elif likeness(here, there) > NEAR_DUPLICATE:
+                found.append(_warning(one, f"its {side} text is much like that of {other.name}"))
+        if one.adjectives.good.casefold() == other.adjectives.good.casefold():
+            text = f"has the adjective of {other.name}: {one.adjectives.good}"
+            found.append(_warning(one, text))
     return sorted(found, key=lambda finding: finding.severity)
 
 
-def _of_one(one: Principle) -> Iterator[Finding]:
+def _of_one(one: Principle) -> Iterator[TextFinding]:
     """Findings about one principle and its paraphrases."""
     if one.name.casefold() == FREE_FORM:
         yield _error(one, "the name is reserved for pairs without a feature; choose another")
@@ -230,23 +240,9 @@ def _of_one(one: Principle) -> Iterator[Finding]:
                 yield _warning(one, f"two wordings are the same: {first[:40]!r}")
 
 
-def _of_two(one: Principle, other: Principle) -> Iterator[Finding]:
-    """Findings about a principle next to another one."""
-    if one.name.casefold() == other.name.casefold():
-        yield _error(one, f"differs from {other.name} in case only")
-    for side in ("good", "bad"):
-        here, there = getattr(one, side), getattr(other, side)
-        if are_alike(here, there):
-            yield _error(one, f"its {side} text equals that of {other.name}")
-        elif likeness(here, there) > NEAR_DUPLICATE:
-            yield _warning(one, f"its {side} text is much like that of {other.name}")
-    if one.adjectives.good.casefold() == other.adjectives.good.casefold():
-        yield _warning(one, f"has the adjective of {other.name}: {one.adjectives.good}")
+def _error(one: Principle, text: str) -> TextFinding:
+    return TextFinding(severity="error", feature=one.name, text=text)
 
 
-def _error(one: Principle, text: str) -> Finding:
-    return Finding(severity="error", feature=one.name, text=text)
-
-
-def _warning(one: Principle, text: str) -> Finding:
-    return Finding(severity="warning", feature=one.name, text=text)
+def _warning(one: Principle, text: str) -> TextFinding:
+    return TextFinding(severity="warning", feature=one.name, text=text)

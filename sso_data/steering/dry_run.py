@@ -5,19 +5,17 @@ from collections.abc import Iterator
 from sso_data.chat.engine import EngineCompletions
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import ConfigError
-from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import JsonRow, Prompt
 from sso_data.prompts import count_prompts, read_prompts
 from sso_data.runs.ledger import Ledger
 from sso_data.runs.steering import MemorySteeringStore
-from sso_data.steering.by_model import Task
+from sso_data.steering.by_model import PassTask
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.models import open_writer
 from sso_data.steering.passes import PROMPTS_STEERED, Pass, prompts_of
-from sso_data.steering.principles import load_catalogue
-from sso_data.steering.rules import Rules, check_features
+from sso_data.steering.rules import load_rules
 
 
 def write_principles(
@@ -34,13 +32,7 @@ def write_principles(
             "steering.choose=policy: an endpoint cannot choose features; use a local --model, or "
             "steering.choose=random"
         )
-    catalogue = load_catalogue(config.principles)
-    check_features(config.steering, catalogue)
-    templates = Templates(directory=config.templates)
-    templates.check()
-    rules = Rules(
-        config=config.steering, catalogue=catalogue, seed=config.seed, templates=templates
-    )
+    rules = load_rules(config)
     total = count_prompts(source, config.source)
     begun: dict[str, JsonRow] = {}  # by id in the order of the source; a finished one has a kind
 
@@ -63,7 +55,7 @@ def write_principles(
     with open_writer(config, tell=progress.warn) as model:
         progress.phase("writing principles")
         progress.count(0, total, PROMPTS_STEERED)
-        task = Task(
+        task = PassTask(
             rules=rules,
             choose=rules.choose == "policy",
             write=True,

@@ -15,7 +15,7 @@ from sso_data.engines.interface import Refused
 from sso_data.prompts import BadRow, Candidate
 from sso_data.prompts.rows import unanswerable
 from sso_data.runs.steering import AnyStore, content_of
-from sso_data.steering.by_model import Answers, Asking, Task, steer_by_model
+from sso_data.steering.by_model import Answers, Dialogue, PassTask, steer_by_model
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.rules import Rules, Steered
 
@@ -28,7 +28,7 @@ class _Open:
     """A prompt that is being asked about."""
 
     content: str
-    asking: Asking
+    dialogue: Dialogue
     waits_for: set[str] = field(default_factory=set)
     wanted: list[str] = field(default_factory=list)
 
@@ -41,7 +41,7 @@ class Pass:
 
     def __init__(
         self,
-        task: Task,
+        task: PassTask,
         open_model: Callable[[], Completions],
         store: AnyStore,
         *,
@@ -75,14 +75,14 @@ class Pass:
         content = content_of(prompt.id)
         self._open_of[content] += 1
         self._answers.setdefault(content, {})
-        asking = steer_by_model(
+        dialogue = steer_by_model(
             prompt,
             self._task,
             model=lambda: self._model.model,
             earlier=self._store.find("choice", prompt.id),
             known=lambda feature: self._store.written(content, feature),
         )
-        self._go_on(_Open(content=content, asking=asking), None)
+        self._go_on(_Open(content=content, dialogue=dialogue), None)
 
     def _go_on(self, one: _Open, answers: Answers | None) -> None:
         """Run a prompt up to its next questions without an answer, or to its end.
@@ -92,7 +92,7 @@ class Pass:
         known = self._answers[one.content]
         while True:
             try:
-                requests = next(one.asking) if answers is None else one.asking.send(answers)
+                requests = next(one.dialogue) if answers is None else one.dialogue.send(answers)
             except StopIteration as done:
                 self._open_of[one.content] -= 1
                 if not self._open_of[one.content]:
@@ -176,7 +176,7 @@ def steer_all(
             guide.counts.add(line)
             progress.count(done, guide.total, PROMPTS_STEERED, guide.counts.state)
 
-        task = Task(
+        task = PassTask(
             rules=rules,
             choose=choose,
             write=write,

@@ -4,11 +4,11 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sso_data.config.run import SteeringConfig
+from sso_data.config.run import RunConfig, SteeringConfig
 from sso_data.core.errors import ConfigError, nearest
 from sso_data.core.jinja import SHIPPED, SYSTEM, Templates
 from sso_data.core.records import Steering, derive_seed
-from sso_data.steering.principles import Catalogue, Principle, listing
+from sso_data.steering.principles import Catalogue, Principle, listing, load_catalogue
 
 CONCISION = "Concision"
 """Added with a probability of its own, against length growth, and not drawn with the others."""
@@ -151,6 +151,18 @@ class Rules:
         if is_free and rng.random() < self.config.concision_probability:
             return (*features, CONCISION)
         return features
+
+
+def load_rules(config: RunConfig) -> Rules:
+    """The steering of a configuration: its catalogue and templates, read and checked.
+
+    Raises ConfigError or InputError.
+    """
+    catalogue = load_catalogue(config.principles)
+    check_features(config.steering, catalogue)
+    templates = Templates(directory=config.templates)
+    templates.check()
+    return Rules(config=config.steering, catalogue=catalogue, seed=config.seed, templates=templates)
 
 
 def check_features(config: SteeringConfig, catalogue: Catalogue) -> None:

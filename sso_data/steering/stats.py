@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,10 @@ def principle_stats(run: Path, *, wordings: bool = False) -> list[PrincipleStats
 
     Raises RunError when the run has no rows, or no pairs were decided on yet.
     """
-    checks = _checks_of(require_run(run))
+    catalogue = section(require_run(run), "config").get("principles")
+    checks: Mapping[str, ResponseCheck] = {}
+    with suppress(InputError):  # the catalogue is not here any more
+        checks = load_catalogue(Path(catalogue) if catalogue else None).checks
     kept = {row_key(str(row["id"])) for _, row in read_pairs(run)}
     scores = load_scores(run, dry=True)
     if not len(scores):
@@ -75,7 +79,9 @@ def principle_stats(run: Path, *, wordings: bool = False) -> list[PrincipleStats
         row = orjson.loads(line)
         for principle, wording in _wordings_of(row):
             if principle in checks:
-                better[principle, place] = _preference(checks[principle], row)
+                degree = checks[principle].degree
+                chosen, rejected = (degree(row[s][0]["content"]) for s in ("chosen", "rejected"))
+                better[principle, place] = 0.5 if chosen == rejected else float(chosen > rejected)
             places[principle, None].append(place)
             if wordings:
                 places[principle, wording].append(place)
@@ -101,21 +107,6 @@ def principle_stats(run: Path, *, wordings: bool = False) -> list[PrincipleStats
         )
     whole = {one.principle: one.kept_share for one in found if one.wording is None}
     return sorted(found, key=lambda one: (-whole[one.principle], one.principle, one.wording or ""))
-
-
-def _checks_of(manifest: Mapping[str, Any]) -> Mapping[str, ResponseCheck]:
-    """Return the checks of a run's catalogue by feature; none where it is not here any more."""
-    name = section(manifest, "config").get("principles")
-    try:
-        return load_catalogue(Path(name) if name else None).checks
-    except InputError:
-        return {}
-
-
-def _preference(check: ResponseCheck, row: JsonRow) -> float:
-    """Return 1 where y+ follows the check better than y-, 0 where y- does, 0.5 for a tie."""
-    chosen, rejected = (check.degree(row[side][0]["content"]) for side in ("chosen", "rejected"))
-    return 0.5 if chosen == rejected else float(chosen > rejected)
 
 
 def _mean(values: list[float]) -> float | None:

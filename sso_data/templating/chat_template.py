@@ -220,8 +220,9 @@ class ChatTemplate:
         text = self.render(messages)
         ids = self.plain_ids(text)
         frame = self._frame(tuple(message.role for message in messages))
-        if frame is None or any(self._writes_own(message) for message in messages):
-            forged = any(self._holds_others(message) for message in messages)
+        answers = [message.content for message in messages if message.role == "assistant"]
+        if frame is None or any(token in said for token in self._own for said in answers):
+            forged = any(self.holds_others(message, self._own) for message in messages)
             forged = forged or self.forges(text, ids)
         else:
             forged = self._controls(ids) != frame.controls
@@ -327,13 +328,13 @@ class ChatTemplate:
         """The model's own thinking and tool-call tokens, as far as the tokenizer has them."""
         return tuple(token for token in _MODELS_OWN if token in self._control_ids)
 
-    def _writes_own(self, message: Message) -> bool:
-        return message.role == "assistant" and any(token in message.content for token in self._own)
+    def holds_others(self, message: Message, own: Sequence[str]) -> bool:
+        """Return True if a message holds a control token's text that is not its own to write.
 
-    def _holds_others(self, message: Message) -> bool:
-        """Return True if a message holds a control token's text that is not its model's own."""
-        own = self._own if message.role == "assistant" else ()
-        return any(token in message.content for token in self._control_ids if token not in own)
+        `own` are the tokens that a model writes inside its responses: `<think>` and the like.
+        """
+        allowed = own if message.role == "assistant" else ()
+        return any(token in message.content for token in self._control_ids if token not in allowed)
 
     def forges(self, text: str, ids: Sequence[int]) -> bool:
         """Return True if `ids`, the tokenizer's of `text`, hold more than the control tokens in it.

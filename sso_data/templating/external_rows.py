@@ -102,7 +102,7 @@ def completion_ids(
     rest = _rest(template, messages, said, before)
     added = template.tokenizer.added_tokens_decoder.items()
     own = [str(token) for index, token in added if not token.special and index not in eos_ids]
-    if any(_forges(template, turn, own) for turn in said):
+    if any(template.holds_others(turn, own) for turn in said):
         ids = _ids_as_text(template, messages, said, own, before, rest)
     else:
         prompt, together = template.plain_ids(before), template.plain_ids(before + rest)
@@ -112,18 +112,6 @@ def completion_ids(
             ids = _ids_as_text(template, messages, said, own, before, rest)
     last = max((i for i, token in enumerate(ids) if token in eos_ids), default=len(ids) - 1)
     return ids[: last + 1]
-
-
-def _forges(template: ChatTemplate, turn: Message, own: Sequence[str]) -> bool:
-    """Return True if a turn holds the text of a control token that is not its own to write.
-
-    `own` are the added tokens that a model writes inside its responses: `<think>` and the like.
-    """
-    if not template.holds_control(turn.content):
-        return False
-    allowed = own if turn.role == "assistant" else ()
-    added = map(str, template.tokenizer.added_tokens_decoder.values())
-    return any(token in turn.content for token in added if token not in allowed)
 
 
 def _ids_as_text(

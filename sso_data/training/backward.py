@@ -1,4 +1,4 @@
-"""The exact gradient of a step, contrast by contrast: three pairs at the memory of one.
+"""The exact gradient of a step, term by term: three pairs at the memory of one.
 
 With W attached, the loss base*l_base + steered*W*G has the gradient of three separate backwards:
 (1) a base forward without gradient gives W; (2) good, then bad: backward of steered*W*l with W
@@ -38,7 +38,7 @@ sequences and one backward, for engines whose backward may run only once a step.
 class Step:
     """The computation of one micro-batch; callers supply model and references.
 
-    `totals` gives the total nats [B, C', S] of the given contrasts C' from one forward pass, under
+    `totals` gives the total nats [B, C', S] of the given terms C' from one forward pass, under
     gradient where it is on. `ref` [B, C, S], `tokens` [B, C, S].
     `backward` adds to the gradients; each call but the last happens within `no_sync()`.
     `scale` turns a sum over rows into this micro-batch's share of the step's mean.
@@ -53,11 +53,11 @@ class Step:
     scale: Tensor | float
 
     def ref_of(self, name: PreferenceTerm) -> Tensor | None:
-        """References of one contrast [B, S]."""
+        """References of one term [B, S]."""
         return None if self.ref is None else self.ref[:, PREFERENCE_TERMS.index(name)]
 
     def tokens_of(self, name: PreferenceTerm) -> Tensor:
-        """Token counts of one contrast [B, S]."""
+        """Token counts of one term [B, S]."""
         return self.tokens[:, PREFERENCE_TERMS.index(name)]
 
 
@@ -71,27 +71,27 @@ class Outcome:
 
 def run_step(step: Step, mode: BackwardMode) -> Outcome:
     """Add the micro-batch's gradients; the same numbers in every mode but for rounding."""
-    contrasts = terms_of(step.config).contrasts
+    terms = terms_of(step.config).names
     if mode == "joint":
-        policy = step.totals(contrasts)
-        parts = sso_loss(spread(policy, contrasts), step.ref, step.tokens, step.config)
+        policy = step.totals(terms)
+        parts = sso_loss(spread(policy, terms), step.ref, step.tokens, step.config)
         step.backward(parts.loss.sum() * step.scale)
-        return _outcome(step, dict(zip(contrasts, policy.detach().unbind(1), strict=True)))
+        return _outcome(step, dict(zip(terms, policy.detach().unbind(1), strict=True)))
     return _outcome(step, _pair_by_pair(step, keep_base=mode == "two_pairs"))
 
 
 def run_eval(step: Step) -> Outcome:
-    """The loss without gradients, contrast by contrast."""
+    """The loss without gradients, term by term."""
     with torch.no_grad():
-        contrasts = terms_of(step.config).contrasts
-        return _outcome(step, {name: step.totals((name,))[:, 0] for name in contrasts})
+        terms = terms_of(step.config).names
+        return _outcome(step, {name: step.totals((name,))[:, 0] for name in terms})
 
 
-def spread(totals: Tensor, contrasts: tuple[PreferenceTerm, ...]) -> Tensor:
-    """Totals [B, C', S] of some contrasts in the places of all, [B, C, S]; NaN elsewhere."""
+def spread(totals: Tensor, terms: tuple[PreferenceTerm, ...]) -> Tensor:
+    """Totals [B, C', S] of some terms in the places of all, [B, C, S]; NaN elsewhere."""
     nothing = torch.full_like(totals[:, 0], torch.nan).detach()
     return torch.stack(
-        [totals[:, contrasts.index(c)] if c in contrasts else nothing for c in PREFERENCE_TERMS], 1
+        [totals[:, terms.index(c)] if c in terms else nothing for c in PREFERENCE_TERMS], 1
     )
 
 
@@ -104,7 +104,7 @@ def _outcome(step: Step, policy: dict[PreferenceTerm, Tensor]) -> Outcome:
 
 
 def _pair_by_pair(step: Step, *, keep_base: bool) -> dict[PreferenceTerm, Tensor]:
-    """Run every contrast's backward; returns their detached totals [B, S].
+    """Run every term's backward; returns their detached totals [B, S].
 
     With W attached, W is computed first and base comes last, where G is known; with W fixed or
     unused, base comes first, and gives W. `keep_base` keeps the graph of the first base forward.
@@ -118,7 +118,7 @@ def _pair_by_pair(step: Step, *, keep_base: bool) -> dict[PreferenceTerm, Tensor
         weight = on_policy_weight(base.detach(), step.tokens_of("base"), config)
     policy: dict[PreferenceTerm, Tensor] = {}
     preference: dict[PreferenceTerm, Tensor] = {}
-    order = sorted(terms.contrasts, key=lambda name: attached and name == "base")
+    order = sorted(terms.names, key=lambda name: attached and name == "base")
     for name in order:
         with step.no_sync() if name != order[-1] else nullcontext():
             kept = base if name == "base" and keep_base else None

@@ -19,10 +19,10 @@ Batch = dict[str, Any]
 class PairRows(Dataset[tuple[int, EncodedRow]]):
     """Encoded rows with their positions."""
 
-    def __init__(self, rows: Sequence[EncodedRow], contrasts: Sequence[PreferenceTerm]) -> None:
+    def __init__(self, rows: Sequence[EncodedRow], terms: Sequence[PreferenceTerm]) -> None:
         self.rows = rows
-        self.contrasts = tuple(contrasts)
-        self.lengths = [row.length(contrasts) for row in rows]
+        self.terms = tuple(terms)
+        self.lengths = [row.length(terms) for row in rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -33,10 +33,10 @@ class PairRows(Dataset[tuple[int, EncodedRow]]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collator:
-    """B rows to one batch: per contrast 2B right-padded sequences, the B preferred ones first.
+    """B rows to one batch: per term 2B right-padded sequences, the B preferred ones first.
 
     Two rows at positions 4 and 9 whose plain prompts are [1, 2] and [3], y+ [5, 6] and [7], and
-    y- [8] and [7, 7, 9] become, with pad id 0 and the base contrast alone:
+    y- [8] and [7, 7, 9] become, with pad id 0 and the base term alone:
 
         row                      [4, 9]                     int64 [B]
         ref_nats                 [[[-2.5, -1.0], ...], ...]  float32 [B, C, S], nan: none recorded
@@ -54,7 +54,7 @@ class Collator:
                                   [-100, 7, 7, 9]]
     """
 
-    contrasts: tuple[PreferenceTerm, ...]
+    terms: tuple[PreferenceTerm, ...]
     pad_id: int
 
     def __call__(self, items: Sequence[tuple[int, EncodedRow]]) -> Batch:
@@ -64,7 +64,7 @@ class Collator:
             "row": torch.tensor(positions, dtype=torch.long),
             "ref_nats": torch.from_numpy(ref).float(),
         }
-        for name in self.contrasts:
+        for name in self.terms:
             pairs = [row.sequence(name, side) for side in (0, 1) for row in rows]
             batch[name] = pad_sequences(pairs, self.pad_id)
         return batch
@@ -85,7 +85,7 @@ def pad_sequences(pairs: Sequence[tuple[Ids, Ids]], pad_id: int) -> dict[str, Te
 
 
 def response_tokens(block: Mapping[str, Tensor]) -> Tensor:
-    """Tokens of each response of one contrast's 2B sequences, [B, S]."""
+    """Tokens of each response of one term's 2B sequences, [B, S]."""
     counts: Tensor = (block["labels"] != IGNORED).sum(-1)
     return counts.view(2, -1).T
 

@@ -18,21 +18,25 @@ def write_card(
     logs = [line for line in history if "loss" in line]
     names = [name for name in logs[0] if name in logs[-1]] if logs else []
     shown = [name for name in names if name not in {"step", "epoch"}]
+    model, config = manifest["model"]["name"], manifest["config"]
+    mixed = config["reward"]["mix"] if config["kind"] == "reward" else []
+    data = [manifest["data"]["source"], *(part["data"] for part in mixed)]
+    on_the_hub = [name.partition(":")[0] for name in data if not is_local(name)]
     text = render(
         "model_card.j2",
         manifest=manifest,
         comparison=manifest.get("comparison"),
-        base_model=_hub_id(manifest["model"]["name"]),
-        model=public_name(manifest["model"]["name"]),
+        base_model=None if is_local(model) else json.dumps(model),  # no path of this machine
+        model=public_name(model),
         source=public_name(manifest["data"]["source"]),
-        datasets=_datasets(manifest),
+        datasets=[json.dumps(name) for name in dict.fromkeys(on_the_hub)],
         made_by=[
             {**origin, "model": public_name(origin["model"])}
             for origin in manifest["data"]["made_by"]
         ],
-        objective=", ".join(_objective(manifest["config"])),
-        tags=["sso-data", *(part.replace(" ", "-") for part in _objective(manifest["config"]))],
-        recipe=recipe(manifest["config"]),
+        objective=", ".join(_objective(config)),
+        tags=["sso-data", *(part.replace(" ", "-") for part in _objective(config))],
+        recipe=recipe(config),
         measured=[(name, f"{logs[0][name]:.4g}", f"{logs[-1][name]:.4g}") for name in shown],
     )
     write_atomic(file, (text + "\n").encode())
@@ -63,20 +67,6 @@ def _shown(value: Any) -> str:
 def _objective(config: Mapping[str, Any]) -> list[str]:
     loss = config["loss"]
     return ["reward model"] if config["kind"] == "reward" else [loss["objective"], loss["type"]]
-
-
-def _datasets(manifest: Mapping[str, Any]) -> list[str]:
-    """The Hub datasets that were trained on, as YAML texts, without their configurations."""
-    config = manifest["config"]
-    mixed = config["reward"]["mix"] if config["kind"] == "reward" else []
-    names = [manifest["data"]["source"], *(part["data"] for part in mixed)]
-    found = [name.partition(":")[0] for name in names if not is_local(name)]
-    return [json.dumps(name) for name in dict.fromkeys(found)]
-
-
-def _hub_id(model: str) -> str | None:
-    """The model's name where it is one on the Hub; a card must not name a local path."""
-    return None if is_local(model) else json.dumps(model)
 
 
 _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -27,7 +27,7 @@ class Data:
 
     `fingerprint`: 16 hexadecimal digits over every token id and recorded log-prob, in order.
     `made_by` counts the rows of each (model, its fingerprint); empty for sets from elsewhere.
-    `foreign_model`: rows were sampled by another model, so that their log-probs do not count.
+    `off_policy`: rows were sampled by another model, so that their log-probs do not count.
     """
 
     train: list[EncodedRow]
@@ -36,7 +36,7 @@ class Data:
     fingerprint: str
     template_fingerprint: str
     made_by: Counter[tuple[str, str]]
-    foreign_model: bool
+    off_policy: bool
 
     @property
     def length_ratio(self) -> float:
@@ -64,7 +64,7 @@ def load_data(source: str, policy: PolicyFiles, config: TrainConfig) -> Data:
         encoder = Encoder(
             template=template_for(policy.tokenizer, first, config.views),
             config=sequence,
-            contrasts=terms_of(config.loss).contrasts,
+            terms=terms_of(config.loss).names,
             eos_ids=frozenset(policy.facts.eos_ids),
             vocab_size=policy.facts.vocab_size,
             skip_bad_rows=config.data.skip_bad_rows,
@@ -88,7 +88,7 @@ def load_data(source: str, policy: PolicyFiles, config: TrainConfig) -> Data:
         fingerprint=fingerprint_of(encoded),
         template_fingerprint=encoder.template.fingerprint,
         made_by=made_by,
-        foreign_model=not all(same(policy.fingerprint, found) for _, found in made_by),
+        off_policy=not all(same(policy.fingerprint, found) for _, found in made_by),
     )
 
 
@@ -199,7 +199,7 @@ class RewardData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairReader:
-    """Encodes preference sets for one model: the base contrast alone.
+    """Encodes preference sets for one model: the base term alone.
 
     `eos_ids` are all end-of-sequence ids of the model, `vocab_size` its number of embeddings.
     """
@@ -217,7 +217,7 @@ class PairReader:
         encoder = Encoder(
             template=template_for(self.tokenizer, found[0] if found else {}, self.views),
             config=self.sequences,
-            contrasts=("base",),
+            terms=("base",),
             eos_ids=self.eos_ids,
             vocab_size=self.vocab_size,
             skip_bad_rows=self.skip_bad_rows,

@@ -48,13 +48,13 @@ class EncodedRow:
     ref_CS: NDArray[np.float64]  # noqa: N815 - shape letters
     cut: bool = False
 
-    def sequence(self, contrast: PreferenceTerm, side: int) -> tuple[Ids, Ids]:
-        """Prompt and response of a contrast's preferred (0) or other (1) side."""
-        return self.prompts[SEEN[contrast]], self.completions[DRAWN[contrast][side]]
+    def sequence(self, term: PreferenceTerm, side: int) -> tuple[Ids, Ids]:
+        """Prompt and response of a term's preferred (0) or other (1) side."""
+        return self.prompts[SEEN[term]], self.completions[DRAWN[term][side]]
 
-    def length(self, contrasts: Sequence[PreferenceTerm]) -> int:
+    def length(self, terms: Sequence[PreferenceTerm]) -> int:
         """Tokens of the longest sequence."""
-        pairs = [self.sequence(name, side) for name in contrasts for side in (0, 1)]
+        pairs = [self.sequence(name, side) for name in terms for side in (0, 1)]
         return max(len(prompt) + len(completion) for prompt, completion in pairs)
 
 
@@ -92,14 +92,14 @@ class EncodeReport:
 
 @dataclass(slots=True, kw_only=True)
 class Encoder:
-    """Encodes rows for the given contrasts, and counts; InputError names the first bad row.
+    """Encodes rows for the given terms, and counts; InputError names the first bad row.
 
     `vocab_size` is the model's: ids beyond it are refused.
     """
 
     template: ChatTemplate
     config: SequenceConfig
-    contrasts: Sequence[PreferenceTerm]
+    terms: Sequence[PreferenceTerm]
     eos_ids: frozenset[int]
     vocab_size: int
     skip_bad_rows: bool = False
@@ -107,31 +107,31 @@ class Encoder:
 
     def encode(self, rows: Iterable[JsonRow]) -> list[EncodedRow]:
         """The rows that fit, in their order."""
-        found = (self._one(row, number) for number, row in enumerate(rows, start=1))
-        return [row for row in found if row is not None]
-
-    def _one(self, row: JsonRow, number: int) -> EncodedRow | None:
-        where = f"row {row.get('id') or number}"
-        is_own = has_token_ids(row)
-        try:
-            encoded = self._own(row, where) if is_own else self._foreign(row, where)
-        except (KeyError, Unrenderable, InputError) as error:
-            what = f"no column {error}" if isinstance(error, KeyError) else str(error)
-            detail = what if isinstance(error, InputError) else f"{where}: {what}"
-            if is_own or not self.skip_bad_rows:
-                raise InputError(detail) from error
-            self.report.add_malformed(detail)
-            return None
-        self.report.rows += 1
-        return self._fitted(encoded)
+        fitted = []
+        for number, row in enumerate(rows, start=1):
+            where = f"row {row.get('id') or number}"
+            is_own = row.get("chosen_token_ids") is not None
+            try:
+                encoded = self._own(row, where) if is_own else self._external(row, where)
+            except (KeyError, Unrenderable, InputError) as error:
+                what = f"no column {error}" if isinstance(error, KeyError) else str(error)
+                detail = what if isinstance(error, InputError) else f"{where}: {what}"
+                if is_own or not self.skip_bad_rows:
+                    raise InputError(detail) from error
+                self.report.add_malformed(detail)
+                continue
+            self.report.rows += 1
+            if (found := self._fitted(encoded)) is not None:
+                fitted.append(found)
+        return fitted
 
     def _own(self, row: JsonRow, where: str) -> EncodedRow:
         """A row of ours: ids as sampled, each view checked against its `prompt_hash`."""
         if isinstance(row["prompt"], str):
             raise _wrong(where, "prompt", row["prompt"], "a list of messages")
         messages = turns_of(row["prompt"], "user", where)
-        seen = {SEEN[name] for name in self.contrasts}
-        drawn = {view for name in self.contrasts for view in DRAWN[name]}
+        seen = {SEEN[name] for name in self.terms}
+        drawn = {view for name in self.terms for view in DRAWN[name]}
         return EncodedRow(
             id=str(typed(row, "id", (str, int), where)),
             prompts={view: self._prompt(row, view, messages, where) for view in seen},
@@ -139,7 +139,7 @@ class Encoder:
                 view: self._known_ids(token_ids(row, f"{SIDE_OF[view]}_token_ids", where), where)
                 for view in drawn
             },
-            ref_CS=recorded_nats(row, self.contrasts, where),
+            ref_CS=recorded_nats(row, self.terms, where),
         )
 
     def _prompt(self, row: JsonRow, view: View, messages: tuple[Message, ...], where: str) -> Ids:
@@ -160,9 +160,9 @@ class Encoder:
             )
         return np.asarray(ids, np.int32)
 
-    def _foreign(self, row: JsonRow, where: str) -> EncodedRow:
+    def _external(self, row: JsonRow, where: str) -> EncodedRow:
         """A preference row without token ids: prompt, chosen and rejected, rendered here."""
-        if any(name != "base" for name in self.contrasts):
+        if any(name != "base" for name in self.terms):
             self.skip_bad_rows = False  # no row of such a set can train
             raise InputError(
                 f"{where}: has no token ids (chosen_token_ids ...), so it cannot train with SSO; "
@@ -206,7 +206,7 @@ class Encoder:
         """
         report, most = self.report, self.config.max_length
         ended = {view: int(ids[-1]) in self.eos_ids for view, ids in row.completions.items()}
-        if row.length(self.contrasts) > most:
+        if row.length(self.terms) > most:
             budget = most - max(map(len, row.prompts.values()))
             if self.config.too_long == "drop" or budget < 1:
                 report.too_long += 1
@@ -226,11 +226,6 @@ class Encoder:
         report.encoded += 1
         report.without_eos += sum(not done for done in ended.values())
         return row
-
-
-def has_token_ids(row: JsonRow) -> bool:
-    """Return True for a row of ours, with the ids that were sampled."""
-    return row.get("chosen_token_ids") is not None
 
 
 def typed(row: JsonRow, column: str, kinds: tuple[type, ...], where: str) -> Any:
@@ -259,12 +254,10 @@ def _wrong(where: str, column: str, value: Any, wanted: str) -> InputError:
     return InputError(f"{where}: column {column!r} must be {wanted} (got {shown})")
 
 
-def recorded_nats(
-    row: JsonRow, contrasts: Sequence[PreferenceTerm], where: str
-) -> NDArray[np.float64]:
+def recorded_nats(row: JsonRow, terms: Sequence[PreferenceTerm], where: str) -> NDArray[np.float64]:
     """The row's `logp_<seen>_<drawn>` in the places of `EncodedRow.ref_CS`; NaN where missing."""
     found = np.full((len(PREFERENCE_TERMS), 2), np.nan)
-    for name in contrasts:
+    for name in terms:
         for side, drawn in enumerate(DRAWN[name]):
             column = f"logp_{SEEN[name]}_{drawn}"
             if row.get(column) is None:

@@ -104,7 +104,7 @@ def policy_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
             f"chosen responses are {ratio:.2f} times as long as rejected ones "
             f"(stop.warn_length_ratio {most}): the policy may learn length from this"
         )
-    if data.foreign_model:
+    if data.off_policy:
         others = ", ".join(sorted({model for model, _ in data.made_by}))
         warnings.append(
             f"rows were sampled by other models ({others}): they are off-policy for --model, and "
@@ -117,9 +117,9 @@ def policy_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
         context.progress.phase(f"loading {policy.name}")
         model = load_model(policy, config)
         pad_id = int(policy.tokenizer.pad_token_id or 0)
-        rows, found = _with_references(
-            data, model, pad_id, policy, config, context, _sampled_in(source)
-        )
+        run = read_run(Path(source)) if Path(source, RUN.manifest).is_file() else None
+        sampled_in = ((run or {}).get("engine") or {}).get("dtype")
+        rows, found = _with_references(data, model, pad_id, policy, config, context, sampled_in)
         count = len(data.train)
         trainer = SSOTrainer(
             model,
@@ -129,7 +129,10 @@ def policy_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
             eval_rows=rows[count:],
             pad_id=pad_id,
         )
-        start = _mean_chosen(rows[:count]) if config.loss.needs_reference else None
+        start = None  # mean log-prob of y+ under the plain view, as the references have it
+        if config.loss.needs_reference and "plain" in rows[0].prompts:
+            chosen = [row.ref_CS[0, 0] / len(row.completions["good"]) for row in rows[:count]]
+            start = float(np.mean(chosen)) if np.isfinite(chosen).all() else None
         stopping = EarlyStopping(config.stop, start, context.progress)
         return Prepared(
             trainer=trainer,
@@ -157,12 +160,6 @@ def policy_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
     )
 
 
-def _sampled_in(source: str) -> str | None:
-    """The number format in which the engine of a run computed; None of data from elsewhere."""
-    manifest = read_run(Path(source)) if Path(source, RUN.manifest).is_file() else None
-    return ((manifest or {}).get("engine") or {}).get("dtype")
-
-
 def _with_references(
     data: Data,
     model: Any,
@@ -174,10 +171,10 @@ def _with_references(
 ) -> tuple[list[EncodedRow], dict[str, Any]]:
     """Training rows, then held-out ones, with references; and what the check found.
 
-    `sampled_in`: the number format of the engine that made the rows.
+    `sampled_in`: the number format of the engine that made the rows; None for data from elsewhere.
     """
     rows, loss, progress = [*data.train, *data.held_out], config.loss, context.progress
-    if data.foreign_model:  # another model's log-probs do not count
+    if data.off_policy:  # another model's log-probs do not count
         rows = [replace(row, ref_CS=np.full_like(row.ref_CS, np.nan)) for row in rows]
     if loss.needs_reference:
         progress.phase("checking the references")
@@ -191,7 +188,7 @@ def _with_references(
     dtype = compute_dtype(config)
     scorer = model_scorer(
         model,
-        terms_of(loss).contrasts,
+        terms_of(loss).names,
         pad_id=pad_id,
         autocast=dtype if dtype is torch.bfloat16 else None,
     )
@@ -220,14 +217,6 @@ def _with_references(
                 "match this model; see docs/training.md"
             )
     return rows, findings
-
-
-def _mean_chosen(rows: Sequence[EncodedRow]) -> float | None:
-    """Mean log-prob of y+ under the plain view, nats/token, as the references have it."""
-    if "plain" not in rows[0].prompts:
-        return None
-    mean = float(np.mean([row.ref_CS[0, 0] / len(row.completions["good"]) for row in rows]))
-    return mean if np.isfinite(mean) else None
 
 
 def _reward_rows(

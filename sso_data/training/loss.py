@@ -1,8 +1,8 @@
 """The SSO loss (arXiv 2410.17131) and its relatives: log-probs in, one loss per row out.
 
-Shape letters: B rows, C contrasts (base, good, bad), S sides (preferred, other). `policy` and `ref`
-are total log-probs in nats, `tokens` how many ids each total is over. An objective that leaves a
-contrast out never reads its numbers.
+Shape letters: B rows, C preference terms (base, good, bad), S sides (preferred, other). `policy`
+and `ref` are total log-probs in nats, `tokens` how many ids each total is over. An objective that
+leaves a term out never reads its numbers.
 """
 
 # ruff: noqa: N803 - shape letters
@@ -36,7 +36,7 @@ class Terms:
     """An objective as factors: base*[W]*l_base + steered*[W]*(l_good + l_bad) + sum of nll*(-m).
 
     `base_by_w`, `steered_by_w`: W is a factor of that product. `nll` weights the negative mean
-    log-prob of each contrast's preferred response.
+    log-prob of each term's preferred response.
     """
 
     base: float
@@ -46,8 +46,8 @@ class Terms:
     nll: Mapping[PreferenceTerm, float]
 
     @property
-    def contrasts(self) -> tuple[PreferenceTerm, ...]:
-        """The contrasts that have to be computed."""
+    def names(self) -> tuple[PreferenceTerm, ...]:
+        """The preference terms that have to be computed."""
         factors: Mapping[PreferenceTerm, float] = {
             "base": self.base,
             "good": self.steered,
@@ -145,7 +145,7 @@ def log_odds(s: Tensor) -> Tensor:
 
 
 def on_policy_weight(base_policy: Tensor, base_tokens: Tensor, config: LossConfig) -> Tensor:
-    """W = sigmoid(-(alpha m(y+|plain) + (1-alpha) m(y-|plain))), [B] of the base contrast [B, S].
+    """W = sigmoid(-(alpha m(y+|plain) + (1-alpha) m(y-|plain))), [B] of the base term [B, S].
 
     The weight of arXiv 2410.17131, with m the policy's means in nats/token. It lies between 1/2 and
     1; its gradient is cut with `detach_weight`.
@@ -177,7 +177,7 @@ def sso_loss(
 ) -> Parts:
     """The objective's loss per row [B], from total log-probs in nats and token counts."""
     terms = terms_of(config)
-    index = {name: PREFERENCE_TERMS.index(name) for name in terms.contrasts}
+    index = {name: PREFERENCE_TERMS.index(name) for name in terms.names}
     preference = {
         name: preference_loss(
             policy_BCS[:, c], None if ref_BCS is None else ref_BCS[:, c], tokens_BCS[:, c], config
@@ -197,7 +197,7 @@ def sso_loss(
 def combine(
     preference: Mapping[PreferenceTerm, Tensor], weight: Tensor | None, terms: Terms
 ) -> Tensor:
-    """base*[W]*l_base + steered*[W]*(l_good + l_bad), [B] each; nothing for an absent contrast."""
+    """base*[W]*l_base + steered*[W]*(l_good + l_bad), [B] each; nothing for an absent term."""
     found = []
     if terms.base:
         found.append(terms.base * preference["base"] * factor(weight, terms.base_by_w))
@@ -224,8 +224,8 @@ def metrics(
 ) -> dict[str, Tensor]:
     """Return metrics per row, [B] each, without gradient.
 
-    `margin_<contrast>` is D (nats or nats/token, as the loss compares), `accuracy_<contrast>`
-    whether D > 0 (1/2 at 0), `loss_<contrast>` the base loss; `weight` W; `logp_chosen`,
+    `margin_<term>` is D (nats or nats/token, as the loss compares), `accuracy_<term>`
+    whether D > 0 (1/2 at 0), `loss_<term>` the base loss; `weight` W; `logp_chosen`,
     `logp_rejected` the plain-view means of y+ and y- in nats/token; `tokens_*` their lengths.
     """
     found: dict[str, Tensor] = {}

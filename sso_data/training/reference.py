@@ -39,7 +39,7 @@ class ReferenceReport:
 
     `source`: `not_needed` (the base loss has no reference), `recorded`, `scored`, or `both` (the
     recorded ones, and scored ones for the `scored_rows` that had none). `worst` is the largest
-    95th percentile over the contrasts of what the loss sees of the difference; None: not checked.
+    95th percentile over the terms of what the loss sees of the difference; None: not checked.
     `formats`: number formats here and at sampling, None where the latter is not recorded.
     """
 
@@ -96,19 +96,19 @@ def resolve_references(
     writes_cache: bool = True,
     formats: tuple[str, str | None] | None = None,
 ) -> tuple[list[EncodedRow], ReferenceReport]:
-    """The rows with references for every contrast of the objective, and where those came from.
+    """The rows with references for every term of the objective, and where those came from.
 
     `scorer` is the policy before its first step. Scored references are kept in the file `cache`,
-    whose content counts only for the same rows, contrasts and `model_key` (the caller's name for
+    whose content counts only for the same rows, terms and `model_key` (the caller's name for
     weights, number format and device); a scoring that was interrupted goes on from it. Of several
     processes, which all call this with the same rows, one has `writes_cache`.
     Raises TrainError in mode `strict` when recorded references are missing or do not hold.
     """
     if not loss.needs_reference:
         return list(rows), ReferenceReport(source="not_needed", rows=len(rows))
-    contrasts = terms_of(loss).contrasts
+    terms = terms_of(loss).names
     recorded = np.stack([row.ref_CS for row in rows])
-    has = _complete(_of(recorded, contrasts))
+    has = _complete(_of(recorded, terms))
     report = ReferenceReport(source="scored", rows=len(rows), scored_rows=len(rows))
     if config.mode == "strict" and not has.all():
         raise TrainError(
@@ -131,10 +131,8 @@ def resolve_references(
     totals = np.where(keep[:, None, None], recorded, np.nan)
     if len(missing):
         wanted = [rows[index] for index in missing]
-        store = _Cache(
-            file=cache, key=_cache_key(wanted, contrasts, model_key), writes=writes_cache
-        )
-        totals[missing] = _scored(wanted, scorer, contrasts, store)
+        store = _Cache(file=cache, key=_cache_key(wanted, terms, model_key), writes=writes_cache)
+        totals[missing] = _scored(wanted, scorer, terms, store)
         source: Literal["both", "scored"] = "both" if keep.any() else "scored"
         report = replace(report, source=source, scored_rows=len(missing))
     filled = [replace(row, ref_CS=total) for row, total in zip(rows, totals, strict=True)]
@@ -153,17 +151,17 @@ def loss_difference(one: Nats, other: Nats, tokens: Nats, loss: LossConfig) -> N
 
 def differences(rows: Sequence[EncodedRow], scorer: Scorer, loss: LossConfig) -> Nats:
     """|delta D| [B, C'] between the rows' references and the log-probs that `scorer` gives them, as
-    `loss_difference` has it, over the contrasts C' of the objective."""
-    contrasts = terms_of(loss).contrasts
+    `loss_difference` has it, over the terms C' of the objective."""
+    terms = terms_of(loss).names
     here = np.full((len(rows), len(PREFERENCE_TERMS), 2), np.nan)
     for positions, found in scorer(rows):
         here[positions] = found
     recorded = np.stack([row.ref_CS for row in rows])
     tokens = np.array(
-        [[[len(r.sequence(n, side)[1]) for side in (0, 1)] for n in contrasts] for r in rows],
+        [[[len(r.sequence(n, side)[1]) for side in (0, 1)] for n in terms] for r in rows],
         np.float64,
     )
-    return loss_difference(_of(recorded, contrasts), _of(here, contrasts), tokens, loss)
+    return loss_difference(_of(recorded, terms), _of(here, terms), tokens, loss)
 
 
 def d_at_step_0(rows: Sequence[EncodedRow], scorer: Scorer, loss: LossConfig) -> float:
@@ -182,7 +180,7 @@ def evenly(rows: int, count: int) -> NDArray[np.intp]:
 
 def model_scorer(
     model: Any,
-    contrasts: Sequence[PreferenceTerm],
+    terms: Sequence[PreferenceTerm],
     *,
     pad_id: int,
     batch_tokens: int = 16384,
@@ -195,9 +193,9 @@ def model_scorer(
     compute = torch.autocast(model.device.type, dtype=autocast, enabled=autocast is not None)
 
     def score(rows: Sequence[EncodedRow]) -> Iterator[tuple[list[int], Nats]]:
-        for group in _groups([row.length(contrasts) for row in rows], batch_tokens):
+        for group in _groups([row.length(terms) for row in rows], batch_tokens):
             found = np.full((len(group), len(PREFERENCE_TERMS), 2), np.nan)
-            for name in contrasts:
+            for name in terms:
                 pairs = [rows[index].sequence(name, side) for index in group for side in (0, 1)]
                 batch = pad_sequences(pairs, pad_id)
                 with compute:
@@ -252,9 +250,9 @@ def _groups(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         yield group
 
 
-def _of(totals: Nats, contrasts: Sequence[PreferenceTerm]) -> Nats:
-    """The numbers of some contrasts: [B, C', S] of [B, C, S]."""
-    return totals[:, [PREFERENCE_TERMS.index(name) for name in contrasts]]
+def _of(totals: Nats, terms: Sequence[PreferenceTerm]) -> Nats:
+    """The numbers of some terms: [B, C', S] of [B, C, S]."""
+    return totals[:, [PREFERENCE_TERMS.index(name) for name in terms]]
 
 
 def _complete(totals: Nats) -> NDArray[np.bool_]:
@@ -284,14 +282,14 @@ def _checked(
 
 
 def _scored(
-    rows: Sequence[EncodedRow], scorer: Scorer, contrasts: Sequence[PreferenceTerm], cache: "_Cache"
+    rows: Sequence[EncodedRow], scorer: Scorer, terms: Sequence[PreferenceTerm], cache: "_Cache"
 ) -> Nats:
     """Total nats of all rows, those that are in the cache read from it."""
     totals = cache.read(len(rows))
-    missing = np.flatnonzero(~_complete(_of(totals, contrasts)))
+    missing = np.flatnonzero(~_complete(_of(totals, terms)))
     saved = time.monotonic()
     for positions, found in scorer([rows[index] for index in missing]):
-        if not np.isfinite(_of(found, contrasts)).all():
+        if not np.isfinite(_of(found, terms)).all():
             bad = [rows[missing[p]].id for p in positions]
             raise TrainError(f"the model gives log-probs that are not finite; rows {bad[:4]}")
         totals[missing[positions]] = found
@@ -303,14 +301,12 @@ def _scored(
     return totals
 
 
-def _cache_key(
-    rows: Sequence[EncodedRow], contrasts: Sequence[PreferenceTerm], model_key: str
-) -> str:
-    """A hash over everything that a score depends on: model, contrasts, ids of every row."""
-    digest = hashlib.sha256(f"{model_key}/{','.join(contrasts)}".encode())
+def _cache_key(rows: Sequence[EncodedRow], terms: Sequence[PreferenceTerm], model_key: str) -> str:
+    """A hash over everything that a score depends on: model, terms, ids of every row."""
+    digest = hashlib.sha256(f"{model_key}/{','.join(terms)}".encode())
     for row in rows:
         digest.update(row.id.encode())
-        for name in contrasts:
+        for name in terms:
             for side in (0, 1):
                 for part in row.sequence(name, side):
                     digest.update(len(part).to_bytes(4, "little") + part.tobytes())
@@ -319,7 +315,7 @@ def _cache_key(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Cache:
-    """Scored totals in a file, for the rows, contrasts and model that `key` identifies.
+    """Scored totals in a file, for the rows, terms and model that `key` identifies.
 
     Of several processes one `writes`.
     """

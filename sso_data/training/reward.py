@@ -27,8 +27,8 @@ from sso_data.training.encode import EncodedRow
 from sso_data.training.row_trainer import RowTrainer
 
 
-def bradley_terry(rewards_BS: Tensor, centre: float = 0.0) -> Tensor:
-    """-log sigmoid(r+ - r-) + centre * (r+ + r-)^2, one loss a row [B].
+def bradley_terry(rewards_BS: Tensor, center_coefficient: float = 0.0) -> Tensor:
+    """-log sigmoid(r+ - r-) + center_coefficient * (r+ + r-)^2, one loss a row [B].
 
     The first term is the negative log-likelihood of the Bradley-Terry model (arXiv 2305.18290 eqs.
     1 and 2, arXiv 2203.02155 eq. 1 for two responses a prompt); the second, which fixes the
@@ -36,7 +36,7 @@ def bradley_terry(rewards_BS: Tensor, centre: float = 0.0) -> Tensor:
     """
     preferred, other = rewards_BS.unbind(-1)
     loss = -functional.logsigmoid(preferred - other)
-    return loss + centre * (preferred + other) ** 2 if centre else loss
+    return loss + center_coefficient * (preferred + other) ** 2 if center_coefficient else loss
 
 
 def reward_metrics(rewards_BS: Tensor, tokens_BS: Tensor) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ class RewardTrainer(RowTrainer):
         super().__init__(
             model,
             args,
-            contrasts=("base",),
+            terms=("base",),
             rows=rows,
             eval_rows=eval_rows,
             pad_id=pad_id,

@@ -58,7 +58,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         model: nn.Module,
         args: TrainingArguments,
         *,
-        contrasts: tuple[PreferenceTerm, ...],
+        terms: tuple[PreferenceTerm, ...],
         rows: Sequence[EncodedRow],
         eval_rows: Sequence[EncodedRow] | None,
         pad_id: int,
@@ -68,16 +68,16 @@ class RowTrainer(Trainer):  # type: ignore[misc]
 
         Raises ConfigError for several GPUs in one process.
         """
-        self.contrasts = contrasts
+        self.terms = terms
         args.remove_unused_columns = False  # rows are records, not columns
         args.label_names = []
         disable_dropout(model)
         super().__init__(
             model=model,
             args=args,
-            data_collator=Collator(contrasts=contrasts, pad_id=pad_id),
-            train_dataset=PairRows(rows, contrasts),
-            eval_dataset=PairRows(eval_rows, contrasts) if eval_rows else None,
+            data_collator=Collator(terms=terms, pad_id=pad_id),
+            train_dataset=PairRows(rows, terms),
+            eval_dataset=PairRows(eval_rows, terms) if eval_rows else None,
             **options,
         )
         if args.n_gpu > 1:
@@ -205,7 +205,10 @@ class RowTrainer(Trainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_whole(folder, self.state.global_step)
-            self._remove_old(folder.parent)
+            best = self.state.best_model_checkpoint
+            for old in checkpoints(folder.parent.parent)[: -self.keep]:
+                if best is None or old.resolve() != Path(best).resolve():
+                    remove_tree(old)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with _readable(resume_from_checkpoint):
@@ -218,12 +221,6 @@ class RowTrainer(Trainer):  # type: ignore[misc]
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _readable(checkpoint):
             super()._load_rng_state(checkpoint)
-
-    def _remove_old(self, folder: Path) -> None:
-        best = self.state.best_model_checkpoint
-        for old in checkpoints(folder.parent)[: -self.keep]:
-            if best is None or old.resolve() != Path(best).resolve():
-                remove_tree(old)
 
 
 @contextmanager

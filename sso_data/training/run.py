@@ -158,11 +158,6 @@ def train(
     return done
 
 
-def _given(source: str, config: TrainConfig) -> list[str]:
-    """Return every source of rows: the data, then what is mixed into a reward model's."""
-    return [source, *(part.data for part in config.reward.mix if config.kind == "reward")]
-
-
 def _model_doubts(out: Path, policy: PolicyFiles, config: TrainConfig) -> list[str]:
     """What is odd about the policy and the space for it; raises what training cannot do without."""
     check_trainable(policy.directory)
@@ -183,8 +178,9 @@ def _look_at_data(out: Path, source: str, config: TrainConfig) -> str | None:
     Raises ConfigError for data inside `out`, which a training replaces, RunError for pairs that
     were changed, InputError for none and for a first row that is no pair.
     """
-    for number, name in enumerate(_given(source, config)):
-        _refuse_in(out, "reward.mix" if number else "DATA", name, Path(name))
+    mixed = config.reward.mix if config.kind == "reward" else ()
+    for what, name in [("DATA", source), *(("reward.mix", part.data) for part in mixed)]:
+        _refuse_in(out, what, name, Path(name))
         check_source(name)
     doubt = doubt_about(source)
     if is_local(source) or is_meant_as_path(source):

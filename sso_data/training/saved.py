@@ -97,7 +97,10 @@ def changed_shares(start: Path, saved: Path) -> tuple[torch.dtype, float | None,
     The first share compares in the files' own format, the second one in bfloat16. One tensor is in
     memory at a time. Of an adapter the weights that began at 0 count; None where nothing compares.
     """
-    before = {name: file for file in sorted(start.glob("*.safetensors")) for name in _names(file)}
+    before: dict[str, Path] = {}
+    for file in sorted(start.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            before |= dict.fromkeys(opened.keys(), file)
     whole, in_files, in_engine, dtype = 0, 0, 0, torch.float32
     for file in sorted(saved.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
@@ -110,11 +113,6 @@ def changed_shares(start: Path, saved: Path) -> tuple[torch.dtype, float | None,
                 in_files += int((old.to(dtype) != new).sum())
                 in_engine += int((old.to(ENGINE_DTYPE) != new.to(ENGINE_DTYPE)).sum())
     return (dtype, in_files / whole, in_engine / whole) if whole else (dtype, None, None)
-
-
-def _names(file: Path) -> list[str]:
-    with safe_open(file, framework="pt") as opened:
-        return list(opened.keys())
 
 
 def _before(name: str, new: torch.Tensor, files: dict[str, Path]) -> torch.Tensor | None:

@@ -1,4 +1,4 @@
-"""`SSOTrainer`: transformers.Trainer with the SSO loss, contrast by contrast.
+"""`SSOTrainer`: transformers.Trainer with the SSO loss, term by term.
 
 Overridden hooks besides RowTrainer's, and why: `training_step` (several backwards a micro-batch),
 `compute_loss` (the joint loss, for whoever asks for it), `prediction_step` (no labels; our
@@ -57,26 +57,21 @@ class SSOTrainer(RowTrainer):
         super().__init__(
             model,
             args,
-            contrasts=terms_of(loss).contrasts,
+            terms=terms_of(loss).names,
             rows=rows,
             eval_rows=eval_rows,
             pad_id=pad_id,
             **options,
         )
-        self._compared: PreferenceTerm = "base" if "base" in self.contrasts else "good"
+        self._compared: PreferenceTerm = "base" if "base" in self.terms else "good"
         unit = "nats" if loss.compares == "totals" else "nats/token"
         self.preference_of = f"D of y+ over y-, {SEEN[self._compared]} view ({unit})"
-        self.backward_mode = self._possible(backward)
+        self.backward_mode = backward
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            self.backward_mode = "joint"  # its backward may run only once a step
+        elif backward == "two_pairs" and self.accelerator.num_processes > 1:
+            self.backward_mode = "one_pair"  # DDP and FSDP cannot keep the base graph
         self._scorer = CompletionScorer(model)
-
-    def _possible(self, wanted: BackwardMode) -> BackwardMode:
-        """DeepSpeed's backward may run once a step; DDP and FSDP cannot keep the base graph."""
-        kind = self.accelerator.distributed_type
-        if kind == DistributedType.DEEPSPEED:
-            return "joint"
-        if wanted == "two_pairs" and self.accelerator.num_processes > 1:
-            return "one_pair"
-        return wanted
 
     # steps
 
@@ -101,7 +96,7 @@ class SSOTrainer(RowTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The micro-batch's mean loss with one graph over all contrasts."""
+        """The micro-batch's mean loss with one graph over all terms."""
         found: list[Tensor] = []
         step = self._step(model, inputs, 1 / len(inputs["row"]), backward=found.append)
         outcome = run_step(step, "joint")
@@ -132,8 +127,8 @@ class SSOTrainer(RowTrainer):
         return found
 
     def floating_point_ops(self, inputs: Batch) -> int:
-        """Forward and backward of every token of every contrast: 6 a parameter."""
-        tokens = sum(inputs[name]["input_ids"].numel() for name in self.contrasts)
+        """Forward and backward of every token of every term: 6 a parameter."""
+        tokens = sum(inputs[name]["input_ids"].numel() for name in self.terms)
         return int(6 * tokens * self._num_parameters)
 
     # parts of a step
@@ -149,7 +144,7 @@ class SSOTrainer(RowTrainer):
         return Step(
             totals=lambda names: self._totals(model, inputs, names),
             ref=inputs["ref_nats"].to(device) if self.loss.needs_reference else None,
-            tokens=spread_counts(inputs, self.contrasts).to(device),
+            tokens=spread_counts(inputs, self.terms).to(device),
             config=self.loss,
             backward=backward or self._backward,
             no_sync=lambda: self._no_sync(model),
@@ -157,7 +152,7 @@ class SSOTrainer(RowTrainer):
         )
 
     def _totals(self, model: nn.Module, inputs: Batch, names: tuple[PreferenceTerm, ...]) -> Tensor:
-        """Total nats [B, C', S] of the given contrasts, in one forward pass."""
+        """Total nats [B, C', S] of the given terms, in one forward pass."""
         joined = join([inputs[name] for name in names])
         columns = (joined[name].to(self.args.device) for name in _COLUMNS)
         nats = self._scorer.totals(model, *columns)
@@ -173,7 +168,7 @@ class SSOTrainer(RowTrainer):
     def _metrics(self, outcome: Outcome, inputs: Batch) -> dict[str, Tensor]:
         """Return metrics per row, [B] each."""
         ref = inputs["ref_nats"].to(self.args.device) if self.loss.needs_reference else None
-        tokens = spread_counts(inputs, self.contrasts).to(self.args.device)
+        tokens = spread_counts(inputs, self.terms).to(self.args.device)
         return metrics(outcome.policy, ref, tokens, outcome.parts, self.loss)
 
 
@@ -192,9 +187,9 @@ def join(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def spread_counts(batch: Batch, contrasts: Sequence[PreferenceTerm]) -> Tensor:
+def spread_counts(batch: Batch, terms: Sequence[PreferenceTerm]) -> Tensor:
     """Return the number of tokens of each response, [B, C, S]; 1 where a term is left out."""
     counts = torch.ones_like(batch["ref_nats"], dtype=torch.long)
-    for name in contrasts:
+    for name in terms:
         counts[:, PREFERENCE_TERMS.index(name)] = response_tokens(batch[name])
     return counts

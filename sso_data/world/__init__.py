@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sso_data.world.oracle import Score, score
-from sso_data.world.queries import queries
+from sso_data.world.query import queries
 
 __all__ = ["Score", "catalogue_dir", "policy_dir", "queries", "score", "skill_templates_dir"]
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Literal
 
 from sso_data.world import lexicon as lex
-from sso_data.world.queries import Query, alternatives, parse
+from sso_data.world.query import Query, alternatives, parse
 
 Role = Literal[
     "claim",

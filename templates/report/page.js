@@ -1,6 +1,7 @@
 "use strict";
 const HEIGHT = 48, MOST_BLOCKS = 16, MOST_NAMED = 20, MOST_SHOWN = 20000, LEAST_ALIKE = 0.25;
 const VIEWS = ["good", "bad", "plain"], SIDE = {good: "chosen", bad: "rejected", plain: "original"};
+const NUMBER = /^(-|[-+]?\d[\d.]*( ?%)?( [[(/].*)?)$/;
 const TINTS = {"good bad": "good - bad", "good plain": "good - plain", "plain bad": "plain - bad", "": "off"}, MOST_NATS = 2;
 const $ = (id) => document.getElementById(id);
 const state = {text: "", reason: "", principle: "", check: "", sort: "order", open: -1, diff: false, tint: "good bad", found: null};
@@ -77,12 +78,12 @@ function textBox(text, all = false) {
 
 function table(heads, rows) {
   const cell = (tag, value) => {
-    const element = make(tag, typeof value === "number" || /^[-+\d.]/.test(String(value)) ? {className: "number"} : {});
+    const element = make(tag, typeof value === "number" || NUMBER.test(String(value)) ? {className: "number"} : {});
     element.append(value === null ? "-" : value instanceof Node ? value : String(value));
     if (tag === "th") element.scope = "col";
     return element;
   };
-  const head = make("tr", {}, ...heads.map((name, i) => { const th = cell("th", name); if (rows.length && typeof rows[0][i] === "number") th.className = "number"; return th; }));
+  const head = make("tr", {}, ...heads.map((name, i) => { const th = cell(name === "" ? "td" : "th", name); if (rows.length && NUMBER.test(String(rows[0][i]))) th.className = "number"; return th; }));
   const body = rows.map((row) => make("tr", {}, ...row.map((value) => cell("td", value))));
   return make("div", {className: "scroll", tabIndex: 0}, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
 }
@@ -101,9 +102,16 @@ function overview() {
   const counts = [["kept", data.kept], ...Object.entries(data.dropped).filter((one) => one[1])];
   $("ledger-table").append(table(["outcome", "rows"], [...counts.map(([name, count]) => [link(name, {reason: name}), count]), ["all", data.rows]]));
   for (const check of data.checks) {
-    const item = make("li", {className: check.warning ? "warning" : ""}, check.rows.length ? link(`${check.title}: ${check.rows.length} of ${check.of}`, {check: check.name + check.title}) : `${check.title}: 0 of ${check.of}`);
+    const counted = `${check.title}: ${check.rows.length} of ${check.of}`;
+    const item = make("li", {className: check.warning ? "warning" : ""}, check.rows.length ? link(counted, {check: check.name + check.title}) : counted);
+    if (check.rows.length) item.append(` (${percent(check.rows.length / check.of)} [${check.interval.map(percent).join(", ")}])`);
     if (check.warning) item.append(` - ${check.warning}`);
     $("check-list").append(item);
+  }
+  if (data.judges.length) {
+    const rate = (one) => one && one[3] ? `${percent(one[0])} [${percent(one[1])}, ${percent(one[2])}] of ${one[3]}` : "-";
+    $("ledger-table").append(make("h3", {}, "Judges"), make("p", {className: "quiet"}, "Share in which the first named is better (ties half) with its 95 % interval, or the mean score."),
+      table(["judge", "question", "all rows", "kept rows"], data.judges.map((one) => [one.judge, one.question, one.rates.length ? rate(one.rates[0]) : `mean ${fixed(one.mean)} of ${one.rows}`, rate(one.rates[1])])));
   }
   const compared = (side) => data.shares[side].map((share, i) => `${percent(share)} (${fixed(data.differences[side][i])})`);
   $("comparisons").append(table(["response", "own > plain", "plain > opposite", "own > opposite"], [["y+ (chosen)", ...compared(0)], ["y- (rejected)", ...compared(1)]]));
@@ -125,26 +133,41 @@ function histogram(one) {
   return make("figure", {}, make("figcaption", {}, one.title + limit), svg, make("div", {className: "ends"}, make("span", {}, short(first)), make("span", {}, `most ${most}`), make("span", {}, short(last))));
 }
 
-const SORTS = {order: "as written", margin: "margin", gap: "smaller gap", distance: "distance", length: "tokens of chosen"};
-function key(name) {
-  const c = data.columns;
-  const largest = (column) => (i) => column[i] === null ? Infinity : -column[i];
-  return {margin: largest(c.margin), gap: largest(c.smaller_gap), distance: (i) => c.distance[i] ?? Infinity, length: largest(c.tokens_good)}[name];
-}
+/* What the page of one run does in its own way; that of several runs has COMPARED. */
+const ONE = {
+  filters: ["reason", "principle"],
+  sorts: {order: "as written", margin: "margin", gap: "smaller gap", distance: "distance", length: "tokens of chosen"},
+  overview,
+  options: () => [["", "all"], ...["kept", ...Object.keys(data.dropped)].map((name) => [name, name])],
+  passes(i) {
+    const c = data.columns;
+    return (!state.reason || data.reasons[c.reason[i]] === state.reason) && (!state.principle || c.features[i].includes(data.features.indexOf(state.principle)));
+  },
+  key(name) {
+    const c = data.columns, largest = (column) => (i) => column[i] === null ? Infinity : -column[i];
+    return {margin: largest(c.margin), gap: largest(c.smaller_gap), distance: (i) => c.distance[i] ?? Infinity, length: largest(c.tokens_good)}[name];
+  },
+  line(i) {
+    const c = data.columns, reason = data.reasons[c.reason[i]];
+    return [make("b", {className: reason === "kept" ? "kept" : "dropped"}, reason), ` ${[c.tokens_good[i], c.tokens_bad[i], c.tokens_plain[i]].map((n) => n ?? "-").join(" / ")} tokens, margin ${fixed(c.margin[i])}`];
+  },
+  texts: (row) => [...Object.values(row.answers), ...row.prompt.map((one) => one.content)],
+  show,
+};
+const kind = document.body.dataset.compared ? COMPARED : ONE;
 
 /** Change the selection, and show it. */
 function select(change, jump = false) {
   const before = state.text;
   Object.assign(state, change);
   if (state.text !== before) { state.found = null; searching += 1; }
-  for (const name of ["text", "reason", "principle", "sort"]) $(name).value = state[name];
-  const c = data.columns, text = state.text.toLowerCase(), reason = state.reason ? data.reasons.indexOf(state.reason) : -1;
-  const principle = state.principle ? data.features.indexOf(state.principle) : -1;
+  for (const name of ["text", ...kind.filters, "sort"]) $(name).value = state[name];
+  const c = data.columns, text = state.text.toLowerCase();
   const check = state.check && data.checks.find((one) => one.name + one.title === state.check);
   const those = check ? check.rows : [...Array(data.rows).keys()];
-  shown = those.filter((i) => (reason < 0 || c.reason[i] === reason) && (principle < 0 || c.features[i].includes(principle))
+  shown = those.filter((i) => kind.passes(i)
     && (!text || (state.found ? state.found.has(i) : c.head[i].toLowerCase().includes(text) || c.id[i].startsWith(text))));
-  const by = key(state.sort);
+  const by = kind.key(state.sort);
   if (by) shown.sort((a, b) => by(a) - by(b) || a - b);
   $("count").textContent = `${shown.length} of ${data.rows} rows${check ? `: ${check.title}` : ""}`;
   $("space").style.height = `${shown.length * HEIGHT}px`;
@@ -158,9 +181,8 @@ function paint() {
   const list = $("list"), first = Math.max(0, Math.floor(list.scrollTop / HEIGHT) - 4), last = Math.min(shown.length, first + Math.ceil(list.clientHeight / HEIGHT) + 9);
   const items = [];
   for (let place = first; place < last; place++) {
-    const i = shown[place], c = data.columns, reason = data.reasons[c.reason[i]];
-    const item = make("div", {className: "item", id: `item-${i}`, onclick: () => open(i)}, make("span", {}, ...visible(c.head[i] || "(no text)")),
-      make("span", {}, make("b", {className: reason === "kept" ? "kept" : "dropped"}, reason), ` ${[c.tokens_good[i], c.tokens_bad[i], c.tokens_plain[i]].map((n) => n ?? "-").join(" / ")} tokens, margin ${fixed(c.margin[i])}`));
+    const i = shown[place];
+    const item = make("div", {className: "item", id: `item-${i}`, onclick: () => open(i)}, make("span", {}, ...visible(data.columns.head[i] || "(no text)")), make("span", {}, ...kind.line(i)));
     item.style.top = `${place * HEIGHT}px`;
     item.setAttribute("role", "option");
     item.setAttribute("aria-selected", String(i === state.open));
@@ -186,7 +208,7 @@ async function open(i) {
   history.replaceState(null, "", `#row=${data.columns.id[i]}`);
   try {
     const rows = await rowsOf(Math.floor(i / data.block));
-    if (wanted === i) show(i, rows[i % data.block]);
+    if (wanted === i) kind.show(i, rows[i % data.block]);
   } catch (error) {
     if (wanted === i) $("detail").replaceChildren(make("p", {className: "bad"}, `This row cannot be shown: ${error.message}`));
   }
@@ -199,22 +221,22 @@ function answer(row, view) {
   const facts = `${row.tokens[view]} tokens, ${row.finish[view] === "stop" ? "ended" : `cut off (${row.finish[view]})`}`;
   const pieces = row.pieces && row.pieces[view], [first, second] = state.tint.split(" ");
   if (!state.diff && pieces && pieces.nats[first] && pieces.nats[second]) return make("div", {}, title, make("p", {className: "quiet"}, facts), tinted(pieces, first, second));
-  const box = state.diff && view !== "plain" ? marked(row, view) : textBox(text);
+  const box = state.diff && view !== "plain" ? marked(row.answers.bad, row.answers.good, view === "good") : textBox(text);
   return make("div", {}, title, make("p", {className: "quiet"}, facts), box);
 }
 
-/** An answer with what the other one lacks; very different ones are not marked. */
-function marked(row, view) {
-  const parts = Diff.diffWordsWithSpace(row.answers.bad.slice(0, MOST_SHOWN), row.answers.good.slice(0, MOST_SHOWN), {timeout: 500});
+/** One of two answers (the second: `isNew`) with what the other lacks; very different ones are not marked. */
+function marked(before, after, isNew) {
+  const parts = Diff.diffWordsWithSpace(before.slice(0, MOST_SHOWN), after.slice(0, MOST_SHOWN), {timeout: 500});
   const same = parts ? parts.filter((part) => !part.added && !part.removed).reduce((sum, part) => sum + part.value.length, 0) : 0;
-  if (same < LEAST_ALIKE * Math.max(row.answers.good.length, row.answers.bad.length, 1)) {
-    const box = textBox(row.answers[view]);
+  if (same < LEAST_ALIKE * Math.max(after.length, before.length, 1)) {
+    const box = textBox(isNew ? after : before);
     return make("div", {}, make("p", {className: "quiet"}, "too different to mark words"), box);
   }
   const box = make("div", {className: "text"});
   for (const part of parts) {
     if (!part.added && !part.removed) box.append(...visible(part.value));
-    else if (Boolean(part.added) === (view === "good")) box.append(make(view === "good" ? "ins" : "del", {}, ...visible(part.value)));
+    else if (Boolean(part.added) === isNew) box.append(make(isNew ? "ins" : "del", {}, ...visible(part.value)));
   }
   return box;
 }
@@ -272,6 +294,7 @@ function show(i, row) {
   mark.setAttribute("aria-pressed", String(state.diff));
   $("detail").replaceChildren(make("p", {}, kept, ` row ${data.columns.id[i]} `, mark), make("h3", {}, "prompt"), ...turns, make("ul", {}, ...texts), ...[legend(i, row)].filter(Boolean),
     make("div", {className: "answers"}, ...VIEWS.map((view) => answer(row, view))), make("h3", {}, "against the filter"), tests(row),
+    ...(row.verdicts.length ? [make("h3", {}, "judges"), table(["judge", "question", "first is better", "scores", "said"], row.verdicts.map(([judge, question, preference, scores, said]) => [judge, question, preference, scores ? scores.map((one) => fixed(one)).join(" / ") : null, said]))] : []),
     make("h3", {}, "mean log-probs (nats/token)"), table(["view", "chosen", "rejected", "original"], cells),
     folded("system messages of the good and the bad view", ...systems), folded("source", textBox(`${row.source ?? ""}\n${row.metadata}`)));
   $("detail").scrollTop = 0;
@@ -284,7 +307,7 @@ async function searchAll() {
   for (let number = 0; number * data.block < data.rows; number++) {
     const rows = await rowsOf(number, false);
     if (turn !== searching) return;
-    rows.forEach((row, n) => { if ([...Object.values(row.answers), ...row.prompt.map((one) => one.content)].some((one) => one.toLowerCase().includes(text))) found.add(number * data.block + n); });
+    rows.forEach((row, n) => { if (kind.texts(row).some((one) => one.toLowerCase().includes(text))) found.add(number * data.block + n); });
     if (number % 32 === 0) $("count").textContent = `searching: ${Math.min((number + 1) * data.block, data.rows)} of ${data.rows} rows`;
   }
   state.found = found;
@@ -313,14 +336,14 @@ function step(by) {
 
 function listen() {
   const options = (id, names) => $(id).append(...names.map(([value, text]) => make("option", {value}, text)));
-  options("reason", [["", "all"], ...["kept", ...Object.keys(data.dropped)].map((name) => [name, name])]);
-  options("principle", [["", "all"], ...[...data.features].sort().map((name) => [name, name])]);
-  options("sort", Object.entries(SORTS));
+  options("reason", kind.options());
+  if (data.features) options("principle", [["", "all"], ...[...data.features].sort().map((name) => [name, name])]);
+  options("sort", Object.entries(kind.sorts));
   $("text").addEventListener("input", () => select({text: $("text").value}));
   $("bar").addEventListener("submit", (event) => { event.preventDefault(); searchAll(); });
-  for (const name of ["reason", "principle", "sort"]) $(name).addEventListener("change", () => select({[name]: $(name).value}));
+  for (const name of [...kind.filters, "sort"]) $(name).addEventListener("change", () => select({[name]: $(name).value}));
   $("clear").addEventListener("click", () => select({text: "", reason: "", principle: "", check: "", sort: "order"}));
-  $("copy").addEventListener("click", async () => {
+  if ($("copy")) $("copy").addEventListener("click", async () => {
     const text = command();
     if (!text) { $("count").textContent = `a search or a check of more than ${MOST_NAMED} rows is no command`; return; }
     try { await navigator.clipboard.writeText(text); $("count").textContent = `copied: ${text}`; } catch { $("count").textContent = text; }
@@ -356,7 +379,7 @@ async function poll() {
 
 unpack($("index").textContent).then((found) => {
   data = found;
-  overview();
+  kind.overview();
   listen();
   select({});
   follow();

@@ -10,13 +10,12 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from sso_data.cli.rows import RowView, visible
-from sso_data.config.run import FilterConfig
 from sso_data.core.records import Message, Response, Row, View
 from sso_data.filtering.measures import outcomes_of
 from sso_data.runs.tokens import Answers, Tokens
 from tests.cli.conftest import Cli
 from tests.exporting.making import make_run
-from tests.factories import make_row
+from tests.factories import make_row, strict
 
 HOSTILE = (
     "\x1b[2J\x1b]0;owned\x07 \x9b31m [red]no markup[/red] \u202egnorts\u202c \u2066x\u2069 "
@@ -25,7 +24,7 @@ HOSTILE = (
 
 
 def drawn(row: Row, columns: int, *, color: bool = False, tokens: Answers | None = None) -> str:
-    config = FilterConfig()
+    config = strict()
     screen = io.StringIO()
     console = Console(
         file=screen,

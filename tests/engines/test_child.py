@@ -18,7 +18,7 @@ from sso_data.engines import child
 from sso_data.engines.child import ChildEngine
 from sso_data.engines.interface import Engine, ScoreRequest
 from tests.engines import fake
-from tests.engines.asking import ask, collect, score
+from tests.engines.calls import ask, collect, score
 from tests.waiting import CHILD_SECONDS, until
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ import sys, time
 from pathlib import Path
 from sso_data.config.run import EngineConfig
 from sso_data.engines.child import ChildEngine
-from tests.engines.asking import score
+from tests.engines.calls import score
 from tests.engines.fake import start_fake
 
 if __name__ == "__main__":

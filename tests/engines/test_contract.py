@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sso_data.engines.interface import Engine, Refused, Sampled, Scored
-from tests.engines.asking import ask, collect, many_samples, random_prompt, sample, score
+from tests.engines.calls import ask, collect, many_samples, random_prompt, sample, score
 from tests.engines.conftest import CONTEXT, EOS_IDS, VOCAB
 
 

@@ -19,7 +19,7 @@ from sso_data.engines.fleet import Fleet
 from sso_data.engines.interface import EngineInfo, Refused, Request, Result, Scored, row_of
 from sso_data.models.memory import is_out_of_memory
 from sso_data.world import policy_dir
-from tests.engines.asking import ask, many_samples, score
+from tests.engines.calls import ask, many_samples, score
 from tests.engines.fake import start_fake
 
 Kills = Callable[[list[str], EngineConfig], EngineDeadError | None]

@@ -24,7 +24,7 @@ from sso_data.engines import start_engine
 from sso_data.engines.interface import Refused
 from sso_data.engines.server import FLAGS, ServerEngine
 from sso_data.world import policy_dir
-from tests.engines.asking import ask, many_samples, sample, score
+from tests.engines.calls import ask, many_samples, sample, score
 from tests.engines.conftest import needs_vllm
 from tests.waiting import CHILD_SECONDS
 

@@ -10,7 +10,7 @@ from sso_data.core.errors import EngineError, ModelError
 from sso_data.engines.interface import Refused, Sampled, Scored
 from sso_data.engines.transformers import TransformersEngine
 from sso_data.models.inference import LoadedModel
-from tests.engines.asking import ask, many_samples, score
+from tests.engines.calls import ask, many_samples, score
 from tests.engines.conftest import make_tiny_model, tiny_config
 from tests.engines.test_contract import true_logprobs
 

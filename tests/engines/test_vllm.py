@@ -15,7 +15,7 @@ from sso_data.engines.interface import Engine
 from sso_data.engines.transformers import TransformersEngine
 from sso_data.engines.vllm import cpu_cache_bytes
 from sso_data.models.facts import ModelFacts
-from tests.engines.asking import ask, many_samples, score
+from tests.engines.calls import ask, many_samples, score
 from tests.engines.conftest import needs_vllm, tiny_config
 from tests.waiting import CHILD_SECONDS
 
@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from sso_data.config.run import EngineConfig
 from sso_data.engines import start_engine
-from tests.engines.asking import ask, many_samples, score
+from tests.engines.calls import ask, many_samples, score
 
 if __name__ == "__main__":
     config = EngineConfig(name="vllm", threads=1, max_num_seqs=8, adapter=Path(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""`eval` on the tiny policy: its numbers by hand, the books, going on, another judge."""
+"""`eval` on the tiny policy: its numbers by hand, the accounting, going on, another judge."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from sso_data.core.records import VIEWS
 from sso_data.demo import demo_config
 from sso_data.engines.interface import Engine
 from sso_data.evaluation.judges import Comparison, NoVerdict, Oracle, Verdict
-from sso_data.evaluation.run import _plan, evaluate
+from sso_data.evaluation.run import _checked, evaluate
 from sso_data.evaluation.statistics import length_controlled, rate_of
 from sso_data.generation.generate import generate
 from sso_data.runs.journal import read_rows
@@ -503,7 +503,7 @@ def test_an_adapter_is_part_of_the_evaluated_model_alone(prompts: Path, tmp_path
             "generate": {"engine": {"adapter": str(adapter), "name": "transformers"}},
         }
     )
-    plan = _plan(str(policy_dir()), str(policy_dir()), config, tmp_path / "out", overwrite=False)
+    plan = _checked(str(policy_dir()), str(policy_dir()), config, tmp_path / "out", overwrite=False)
     base, _, added = plan.model.identity["model"].partition("+")
     assert len(added) == 32
     assert plan.against.identity["model"] == base

@@ -27,10 +27,10 @@ def test_rates_by_hand() -> None:
     """Wilson's interval of 8 of 10, from its textbook formula written with numbers."""
     rate = rate_of([1, 1, 1, 1, 1, 1, 1, 0.5, 0.5, 0])
     z2 = 3.8414588
-    centre = (0.8 + z2 / 20) / (1 + z2 / 10)
+    center = (0.8 + z2 / 20) / (1 + z2 / 10)
     half = 1.9599640 / (1 + z2 / 10) * math.sqrt(0.8 * 0.2 / 10 + z2 / 400)
     assert rate.value == pytest.approx(0.8)
-    assert (rate.low, rate.high) == pytest.approx((centre - half, centre + half), abs=1e-7)
+    assert (rate.low, rate.high) == pytest.approx((center - half, center + half), abs=1e-7)
     assert (rate.low, rate.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert rate.n == 10
     assert str(rate) == "80.0% [49.0%, 94.3%]"
@@ -62,15 +62,15 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 
 def naive_fit(feature: Floats, targets: Floats) -> tuple[float, float]:
     """The minimum of the same loss by halving a grid around it: slow, and with no derivative."""
-    centre, width = np.zeros(2), 8.0
+    center, width = np.zeros(2), 8.0
     while width > 1e-7:
         steps = np.linspace(-width, width, 9)
-        grid = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2) + centre
+        grid = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2) + center
         logits = grid[:, :1] + grid[:, 1:] * feature
         losses = (np.logaddexp(0, logits) - targets * logits).sum(-1)
         losses = losses + LENGTH_PENALTY / 2 * grid[:, 1] ** 2
-        centre, width = grid[np.argmin(losses)], width / 2
-    return float(centre[0]), float(centre[1])
+        center, width = grid[np.argmin(losses)], width / 2
+    return float(center[0]), float(center[1])
 
 
 @pytest.mark.parametrize("seed", range(4))

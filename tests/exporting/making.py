@@ -8,7 +8,7 @@ from typing import Any
 from sso_data.config.run import RunConfig, load_config
 from sso_data.core.records import Message, Row, content_hash, row_id
 from sso_data.filtering.refilter import refilter
-from tests.factories import make_row, write_part
+from tests.factories import STRICT, make_row, write_part
 
 TEMPLATE: dict[str, Any] = {
     "system_role": "native",
@@ -63,8 +63,8 @@ def make_run(
     settings: Sequence[str] = (),
     kept: bool = True,
 ) -> Path:
-    """A finished run with these rows, filtered by the default preset (where `kept`)."""
-    config = load_config(None, list(settings), model=model)
+    """A finished run with these rows, filtered strictly (where `kept`)."""
+    config = load_config(None, list(settings), base={"filter": STRICT}, model=model)
     content = {
         "schema_version": 1,
         "sso_data": "0.1.0",

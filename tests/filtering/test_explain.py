@@ -20,9 +20,9 @@ from sso_data.filtering.refilter import doubt_about, why_nothing
 from sso_data.generation import generate as generation
 from sso_data.runs.columns import encode
 from tests.exporting.making import make_run
-from tests.factories import encode_rows, make_row
+from tests.factories import STRICT, encode_rows, make_row, strict
 
-DEFAULT = FilterConfig()
+DEFAULT = strict()
 PLAIN_IS_LOWEST: dict[Cell, float | None] = {("plain", "good"): -2.2, ("plain", "bad"): -2.2}
 """Contrast holds on both sides, and no chain does."""
 
@@ -64,6 +64,12 @@ def off_policy() -> list[Row]:
     return [make_row(i, means={("plain", "bad"): -1.3 - i / 100}) for i in range(40)]
 
 
+def far_off() -> list[Row]:
+    """Steered, and so far from the policy's own answers that the default drops them, too."""
+    means: dict[Cell, float | None] = {("plain", "bad"): -2.5, ("good", "bad"): -3.0}
+    return [make_row(i, means=means) for i in range(40)]
+
+
 def one_bad_principle() -> list[Row]:
     far: dict[Cell, float | None] = {("plain", "good"): -1.5}
     good = [make_row(i, means=far, steering=steered("Concision")) for i in range(16)]
@@ -83,10 +89,11 @@ def no_gap() -> list[Row]:
 CORPUS: dict[str, Callable[[], list[Row]]] = {
     made.__name__: made
     for made in (no_effect, placebo, truncated, cut_off_and_not_steered, off_policy)
-} | {made.__name__: made for made in (one_bad_principle, no_gap)}
+} | {made.__name__: made for made in (far_off, one_bad_principle, no_gap)}
 ADVISED = {"placebo": "steered=contrast", "truncated": "drop_truncated=false"}
 ADVISED |= {
     "off_policy": "closeness_offset=",
+    "far_off": "closeness",
     "no_gap": "gap=",
     "one_bad_principle": "closeness_offset=",
 }
@@ -100,17 +107,24 @@ def invoke(*arguments: object) -> dict[str, Any]:
     return found
 
 
+DEFAULTS = [f"filter.{key}={getattr(FilterConfig(), key)}" for key in STRICT]
+
+
+@pytest.mark.parametrize("settings", [[], DEFAULTS], ids=["strict", "default"])
 @pytest.mark.parametrize("name", CORPUS)
-def test_every_step_does_what_it_says(name: str, tmp_path: Path) -> None:
+def test_every_step_does_what_it_says(name: str, settings: list[str], tmp_path: Path) -> None:
     """Each printed command keeps as many rows as it says, and more than the one before."""
     rows = CORPUS[name]()
-    run = make_run(tmp_path / "run", rows)
+    run = make_run(tmp_path / "run", rows, settings=settings)
     shown = CliRunner().invoke(app, ["filter", str(run), "--dry-run"])
     steps = [line for line in shown.stderr.splitlines() if line.startswith("try: ")]
     before = invoke("filter", run, "--dry-run")["kept"]
-    assert before < len(rows) / 5
-    assert (name in ADVISED) == bool(steps), shown.stderr
-    assert ADVISED.get(name, "") in "".join(steps[-1:])
+    if settings:
+        assert bool(steps) == (name == "far_off"), shown.stderr
+    else:
+        assert before < len(rows) / 5
+        assert (name in ADVISED) == bool(steps), shown.stderr
+    assert not steps or ADVISED[name] in steps[-1]
     for line in steps:
         command, _, said = line.removeprefix("try: ").partition(" (tried: keeps ")
         kept = invoke(*shlex.split(command)[1:])["kept"]
@@ -250,7 +264,7 @@ def test_training_and_exports_hear_it(tmp_path: Path) -> None:
     assert doubt_about(str(some)) is None, "whoever needs the line reports it"
     far = make_run(tmp_path / "far", placebo())
     kept = decide(
-        encode_rows(placebo()), FilterConfig(steered="contrast", closeness_offset=5, closeness=0.75)
+        encode_rows(placebo()), strict(steered="contrast", closeness_offset=5, closeness=0.75)
     ).kept
     assert f"keeps {len(kept)} of 40 rows (tried)" in why_nothing(far)
 

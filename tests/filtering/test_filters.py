@@ -11,9 +11,9 @@ from sso_data.config.run import FilterConfig
 from sso_data.core.records import Cell, Row
 from sso_data.filtering.filters import REASONS, Decision, decide, passing
 from sso_data.runs.columns import Flag, flags_of
-from tests.factories import encode_rows, make_row
+from tests.factories import encode_rows, make_row, strict
 
-CLOSENESS = FilterConfig()
+CLOSENESS = strict()
 REFERENCE = FilterConfig(preset="reference")
 STRICT = FilterConfig(preset="reference", strict_paper=True)
 PRESETS = (CLOSENESS, REFERENCE)
@@ -48,7 +48,7 @@ def test_no_rows(config: FilterConfig) -> None:
 
 
 def test_no_rows_leave_relative_thresholds_open() -> None:
-    quantiles = FilterConfig(closeness="q0.5", gap="q0.5")
+    quantiles = strict(closeness="q0.5", gap="q0.5")
     assert decide(encode_rows([]), quantiles).thresholds["closeness"] is None
     assert decide(encode_rows([]), REFERENCE).thresholds["mean_gap_good"] is None
 
@@ -97,7 +97,7 @@ def test_a_response_that_repeats_its_principle_is_an_echo() -> None:
         None,
         None,
     ]
-    kept = FilterConfig(drop_echoes=False)
+    kept = strict(drop_echoes=False)
     assert reasons([row(good=six)], kept) == [None]
     assert flags_of(row(good=six)) == Flag.ECHO_GOOD
     turned = replace(row(bad=six), steering=replace(steering, bad=(asked, "Ramble.")))
@@ -120,14 +120,14 @@ def test_the_first_reason_counts() -> None:
 
 
 def test_length_bounds_hold_for_every_response() -> None:
-    config = FilterConfig(min_tokens=4, max_tokens=16)
+    config = strict(min_tokens=4, max_tokens=16)
     rows = [make_row(tokens={"plain": n}) for n in (3, 4, 16, 17)]
     assert reasons(rows, config) == ["too_short", None, None, "too_long"]
 
 
 def test_switches() -> None:
     cut, leak = make_row(finish={"good": "length"}), make_row(texts={"good": "As instructed."})
-    assert reasons([cut, leak], FilterConfig(drop_truncated=False, drop_leaks=False)) == [None] * 2
+    assert reasons([cut, leak], strict(drop_truncated=False, drop_leaks=False)) == [None] * 2
 
 
 def test_none_judges_texts_alone() -> None:
@@ -135,7 +135,7 @@ def test_none_judges_texts_alone() -> None:
     wrong = make_row(means={("good", "good"): -9.0, ("bad", "bad"): -9.0, ("plain", "good"): -9.0})
     cut = make_row(finish={"good": "length"})
     assert reasons([wrong, cut], FilterConfig(preset="none")) == [None, "truncated"]
-    assert reasons([wrong], FilterConfig()) == ["not_steered"]
+    assert reasons([wrong], strict()) == ["not_steered"]
     summary = decide(encode_rows([wrong]), FilterConfig(preset="none")).summary(
         FilterConfig(preset="none")
     )
@@ -165,8 +165,8 @@ def test_an_offset_is_taken_off_the_whole_response() -> None:
     far: dict[Cell, float | None] = {("plain", "good"): -1.675}
     rows = [make_row(i, means=far, tokens={"good": n}) for i, n in enumerate((8, 32))]
     assert reasons(rows, CLOSENESS) == ["off_policy"] * 2
-    assert reasons(rows, FilterConfig(closeness_offset=4.0)) == [None, "off_policy"]
-    assert reasons(rows, FilterConfig(closeness_offset=16.0)) == [None] * 2
+    assert reasons(rows, strict(closeness_offset=4.0)) == [None, "off_policy"]
+    assert reasons(rows, strict(closeness_offset=16.0)) == [None] * 2
 
 
 def test_contrast_leaves_the_plain_view_out() -> None:
@@ -174,7 +174,7 @@ def test_contrast_leaves_the_plain_view_out() -> None:
     wrong: dict[Cell, float | None] = {("good", "bad"): -0.4}
     rows = [make_row(means=between), make_row(means=between | wrong), make_row(means=wrong)]
     tests: tuple[Literal["chain", "contrast", "off"], ...] = ("chain", "contrast", "off")
-    found = [reasons(rows, FilterConfig(steered=test, closeness=9.0, gap=0.0)) for test in tests]
+    found = [reasons(rows, strict(steered=test, closeness=9.0, gap=0.0)) for test in tests]
     assert found[0] == ["not_steered"] * 3
     assert found[1] == [None, "not_steered", "not_steered"]
     assert found[2] == [None, "gap", "gap"]
@@ -190,7 +190,7 @@ def test_quantiles_are_resolved_over_the_rows_left() -> None:
     """Distances 0.25 (the rejected one), 0.375, 0.5, 0.625; an unsteered row does not count."""
     rows = [make_row(means={("plain", "good"): -0.875 - d}) for d in (0.125, 0.375, 0.5, 0.625)]
     rows.append(make_row(means={("good", "good"): -9.0}))
-    decision = decide(encode_rows(rows), FilterConfig(closeness="q0.5", gap="q0"))
+    decision = decide(encode_rows(rows), strict(closeness="q0.5", gap="q0"))
     assert [decision.reason(i) for i in range(5)] == [
         None,
         None,
@@ -242,7 +242,7 @@ def test_summary_is_json_and_adds_up() -> None:
     assert summary["rows"] == summary["kept"] + sum(summary["dropped"].values()) == 4
     assert summary["thresholds"]["requested"] == "means"
     assert summary["config"]["preset"] == "reference"
-    quantile = FilterConfig(closeness="q0.8")
+    quantile = strict(closeness="q0.8")
     summary = decide(encode_rows(reference_rows()), quantile).summary(quantile)
     assert summary["thresholds"]["requested"] == {
         "closeness": "q0.8",
@@ -265,13 +265,13 @@ def test_rows_that_do_not_add_up_are_refused() -> None:
 def test_passing_leaves_out_what_needs_other_rows() -> None:
     far = encode_rows([make_row(means={("plain", "good"): -1.5}), make_row(1, texts={"bad": ""})])
     assert passing(far, CLOSENESS).tolist() == [False, False]
-    assert passing(far, FilterConfig(closeness="q0.5")).tolist() == [True, False]
+    assert passing(far, strict(closeness="q0.5")).tolist() == [True, False]
     assert passing(far, REFERENCE).tolist() == [True, False]
 
 
 def test_of_each_prompt_the_row_with_the_largest_margin_is_kept() -> None:
     """Gaps by hand: 1.5 + 1.5, then 1.7 + 1.5; of equal margins the first sample stays."""
-    best = FilterConfig(per_prompt="best")
+    best = strict(per_prompt="best")
     first, other = make_row(0), make_row(1)
     second = make_row(0, means={("bad", "good"): -2.2})
     samples = [first, *(replace(second, id=f"{first.id}.{number}") for number in (2, 3)), other]

@@ -11,7 +11,7 @@ from sso_data.config.run import FilterConfig
 from sso_data.core.records import STEERED_VIEWS, Cell, Row
 from sso_data.filtering.filters import decide
 from sso_data.filtering.measures import Measure, outcomes_of
-from tests.factories import encode_rows, make_row
+from tests.factories import encode_rows, make_row, strict
 from tests.filtering.test_against_naive import CONFIGS, rows
 
 NUMBERS = ("not_steered", "off_policy", "gap", "too_short", "too_long")
@@ -41,7 +41,7 @@ def test_the_reason_is_the_first_check_that_misses(some: list[Row], config: Filt
 def test_by_how_much_it_missed() -> None:
     """m.bad.bad - m.good.bad = -0.5 + 0.53 = 0.03: 0.02 under the threshold of 0.05."""
     row = make_row(means={("good", "bad"): -0.53})
-    config = FilterConfig(steered="off")
+    config = strict(steered="off")
     found = {test.reason: test for test in outcomes_of(row, config, {})}
     assert found["gap"].fails and not found["off_policy"].fails
     chosen, rejected = found["gap"].measures
@@ -55,7 +55,7 @@ def test_what_was_not_asked_for_neither_passes_nor_fails() -> None:
     known = {view: row.responses[view] for view in STEERED_VIEWS}
     logp: dict[Cell, float] = {("good", "good"): -20.0, ("bad", "good"): -8.0}
     early = replace(row, responses=known, logp=logp, rest_not_asked="not_steered")
-    fails = {test.reason: test.fails for test in outcomes_of(early, FilterConfig(), {})}
+    fails = {test.reason: test.fails for test in outcomes_of(early, strict(), {})}
     assert fails["not_steered"] is True and fails["gap"] is True
     assert fails["off_policy"] is None and fails["too_short"] is None
 
@@ -79,6 +79,6 @@ def test_limits_are_met_as_the_filter_meets_them(
 
 def test_a_missing_number_is_no_number() -> None:
     row = make_row(means={("good", "bad"): None})
-    found = outcomes_of(row, FilterConfig(), {})[-1].to_json()
+    found = outcomes_of(row, strict(), {})[-1].to_json()
     assert (found["reason"], found["fails"]) == ("gap", False), "a check before it drops the row"
     assert found["measures"][1]["value"] is None and found["measures"][1]["short"] is None

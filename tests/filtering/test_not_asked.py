@@ -24,7 +24,7 @@ from sso_data.runs.journal import (
     read_rows,
     replace_rows,
 )
-from tests.factories import encode_rows, make_row
+from tests.factories import encode_rows, make_row, strict
 from tests.filtering.test_against_naive import CONFIGS, rows
 
 HIDDEN = st.tuples(st.booleans(), st.frozensets(st.sampled_from(ALL_CELLS)))
@@ -78,22 +78,22 @@ def test_every_test_waits_for_what_it_looks_at() -> None:
     """By hand: the first cell that decides, of a row that fails one test."""
     bad_gap = make_row(means={("bad", "good"): -0.25})  # y+ is likelier under the bad view
     know = frozenset(ALL_CELLS) - {("good", "good"), ("bad", "bad")}
-    contrast = FilterConfig(steered="contrast")
+    contrast = strict(steered="contrast")
     assert decided_early(without(bad_gap, False, know), contrast) is None
     known = know - {("bad", "good")}
     assert decided_early(without(bad_gap, False, known), contrast) == "not_steered"
-    assert decided_early(without(bad_gap, False, known), FilterConfig()) == "not_steered"
-    off = FilterConfig(steered="off")
+    assert decided_early(without(bad_gap, False, known), strict()) == "not_steered"
+    off = strict(steered="off")
     assert decided_early(without(bad_gap, False, known), off) == "gap"
     assert decided_early(without(bad_gap, False, known), FilterConfig(preset="none")) is None
-    late = FilterConfig(steered="off", closeness="q0.5")
+    late = strict(steered="off", closeness="q0.5")
     assert decided_early(without(bad_gap, False, known), late) is None, "the quantile would see it"
     far = make_row(means={("plain", "bad"): -1.875})
     assert decided_early(without(far, False, frozenset()), off) is None
     assert decided_early(without(far, True, know - {("plain", "bad")}), off) is None
     assert decided_early(without(far, True, frozenset({("plain", "good")})), off) == "off_policy"
     cut = make_row(finish={"good": "length"})
-    assert decided_early(without(cut, False, know), FilterConfig()) == "truncated"
+    assert decided_early(without(cut, False, know), strict()) == "truncated"
     assert decided_early(without(make_row(finish={"plain": "length"}), False, know), off) is None
 
 
@@ -102,12 +102,12 @@ def test_a_filter_that_needs_more_says_how_many_rows() -> None:
     some = [make_row(index) for index in range(6)]
     some[2:4] = [chained(index) for index in (2, 3)]
     records = encode_rows(some)
-    assert decide(records, FilterConfig()).kept.tolist() == [0, 1, 4, 5]
-    for config in (FilterConfig(steered="contrast"), FilterConfig(preset="none")):
+    assert decide(records, strict()).kept.tolist() == [0, 1, 4, 5]
+    for config in (strict(steered="contrast"), FilterConfig(preset="none")):
         with pytest.raises(NotAskedError, match=r"^2 of 6 rows need .* `sso-data complete RUN`"):
             decide(records, config)
     try:
-        decide(records, FilterConfig(steered="off", keep_best=0.5))
+        decide(records, strict(steered="off", keep_best=0.5))
     except NotAskedError as error:
         assert error.positions.tolist() == [2, 3]
 
@@ -137,16 +137,16 @@ class TestShares:
         assert len(representative(records)) == 10
         effect = effect_of(records)
         assert (effect.rows, effect.contrast, effect.reverse) == (10, 5, 0)
-        found = explain(records, FilterConfig())
+        found = explain(records, strict())
         assert (found.rows, found.kept, found.measured) == (40, 20, 10)
         assert found.shares == [[1, 1, 1], [0.5, 0.5, 0.5]]
         assert found.binding is not None
         assert (found.binding.dropped, found.binding.reached) == (5, 10)
-        swept = sweep(records, FilterConfig())
+        swept = sweep(records, strict())
         assert (swept.rows, swept.steered["contrast"]) == (10, 5)
 
     def test_the_funnel_means_are_those_of_the_rows_that_stand_for_all(self, records: Rows) -> None:
-        decision = decide(records, FilterConfig())
+        decision = decide(records, strict())
         first, last = decision.funnel[0], decision.funnel[-1]
         assert (first.left, first.mean_tokens_original) == (40, 8)
         assert first.mean_gap_bad == pytest.approx((1.5 - 0.25) / 2)
@@ -157,7 +157,7 @@ class TestShares:
         assert (stage.dropped, stage.not_asked) == (20, 15)
 
     def test_few_pairs_are_explained_by_them_and_advice_names_complete(self, records: Rows) -> None:
-        found = explain(records, FilterConfig(gap=1.75))
+        found = explain(records, strict(gap=1.75))
         assert (found.kept, found.rows, found.measured) == (0, 40, 10)
         assert [(step.settings, step.kept) for step in found.steps] == [(("filter.gap=1.5",), 5)]
         text = found.text(command="sso-data filter R")
@@ -167,7 +167,7 @@ class TestShares:
 
     def test_an_iteration_measures_them(self, records: Rows) -> None:
         scores = Scores(rows=records, part=np.zeros(40, np.uint32), parts=())
-        kept = decide(records, FilterConfig()).kept
+        kept = decide(records, strict()).kept
         found = numbers_of(RunRows(scores=scores, kept=kept, test="contrast"))
         assert found["steered"] == 0.5
         assert found["all"]["gap_bad"] == pytest.approx(0.625)

@@ -8,13 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from sso_data.cli import app
-from sso_data.config.run import FilterConfig
 from sso_data.core.records import Row
 from sso_data.core.statistics import sign_test, spearman, wilson
 from sso_data.filtering.filters import decide
 from sso_data.filtering.sweep import sweep
 from tests.exporting.making import make_run
-from tests.factories import encode_rows, make_row
+from tests.factories import encode_rows, make_row, strict
 from tests.filtering.test_explain import noise
 
 
@@ -28,7 +27,7 @@ def by_margin(*gaps: float) -> list[Row]:
 
 def test_the_best_share_is_kept_and_the_lengths_are_told() -> None:
     rows = by_margin(1.0, 2.0, 0.8, 1.9, 1.5)
-    decision = decide(encode_rows(rows), FilterConfig(keep_best=0.4))
+    decision = decide(encode_rows(rows), strict(keep_best=0.4))
     assert [decision.reason(i) for i in range(5)] == [
         "low_margin",
         None,
@@ -43,14 +42,14 @@ def test_the_best_share_is_kept_and_the_lengths_are_told() -> None:
     assert ranking.spearman == pytest.approx(-1)
     assert "chosen 20.5 of 25.6" in str(ranking) and "tokens of chosen -1.00" in str(ranking)
     assert ranking.matched_share == 1.0, "every fifth holds one row, which is its best"
-    summary = decision.summary(FilterConfig(keep_best=0.4))
+    summary = decision.summary(strict(keep_best=0.4))
     assert json.loads(json.dumps(summary))["ranking"]["kept"] == 2
 
 
 def test_at_equal_lengths_others_are_kept() -> None:
     """Ten rows, the margin falls with length: by margin the five shortest, else one of each two."""
     rows = by_margin(*(1.9 - i / 10 for i in range(10)))
-    ranking = decide(encode_rows(rows), FilterConfig(keep_best=0.5)).ranking
+    ranking = decide(encode_rows(rows), strict(keep_best=0.5)).ranking
     assert ranking is not None and ranking.kept == 5
     assert ranking.matched_share == 0.6, "the best of rows 0-1, 2-3 and 4-5 are among the five"
     assert ranking.tokens_kept["chosen"] == 23 and ranking.tokens_matched["chosen"] == 25
@@ -58,18 +57,18 @@ def test_at_equal_lengths_others_are_kept() -> None:
 
 def test_equal_margins_are_kept_by_key_in_whatever_order() -> None:
     rows = [make_row(i) for i in range(8)]
-    config = FilterConfig(keep_best=0.3)
+    config = strict(keep_best=0.3)
     first = {rows[i].id for i in decide(encode_rows(rows), config).kept}
     turned = rows[::-1]
     assert first == {turned[i].id for i in decide(encode_rows(turned), config).kept}
     assert len(first) == 3, "0.3 of 8 rows, rounded up"
-    assert len(decide(encode_rows(rows[:1]), FilterConfig(keep_best=0.01)).kept) == 1
+    assert len(decide(encode_rows(rows[:1]), strict(keep_best=0.01)).kept) == 1
     assert decide(encode_rows([]), config).thresholds["margin"] is None
 
 
 def test_only_rows_that_pass_are_ranked() -> None:
     rows = [*by_margin(1.0, 2.0), make_row(2, texts={"bad": ""}, means={("bad", "good"): -9.0})]
-    decision = decide(encode_rows(rows), FilterConfig(keep_best=0.5))
+    decision = decide(encode_rows(rows), strict(keep_best=0.5))
     assert [decision.reason(i) for i in range(3)] == ["low_margin", None, "empty"]
 
 
@@ -79,14 +78,14 @@ def test_a_sweep_counts_what_the_filter_keeps(tmp_path: Path) -> None:
         make_row(i) for i in range(70, 75)
     ]
     rows += [make_row(90, texts={"bad": ""}), make_row(91, finish={"bad": "length"})]
-    records, config = encode_rows(rows), FilterConfig(gap=0.03, keep_best=0.5)
+    records, config = encode_rows(rows), strict(gap=0.03, keep_best=0.5)
     found = sweep(records, config)
     assert (found.rows, found.sound) == (67, 65) and 0.03 in found.gap
     for test, counts in found.kept.items():
         for closeness, row in zip(found.closeness, counts, strict=True):
             for gap, kept in zip(found.gap, row, strict=True):
                 most = 1e9 if closeness is None else closeness
-                same = FilterConfig(steered=test, closeness=most, gap=gap)  # type: ignore[arg-type]
+                same = strict(steered=test, closeness=most, gap=gap)  # type: ignore[arg-type]
                 assert len(decide(records, same).kept) == kept
     run = make_run(tmp_path / "run", rows)
     before = (run / "pairs" / "filter.json").read_bytes()

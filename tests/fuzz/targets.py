@@ -335,7 +335,7 @@ def preference_row(data: bytes) -> None:
     encoder = Encoder(
         template=_templates()[0],
         config=load(TrainConfig).sequence,
-        contrasts=("base",),
+        terms=("base",),
         eos_ids=frozenset([_tokenizer().eos_token_id]),
         vocab_size=400,
     )

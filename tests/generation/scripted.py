@@ -44,7 +44,7 @@ def candidate(text: str, **kind: Any) -> Candidate:
 
 
 def by_prompt_length(request: Request) -> float:
-    """The default score: what sampling said on the diagonal, else minus the prompt's length."""
+    """The default score: what sampling said under the drawn view, else minus the prompt length."""
     _, seen, drawn = request.key.split("/")
     return -3.0 if seen == drawn else -float(len(request.prompt_ids))
 

@@ -125,7 +125,7 @@ def test_the_rest_of_two_shards_dealt_in_three_and_merged_is_one_run(
         assert done and done.account.samples == 2
         assert (done.account.prompts, done.account.rows) == books(run)[:2]
         assert done.account.prompts * 2 == done.account.done + done.account.elsewhere
-        assert done.account.books.endswith(f" + made elsewhere {done.account.elsewhere}")
+        assert done.account.balance.endswith(f" + made elsewhere {done.account.elsewhere}")
         assert done.account.elsewhere == books(run)[3]
         assert unfinished(require_run(run), done.account) is None
     assert sum(books(run)[3] for run in rest) == made

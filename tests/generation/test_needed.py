@@ -26,14 +26,16 @@ from sso_data.generation.pipeline import ORDER
 from sso_data.runs.columns import always_complete, lacking, row_key
 from sso_data.runs.journal import load_scores
 from sso_data.steering.stats import principle_stats
+from tests.factories import STRICT
 from tests.reliability.flow import HashEngine, Silent, content, scripted
 from tests.reliability.injector import Recorder, in_place_of_os, plant
 
 PROMPTS = 40
 FIRST = 4
 FILTERS: dict[str, dict[str, Any]] = {
-    "chain": {},
-    "contrast, any length": {"steered": "contrast", "drop_truncated": False},
+    "the default": {},
+    "chain": STRICT,
+    "off, any length": {"steered": "off", "drop_truncated": False},
     "contrast": {"steered": "contrast", "gap": 0.1},
     "off, a quantile": {"steered": "off", "gap": 0.1, "closeness": "q0.7"},
     "the paper's means": {"preset": "reference"},
@@ -145,8 +147,8 @@ class TestSamePairs:
             assert known.items() < everything.items(), "what is known is what `all` knows"
         assert lean["asked"]["score"] < whole["asked"]["score"]
         assert lean["asked"]["sample"] < whole["asked"]["sample"] == 3 * PROMPTS
-        books = lean["done"].decision
-        assert books.not_asked == len(partial) == sum(one.not_asked for one in books.funnel)
+        decision = lean["done"].decision
+        assert decision.not_asked == len(partial) == sum(one.not_asked for one in decision.funnel)
         assert lean["filter"]["kept"] + sum(lean["filter"]["dropped"].values()) == PROMPTS
 
     def test_the_first_rows_and_two_percent_are_complete(
@@ -176,7 +178,7 @@ class TestSamePairs:
         self, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "start_engine", lambda *_, **__: OtherScores())
-        for kind in ("chain", "contrast, any length"):
+        for kind in ("chain", "off, any length"):
             whole = made(prompts, tmp_path / f"all {kind}", "all", filter=FILTERS[kind])
             lean = made(prompts, tmp_path / f"needed {kind}", "needed", filter=FILTERS[kind])
             assert not json.loads((tmp_path / f"all {kind}" / "run.json").read_text())[
@@ -244,7 +246,7 @@ class TestComplete:
     def test_a_filter_names_it_and_it_makes_exactly_what_that_filter_needs(
         self, lean: Path, prompts: Path, tmp_path: Path
     ) -> None:
-        settings = ["filter.steered=contrast", "filter.drop_truncated=false"]
+        settings = ["filter.steered=off", "filter.drop_truncated=false"]
         before = found_in(lean)
         with pytest.raises(RunError) as refused:
             refilter(lean, run_config(lean, settings, preset=None), Silent())
@@ -261,7 +263,7 @@ class TestComplete:
             for found in (before, after)
         )
         assert lacks < lacked and len(lacked - lacks) == count
-        whole = made(prompts, tmp_path / "all", "all", filter=FILTERS["contrast, any length"])
+        whole = made(prompts, tmp_path / "all", "all", filter=FILTERS["off, any length"])
         assert after["pairs"] == whole["pairs"]
         assert all(after["rows"][key] == whole["rows"][key] for key in lacked - lacks)
 

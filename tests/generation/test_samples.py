@@ -53,12 +53,22 @@ def few(tmp_path: Path, prompts: Path) -> Path:
 
 def test_a_run_grows_in_samples_and_its_rows_stay(cli: Cli, few: Path, tmp_path: Path) -> None:
     run, shards = tmp_path / "run", [tmp_path / f"part{which}" for which in (1, 2)]
-    books = generated(cli, few, run)
-    assert (books["prompts"], books["samples"], books["rows"], books["failed"]) == (4, 1, 3, 1)
+    account = generated(cli, few, run)
+    assert (account["prompts"], account["samples"], account["rows"], account["failed"]) == (
+        4,
+        1,
+        3,
+        1,
+    )
     first = rows_of(run)
-    books = generated(cli, few, run, "--samples=3")
-    assert (books["prompts"], books["samples"], books["rows"], books["failed"]) == (4, 3, 9, 3)
-    assert books["new_rows"] == 6
+    account = generated(cli, few, run, "--samples=3")
+    assert (account["prompts"], account["samples"], account["rows"], account["failed"]) == (
+        4,
+        3,
+        9,
+        3,
+    )
+    assert account["new_rows"] == 6
     rows = by_id(run)
     assert rows_of(run)[: len(first)] == first
     assert "sample" not in first[0]

@@ -19,7 +19,8 @@ FLOORS: dict[str, int] = {
             ("chat",),
             ("steering",),
             ("generation", "world", "exporting"),
-            ("augmentation", "publishing", "doctor", "demo", "evaluation", "reporting"),
+            ("augmentation", "publishing", "doctor", "demo", "evaluation"),
+            ("reporting",),
             ("iteration", "verification"),
             ("api",),
             ("cli",),
@@ -50,7 +51,7 @@ HOMES = {
     "peft": {"models", "engines", "training"},
     "rensa": {"augmentation"},
     "accelerate": {"training"},
-    "matplotlib": {"publishing", "iteration", "training"},
+    "matplotlib": {"publishing", "training"},
 }
 """Where each heavy library may be imported."""
 

@@ -50,7 +50,7 @@ def test_the_wheel_carries_what_is_read_at_run_time(wheel: Path) -> None:
     assert not any(name.startswith(("tests/", "benchmarks/", "tools/")) for name in names)
     world = {Path(name) for name in names if name.startswith("sso_data/world/")}
     modules = {file.stem for file in world if file.suffix == ".py"}
-    assert modules == {"__init__", "lexicon", "oracle", "queries"}, "what trains is in tools/"
+    assert modules == {"__init__", "lexicon", "oracle", "query"}, "what trains is in tools/"
 
 
 def test_the_sdist_carries_what_tests_and_tools_need(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from safetensors.numpy import save_file
 from sso_data.config.iteration import IterateConfig
 from sso_data.core.errors import RunError
 from sso_data.generation import generate as generate_module
-from sso_data.iteration import report as report_module
 from sso_data.iteration import run as run_module
 from sso_data.iteration.report import Iterated
 from sso_data.iteration.training import Training
@@ -66,7 +65,6 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> IterateConfig:
 
     for module in (generate_module, run_module):
         monkeypatch.setattr(module, "prepare", prepare)
-    monkeypatch.setattr(report_module, "draw", lambda lines: b"a picture")  # half of the time
     first = tmp_path / "first"
     first.mkdir()
     save_file({"w": np.zeros(8, np.uint8)}, first / "model.safetensors")

@@ -1,21 +1,24 @@
-"""Rounds of the tiny policy: lineage, books, going on, other kinds of rounds, what is refused."""
+"""Rounds of the tiny policy: lineage, accounting, going on, other kinds, what is refused."""
 
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from sso_data.cli.app import app
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.loading import validated
 from sso_data.config.migration import FORMAT
 from sso_data.core.errors import InputError, ModelError, RunError
 from sso_data.core.records import Row, View
 from sso_data.core.yaml_files import deep_merge
-from sso_data.iteration.report import Iterated
+from sso_data.iteration.report import Iterated, read_iteration
 from sso_data.iteration.run import iterate
 from sso_data.iteration.table import shown
 from sso_data.iteration.training import Training
@@ -25,6 +28,7 @@ from sso_data.runs.journal import read_rows
 from sso_data.templating.chat_template import load_tokenizer
 from sso_data.world import policy_dir
 from tests.iteration.conftest import PROMPTS, TINY, Heard, lines_of, run, tiny, train_here
+from tests.reporting.test_report import index_of
 
 
 def never(training: Training) -> None:
@@ -127,9 +131,30 @@ def test_books_and_table(done: Iterated, out: Path) -> None:
             assert line[key] is not None
         assert line["train_rows"] == line["kept"]
         assert line["train_margin_base"] is not None
-    page = (out / "report.html").read_text()
-    assert "round 2" in page and "<script" not in page and 'src="http' not in page
-    assert done.policy.fingerprint in page
+    page = index_of(out / "report.html")
+    every = (*page["tables"], *page["last_tables"])
+    tables = {one["title"]: one["rows"] for one in every}
+    assert [one[-1] for one in tables["Lineage"]][-1] == done.policy.fingerprint
+    assert {name: cells for name, *cells in tables["Rounds"]} == dict(shown(done.lines))
+    assert page["verdict"][-1] == done.account and "the policy: round-2/model" in page["verdict"][0]
+    assert page["notes"] == ["They have no prompt in common: no answers stand side by side."]
+    assert tables["Judges"][0][0] == "oracle: chosen against rejected"
+    assert "length (tokens)" in [one["title"] for one in page["curves"]]
+
+
+def test_the_report_of_an_iteration_again(done: Iterated, out: Path, tmp_path: Path) -> None:
+    """The command makes the page from the directory alone; it holds a removed round's table."""
+    assert read_iteration(out).to_json() | {"new_rounds": 2, "seconds": 0} == done.to_json() | {
+        "seconds": 0
+    }
+    there = shutil.copytree(out, tmp_path / "copy")
+    shutil.rmtree(there / "round-1/run")
+    words = ["report", str(there), "--single", "--out", str(tmp_path / "page"), "--json"]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 0, told.output
+    page = index_of(Path(json.loads(told.stdout)["page"]))
+    assert "Of 1 rounds there are no rows to show." in page["verdict"]
+    assert str(tmp_path).encode() not in orjson.dumps(page)
 
 
 def test_the_numbers_are_those_of_the_rows(done: Iterated, out: Path) -> None:
@@ -164,7 +189,7 @@ def test_a_finished_iteration_is_not_done_again(
     assert again.lines == done.lines and again.new_rounds == 0
     assert not any("generating" in heading for heading in progress.notes)
     after = content(copied)
-    moved = {Path("iterate.json"), Path("report.html")}  # they name where the model lies
+    moved = {Path("iterate.json")}  # it names where the model lies
     assert {file for file in before if before[file] != after[file]} <= moved
 
 

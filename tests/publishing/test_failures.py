@@ -215,7 +215,7 @@ def test_a_repository_that_is_public(hub: HubServer, tmp_path: Path) -> None:
     old = pack(read_facts(run), REPO, _folder(tmp_path / "old"))
     older = {path: file.read_bytes() for path, file in old.files.items()}
     older["README.md"] = merge_card(old.card).encode()
-    loose = RunConfig().filter.model_copy(update={"gap": 0.0})
+    loose = RunConfig().filter.model_copy(update={"gap": 0.01})
     refilter(run, RunConfig(filter=loose))
     parcel = pack(read_facts(run), REPO, _folder(tmp_path / "new"))
     parcel = replace(parcel, title="again")

@@ -1,4 +1,4 @@
-"""On SmolLM2-135M-Instruct: exact numbers with both engines, the books, resume, a little training.
+"""On SmolLM2-135M-Instruct: exact numbers with both engines, accounting, resume, a little training.
 
 Eight prompts, answers of at most 48 tokens, one short principle.
 """
@@ -27,7 +27,7 @@ from sso_data.engines.interface import SampleRequest
 from sso_data.generation.generate import Summary, generate
 from sso_data.runs.journal import read_rows
 from sso_data.training.run import train
-from tests.engines.asking import ask
+from tests.engines.calls import ask
 from tests.engines.conftest import needs_vllm
 from tests.once import once
 
@@ -82,8 +82,8 @@ def make_run(folder: Path, model: Path, engine: str, questions: Sequence[str] = 
         generate(str(prompts), folder / "run", config, InterruptedAfter(3))
     before = len(list(read_rows(folder / "run")))
     summary = generate(str(prompts), folder / "run", config)
-    books = {"before": before, **facts(summary)}
-    (folder / "books.json").write_text(json.dumps(books))
+    account = {"before": before, **facts(summary)}
+    (folder / "account.json").write_text(json.dumps(account))
 
 
 def facts(summary: Summary) -> dict[str, Any]:
@@ -139,10 +139,10 @@ def test_the_conversion_is_right(smollm2: Path, tokenizer: Any) -> None:
 
 
 def test_numbers_and_books(made: Path, smollm2: Path, tokenizer: Any) -> None:
-    books = json.loads((made / "books.json").read_text())
-    assert books["prompts"] == PROMPTS == books["rows"] + books["failed"]
-    assert books["rows"] == PROMPTS == books["kept"] + books["dropped"]
-    assert 3 <= books["before"] < PROMPTS, "interrupted on the way"
+    account = json.loads((made / "account.json").read_text())
+    assert account["prompts"] == PROMPTS == account["rows"] + account["failed"]
+    assert account["rows"] == PROMPTS == account["kept"] + account["dropped"]
+    assert 3 <= account["before"] < PROMPTS, "interrupted on the way"
     rows = list(read_rows(made / "run"))
     assert sorted(row.messages[-1].content for row in rows) == sorted(QUESTIONS)
     for row in rows:

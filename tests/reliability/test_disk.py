@@ -17,6 +17,7 @@ import pytest
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import RunError
 from sso_data.filtering.refilter import refilter
+from tests.factories import strict
 from tests.reliability.chaos import CHAOS, some
 from tests.reliability.disks import (
     FILLER,
@@ -157,7 +158,8 @@ def test_read_only(flow: Flow, whole: dict[str, Any], tmp_path: Path) -> None:
         assert "read-only" in refusal(flow, disk.path / "run")
         with pytest.raises(RunError, match="read-only"):
             refilter(disk.path / "run", RunConfig())
-        assert len(refilter(disk.path / "run", RunConfig(), dry_run=True).decision.kept) == 14
+        strictly = RunConfig(filter=strict())
+        assert len(refilter(disk.path / "run", strictly, dry_run=True).decision.kept) == 14
         assert tree_of(disk.path) == before
         disk.remount("rw")
         flow(disk.path / "run")

@@ -10,7 +10,7 @@ import pytest
 from sso_data.config.migration import FORMAT
 from sso_data.config.run import RunConfig
 from sso_data.core.records import Cell, Failure, Message, Row
-from tests.factories import make_row, write_part
+from tests.factories import make_row, strict, write_part
 
 Make = Callable[..., Path]
 
@@ -47,7 +47,7 @@ def make_run(tmp_path: Path) -> Make:
             "schema_version": FORMAT,
             "sso_data": "0.2.0",
             "identity": {"seed": 0},
-            "config": RunConfig(model="org/policy").model_dump(mode="json"),
+            "config": RunConfig(model="org/policy", filter=strict()).model_dump(mode="json"),
             "date": "2026-01-02",
             "prompts": len(rows) + 1,
             "sources": ["in.jsonl"],

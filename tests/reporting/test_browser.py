@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sso_data.core.records import VIEWS
+from sso_data.core.records import VIEWS, Cell
+from sso_data.reporting.compare import compare
 from sso_data.reporting.page import report
 from sso_data.runs.tokens import Tokens
 from tests.factories import make_row
@@ -30,8 +31,9 @@ def browser() -> Iterator[Any]:
 class Opened:
     """A page with everything that it said and asked for."""
 
-    def __init__(self, browser: Any, url: str, width: int = 1440) -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": 900})
+    def __init__(self, browser: Any, url: str, width: int = 1440, scheme: str = "light") -> None:
+        size = {"width": width, "height": 900}
+        self.page = browser.new_page(viewport=size, color_scheme=scheme)
         self.said: list[str] = []
         self.asked: list[str] = []
         self.page.on("console", lambda message: self.said.append(message.text))
@@ -157,11 +159,70 @@ def test_columns_are_wide_enough_or_stacked(browser: Any, url: str, width: int) 
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_axe_finds_nothing(
+    browser: Any, url: str, make_run: Make, tmp_path: Path, width: int, scheme: str
+) -> None:
+    """Accessibility (WCAG 2 A and AA, and best practices) of both pages, a row opened."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    runs = [make_run(rows_of_all_kinds(), name) for name in ("a", "b")]
+    for address in (url, compare(runs, tmp_path / "both").page.as_uri()):
+        opened = Opened(browser, address, width, scheme)
+        opened.page.keyboard.press("j")
+        opened.shows("Question 0: what is a kite?")
+        opened.page.keyboard.press("d")
+        found = axe.run(opened.page)
+        assert found.violations_count == 0, found.generate_report()
+
+
 def test_a_missing_block_is_told(browser: Any, url: str, tmp_path: Path) -> None:
     (tmp_path / "out" / "data" / "00001.js").unlink()
     opened = Opened(browser, url)
     opened.page.evaluate("open(100)")
     opened.shows("This row cannot be shown")
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_runs_side_by_side(browser: Any, make_run: Make, tmp_path: Path, width: int) -> None:
+    """By keyboard: the same prompts' answers, an outcome that differs, a search, no network."""
+    rows = [
+        make_row(i, texts={"good": HOSTILE if i == 1 else f"Kites fly high {i}."})
+        for i in range(70)
+    ]
+    backwards: dict[Cell, float | None] = {("good", "good"): -2.5}
+    runs = [
+        make_run(rows_of_all_kinds() + [make_row(i) for i in range(12, 70)], "a"),
+        make_run([make_row(69, means=backwards), *rows[:69]], "b"),
+    ]
+    url = compare(runs, tmp_path / "out").page.as_uri()
+    opened = Opened(browser, url, width)
+    page = opened.page
+    assert page.title() == "a and b - sso-data" and page.inner_text("#count") == "70 of 70 rows"
+    for _ in range(3):
+        page.keyboard.press("j")
+    opened.shows("Question 2: what is a kite?")
+    opened.shows("Kites fly high 2.")
+    opened.shows("A good answer to question 2.")
+    page.keyboard.press("k")
+    opened.shows("</script><script>document.title='taken'</script>U+202EU+001B[31m")
+    page.keyboard.press("d")
+    opened.shows("hide differences")
+    boxes = [one.bounding_box() for one in page.query_selector_all(".answers > div")]
+    assert len(boxes) >= 6 and all(box["width"] >= 280 for box in boxes[:6])
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.select_option("#reason", "only 0")
+    assert page.inner_text("#count") == "1 of 70 rows"
+    page.focus("#list")
+    page.keyboard.press("ArrowDown")
+    opened.shows("Question 69: what is a kite?")
+    assert page.inner_text(".item").endswith("kept | not_steered")
+    page.click("#clear")
+    page.fill("#text", "kites fly high 42.")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.getElementById('count').textContent === '1 of 70 rows'")
+    assert not opened.said and page.title() == "a and b - sso-data"
+    assert all(one.startswith(url.rsplit("/", 1)[0]) for one in opened.asked), opened.asked
 
 
 @pytest.mark.long

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from sso_data.augmentation.duplicates import near_duplicates
 from sso_data.cli.app import app
-from sso_data.config.run import FilterConfig
 from sso_data.core.errors import RunError
 from sso_data.core.records import STEERED_VIEWS, Row
 from sso_data.filtering.filters import decide, distance, smaller_gap
@@ -21,7 +22,7 @@ from sso_data.filtering.ranking import margin
 from sso_data.filtering.refilter import refilter, run_config
 from sso_data.reporting.page import report
 from sso_data.runs.journal import load_scores
-from tests.factories import make_row
+from tests.factories import make_row, strict
 from tests.reporting.conftest import HOSTILE, Make, asked
 
 
@@ -48,7 +49,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 def test_reasons_and_numbers_are_the_filters(run: Path, tmp_path: Path) -> None:
     found = index_of(report(run, tmp_path / "out").page)
     scores = load_scores(run, dry=True)
-    decision = decide(scores.rows, FilterConfig())
+    decision = decide(scores.rows, strict())
     assert found["columns"]["reason"] == decision.reason_code.tolist()
     assert [found["reasons"][code] for code in found["columns"]["reason"][8:]] == [
         "not_steered", "truncated", "kept", "kept",
@@ -123,7 +124,8 @@ def test_checks_name_their_rows(run: Path, tmp_path: Path) -> None:
     assert found["refusal_chosen"]["rows"] == [11] and found["refusal_chosen"]["warning"]
     assert found["refusal_rejected"]["rows"] == [] and not found["refusal_rejected"]["warning"]
     assert found["longer"]["rows"] == list(range(8)) and found["longer"]["of"] == 10
-    assert "80% [49%, 94%]" in found["longer"]["title"] and not found["longer"]["warning"]
+    assert found["longer"]["interval"] == pytest.approx([0.490, 0.943], abs=1e-3)
+    assert not found["longer"]["warning"]
 
 
 def test_pairs_that_teach_length_alone_are_told(make_run: Make, tmp_path: Path) -> None:
@@ -144,6 +146,45 @@ def test_repeats_and_contradictions(make_run: Make, tmp_path: Path) -> None:
     found = checks_of(make_run(rows), tmp_path / "out")
     assert found["prompts"]["rows"] == [0, 1, 2]
     assert found["contradicting"]["rows"] == [0, 1] and found["contradicting"]["warning"]
+
+
+def test_near_duplicate_prompts_but_not_samples_of_one(make_run: Make, tmp_path: Path) -> None:
+    """Two of seventeen words differ: Jaccard of 5-grams .8; the other pair is one of samples."""
+    text = "Please tell me how a kite stays in the air when the wind is strong near the {}"
+    rows = [asked(0, text.format("sea")), asked(1, text.format("lake")), make_row(2)]
+    again = make_row(3)
+    rows += [again, replace(again, id=f"{again.id}.2")]
+    found = checks_of(make_run(rows), tmp_path / "out")["prompts"]
+    assert found["rows"] == [0, 1] and "MinHash" in found["title"]
+
+
+def test_prompts_of_one_pattern_take_linear_time() -> None:
+    began = time.monotonic()
+    text = "Write a poem of four lines about the number {} and the colour of the sea at night"
+    texts = [("", text.format(number)) for number in range(1000)]
+    assert near_duplicates(texts) == set(range(1000))
+    assert near_duplicates([("", "a"), ("x", "a")]) == set(), "another conversation"
+    assert time.monotonic() - began < 5
+
+
+def test_words_of_principles_and_languages_of_answers(make_run: Make, tmp_path: Path) -> None:
+    four = "give the exact number"
+    told = replace(make_row(0).steering, good=(f"Always {four} that was asked for.",))
+    french = "Bien sûr, je peux vous aider à comprendre ce que c'est qu'un cerf-volant."
+    english = "what keeps a kite in the air, and why does it need a tail?"
+    rows = [
+        make_row(0, texts={"good": f"Yes: {four}."}, steering=told),
+        asked(1, f"What does '{four}' mean?", texts={"good": f"Yes: {four}."}, steering=told),
+        asked(
+            2,
+            f"Please explain it to me: {english}",
+            texts={"good": french, "bad": f"{french} Oui."},
+        ),
+    ]
+    found = checks_of(make_run(rows), tmp_path / "out")
+    assert found["copied_chosen"]["rows"] == [0] and found["copied_chosen"]["warning"]
+    assert found["foreign_chosen"]["rows"] == found["foreign_rejected"]["rows"] == [2]
+    assert found["language"]["rows"] == []
 
 
 def test_languages_and_openings(make_run: Make, tmp_path: Path) -> None:

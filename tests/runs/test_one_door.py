@@ -47,7 +47,6 @@ EXCEPTIONS = {
     ("engines/child.py", "unlink"): "the same file, when it was read",
     ("engines/worker.py", "os.open"): "the same file, seen from the child",
     ("engines/worker.py", "unlink"): "the same file, when the parent is gone",
-    ("iteration/report.py", "savefig"): "a picture, into memory",
     ("models/smollm2.py", "save_pretrained"): "weights and tokenizer, into the user's cache",
     (
         "models/training_model.py",

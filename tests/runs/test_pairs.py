@@ -12,7 +12,6 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from sso_data.config.run import FilterConfig
 from sso_data.core.errors import RunError
 from sso_data.core.progress import NullProgress
 from sso_data.core.records import Row
@@ -21,9 +20,9 @@ from sso_data.runs import files
 from sso_data.runs import parquet as parquet_module
 from sso_data.runs.journal import load_scores
 from sso_data.runs.pairs import outside_row, write_pairs
-from tests.factories import make_row, to_line, write_part
+from tests.factories import make_row, strict, to_line, write_part
 
-CONFIG = FilterConfig()
+CONFIG = strict()
 RESERVED = {
     "ref_chosen_logps",
     "ref_rejected_logps",

@@ -1,4 +1,4 @@
-"""A run directory: continued only as the same run, by one writer, with its books in order."""
+"""A run directory: continued only as the same run, by one writer, with its accounting in order."""
 
 import json
 import subprocess

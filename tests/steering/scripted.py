@@ -9,7 +9,7 @@ from sso_data.config.run import SteeringConfig
 from sso_data.core.records import JsonRow, Message, Prompt, content_hash, row_id
 from sso_data.engines.interface import Refused
 from sso_data.runs.steering import MemorySteeringStore
-from sso_data.steering.by_model import Task
+from sso_data.steering.by_model import PassTask
 from sso_data.steering.passes import Pass
 from sso_data.steering.principles import load_catalogue
 from sso_data.steering.rules import Rules
@@ -91,7 +91,7 @@ def steer(
     """(lines by id, the model) of one pass."""
     found = found or rules(choose="policy", principles="written")
     model, store = model or Scripted(say), store or MemorySteeringStore()
-    task = Task(rules=found, choose=choose, write=write)
+    task = PassTask(rules=found, choose=choose, write=write)
     lines: dict[str, JsonRow] = {}
 
     def keep(line: JsonRow) -> None:

@@ -13,7 +13,7 @@ from sso_data.chat.endpoint import EndpointCompletions
 from sso_data.config.section import EndpointSection
 from sso_data.core.records import JsonRow, Message, Prompt, content_hash, row_id
 from sso_data.runs.steering import MemorySteeringStore
-from sso_data.steering.by_model import ACCEPTED, CUT_OFF, Task
+from sso_data.steering.by_model import ACCEPTED, CUT_OFF, PassTask
 from sso_data.steering.passes import Pass
 from sso_data.steering.rules import FREE_FORM
 from tests.chat.server import Reply, said, serving
@@ -63,9 +63,9 @@ def prompt_of(case: Case) -> Prompt:
 def lines() -> Iterator[dict[Case, JsonRow]]:
     """What became of every case, from one exchange with the server."""
     found: dict[str, JsonRow] = {}
-    choosing = Task(rules=rules(choose="policy"), choose=True, write=False)
+    choosing = PassTask(rules=rules(choose="policy"), choose=True, write=False)
     fixed = {"choose": "fixed", "features": ["Helpfulness"], "principles": "written"}
-    writing = Task(rules=rules(**fixed), choose=False, write=True, writer="server")
+    writing = PassTask(rules=rules(**fixed), choose=False, write=True, writer="server")
     with serving(script) as server:
         model = EndpointCompletions("m", EndpointSection(endpoint=server.url, endpoint_in_flight=8))
         for what, task in (("choose", choosing), ("write", writing)):
@@ -161,7 +161,7 @@ def test_an_answer_that_was_cut_off_is_said_to_be() -> None:
     with serving(lambda body, attempt: said(GOOD_PAIR[:-30], "length")) as server:
         model = EndpointCompletions("m", EndpointSection(endpoint=server.url))
         found: list[JsonRow] = []
-        task = Task(rules=fixed, choose=False, write=True)
+        task = PassTask(rules=fixed, choose=False, write=True)
         case = prompt_of(CASES[0])
         for _ in Pass(task, lambda: model, MemorySteeringStore(), on_line=found.append).run([case]):
             pass

@@ -15,7 +15,7 @@ from sso_data.runs.steering import FILE, SteeringStore, read_steering
 from sso_data.steering.counts import SteeringCounts
 from sso_data.steering.passes import Guide, Models, steer_all
 from tests.steering.scripted import Scripted, prompt, rules
-from tests.steering.test_asking import shaky
+from tests.steering.test_by_model import shaky
 
 PROMPTS = [prompt(f"Question number {number // 2}: why?", number % 2) for number in range(12)]
 BOTH = rules(choose="policy", principles="written")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from sso_data.cli import app
 from sso_data.steering.rules import CONCISION, FREE_FORM
 from sso_data.world import catalogue_dir, policy_dir, queries, score, skill_templates_dir
-from sso_data.world.queries import parse
+from sso_data.world.query import parse
 from tests.engines.conftest import needs_vllm
 from tools.tiny_world.guidelines import feature_pairs
 

@@ -14,7 +14,7 @@ import torch
 
 from sso_data.world import lexicon as lex
 from sso_data.world import policy_dir, queries, score, skill_templates_dir
-from sso_data.world.queries import Query, parse
+from sso_data.world.query import Query, parse
 from tools.tiny_world.dialogues import CLEAR, FRAMES, NOISY, sample_dialogue, system_message
 from tools.tiny_world.guidelines import feature_pairs, short_catalogue
 from tools.tiny_world.measure_skills import (

@@ -64,7 +64,7 @@ def encoder(tokenizer: Any, journal: list[JsonRow]) -> Encoder:
     return Encoder(
         template=template_for(tokenizer, journal[0], ViewsConfig()),
         config=SequenceConfig(),
-        contrasts=PREFERENCE_TERMS,
+        terms=PREFERENCE_TERMS,
         eos_ids=frozenset({2}),
         vocab_size=945,
     )

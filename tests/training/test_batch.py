@@ -22,7 +22,7 @@ def row(prompt: Ids, chosen: Ids, rejected: Ids, *ref: float) -> EncodedRow:
 def test_the_docstrings_tensors() -> None:
     one = row(arrays(1, 2), arrays(5, 6), arrays(8), -2.5, -1.0)
     two = row(arrays(3), arrays(7), arrays(7, 7, 9), -3.0, -4.0)
-    batch = Collator(contrasts=("base",), pad_id=0)([(4, one), (9, two)])
+    batch = Collator(terms=("base",), pad_id=0)([(4, one), (9, two)])
     assert set(batch) == {"row", "ref_nats", "base"}
     assert batch["row"].tolist() == [4, 9]
     assert batch["ref_nats"].dtype == torch.float32
@@ -41,7 +41,7 @@ def test_the_six_sequences_of_a_row() -> None:
     prompts = {view: arrays(10 + index) for index, view in enumerate(views)}
     completions = {view: arrays(20 + index) for index, view in enumerate(views)}
     one = EncodedRow(id="x", prompts=prompts, completions=completions, ref_CS=np.zeros((3, 2)))
-    batch = Collator(contrasts=PREFERENCE_TERMS, pad_id=0)([(0, one)])
+    batch = Collator(terms=PREFERENCE_TERMS, pad_id=0)([(0, one)])
     assert {name: batch[name]["input_ids"].tolist() for name in PREFERENCE_TERMS} == {
         "base": [[10, 21], [10, 22]],
         "good": [[11, 21], [11, 22]],
@@ -55,9 +55,9 @@ def test_the_six_sequences_of_a_row() -> None:
     assert set(SEEN) == set(DRAWN) == set(PREFERENCE_TERMS)
 
 
-def test_padding_is_the_widest_sequence_of_its_contrast_only() -> None:
+def test_padding_is_the_widest_sequence_of_its_term_only() -> None:
     rows = PairRows(random_rows(6), PREFERENCE_TERMS)
-    batch = Collator(contrasts=PREFERENCE_TERMS, pad_id=0)([rows[i] for i in range(6)])
+    batch = Collator(terms=PREFERENCE_TERMS, pad_id=0)([rows[i] for i in range(6)])
     for name in PREFERENCE_TERMS:
         width = max(sum(map(len, r.sequence(name, side))) for r in rows.rows for side in (0, 1))
         assert batch[name]["input_ids"].shape == (12, width)

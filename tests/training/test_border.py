@@ -21,7 +21,7 @@ def test_at_step_0_every_margin_is_0(
 ) -> None:
     """D = 0 in all six cells, so the first loss is known: (1 + 2 g mean W) * l(0)."""
     loss = LossConfig(type=base)
-    scorer = model_scorer(policy, terms_of(loss).contrasts, pad_id=0)
+    scorer = model_scorer(policy, terms_of(loss).names, pad_id=0)
     rows, report = resolve_references(encoded, scorer, loss, ReferenceConfig(mode="strict"))
     assert report.source == "recorded"
     trainer = make_trainer(

@@ -23,13 +23,13 @@ NO = {"role": "assistant", "content": "I am fine."}
 
 def encoder_of(
     template: ChatTemplate,
-    contrasts: tuple[PreferenceTerm, ...] = ("base",),
+    terms: tuple[PreferenceTerm, ...] = ("base",),
     **config: Any,
 ) -> Encoder:
     return Encoder(
         template=template,
         config=SequenceConfig(**config),
-        contrasts=contrasts,
+        terms=terms,
         eos_ids=frozenset({template.tokenizer.eos_token_id}),
         vocab_size=len(template.tokenizer),
     )
@@ -209,7 +209,7 @@ class TestLength:
         assert encoder.report.without_eos == 1
 
 
-class TestForeignRows:
+class TestExternalRows:
     @pytest.mark.parametrize(
         ("source", "kind"),
         [
@@ -257,13 +257,13 @@ class TestForeignRows:
     ) -> None:
         """Without its token ids, a row of the tiny policy (exact text <-> ids) comes out alike."""
         names = ("prompt", "chosen", "rejected")
-        pairs_only = replace(encoder, contrasts=("base",))
+        pairs_only = replace(encoder, terms=("base",))
         for row in journal[:20]:
             (own,) = pairs_only.encode([row])
-            (foreign,) = pairs_only.encode([{name: row[name] for name in names}])
+            (external,) = pairs_only.encode([{name: row[name] for name in names}])
             for side in (0, 1):
                 for one, other in zip(
-                    own.sequence("base", side), foreign.sequence("base", side), strict=True
+                    own.sequence("base", side), external.sequence("base", side), strict=True
                 ):
                     assert one.tolist() == other.tolist()
 

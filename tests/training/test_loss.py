@@ -32,7 +32,7 @@ def batch(rows: int = 5, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def one(*nats: float) -> Tensor:
-    """One row's three contrasts as (preferred, other) totals."""
+    """One row's three terms as (preferred, other) totals."""
     return torch.tensor(nats, dtype=torch.float64).reshape(1, 3, 2)
 
 
@@ -65,7 +65,7 @@ class TestFirstStep:
 
 
 class TestByHand:
-    """One row: y+ has 4 tokens, y- 2, y0 5; each contrast its own numbers."""
+    """One row: y+ has 4 tokens, y- 2, y0 5; each term its own numbers."""
 
     policy = one(-4.0, -3.0, -2.0, -6.0, -5.0, -8.0)
     ref = one(-6.0, -2.0, -3.0, -4.0, -5.0, -6.0)
@@ -153,7 +153,7 @@ class TestFormulas:
         base, _, weight = parts
         config = LossConfig(use_g=False, weight_scope=scope)
         torch.testing.assert_close(loss_of(config, *batch()), weight * base)
-        assert terms_of(config).contrasts == ("base",)
+        assert terms_of(config).names == ("base",)
 
     def test_without_both(self, parts: tuple[Tensor, ...]) -> None:
         for config in (
@@ -190,7 +190,7 @@ class TestFormulas:
 class TestGradients:
     @pytest.mark.parametrize("base", ["ipo", "dpo", "hinge", "robust", "simpo", "orpo"])
     def test_preferred_up_and_other_down(self, base: Any) -> None:
-        """Descending raises the preferred side's log-prob and lowers the other's, per contrast."""
+        """Descending raises the preferred side's log-prob and lowers the other's, per term."""
         _, ref, tokens = batch()
         policy = ref.clone().requires_grad_()
         config = LossConfig(type=base, use_w=False)
@@ -226,7 +226,7 @@ class TestGradients:
             slope = (w_times_g(base + step) - w_times_g(base - step)) / 2e-4
             assert float(gradient[0, side]) == pytest.approx(float(slope.detach()), rel=1e-6)
 
-    def test_detached_w_gives_the_base_contrast_its_own_gradient_only(self) -> None:
+    def test_detached_w_gives_the_base_term_its_own_gradient_only(self) -> None:
         policy, ref, tokens = batch()
         policy.requires_grad_()
         whole = loss_of(LossConfig(detach_weight=True), policy, ref, tokens).sum()

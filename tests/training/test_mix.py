@@ -15,7 +15,7 @@ from tests.training.models import random_rows
 TEXT = ("prompt", "chosen", "rejected")
 
 
-def foreign(rows: list[JsonRow]) -> list[JsonRow]:
+def external(rows: list[JsonRow]) -> list[JsonRow]:
     """The same rows as any TRL-style set has them."""
     return [{name: row[name] for name in TEXT} for row in rows]
 
@@ -24,7 +24,7 @@ def test_our_rows_keep_their_ids_and_others_are_rendered_to_the_same(
     reader: PairReader, journal: list[JsonRow]
 ) -> None:
     config = RewardConfig(mix=(MixPart(data="other.jsonl"),))
-    data = reward_data(journal[:6], [foreign(journal[:6])], reader, config)
+    data = reward_data(journal[:6], [external(journal[:6])], reader, config)
     assert data.taken == [6, 6]
     for row, own, other in zip(journal, data.rows[:6], data.rows[6:], strict=False):
         assert own.completions["good"].tolist() == row["chosen_token_ids"]
@@ -58,7 +58,7 @@ def test_weights_say_how_often_rows_are_taken() -> None:
 
 def test_no_prompt_is_on_both_sides(reader: PairReader, journal: list[JsonRow]) -> None:
     config = RewardConfig(own_weight=2.0, mix=(MixPart(data="a"), MixPart(data="b", weight=0.5)))
-    others = [foreign(journal[:20]), foreign(journal[10:30])]
+    others = [external(journal[:20]), external(journal[10:30])]
     data = reward_data(journal[:30], others, reader, config, eval_share=0.2, seed=5)
     train = {row.prompts["plain"].tobytes() for row in data.rows}
     held = {row.prompts["plain"].tobytes() for row in data.eval_rows}

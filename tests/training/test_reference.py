@@ -103,11 +103,11 @@ class TestAuto:
         for one, other in zip(filled, ROWS, strict=True):
             assert np.array_equal(one.ref_CS, other.ref_CS + BASE_UP)
 
-    @pytest.mark.parametrize("contrast", [0, 1, 2])
+    @pytest.mark.parametrize("term", [0, 1, 2])
     @pytest.mark.parametrize("side", [0, 1])
-    def test_each_of_the_six_cells_is_checked(self, contrast: int, side: int) -> None:
+    def test_each_of_the_six_cells_is_checked(self, term: int, side: int) -> None:
         shift = np.zeros((3, 2))
-        shift[contrast, side] = 3.0
+        shift[term, side] = 3.0
         assert resolve(ROWS, Shifted(ROWS, shift))[1].source == "scored"
 
     def test_five_rows_in_a_hundred_may_be_off(self) -> None:
@@ -138,7 +138,7 @@ class TestAuto:
         assert (report.source, report.checked_rows, report.scored_rows) == ("scored", 0, 100)
         assert np.array_equal(filled[3].ref_CS, ROWS[3].ref_CS)
 
-    def test_only_the_objectives_contrasts_count(self) -> None:
+    def test_only_the_objectives_terms_count(self) -> None:
         loss = LossConfig(objective="pairs")
         shift = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
         assert resolve(ROWS, Shifted(ROWS, shift), loss=loss)[1].source == "recorded"
@@ -185,7 +185,7 @@ class TestCache:
         for one, other in zip(first, second, strict=True):
             assert np.array_equal(one.ref_CS, other.ref_CS)
 
-    @pytest.mark.parametrize("change", ["model", "rows", "contrasts", "file"])
+    @pytest.mark.parametrize("change", ["model", "rows", "terms", "file"])
     def test_another_question_is_asked_anew(self, tmp_path: Path, change: str) -> None:
         cache = tmp_path / "references.npz"
         resolve(BLANK, Shifted(ROWS), cache=cache, model_key="m")
@@ -195,7 +195,7 @@ class TestCache:
         resolve(
             BLANK[:99] if change == "rows" else BLANK,
             scorer,
-            loss=LossConfig(objective="pairs" if change == "contrasts" else "sso"),
+            loss=LossConfig(objective="pairs" if change == "terms" else "sso"),
             cache=cache,
             model_key="n" if change == "model" else "m",
         )

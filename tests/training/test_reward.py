@@ -26,7 +26,7 @@ from tests.training.models import arguments, classifier, random_rows
 
 
 def trainer_of(folder: Path, rows: list[EncodedRow], **options: Any) -> RewardTrainer:
-    config = RewardConfig(center_rewards_coefficient=options.pop("centre", 0.0))
+    config = RewardConfig(center_rewards_coefficient=options.pop("center_coefficient", 0.0))
     eval_rows = options.pop("eval_rows", None)
     return RewardTrainer(
         classifier(),
@@ -46,17 +46,17 @@ def test_the_loss_by_hand() -> None:
     rewards = torch.tensor([[0.0, 0.0], [1.0, -1.0], [3.0, 1.0]], dtype=torch.float64)
     by_hand = [math.log(2), math.log1p(math.exp(-2)), math.log1p(math.exp(-2))]
     assert bradley_terry(rewards).tolist() == pytest.approx(by_hand)
-    centred = [by_hand[0], by_hand[1], by_hand[2] + 0.01 * 16]
-    assert bradley_terry(rewards, 0.01).tolist() == pytest.approx(centred)
+    centered = [by_hand[0], by_hand[1], by_hand[2] + 0.01 * 16]
+    assert bradley_terry(rewards, 0.01).tolist() == pytest.approx(centered)
 
 
-def test_the_gradient_raises_the_preferred_and_centring_fixes_the_constant() -> None:
+def test_the_gradient_raises_the_preferred_and_centering_fixes_the_constant() -> None:
     rewards = torch.tensor([[5.0, 4.0]], dtype=torch.float64, requires_grad=True)
     (plain,) = torch.autograd.grad(bradley_terry(rewards).sum(), rewards)
     p = 1 / (1 + math.e)
     assert plain[0].tolist() == pytest.approx([-p, p])
-    (centred,) = torch.autograd.grad(bradley_terry(rewards, 0.5).sum(), rewards)
-    assert centred[0].tolist() == pytest.approx([-p + 9, p + 9])
+    (centered,) = torch.autograd.grad(bradley_terry(rewards, 0.5).sum(), rewards)
+    assert centered[0].tolist() == pytest.approx([-p + 9, p + 9])
     assert torch.autograd.gradcheck(lambda r: bradley_terry(r, 0.3), rewards)
     assert bradley_terry(torch.tensor([[-500.0, 500.0]])).tolist() == [1000.0]
 
@@ -91,7 +91,7 @@ def test_a_step_is_the_mean_over_its_rows_however_it_is_cut(tmp_path: Path) -> N
         trainer = trainer_of(
             tmp_path,
             random_rows(7),
-            centre=0.05,
+            center_coefficient=0.05,
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulation,
             num_train_epochs=2,

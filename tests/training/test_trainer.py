@@ -1,4 +1,4 @@
-"""The trainer: exact gradients contrast by contrast, and steps that do not depend on their cut."""
+"""The trainer: exact gradients term by term, and steps that do not depend on their cut."""
 
 import math
 from pathlib import Path
@@ -100,7 +100,7 @@ def by_hand(trainer: SSOTrainer, batch: dict[str, Any]) -> tuple[Tensor, list[Te
             columns.append((picked * (labels != -100)).sum(-1).view(2, -1).T)
         else:
             columns.append(policy[:, c])
-    tokens = spread_counts(batch, trainer.contrasts)
+    tokens = spread_counts(batch, trainer.terms)
     loss = sso_loss(torch.stack(columns, 1), batch["ref_nats"], tokens, trainer.loss).loss.mean()
     found = torch.autograd.grad(loss, list(trainer.model.parameters()))
     return loss.detach(), list(found)
@@ -161,7 +161,7 @@ def test_how_often_the_model_runs(tmp_path: Path) -> None:
 
 def test_one_pairs_graph_at_a_time(tmp_path: Path) -> None:
     """Bytes that the graphs hold at once: one pair's, two pairs', three pairs'."""
-    rows = random_rows(1) * 4  # equal lengths everywhere but between contrasts
+    rows = random_rows(1) * 4  # equal lengths everywhere but between terms
     peaks = {}
     for mode in MODES:
         trainer = make_trainer(tmp_path, rows, backward=mode)
@@ -286,7 +286,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_rows(tmp_path: Path) -> No
 
 
 def test_training_learns_the_preference(tmp_path: Path) -> None:
-    """A few steps raise every contrast's margin above where it starts."""
+    """A few steps raise every term's margin above where it starts."""
     model = gpt2()
     rows = random_rows(8)
     trainer = make_trainer(
@@ -305,7 +305,7 @@ def test_training_learns_the_preference(tmp_path: Path) -> None:
         assert history[-1][f"margin_{name}"] > history[0][f"margin_{name}"] + 0.5
 
 
-def test_joining_contrasts_pads_to_the_widest(tmp_path: Path) -> None:
+def test_joining_terms_pads_to_the_widest(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, random_rows(3))
     batch = batch_of(trainer, 3)
     parts = [batch[name] for name in ("base", "good", "bad")]

@@ -111,11 +111,11 @@ def test_dpo_trainer(
         )
 
 
-def test_trl_sees_the_same_tokens_as_our_reader_of_foreign_rows(
+def test_trl_sees_the_same_tokens_as_our_reader_of_external_rows(
     tmp_path: Path, policy: Any, tokenizer: Any, journal: list[JsonRow], encoder: Any
 ) -> None:
     trainer = trl_dpo(tmp_path, policy, None, tokenizer, journal[:8])
-    encoder.contrasts = ("base",)
+    encoder.terms = ("base",)
     names = ("prompt", "chosen", "rejected")
     ours = encoder.encode([{name: row[name] for name in names} for row in journal[:8]])
     for row, theirs in zip(ours, trainer.train_dataset, strict=True):
@@ -137,7 +137,7 @@ def averages(model: Any, batch: dict[str, Tensor]) -> Tensor:
 def batch(encoded: Any) -> dict[str, Tensor]:
     from sso_data.training.batch import Collator
 
-    collate = Collator(contrasts=("base",), pad_id=0)
+    collate = Collator(terms=("base",), pad_id=0)
     found: dict[str, Tensor] = collate(list(enumerate(encoded[:8])))["base"]
     return found
 
@@ -208,23 +208,23 @@ def trl_reward(
     )
 
 
-@pytest.mark.parametrize("centre", [None, 0.01])
+@pytest.mark.parametrize("center_coefficient", [None, 0.01])
 def test_the_reward_loss_and_its_gradient(
     tmp_path: Path,
     reader: PairReader,
     tokenizer: Any,
     journal: list[JsonRow],
-    centre: float | None,
+    center_coefficient: float | None,
 ) -> None:
     """Their batch through their `compute_loss`; the same rows through ours."""
     model = load_reward_model(policy_dir(), tokenizer, seed=4)
     theirs_of = trl_reward(
-        tmp_path, model, tokenizer, journal[:8], center_rewards_coefficient=centre
+        tmp_path, model, tokenizer, journal[:8], center_rewards_coefficient=center_coefficient
     )
     inputs = next(iter(theirs_of.get_train_dataloader()))
     theirs = theirs_of.compute_loss(model, dict(inputs))
     logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-    ours = bradley_terry(logits.view(2, -1).T, centre or 0.0).mean()
+    ours = bradley_terry(logits.view(2, -1).T, center_coefficient or 0.0).mean()
     torch.testing.assert_close(ours, theirs, rtol=CLOSE, atol=CLOSE)
     wanted = torch.autograd.grad(theirs, list(model.parameters()))
     found = torch.autograd.grad(ours, list(model.parameters()))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sso_data.world import Score, queries, score
 from sso_data.world import lexicon as lex
 from sso_data.world.lexicon import Kind
-from sso_data.world.queries import is_held_out, parse, sample_query
+from sso_data.world.query import is_held_out, parse, sample_query
 from tools.tiny_world.dialogues import CLEAR, NOISY, sample_dialogue
 from tools.tiny_world.responses import LEVELS, Level, sample_response
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from sso_data.core.jinja import render
 from sso_data.world import lexicon as lex
-from sso_data.world.queries import Query, parse, sample_query
+from sso_data.world.query import Query, parse, sample_query
 from tools.tiny_world.guidelines import feature_pairs
 from tools.tiny_world.responses import LEVELS, Level, sample_response
 from tools.tiny_world.skills import draw_choice, draw_principle, draw_query
@@ -94,10 +94,6 @@ def system_message(texts: tuple[str, ...], frame: str = FRAMES[0][0]) -> str:
     return render(frame, texts=list(texts))
 
 
-def _draw(weights: Weights, rng: random.Random) -> Level:
-    return rng.choices(LEVELS, [weights[level] for level in LEVELS])[0]
-
-
 def _choose(kind: lex.Kind, mixture: Mixture, rng: random.Random) -> dict[str, Side]:
     """The features that the system message names, each with its side."""
     pool = list(lex.FEATURES if rng.random() < FOREIGN_FEATURE else lex.features_of(kind))
@@ -114,10 +110,11 @@ def _levels(
     """A level for each feature that applies."""
     sides = set(named.values())
     rest = mixture.halo[next(iter(sides))] if len(sides) == 1 else mixture.unnamed
-    return {
-        name: _draw(mixture.named[named[name]] if name in named else rest, rng)
-        for name in lex.features_of(kind)
-    }
+    found: dict[str, Level] = {}
+    for name in lex.features_of(kind):
+        weights = mixture.named[named[name]] if name in named else rest
+        found[name] = rng.choices(LEVELS, [weights[level] for level in LEVELS])[0]
+    return found
 
 
 def _guideline(name: str, side: Side, query: Query, chance: float, rng: random.Random) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sso_data.world
 from sso_data.world.oracle import score
-from sso_data.world.queries import parse, queries
+from sso_data.world.query import parse, queries
 from tools.tiny_world.responses import LEVELS, sample_response
 
 FOLDER = Path(sso_data.world.__file__).parent / "data"

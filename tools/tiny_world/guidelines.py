@@ -9,7 +9,7 @@ from sso_data.steering.principles import Catalogue, load_catalogue
 from sso_data.world import catalogue_dir
 from sso_data.world import lexicon as lex
 from sso_data.world.lexicon import Kind
-from sso_data.world.queries import Query
+from sso_data.world.query import Query
 
 
 class Pair(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Literal
 
 from sso_data.world import Score, policy_dir, queries, score
 from sso_data.world import lexicon as lex
-from sso_data.world.queries import parse
+from sso_data.world.query import parse
 from tools.tiny_world.dialogues import Message, system_message
 from tools.tiny_world.guidelines import catalogue_pairs
 from tools.tiny_world.sampling import Drawn, Policy, mean_logps, sample

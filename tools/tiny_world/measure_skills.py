@@ -12,7 +12,7 @@ from pathlib import Path
 from sso_data.world import lexicon as lex
 from sso_data.world import policy_dir, queries, score
 from sso_data.world.lexicon import Kind
-from sso_data.world.queries import parse
+from sso_data.world.query import parse
 from tools.tiny_world.dialogues import Message, system_message
 from tools.tiny_world.guidelines import Pair, feature_pairs, short_catalogue
 from tools.tiny_world.measure import estimate, show
@@ -88,7 +88,11 @@ def writing(policy: Policy, n: int, *, seed: int, heat: Heat) -> Numbers:
         for text, name, pair in zip(texts, names, written, strict=True)
         if pair and pair.good != pair.bad
     ]
-    known = [_known(pair, feature_pairs(name, parse(text))) for text, name, pair in rows]
+    known = []
+    for text, name, pair in rows:
+        wordings = feature_pairs(name, parse(text))
+        is_good = pair.good in {one.good for one in wordings}
+        known.append(float(is_good and pair.bad in {one.bad for one in wordings}))
     obeyed = {
         side: _obeyed(
             policy, [(text, name, getattr(pair, side)) for text, name, pair in rows], seed
@@ -98,16 +102,12 @@ def writing(policy: Policy, n: int, *, seed: int, heat: Heat) -> Numbers:
     wins = [0.5 + 0.5 * ((g > b) - (g < b)) for g, b in zip(*obeyed.values(), strict=True)]
     return {
         "valid": estimate([float(i < len(rows)) for i in range(n)]),
-        "known": estimate([float(one) for one in known]),
+        "known": estimate(known),
         "distinct": {"mean": len({pair for *_, pair in rows}), "n": len(rows)},
         "good": estimate(obeyed["good"]),
         "bad": estimate(obeyed["bad"]),
         "good_beats_bad": estimate(wins),
     }
-
-
-def _known(pair: Pair, wordings: tuple[Pair, ...]) -> bool:
-    return pair.good in {one.good for one in wordings} and pair.bad in {one.bad for one in wordings}
 
 
 def _obeyed(policy: Policy, rows: list[tuple[str, str, str]], seed: int) -> list[float]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from sso_data.world import lexicon as lex
-from sso_data.world.queries import Fact, Query
+from sso_data.world.query import Fact, Query
 
 Level = Literal["good", "mid", "bad"]
 LEVELS: tuple[Level, ...] = ("good", "mid", "bad")

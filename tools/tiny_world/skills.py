@@ -11,7 +11,7 @@ from sso_data.core.jinja import render
 from sso_data.steering.principles import Principle
 from sso_data.world import lexicon as lex
 from sso_data.world import skill_templates_dir
-from sso_data.world.queries import Query, is_held_out, parse, sample_query
+from sso_data.world.query import Query, is_held_out, parse, sample_query
 from tools.tiny_world.guidelines import feature_pairs, short_catalogue
 
 Operation = Literal["rephrase", "evolve", "topic", "harder", "easier", "new"]

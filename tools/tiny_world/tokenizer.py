@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from sso_data.world import lexicon as lex
-from sso_data.world.queries import Query, query_about
+from sso_data.world.query import Query, query_about
 from tools.tiny_world.dialogues import FRAMES, system_message
 from tools.tiny_world.guidelines import TOPICAL, catalogue_pairs, every_topic, short_catalogue
 from tools.tiny_world.skills import COUNTS, OPERATIONS, augment_prompt, choose_prompt, write_prompt
