@@ -16,6 +16,7 @@ from sso_data.core.records import TEMPORARY
 
 if TYPE_CHECKING:
     from sso_data.filtering.filters import Decision
+    from sso_data.generation.generate import Summary
 
 PrincipleModel = Annotated[
     str | None,
@@ -92,6 +93,13 @@ def generate(
             overwrite=overwrite,
             price_per_hour=price_per_hour,
         )
+    _show_run(out, done, price_per_hour, resolved.model, as_json)
+
+
+def _show_run(
+    out: Path, done: "Summary", price_per_hour: float | None, model: str, as_json: bool
+) -> None:
+    """Print what `generate` did, and end with the exit code that says so."""
     if as_json:
         summary = output.run_summary(out, done.decision, done.account, done.explanation)
         print_json(summary | done.work_json(price_per_hour))
@@ -102,7 +110,7 @@ def generate(
         cost = done.cost(price_per_hour)
         paid = "" if cost is None else f"; cost {cost:.2f}, loading included"
         echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)}{speed}{paid})")
-        _say_next(out, done.decision, resolved.model)
+        _say_next(out, done.decision, model)
     output.end(done.account, done.explanation, out)
 
 
