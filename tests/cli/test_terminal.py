@@ -116,6 +116,8 @@ def test_config_and_recipes(cli: Cli, tmp_path: Path) -> None:
         (("filter", "nowhere", "--json"), "RunError", 1),
         (("train", "nowhere", "--out", "x", "--base", "dpo", "--json"), "ConfigError", 1),
         (("filter", "--json"), "UsageError", 2),
+        (("dull", "--json"), "UsageError", 2),
+        (("config", "dull", "--json"), "UsageError", 2),
         (("generate", "a", "--out", "b", "--dull", "--json"), "UsageError", 2),
         (("config", "keys", "demo", "--json"), "ConfigError", 1),
     ],

@@ -54,7 +54,8 @@ class Opened:
 
 @pytest.fixture
 def url(make_run: Make, tmp_path: Path) -> str:
-    rows = rows_of_all_kinds() + [make_row(index) for index in range(12, 140)]
+    long = make_row(12, texts={"good": "A" * 5000, "bad": "word " * 20_000})
+    rows = [*rows_of_all_kinds(), long, *(make_row(index) for index in range(13, 140))]
     return report(make_run(rows), tmp_path / "out").page.as_uri()
 
 
@@ -155,11 +156,14 @@ def test_links_reasons_and_the_command(browser: Any, url: str) -> None:
 @pytest.mark.parametrize("width", [1440, 390])
 def test_columns_are_wide_enough_or_stacked(browser: Any, url: str, width: int) -> None:
     opened = Opened(browser, url, width)
-    opened.page.keyboard.press("j")
-    opened.shows("Question 0: what is a kite?")
-    boxes = [one.bounding_box() for one in opened.page.query_selector_all(".answers > div")]
-    assert len(boxes) == 3 and all(box["width"] >= 280 for box in boxes)
-    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    for row, text in ((0, "Question 0: what is a kite?"), (12, "show all 100000 characters")):
+        opened.page.evaluate(f"open({row})")
+        opened.shows(text)
+        boxes = [one.bounding_box() for one in opened.page.query_selector_all(".answers > div")]
+        assert len(boxes) == 3 and all(box["width"] >= 280 for box in boxes)
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    opened.page.click("#detail button:has-text('show all')")
+    assert len(opened.page.inner_text("#detail")) > 100_000
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

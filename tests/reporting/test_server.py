@@ -22,9 +22,11 @@ def serving(run: Path, tokens: Mapping[str, Answers] | None = None) -> Iterator[
     with Viewer(run, tokens=tokens) as found:
         thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield found
-        found.shutdown()
-        thread.join()
+        try:
+            yield found
+        finally:
+            found.shutdown()
+            thread.join()
 
 
 @pytest.fixture
