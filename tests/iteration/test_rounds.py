@@ -318,8 +318,10 @@ def test_a_stop_names_the_last_good_policy_and_looser_limits_go_on(
 
 
 def test_nothing_kept_is_a_stop(prompts: Path, tmp_path: Path) -> None:
-    none = {"preset": "closeness", "gap": 50.0}
-    done = run(tiny(prompts, generate={"filter": none}), tmp_path / "out", by=never)
+    none, heard = {"preset": "closeness", "gap": 50.0}, Heard()
+    done = run(tiny(prompts, generate={"filter": none}), tmp_path / "out", heard, by=never)
+    told = "\n".join(heard.warnings)
+    assert "no pairs: 0 of 8 rows" in told and "try: --set generate.filter.gap=" in told
     assert done.stop is not None and done.stop.rule == "nothing_kept"
     assert done.policy.path == str(policy_dir())
     assert done.to_json()["totals"]["kept"] == 0
