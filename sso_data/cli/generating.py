@@ -26,6 +26,10 @@ Shard = Annotated[
     str | None,
     typer.Option("--shard", help="Only share I of N, for several machines.", metavar="I/N"),
 ]
+Except = Annotated[
+    list[Path] | None,
+    typer.Option("--except", help="Leave rows of this run to it; repeat for more.", metavar="RUN"),
+]
 
 
 def generate(
@@ -47,6 +51,7 @@ def generate(
     format_: opt.Format = None,
     take: opt.Take = None,
     shard: Shard = None,
+    except_: Except = None,
     skip_bad_rows: opt.SkipBadRows = False,
     price_per_hour: opt.PricePerHour = None,
     overwrite: opt.OverwriteRun = False,
@@ -82,7 +87,10 @@ def generate(
     hint = f"every finished row is safe in {out}; run the same command again to continue"
     with showing_progress(hint) as progress:
         done = run_generate(
-            *(prompts, out, resolved, progress), overwrite=overwrite, price_per_hour=price_per_hour
+            *(prompts, out, resolved, progress),
+            except_=except_ or (),
+            overwrite=overwrite,
+            price_per_hour=price_per_hour,
         )
     if as_json:
         summary = output.run_summary(out, done.decision, done.account, done.explanation)
@@ -315,12 +323,17 @@ def merge(
     explanation = merged.refiltered.explanation
     if as_json:
         summary = output.run_summary(out, decision, account, explanation)
-        print_json(summary | {"repeated": merged.repeated})
+        print_json(summary | {"repeated": merged.repeated, "not_here": merged.not_here})
     else:
         output.show_decision(decision, account)
         echo(str(out / "pairs" / "train.jsonl"))
     if merged.repeated:
         say(f"{merged.repeated} rows were in more than one of the runs; the first was taken")
+    if merged.not_here:
+        say(
+            f"{merged.not_here} rows were left to other runs (--except) and are in none of these; "
+            "merge those runs, too"
+        )
     for run, how_far in merged.unfinished:
         say(f"{run} is unfinished: {how_far}; finish it and merge again")
     output.end(account, explanation, out)

@@ -150,6 +150,11 @@ def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> list[tuple[
     return found
 
 
+def usable_gpus(config: EngineConfig, name: str, environ: Mapping[str, str]) -> list[Gpu]:
+    """Return the visible GPUs that the driver knows and the installed libraries can use."""
+    return [gpu for _, gpu in visible_gpus(_gpus_of(config, name), environ) if gpu]
+
+
 def list_gpus() -> list[Gpu]:
     """Return what NVIDIA's driver lists, by NVML or nvidia-smi; nothing without a driver."""
     if importlib.util.find_spec("pynvml"):
