@@ -67,7 +67,7 @@ def training_bytes(
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
         "activations": wide * tokens * (shape.layers * shape.hidden + block)
-        + 2 * 4 * CHUNK_ELEMENTS
+        + 2 * 4 * min(CHUNK_ELEMENTS, tokens * shape.vocab)
         + head,
     }
 

@@ -30,7 +30,7 @@ def run(script: str, *options: str) -> Any:
 def test_the_transformers_engine_scores_what_full_logits_do() -> None:
     small = ("--prompts-count", "3", "--max-tokens", "16", "--batch", "4", "--repeat", "1")
     report = run("transformers_engine.py", *small, "--sides", "ours,generate", "--json")
-    assert list(report)[0] == "ratios"
+    assert next(iter(report)) == "ratios"
     assert report["agreement"]["generate"] < 1e-5
     for side in report["sides"].values():
         assert side["scoring"]["tokens"] == report["sides"]["ours"]["scoring"]["tokens"] > 0
