@@ -290,7 +290,7 @@ def changelog() -> str:
             now = list(now) if isinstance(now, tuple) else now
             if now != change.default:
                 defaults.append(f"| `{change.key}` | {of} | `{change.default}` | `{now}` |")
-    tables = ["", *renamed, "", *defaults, ""]
+    tables = ["", *renamed, "", *dict.fromkeys(defaults), ""]
     return _with_part("../CHANGELOG.md", UPGRADE_START, "\n".join(tables), UPGRADE_END)
 
 

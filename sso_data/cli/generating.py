@@ -99,7 +99,8 @@ def generate(
 def _say_next(run: Path, decision: "Decision", model: str) -> None:
     """Print what to do with a run's pairs, or without any."""
     if len(decision.kept):
-        trained = run.resolve().with_name(f"{run.resolve().name}-model")
+        named = run if run.name.strip(".") else run.resolve()
+        trained = named.with_name(f"{named.name}-model")
         train = shlex.join(["sso-data", "train", str(run), "-m", model, "--out", str(trained)])
         output.next_step(shlex.join(["sso-data", "show", str(run)]), train)
     elif decision.dropped:
