@@ -62,20 +62,25 @@ def generate(
     *,
     model: str | None = None,
     config: "RunConfig | Config" = None,
+    except_: Sequence[str | Path] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> "Summary":
     """Sample, score and filter: make or continue the run directory `out`.
 
-    Prompts that are no file are written to `OUT.prompts.jsonl` first. Returns the counts (prompts =
-    rows + failed), the filter's decision with its funnel, and what this call did. Raises
-    InputError, ConfigError, ModelError, EngineError or RunError.
+    Prompts that are no file are written to `OUT.prompts.jsonl` first. Rows of the runs `except_`
+    are left to these. Returns the counts (prompts = rows + failed + elsewhere), the filter's
+    decision with its funnel, and what this call did. Raises InputError, ConfigError, ModelError,
+    EngineError or RunError.
     """
     from sso_data.generation import generate as generation
 
     resolved = _config(RunConfig, config, model=model)
     source = _source(prompts, out)
-    return generation.generate(source, Path(out), resolved, progress, overwrite=overwrite)
+    others = [Path(run) for run in except_]
+    return generation.generate(
+        source, Path(out), resolved, progress, except_=others, overwrite=overwrite
+    )
 
 
 def filter_run(

@@ -16,6 +16,7 @@ from sso_data.config.run import EngineConfig, SamplingConfig, ViewsConfig
 from sso_data.core.errors import SsoDataError, one_line
 from sso_data.engines import resolve_name
 from sso_data.engines.devices import plan_engines
+from sso_data.engines.score_memory import planned_scoring
 from sso_data.models.checks import check_model, check_trainable
 from sso_data.models.directory import model_fingerprint, resolve_model
 from sso_data.models.facts import read_model_facts
@@ -53,6 +54,7 @@ def examine(model: str | None, engine: EngineConfig) -> Iterator[Finding]:
     yield _vllm()
     yield _device()
     yield _engines(engine)
+    yield _ray()
     yield Finding("memory", "ok", f"{free_memory() / _GIB:.1f} GiB free")
     free = shutil.disk_usage(Path.cwd()).free
     low = free < 5 * _GIB
@@ -119,6 +121,18 @@ def _engines(config: EngineConfig) -> Finding:
     )
 
 
+def _ray() -> Finding:
+    """The Ray cluster that `--cluster auto` would use."""
+    from sso_data.engines.cluster import summary
+
+    if (version := _version("ray")) is None:
+        return Finding("Ray", "ok", "not installed: only --cluster needs it (extra `ray`)")
+    try:
+        return Finding("Ray", "ok", f"{version}; {summary('auto')}")
+    except SsoDataError as error:
+        return Finding("Ray", "ok", f"{version}; {error}")
+
+
 def _weights(directory: Path) -> Finding:
     """Compare the size of the weights with the free memory of the GPU, or of the machine."""
     import torch
@@ -136,6 +150,19 @@ def _weights(directory: Path) -> Finding:
     )
 
 
+def _scoring(directory: Path, engine: EngineConfig) -> Finding:
+    """The memory that scoring takes beside what vLLM counts."""
+    try:
+        found = planned_scoring(directory, engine)
+    except SsoDataError as error:
+        return Finding("memory of scoring", "fail", str(error), "see engine.vllm")
+    is_less = found.total and found.utilization < engine.gpu_memory_utilization
+    advice = "none needed: vLLM gets less of the GPU than engine.gpu_memory_utilization"
+    return Finding(
+        "memory of scoring", "warn" if is_less else "ok", str(found), advice if is_less else ""
+    )
+
+
 def _model(model: str, engine: EngineConfig) -> Iterator[Finding]:
     try:
         trusted = engine.trust_remote_code
@@ -149,6 +176,8 @@ def _model(model: str, engine: EngineConfig) -> Iterator[Finding]:
         return
     yield Finding("model", "ok", f"{directory}, fingerprint {fingerprint}")
     yield _weights(directory)
+    if resolve_name(engine) == "vllm" and not engine.servers:
+        yield _scoring(directory, engine)
     yield _generation_config(directory)
     yield Finding(
         "end of a turn",

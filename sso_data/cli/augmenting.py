@@ -37,6 +37,7 @@ def augment(
     ] = None,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     seed: opt.Seed = None,
     split: opt.Split = None,
@@ -70,6 +71,7 @@ def augment(
         decontaminate__files=tuple(decontaminate) if decontaminate else None,
         engine__name=engine,
         engine__count=engines,
+        engine__cluster=cluster,
         engine__servers=servers or None,
         **opt.source_keys(split, column, skip_bad_rows=skip_bad_rows),
     )

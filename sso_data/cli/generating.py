@@ -26,6 +26,10 @@ Shard = Annotated[
     str | None,
     typer.Option("--shard", help="Only share I of N, for several machines.", metavar="I/N"),
 ]
+Except = Annotated[
+    list[Path] | None,
+    typer.Option("--except", help="Leave rows of this run to it; repeat for more.", metavar="RUN"),
+]
 
 
 def generate(
@@ -34,6 +38,7 @@ def generate(
     model: opt.Model = None,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
@@ -46,6 +51,7 @@ def generate(
     format_: opt.Format = None,
     take: opt.Take = None,
     shard: Shard = None,
+    except_: Except = None,
     skip_bad_rows: opt.SkipBadRows = False,
     price_per_hour: opt.PricePerHour = None,
     overwrite: opt.OverwriteRun = False,
@@ -72,6 +78,7 @@ def generate(
         steering__principles="written" if principle_model else None,
         engine__name=engine,
         engine__count=engines,
+        engine__cluster=cluster,
         engine__servers=servers or None,
         **opt.source_keys(
             split, column, limit, shard, layout=format_, take=take, skip_bad_rows=skip_bad_rows
@@ -80,7 +87,10 @@ def generate(
     hint = f"every finished row is safe in {out}; run the same command again to continue"
     with showing_progress(hint) as progress:
         done = run_generate(
-            *(prompts, out, resolved, progress), overwrite=overwrite, price_per_hour=price_per_hour
+            *(prompts, out, resolved, progress),
+            except_=except_ or (),
+            overwrite=overwrite,
+            price_per_hour=price_per_hour,
         )
     if as_json:
         summary = output.run_summary(out, done.decision, done.account, done.explanation)
@@ -173,6 +183,7 @@ def retry(
         typer.Option("--model", "-m", help="New path of the same model, if it was moved."),
     ] = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     settings: opt.Settings = None,
     as_json: opt.Json = False,
@@ -186,7 +197,12 @@ def retry(
     from sso_data.generation.retry import retry as run_retry
 
     resolved = standing_config(
-        run, settings, model=model, engine__count=engines, engine__servers=servers or None
+        run,
+        settings,
+        model=model,
+        engine__count=engines,
+        engine__servers=servers or None,
+        engine__cluster=cluster,
     )
     asked = any(setting.startswith("filter.") for setting in settings or [])
     hint = f"every finished row is safe in {run}; run the same command again to continue"
@@ -247,6 +263,7 @@ def complete(
         typer.Option("--model", "-m", help="New path of the same model, if it was moved."),
     ] = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     settings: opt.Settings = None,
     as_json: opt.Json = False,
@@ -260,7 +277,12 @@ def complete(
     from sso_data.generation.complete import complete as run_complete
 
     resolved = standing_config(
-        run, settings, model=model, engine__count=engines, engine__servers=servers or None
+        run,
+        settings,
+        model=model,
+        engine__count=engines,
+        engine__servers=servers or None,
+        engine__cluster=cluster,
     )
     asked = any(setting.startswith("filter.") for setting in settings or [])
     hint = f"every finished row is safe in {run}; run the same command again to continue"
@@ -302,12 +324,17 @@ def merge(
     explanation = merged.refiltered.explanation
     if as_json:
         summary = output.run_summary(out, decision, account, explanation)
-        print_json(summary | {"repeated": merged.repeated})
+        print_json(summary | {"repeated": merged.repeated, "not_here": merged.not_here})
     else:
         output.show_decision(decision, account)
         echo(str(out / "pairs" / "train.jsonl"))
     if merged.repeated:
         say(f"{merged.repeated} rows were in more than one of the runs; the first was taken")
+    if merged.not_here:
+        say(
+            f"{merged.not_here} rows were left to other runs (--except) and are in none of these; "
+            "merge those runs, too"
+        )
     for run, how_far in merged.unfinished:
         say(f"{run} is unfinished: {how_far}; finish it and merge again")
     output.end(account, explanation, out)
@@ -319,6 +346,7 @@ def preview(
     number: Annotated[int, typer.Option("-n", min=1, help="How many prompts.")] = 5,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
@@ -352,6 +380,7 @@ def preview(
         templates=templates,
         engine__name=engine,
         engine__count=engines,
+        engine__cluster=cluster,
         engine__servers=servers or None,
         **opt.source_keys(split, column, number, layout=format_, take=take),
     )

@@ -28,6 +28,7 @@ def iterate(
     ] = None,
     model: opt.Model = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     rounds: Annotated[
         int | None, typer.Option("--rounds", min=1, help="How many rounds (default: 3).")
     ] = None,
@@ -77,6 +78,7 @@ def iterate(
         rounds=rounds,
         seed=seed,
         generate__engine__count=engines,
+        generate__engine__cluster=cluster,
         held_out__judge=judge_tree(judge, judge_endpoint) or None,
     )
     resolved = validated(IterateConfig, tree, origin=recipe or str(config or "configuration"))

@@ -81,6 +81,14 @@ Servers = Annotated[
         "--server", help="A vLLM server in place of an engine here; repeat for more.", metavar="URL"
     ),
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="A Ray cluster that has the engines: auto, ray://host:10001 or host:6379.",
+        metavar="ADDRESS",
+    ),
+]
 PrinciplesDir = Annotated[
     Path | None,
     typer.Option(

@@ -25,6 +25,7 @@ def plan(
     price_per_hour: opt.PricePerHour = None,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
@@ -55,6 +56,7 @@ def plan(
         templates=templates,
         engine__name=engine,
         engine__count=engines,
+        engine__cluster=cluster,
         engine__servers=servers or None,
         **opt.source_keys(
             split, column, limit, layout=format_, take=take, skip_bad_rows=skip_bad_rows

@@ -100,6 +100,7 @@ def new(
     endpoint: EndpointUrl = None,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     templates: opt.TemplatesDir = None,
     seed: opt.Seed = None,
@@ -122,6 +123,7 @@ def new(
         templates=templates,
         engine__name=engine,
         engine__count=engines,
+        engine__cluster=cluster,
         engine__servers=servers or None,
     )
     with showing_progress() as progress:
@@ -143,6 +145,7 @@ def write(
     number: Annotated[int | None, typer.Option("-n", min=1, help="Only the first N.")] = None,
     engine: opt.EngineName = None,
     engines: opt.Engines = None,
+    cluster: opt.Cluster = None,
     servers: opt.Servers = None,
     principles: opt.PrinciplesDir = None,
     templates: opt.TemplatesDir = None,
@@ -166,6 +169,7 @@ def write(
         templates=templates,
         engine__name=engine,
         engine__count=engines,
+        engine__cluster=cluster,
         engine__servers=servers or None,
         **opt.source_keys(split, column, number),
     )

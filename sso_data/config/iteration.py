@@ -116,9 +116,10 @@ class IterateConfig(Section):
     """Save the rounds' policies in float32, where `train.optim.save_dtype` is `auto`, so that a
     round goes on from exactly the weights that the one before it trained (4 bytes a weight on disk,
     each round). Off: in the number format of `model`, which small updates do not survive."""
-    launcher: tuple[str, ...] = ()
+    launcher: Literal["auto"] | tuple[str, ...] = "auto"
     """Command before `-m sso_data train` instead of this Python, for example `[accelerate, launch,
-    --config_file, examples/accelerate/ddp.yaml]`."""
+    --config_file, examples/accelerate/fsdp.yaml]`. `auto`: a process for each visible GPU, with
+    the whole model on each; `[]`: one process."""
     held_out: HeldOutConfig = HeldOutConfig()
     stop: StopRules = StopRules()
 

@@ -108,6 +108,7 @@ CHANGES: tuple[Change, ...] = (
             (4, "run", "engine.count", "auto", False),
             (4, "run", "engine.servers", [], False),
             (4, "run", "engine.server_model", None, False),
+            (5, "run", "engine.cluster", None, False),
             (4, "prompts", "source.format", "column", "source.column"),
             (4, "prompts", "source.take", None, "source.column"),
             (4, "training", "data.skip_bad_rows", False, "data.limit"),

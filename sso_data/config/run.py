@@ -82,6 +82,13 @@ def _real_shard(text: str) -> str:
     return text
 
 
+def _ray_address(text: str) -> str:
+    """Return the address of a Ray cluster as it is. Raises ValueError for anything else."""
+    if not re.fullmatch(r"auto|(ray://)?([\w.-]+|\[[\da-fA-F:.]+\]):\d{1,5}", text):
+        raise ValueError("write auto, ray://host:10001 or host:6379")
+    return text
+
+
 def _json_able(value: dict[str, Any]) -> dict[str, Any]:
     """Return a mapping as it is. Raises ValueError unless it can be written as JSON."""
     try:
@@ -264,6 +271,9 @@ class EngineConfig(Section):
     servers: tuple[Annotated[str, AfterValidator(plain_url)], ...] = ()
     """Addresses of vLLM servers that sample and score in place of engines here, such as
     http://host:8000 (docs/scale.md); more than one share the work."""
+    cluster: Annotated[str, AfterValidator(_ray_address)] | None = None
+    """A Ray cluster whose nodes have the engines (docs/scale.md): `auto`, the one that this machine
+    is part of (or RAY_ADDRESS), ray://host:10001 or host:6379; `count` auto: as many as fit."""
     server_model: str | None = None
     """The servers' name of the model, or of a LoRA adapter they have; by default their only one."""
     tensor_parallel_size: Count = 1
@@ -293,6 +303,9 @@ class EngineConfig(Section):
             raise ValueError("engine.vllm.data_parallel_size hangs offline: set engine.count")
         if self.servers and self.isolation == "inline":
             raise ValueError("engine.servers: engine.isolation must be subprocess")
+        if self.cluster and (self.servers or self.isolation == "inline"):
+            other = "engine.servers" if self.servers else "engine.isolation: inline"
+            raise ValueError(f"engine.cluster: not together with {other}")
         if self.server_model and not self.servers:
             raise ValueError("engine.server_model: name the servers in engine.servers")
         if self.isolation == "inline" and self.engines > 1:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 from sso_data.core.errors import without_secrets
@@ -13,6 +14,7 @@ _FILE_SUFFIXES = frozenset(
 )
 
 
+@cache
 def _shipped(name: str) -> Path:
     """Return the folder `name`: `sso_data/_shipped/<name>` in a wheel, else at the top level."""
     in_wheel = _PACKAGE / "_shipped" / name

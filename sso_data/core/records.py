@@ -10,6 +10,8 @@ bad, plain.
 import hashlib
 import json
 import math
+import sys
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
@@ -390,5 +392,7 @@ def derive_seed(run_seed: int, row: str, purpose: str) -> int:
 
 def hash_ids(token_ids: list[int] | tuple[int, ...]) -> str:
     """Return a hash of token ids (as little-endian uint32): 16 hexadecimal digits."""
-    packed = b"".join(token.to_bytes(4, "little") for token in token_ids)
+    packed = array("I", token_ids)
+    if sys.byteorder == "big":
+        packed.byteswap()
     return hashlib.sha256(packed).hexdigest()[:16]

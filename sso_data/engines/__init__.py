@@ -42,6 +42,15 @@ def start_engine(
     from sso_data.engines.devices import plan_with_patience
     from sso_data.engines.fleet import Fleet
 
+    if config.cluster:
+        from sso_data.engines.cluster import Cluster
+
+        cluster = Cluster(model_path, config, resolve_name(config), tell=tell)
+        note(cluster.text)
+        names = [f"engine {number}" for number in range(1, cluster.count + 1)]
+        room = cluster.room if config.count == "auto" else None
+        places = [cluster.start] * cluster.count
+        return Fleet(places, cluster.config, names=names, tell=tell, room=room)
     if config.servers:
 
         def reach(changed: EngineConfig, url: str) -> ChildEngine:

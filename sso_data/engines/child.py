@@ -28,14 +28,120 @@ START_PATIENCE = 5
 """Heartbeats may stay away this much longer while an engine starts: libraries are imported."""
 
 
-class ChildEngine:
+class RemoteEngine:
+    """An engine in another process, which is known by its messages and can die or fall silent.
+
+    It is made at once; `poll` tells when it is ready, and `info` waits for that. Once the engine is
+    ready, its own failures are EngineDeadError. Subclasses say how messages travel.
+    """
+
+    def __init__(self, config: EngineConfig, start_timeout: float = 3600.0) -> None:
+        self._heartbeat_timeout = config.heartbeat_timeout
+        self._start_timeout = start_timeout
+        self._made = self._looked = time.monotonic()
+        self._silence = 0.0
+        self._info: EngineInfo | None = None
+        self._results: list[Result] = []
+        self._open: set[str] = set()
+
+    @property
+    def info(self) -> EngineInfo:
+        while (info := self.poll(POLL_SECONDS)) is None:
+            pass
+        return info
+
+    def poll(self, timeout: float = 0.0) -> EngineInfo | None:
+        """Return the engine's properties, or None while it starts.
+
+        Raises the error of the start, after which the process has ended.
+        """
+        if self._info is None:
+            try:
+                self._look(timeout)
+                if self._info is None and time.monotonic() - self._made > self._start_timeout:
+                    limit = f"{self._start_timeout:.0f} s"
+                    raise EngineError(f"the engine was not ready after {limit}{self._last_words()}")
+            except BaseException:
+                self._end(grace=0.0)
+                raise
+        return self._info
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        take_keys(self._open, requests)
+        if requests:
+            self._send(requests)
+
+    def step(self, timeout: float = POLL_SECONDS) -> list[Result]:
+        """Return what finished; waits up to `timeout` seconds for it while anything is unanswered.
+
+        Raises EngineDeadError where the process ended or sent no heartbeat.
+        """
+        self._look(timeout if self._open else 0.0)
+        results, self._results = self._results, []
+        self._open.difference_update(result.key for result in results)
+        return results
+
+    def _look(self, timeout: float) -> None:
+        """Take the messages that have come.
+
+        Raises EngineDeadError when the process is dead, or silent for too long; its own error when
+        it failed. The time since the last look counts as silence, but not more than POLL_SECONDS of
+        it: a parent that was away or suspended does not take its child for dead.
+        """
+        messages = self._receive(timeout)
+        for message in messages:
+            if message[0] == "results":
+                self._results += message[1]
+            elif message[0] == "ready":
+                self._info = message[1]
+            elif message[0] == "failed":
+                raise self._failed(message, EngineDeadError if self._info else EngineError)
+        now = time.monotonic()
+        self._silence = 0.0 if messages else self._silence + min(now - self._looked, POLL_SECONDS)
+        self._looked = now
+        limit = self._heartbeat_timeout * (1 if self._info else START_PATIENCE)
+        if self._silence > limit and (self._open or self._info is None):
+            last_words = self._last_words()
+            self._end(grace=0.0)
+            raise EngineDeadError(
+                f"the engine's process sent no heartbeat for {self._silence:.0f} s and was killed; "
+                f"requests in flight: {len(self._open)}{last_words}"
+            )
+
+    def _failed(self, message: tuple[Any, ...], least: type[EngineError]) -> SsoDataError:
+        """The engine's own error, under its own name; an engine's error is at `least` that."""
+        _, name, text = message
+        kind = getattr(errors, name, EngineError)
+        is_ours = issubclass(kind, SsoDataError) and not issubclass(least, kind)
+        return kind(text) if is_ours else least(text)
+
+    def _send(self, requests: Sequence[Request]) -> None:
+        """Send requests. Raises EngineDeadError where the process is gone."""
+        raise NotImplementedError
+
+    def _receive(self, timeout: float) -> list[tuple[Any, ...]]:
+        """Return all messages that are there, after waiting up to `timeout` for the first.
+
+        Raises EngineDeadError where the process is gone.
+        """
+        raise NotImplementedError
+
+    def _end(self, grace: float) -> None:
+        """End the process, by force after `grace` seconds."""
+        raise NotImplementedError
+
+    def _last_words(self) -> str:
+        """The end of an error message: what the process wrote last."""
+        return ""
+
+
+class ChildEngine(RemoteEngine):
     """The same engine, in one child process; this process imports neither torch nor vLLM.
 
     Make it in the main thread: on Linux the child is killed when the thread that started it ends.
-    It is made at once; `poll` tells when it is ready, and `info` waits for that. `start` makes the
-    engine, there, and may take `start_timeout` seconds; the other limits are the configuration's.
-    `environment` is added to the child's. With `verbose` the child's stderr is this process's; else
-    it is kept for error messages. Once the engine is ready, its own failures are EngineDeadError.
+    `start` makes the engine, there, and may take `start_timeout` seconds; the other limits are the
+    configuration's. `environment` is added to the child's. With `verbose` the child's stderr is
+    this process's; else it is kept for error messages.
     """
 
     def __init__(
@@ -48,13 +154,7 @@ class ChildEngine:
         start_timeout: float = 3600.0,
         verbose: bool = False,
     ) -> None:
-        self._heartbeat_timeout = config.heartbeat_timeout
-        self._start_timeout = start_timeout
-        self._made = self._looked = time.monotonic()
-        self._silence = 0.0
-        self._info: EngineInfo | None = None
-        self._results: list[Result] = []
-        self._open: set[str] = set()
+        super().__init__(config, start_timeout)
         self._closed = False
         self._stderr: BinaryIO | None = None
         stderr_path = None
@@ -80,28 +180,6 @@ class ChildEngine:
             raise
 
     @property
-    def info(self) -> EngineInfo:
-        while (info := self.poll(POLL_SECONDS)) is None:
-            pass
-        return info
-
-    def poll(self, timeout: float = 0.0) -> EngineInfo | None:
-        """Return the engine's properties, or None while it starts.
-
-        Raises the error of the start, after which the process has ended.
-        """
-        if self._info is None:
-            try:
-                self._look(timeout)
-                if self._info is None and time.monotonic() - self._made > self._start_timeout:
-                    limit = f"{self._start_timeout:.0f} s"
-                    raise EngineError(f"the engine was not ready after {limit}{self._last_words()}")
-            except BaseException:
-                self._end(grace=0.0)
-                raise
-        return self._info
-
-    @property
     def waitables(self) -> tuple[Any, ...]:
         """For `multiprocessing.connection.wait`: ready when there is something to `step` for."""
         return self._connection, self._process.sentinel
@@ -111,39 +189,15 @@ class ChildEngine:
         """The child's process id."""
         return self._process.pid
 
-    def submit(self, requests: Sequence[Request]) -> None:
-        take_keys(self._open, requests)
-        if requests:
-            try:
-                self._connection.send(("submit", list(requests)))
-            except OSError:
-                raise self._died() from None
+    def _send(self, requests: Sequence[Request]) -> None:
+        try:
+            self._connection.send(("submit", list(requests)))
+        except OSError:
+            raise self._died() from None
 
-    def step(self, timeout: float = POLL_SECONDS) -> list[Result]:
-        """Return what finished; waits up to `timeout` seconds for it while anything is unanswered.
-
-        Raises EngineDeadError where the process ended or sent no heartbeat.
-        """
-        self._look(timeout if self._open else 0.0)
-        results, self._results = self._results, []
-        self._open.difference_update(result.key for result in results)
-        return results
-
-    def close(self) -> None:
-        """Ask the child to end, and end it if it has not after five seconds."""
-        with suppress(OSError, ValueError):
-            self._connection.send(("close",))
-        self._end(grace=GRACE_SECONDS if self._info else 0.0)
-
-    def _look(self, timeout: float) -> None:
-        """Take all messages that are there, after waiting up to `timeout` for the first.
-
-        Raises EngineDeadError when the child is dead, or silent for too long; its own error when it
-        failed. The time since the last look counts as silence, but not more than POLL_SECONDS of
-        it: a parent that was away or suspended does not take its child for dead.
-        """
+    def _receive(self, timeout: float) -> list[tuple[Any, ...]]:
         ready = wait(self.waitables, timeout)
-        messages = []
+        messages: list[tuple[Any, ...]] = []
         try:
             while self._connection.poll():
                 messages.append(self._connection.recv())
@@ -152,31 +206,13 @@ class ChildEngine:
                 raise self._died() from None
         if not messages and self._process.sentinel in ready:  # it may not be reaped yet
             raise self._died()
-        for message in messages:
-            if message[0] == "results":
-                self._results += message[1]
-            elif message[0] == "ready":
-                self._info = message[1]
-            elif message[0] == "failed":
-                raise self._failed(message, EngineDeadError if self._info else EngineError)
-        now = time.monotonic()
-        self._silence = 0.0 if messages else self._silence + min(now - self._looked, POLL_SECONDS)
-        self._looked = now
-        limit = self._heartbeat_timeout * (1 if self._info else START_PATIENCE)
-        if self._silence > limit and (self._open or self._info is None):
-            last_words = self._last_words()
-            self._end(grace=0.0)
-            raise EngineDeadError(
-                f"the engine's process sent no heartbeat for {self._silence:.0f} s and was killed; "
-                f"requests in flight: {len(self._open)}{last_words}"
-            )
+        return messages
 
-    def _failed(self, message: tuple[Any, ...], least: type[EngineError]) -> SsoDataError:
-        """The child's own error, under its own name; an engine's error is at `least` that."""
-        _, name, text = message
-        kind = getattr(errors, name, EngineError)
-        is_ours = issubclass(kind, SsoDataError) and not issubclass(least, kind)
-        return kind(text) if is_ours else least(text)
+    def close(self) -> None:
+        """Ask the child to end, and end it if it has not after five seconds."""
+        with suppress(OSError, ValueError):
+            self._connection.send(("close",))
+        self._end(grace=GRACE_SECONDS if self._info else 0.0)
 
     def _died(self) -> EngineDeadError:
         self._process.join(GRACE_SECONDS)

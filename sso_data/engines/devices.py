@@ -69,7 +69,7 @@ def plan_engines(
     the model's directory, `gpus` what the driver lists. Raises ConfigError for settings that do
     not fit the visible GPUs, EngineError where none has memory.
     """
-    size = _gpus_each(config, name)
+    size = gpus_each(config, name)
     if config.isolation == "inline" or config.vllm.get("distributed_executor_backend") == "ray":
         return EnginePlan(names=("the engine",), environments=({},))
     found = visible_gpus(_gpus_of(config, name) if gpus is None else gpus, environ)
@@ -150,6 +150,11 @@ def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> list[tuple[
     return found
 
 
+def usable_gpus(config: EngineConfig, name: str, environ: Mapping[str, str]) -> list[Gpu]:
+    """Return the visible GPUs that the driver knows and the installed libraries can use."""
+    return [gpu for _, gpu in visible_gpus(_gpus_of(config, name), environ) if gpu]
+
+
 def list_gpus() -> list[Gpu]:
     """Return what NVIDIA's driver lists, by NVML or nvidia-smi; nothing without a driver."""
     if importlib.util.find_spec("pynvml"):
@@ -209,7 +214,7 @@ def _gpus_of(config: EngineConfig, name: str) -> list[Gpu]:
     return list_gpus()
 
 
-def _gpus_each(config: EngineConfig, name: str) -> int:
+def gpus_each(config: EngineConfig, name: str) -> int:
     """The number of GPUs of one engine."""
     if name != "vllm":
         return 1

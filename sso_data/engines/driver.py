@@ -29,8 +29,8 @@ class Backend(Protocol[ReqIn, ResOut]):
 class Window(Generic[Req, Res]):
     """Requests to one backend; it is opened when the first request needs it.
 
-    `open_backend` returns the backend, `capacity` how many requests it works on at once; both are
-    called at most once, and only when something is asked.
+    `open_backend` returns the backend, and is called at most once; `capacity` how many requests it
+    works on at once, which may change. Both are called only when something is asked.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Window(Generic[Req, Res]):
         self._outbox: list[Req] = []
         self.in_flight = 0
 
-    @cached_property
+    @property
     def size(self) -> int:
         """The number of requests to keep in flight."""
         return _WINDOW * self._capacity()

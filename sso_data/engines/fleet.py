@@ -18,6 +18,7 @@ from sso_data.engines.requests import score_slots
 FIRST_WAIT_SECONDS = 1.0
 MOST_WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.2
+LOOK_SECONDS = 5.0
 STARTS = 5
 WINDOW = 2
 """Requests of a slot, as a multiple of what its engine works on at once, up to which it is given
@@ -110,6 +111,9 @@ class Fleet:
     memory halves the slot's `engine.score_slots`. A slot whose engine fails to start five times in
     a row, or keeps dying where others work, retires.
 
+    With `room` (a cluster) there are as many slots as it says there is room for now: the last start
+    makes those that are added, and those that have no engine leave first.
+
     A row that kills engines is found by `CrashBisector`, on one slot that runs nothing else
     meanwhile, and refused. `tell` is given one line for each death and each retirement. `step`
     and `submit` raise EngineError when all slots have retired.
@@ -122,6 +126,7 @@ class Fleet:
         *,
         names: Sequence[str] = ("the engine",),
         together: bool = False,
+        room: Callable[[], int] | None = None,
         tell: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -138,12 +143,15 @@ class Fleet:
         self._bisector = CrashBisector()
         self._quarantine: _Slot | None = None
         self._together = together
+        self._config, self._room, self._look_at, self._named_slots = config, room, 0.0, len(starts)
         self._info = self._first_info()
         self._start_what_is_due()
 
     @property
     def info(self) -> EngineInfo:
-        return self._info
+        count = len(self._live)
+        most = self._info.max_in_flight * count
+        return replace(self._info, max_in_flight=most, engines=count)
 
     def submit(self, requests: Sequence[Request]) -> None:
         keys = {request.key for request in requests}
@@ -167,6 +175,7 @@ class Fleet:
 
     def step(self) -> list[Result]:
         self._forget_finished_rows()
+        self._fit()
         self._start_what_is_due()
         self._send(self._assigned())
         if self._open and not self._results:
@@ -212,8 +221,7 @@ class Fleet:
                 slot.stop()
             raise
         assert info is not None
-        count = len(self._slots)
-        return replace(info, max_in_flight=info.max_in_flight * count, engines=count)
+        return info
 
     @staticmethod
     def _awaited(slot: _Slot) -> EngineInfo:
@@ -222,6 +230,22 @@ class Fleet:
         while (info := slot.engine.poll()) is None:
             wait(slot.engine.waitables, POLL_SECONDS)
         return info
+
+    def _fit(self) -> None:
+        """Have a slot for each engine that there is room for; slots given up are not replaced."""
+        if self._room is None or self._clock() < self._look_at:
+            return
+        self._look_at = self._clock() + LOOK_SECONDS
+        room = max(1, self._room() - len(self._slots) + len(self._live))
+        for slot in [slot for slot in self._live if not slot.is_ready][
+            : max(0, len(self._live) - room)
+        ]:
+            self._retire(slot, f"the cluster has room for {room} now")
+            self._slots.remove(slot)
+        while len(self._live) < room:
+            self._named_slots += 1
+            name = f"engine {self._named_slots}"
+            self._slots.append(_Slot(name, self._slots[-1].start, self._config))
 
     def _start_what_is_due(self) -> None:
         for slot in self._live:
@@ -257,7 +281,7 @@ class Fleet:
                     if row is not None and row.slot is None and row.open:
                         batches[suspects] += suspects.assign(row)
         live = [slot for slot in self._live if slot is not suspects]
-        most = WINDOW * self._info.max_in_flight // len(self._slots)
+        most = WINDOW * self._info.max_in_flight
         passed = []
         while self._queue and (room := [s for s in live if s.is_ready and s.open < most]):
             row = self._queue.popleft()

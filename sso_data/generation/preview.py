@@ -17,6 +17,7 @@ from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Failure, Row, content_hash
 from sso_data.core.statistics import Estimate, mean_of
 from sso_data.engines import resolve_name
+from sso_data.engines.score_memory import planned_scoring
 from sso_data.filtering.explain import Explanation, explain, features_of
 from sso_data.filtering.filters import Decision, decide
 from sso_data.generation.forecast import FEWEST, LESS_LATER, Forecast, forecast
@@ -237,6 +238,8 @@ def _made(
     """Make whole rows of the candidates in memory, so that every response can be shown."""
     whole = config.scoring.model_copy(update={"when": "all"})
     setup = prepare(config.model_copy(update={"scoring": whole}), progress=progress)
+    if resolve_name(config.engine) == "vllm" and not config.engine.servers:
+        progress.note(f"scoring: {planned_scoring(setup.model_dir, config.engine)}")
     samples = config.sampling.samples
     total = len(candidates) * samples
     memory = _Memory()

@@ -50,7 +50,13 @@ from sso_data.iteration.slices import Slice, write_slice
 from sso_data.iteration.state import IterationDir, PolicyAt, RoundDir
 from sso_data.iteration.stopping import Stop, before_training
 from sso_data.iteration.table import line_of
-from sso_data.iteration.training import Train, Training, is_trained, training_facts
+from sso_data.iteration.training import (
+    Train,
+    Training,
+    is_trained,
+    launcher_of,
+    training_facts,
+)
 from sso_data.models.directory import resolve_model
 from sso_data.prompts.preferences import read_preferences
 from sso_data.runs.checksums import changed, recorded_in, sha256_of
@@ -169,7 +175,7 @@ def _generate(work: Work, place: RoundDir, policy: PolicyAt) -> Path:
             source=run,
             out=generator,
             config=config_of_it,
-            launcher=work.config.launcher,
+            launcher=launcher_of(work.config, config_of_it),
             threads=work.config.generate.engine.threads,
         )
         _run_training(work, place, training, "training the generator")
@@ -301,11 +307,12 @@ def _train(work: Work, place: RoundDir, policy: PolicyAt, source: Path) -> None:
     """Train the policy (or a reward model) on the round's pairs."""
     if place.step("trained"):
         return
+    config = train_config(work.config, place.number, policy)
     training = Training(
         source=source,
         out=place.path / MODEL,
-        config=train_config(work.config, place.number, policy),
-        launcher=work.config.launcher,
+        config=config,
+        launcher=launcher_of(work.config, config),
         threads=work.config.generate.engine.threads,
     )
     _run_training(work, place, training, "training")

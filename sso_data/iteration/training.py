@@ -17,9 +17,11 @@ from typing import Any
 
 import orjson
 
+from sso_data.config.iteration import IterateConfig
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import RunError, SsoDataError
 from sso_data.core.process_guard import PARENT_DIED
+from sso_data.engines.devices import usable_gpus
 from sso_data.runs.files import locked_file, make_dir
 from sso_data.runs.jsonl import read_lines
 from sso_data.runs.workdir import write_json
@@ -54,6 +56,24 @@ class Training:
 
 Train = Callable[[Training], None]
 """Trains to the end, or goes on where it was interrupted; raises SsoDataError."""
+
+
+def launcher_of(config: IterateConfig, training: TrainConfig) -> tuple[str, ...]:
+    """Return what starts a training: as configured, or with a process for each visible GPU.
+
+    There are as many as deal out a step's rows evenly; the trained model is the same whatever
+    their number, but for rounding.
+    """
+    if config.launcher != "auto":
+        return config.launcher
+    gpus = len(usable_gpus(config.generate.engine, "transformers", os.environ))
+    rows = training.optim.batch_size
+    processes = max((n for n in range(1, gpus + 1) if rows % n == 0), default=1)
+    if processes == 1:
+        return ()
+    several = ("--nproc-per-node", str(processes), "--rdzv-backend", "c10d")
+    alone = ("--rdzv-endpoint", "localhost:0")  # a free port
+    return (sys.executable, "-m", "torch.distributed.run", *several, *alone)
 
 
 def train_in_a_process(training: Training) -> None:

@@ -255,7 +255,8 @@ def _made(facts: RunFacts, numbers: PairNumbers) -> Iterator[Cells]:
     yield "prompts from", ", ".join(links) or "not recorded"
     account = facts.account
     balance = f"{account.prompts:,}{account.times} = rows {account.rows:,}"
-    parts = [f"{balance} + failed {account.failed:,}"]
+    there = f" + made elsewhere {account.elsewhere:,}" if account.elsewhere else ""
+    parts = [f"{balance} + failed {account.failed:,}{there}"]
     if numbers.several_turns:
         parts.append(f"{numbers.several_turns:,} of the pairs have several turns")
     if numbers.own_system:

@@ -18,7 +18,7 @@ _NAMES = {
 """Keys whose values are names of models, of data or of directories."""
 
 _AS_IT_IS = {"identity", "template_kwargs"}
-_LEFT_OUT: Mapping[str, Any] = {"endpoint": None, "servers": []}
+_LEFT_OUT: Mapping[str, Any] = {"endpoint": None, "servers": [], "cluster": None}
 """Keys whose values are addresses of machines, and what stands for them."""
 _PATH = re.compile(r"(?:~|\.{1,2})?/[^\s/]+/\S*")
 _DIRECTORIES = re.compile(r"(?<![\w.:/-])(?:~|\.{1,2})?/(?:[^\s/:]+/)+")

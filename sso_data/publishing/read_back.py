@@ -108,9 +108,10 @@ def _make(hub: HubRepo, state: State, out: Path, progress: Progress) -> None:
     remove_tree(new / ".cache")  # the client's notes on what it downloaded
     manifest = require_run(new)
     engine = manifest["config"].get("engine")
-    unwanted = ("trust_remote_code", "vllm", "servers")
+    unwanted = ("trust_remote_code", "vllm", "servers", "cluster")
     if isinstance(engine, dict) and any(engine.get(key) for key in unwanted):
         # would run code of others, or ask their servers, when the run is continued
         engine |= {"trust_remote_code": False, "vllm": {}, "servers": [], "server_model": None}
+        engine["cluster"] = None
         write_json(new / "run.json", manifest)
     swap_dir(new, final)

@@ -161,7 +161,11 @@ def leaks(text: str) -> bool:
 def echoes(text: str, principles: Sequence[str]) -> bool:
     """Return True if a response repeats ECHO_WORDS words in a row of one of its principles."""
     asked = {run for one in principles for run in runs(words(one), ECHO_WORDS)}
-    return bool(asked) and not asked.isdisjoint(runs(words(text), ECHO_WORDS))
+    first, said = {run[0] for run in asked}, words(text) if asked else []
+    return any(
+        word in first and tuple(said[start : start + ECHO_WORDS]) in asked
+        for start, word in enumerate(said)
+    )
 
 
 def leak_fingerprint() -> str:

@@ -8,7 +8,8 @@ from array import array
 from sso_data.core.records import row_id, sample_id
 from sso_data.runs.columns import row_key
 
-SEEN, DONE, FAILED = 1, 2, 4
+SEEN, DONE, FAILED, ELSEWHERE = 1, 2, 4, 8
+"""ELSEWHERE: another run has its row."""
 _SMALLEST = 1 << 10
 _FULL_PERCENT = 80
 
@@ -63,7 +64,7 @@ class KeyTable:
 
 
 class Ledger(KeyTable):
-    """The flags SEEN, DONE and FAILED by key, one byte each."""
+    """The flags SEEN, DONE, FAILED and ELSEWHERE by key, one byte each."""
 
     def __init__(self) -> None:
         super().__init__("B")
@@ -78,7 +79,7 @@ class Ledger(KeyTable):
 
     def count(self, wanted: int, without: int = 0) -> int:
         """Return how many keys have every flag of `wanted` and none of `without`."""
-        masks = [f for f in range(1, 8) if f & wanted == wanted and not f & without]
+        masks = [f for f in range(1, 16) if f & wanted == wanted and not f & without]
         flags = self._values.tobytes()
         return sum(flags.count(mask) for mask in masks)
 

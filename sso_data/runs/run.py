@@ -1,22 +1,24 @@
 """A run directory: run.json, the journal of rows, the failures, and the count of prompts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from sso_data.core.errors import RunError
+from sso_data.core.errors import RunError, one_line
 from sso_data.core.records import Failure, Row, content_hash, split_sample
 from sso_data.runs.columns import prompt_keys, row_key
-from sso_data.runs.files import locked_file, make_dir, recover_dir
+from sso_data.runs.files import locked_file, make_dir, recover_dir, write_atomic
 from sso_data.runs.journal import Journal, Scores, load_scores
 from sso_data.runs.jsonl import PeriodicSync, open_lines, read_lines, to_line
-from sso_data.runs.ledger import DONE, FAILED, SEEN, Ledger
+from sso_data.runs.ledger import DONE, ELSEWHERE, FAILED, SEEN, Ledger
 from sso_data.runs.tokens import TOKENS
 from sso_data.runs.workdir import (
     OVERWRITE,
@@ -43,13 +45,15 @@ def _is_manifest(content: Manifest) -> bool:
 
 COMPLETED = "completed"
 """The directory of whole rows that `complete` puts into the journal when all are there."""
+ELSEWHERE_FILE = "elsewhere.npy"
+"""Samples that other runs have made: array [sample, 2] of keys, its own and its first sample's."""
 
 RUN = WorkKind(
     noun="run",
     manifest="run.json",
     files=(
         *("pairs", ".pairs.old", ".pairs.new", "report.html", "push-dry-run"),
-        *("rows", "failed.jsonl", "steering.jsonl", COMPLETED, TOKENS),
+        *("rows", "failed.jsonl", "steering.jsonl", COMPLETED, TOKENS, ELSEWHERE_FILE),
     ),
     orphans=("rows", "failed.jsonl"),
     is_valid=_is_manifest,
@@ -59,19 +63,21 @@ RUN = WorkKind(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Counts of a run: `prompts x samples = rows + failed`.
+    """Counts of a run: `prompts x samples = rows + failed + elsewhere`.
 
     `samples`: rows wanted of each prompt; None where prompts have different numbers of them.
+    `elsewhere`: those that other runs have made (`generate --except`).
     """
 
     prompts: int
     rows: int
     failed: int
     samples: int | None = 1
+    elsewhere: int = 0
 
     @property
     def done(self) -> int:
-        """Samples that are rows or failed."""
+        """Samples that are rows or failed here."""
         return self.rows + self.failed
 
     @property
@@ -84,19 +90,21 @@ class Account:
         """What stands after the number of prompts in the balance: nothing, or the samples."""
         if self.samples == 1:
             return ""
-        return f" x samples {self.samples}" if self.samples else f" with {self.done} samples"
+        several = f" with {self.done + self.elsewhere} samples"
+        return f" x samples {self.samples}" if self.samples else several
 
     @property
     def balance(self) -> str:
         """The accounting of the prompts, one phrase."""
-        return f"prompts {self.prompts}{self.times} = rows {self.rows} + failed {self.failed}"
+        there = f" + made elsewhere {self.elsewhere}" if self.elsewhere else ""
+        return (
+            f"prompts {self.prompts}{self.times} = rows {self.rows} + failed {self.failed}{there}"
+        )
 
     def check(self) -> None:
         """Raise AssertionError if a prompt was lost."""
-        if self.samples and self.prompts * self.samples != self.done:
-            raise AssertionError(
-                f"{self.prompts} prompts came in, but {self.rows} rows + {self.failed} failed"
-            )
+        if self.samples and self.prompts * self.samples != self.done + self.elsewhere:
+            raise AssertionError(f"prompts were lost: {self.balance}")
 
 
 def read_run(run: Path) -> Manifest | None:
@@ -134,6 +142,20 @@ def iterate_failures(run: Path) -> Iterator[Failure]:
 def read_failures(run: Path) -> dict[str, Failure]:
     """Return the newest failure of each id in failed.jsonl; raises as `iterate_failures`."""
     return {failure.id: failure for failure in iterate_failures(run)}
+
+
+def read_elsewhere(run: Path) -> NDArray[np.uint64]:
+    """Return the content of ELSEWHERE_FILE, empty without one. Raises RunError."""
+    file = run / ELSEWHERE_FILE
+    try:
+        found: NDArray[np.uint64] = np.load(file) if file.exists() else np.empty((0, 2), np.uint64)
+        if found.dtype != np.uint64 or found.ndim != 2 or found.shape[1] != 2:
+            raise ValueError("not an array of keys")
+    except (OSError, ValueError, EOFError) as error:
+        raise RunError(
+            f"{file}: not readable; delete it and give --except again: {one_line(error, 200)}"
+        ) from error
+    return found
 
 
 @contextmanager
@@ -187,7 +209,10 @@ def run_account(run: Path, scores: Scores) -> Account:
     if failed:
         for key in scores.keys().tolist():  # done later
             failed.pop(key, None)
-    prompts = np.concatenate([prompt_keys(scores.rows), np.array([*failed.values()], np.uint64)])
+    there = read_elsewhere(run)
+    is_here = np.isin(there[:, 0], scores.keys()) | np.isin(there[:, 0], _keys(failed))
+    there = there[~is_here]
+    prompts = np.concatenate([prompt_keys(scores.rows), _keys(failed.values()), there[:, 1]])
     found, samples = np.unique(prompts, return_counts=True)
     least, most = (int(samples.min()), int(samples.max())) if len(found) else (1, 1)
     return Account(
@@ -195,7 +220,12 @@ def run_account(run: Path, scores: Scores) -> Account:
         rows=len(scores),
         failed=len(failed),
         samples=least if least == most else None,
+        elsewhere=len(there),
     )
+
+
+def _keys(keys: Iterable[int]) -> NDArray[np.uint64]:
+    return np.fromiter(keys, np.uint64)
 
 
 def expected_rows(manifest: Manifest, account: Account) -> int:
@@ -225,6 +255,8 @@ class Run(WorkDir):
                 self.ledger.mark(key, DONE)
             for failure in iterate_failures(path):
                 self.ledger.mark(row_key(failure.id), FAILED)
+            for key in read_elsewhere(path)[:, 0].tolist():
+                self.ledger.mark(key, ELSEWHERE)
             self._opened = opened.pop_all()
         self._sync = PeriodicSync(self._journal.sync, self._failed.sync)
 
@@ -237,8 +269,19 @@ class Run(WorkDir):
         return [(one, self.is_open(one)) for one in self.ledger.next_ids(content, samples)]
 
     def is_open(self, identity: str) -> bool:
-        """Return True for a prompt that is neither done nor failed."""
-        return not self.ledger.has(row_key(identity), DONE | FAILED)
+        """Return True for a prompt that is neither done nor failed, nor made elsewhere."""
+        return not self.ledger.has(row_key(identity), DONE | FAILED | ELSEWHERE)
+
+    def leave(self, keys: NDArray[np.uint64]) -> None:
+        """Leave samples to other runs for good; `keys` as in ELSEWHERE_FILE."""
+        stored = read_elsewhere(self.path)
+        new = keys[~np.isin(keys[:, 0], stored[:, 0])]
+        if len(new):
+            content = BytesIO()
+            np.save(content, np.concatenate([stored, new]))
+            write_atomic(self.path / ELSEWHERE_FILE, content.getvalue())
+        for key in new[:, 0].tolist():
+            self.ledger.mark(key, ELSEWHERE)
 
     def write_row(self, row: Row) -> bytes:
         """Append a finished row to the journal; return its `columns.SCORES` record."""
@@ -260,6 +303,7 @@ class Run(WorkDir):
             prompts=self.ledger.count(SEEN) // samples,
             rows=self.ledger.count(SEEN | DONE),
             failed=self.ledger.count(SEEN | FAILED, without=DONE),
+            elsewhere=self.ledger.count(SEEN | ELSEWHERE, without=DONE | FAILED),
         )
 
 

@@ -8,13 +8,15 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from sso_data.config.run import ViewsConfig
 from sso_data.core.errors import ConfigError, ModelError, described, one_line
@@ -52,7 +54,7 @@ _MODELS_OWN = (
 """Control tokens that a model itself writes inside its turns; none of them opens or ends a turn."""
 ROLE = re.compile(r"[A-Za-z][\w-]{0,31}", re.ASCII)
 """A role is a plain word: templates write it between control tokens."""
-_MOST_FRAMES, _MOST_KEPT_TURNS = 512, 256
+_MOST_FRAMES, _MOST_KEPT_TURNS, _MOST_KEPT_RUNS = 512, 256, 64
 _MOST_CHARS = 2**26
 """The longest rendering that is accepted, about 16 million tokens; longer is a template's bug."""
 
@@ -264,7 +266,58 @@ class ChatTemplate:
 
     def plain_ids(self, text: str) -> list[int]:
         """The tokenizer's own ids; long texts are judged later, so it need not warn of them."""
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        if self._fast is None:
+            return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        if not self._is_local:
+            return list(self._fast.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        ids: list[int] = []
+        for piece in self._control_pattern.split(text):
+            control = self._control_ids.get(piece)
+            ids += self._run_ids(piece) if control is None else (control,)
+        return ids
+
+    @cached_property
+    def _run_ids(self) -> Callable[[str], tuple[int, ...]]:
+        """The ids of a text between control tokens; the three views of a prompt share most."""
+
+        @lru_cache(_MOST_KEPT_RUNS)
+        def encode(run: str) -> tuple[int, ...]:
+            return tuple(self._fast.encode_batch_fast([run], add_special_tokens=False)[0].ids)
+
+        return encode
+
+    @cached_property
+    def _is_local(self) -> bool:
+        """True where control tokens cut a text before anything else looks at it."""
+        backend = self._fast
+        parts = json.loads(backend.to_str())
+        first = json.dumps([parts["normalizer"], parts["pre_tokenizer"]])
+        tokens = self.tokenizer.added_tokens_decoder.values()
+        normalized = {token.normalized and parts["normalizer"] is not None for token in tokens}
+        return (
+            normalized == {False}
+            and len({token.normalized for token in tokens}) == 1
+            and not self.tokenizer.split_special_tokens
+            and not any(token.lstrip or token.rstrip or token.single_word for token in tokens)
+            and "Prepend" not in first
+            and '"first"' not in first
+        )
+
+    @cached_property
+    def _fast(self) -> Any:
+        """The tokenizer's Rust part where it alone decides: calling it is quicker."""
+        from transformers import PreTrainedTokenizerFast as Fast
+
+        kind = type(self.tokenizer)
+        own = [
+            name
+            for name in ("__call__", "_encode_plus")
+            if getattr(kind, name) is not getattr(Fast, name)
+        ]
+        if not issubclass(kind, Fast) or own:
+            return None
+        self.tokenizer("a", add_special_tokens=False)  # leaves it without truncation and padding
+        return self.tokenizer.backend_tokenizer
 
     def holds_control(self, text: str) -> bool:
         """Return True if `text` contains the text of a control token."""
@@ -327,10 +380,9 @@ class ChatTemplate:
 
     def text(self, token_ids: Sequence[int]) -> str:
         """A response's text: its ids without special tokens, otherwise unchanged."""
+        ids = np.array(token_ids)  # a list is looked through, id by id
         return str(
-            self.tokenizer.decode(
-                list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+            self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         )
 
     def is_unclosed_thinking(self, text: str) -> bool:

@@ -500,3 +500,50 @@ def test_memory_errors_are_known_by_type_text_or_cause() -> None:
     ):
         assert is_out_of_memory(error)
     assert not is_out_of_memory(RuntimeError("out of luck"))
+
+
+def test_slots_come_and_go_with_the_room_for_them() -> None:
+    clock, told, room = Clock(), list[str](), [1]
+    made: list[Mortal] = []
+    lost: set[int] = set()
+
+    def start(config: EngineConfig) -> Mortal:
+        number = len(made)
+
+        def kills(under_way: list[str], config: EngineConfig) -> EngineDeadError | None:
+            return EngineDeadError("its node is gone") if number in lost else None
+
+        made.append(Mortal(config, kills, clock, slow=3600.0 if number > 2 else 0.0))
+        return made[-1]
+
+    fleet = Fleet(
+        [start],
+        EngineConfig(),
+        names=["engine 1"],
+        room=lambda: room[0],
+        tell=told.append,
+        clock=clock,
+        sleep=clock.sleep,
+    )
+    assert len(answers(fleet, keys(8))) == 24 and len(made) == 1
+    room[0] = 3
+    clock.sleep(6)
+    assert (fleet.step(), fleet.info.engines, fleet.info.max_in_flight) == ([], 3, 24)
+    assert len(answers(fleet, keys(30))) == 90
+    assert len(made) == 3 and all(engine.seen for engine in made)
+    lost.add(1)
+    room[0] = 2
+    found = answers(fleet, keys(30))
+    assert all(isinstance(result, Scored) for result in found.values())
+    clock.sleep(6)
+    fleet.step()
+    assert fleet.info.engines == 2
+    assert told == [
+        "engine 2: its node is gone; restarting in 1 s",
+        "engine 2: given up, 2 engines go on: the cluster has room for 2 now",
+    ]
+    lost.clear()
+    room[0] = 3
+    clock.sleep(6)
+    fleet.step()
+    assert fleet.info.engines == 3

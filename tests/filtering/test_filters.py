@@ -9,7 +9,7 @@ import pytest
 from sso_data.config.migration import earlier_values
 from sso_data.config.run import FilterConfig
 from sso_data.core.records import Cell, Row
-from sso_data.filtering.filters import REASONS, Decision, decide, decide_row
+from sso_data.filtering.filters import REASONS, Decision, decide, passing
 from sso_data.runs.columns import Flag, flags_of
 from tests.factories import encode_rows, make_row, strict
 
@@ -80,7 +80,7 @@ def test_no_rows_leave_relative_thresholds_open() -> None:
 def test_what_drops_a_row(config: FilterConfig, spoilt: dict[str, Any], reason: str) -> None:
     row = make_row(**spoilt)
     assert reasons([row], config) == [reason]
-    assert decide_row(row, config) == reason
+    assert not passing(encode_rows([row]), config).any()
 
 
 def test_a_response_that_repeats_its_principle_is_an_echo() -> None:
@@ -262,12 +262,11 @@ def test_rows_that_do_not_add_up_are_refused() -> None:
         )
 
 
-def test_decide_row_leaves_out_what_needs_other_rows() -> None:
-    far = make_row(means={("plain", "good"): -1.5})
-    assert decide_row(far, CLOSENESS) == "off_policy"
-    assert decide_row(far, strict(closeness="q0.5")) is None
-    assert decide_row(far, REFERENCE) is None
-    assert decide_row(make_row(texts={"bad": ""}), REFERENCE) == "empty"
+def test_passing_leaves_out_what_needs_other_rows() -> None:
+    far = encode_rows([make_row(means={("plain", "good"): -1.5}), make_row(1, texts={"bad": ""})])
+    assert passing(far, CLOSENESS).tolist() == [False, False]
+    assert passing(far, strict(closeness="q0.5")).tolist() == [True, False]
+    assert passing(far, REFERENCE).tolist() == [True, False]
 
 
 def test_of_each_prompt_the_row_with_the_largest_margin_is_kept() -> None:
@@ -284,6 +283,6 @@ def test_of_each_prompt_the_row_with_the_largest_margin_is_kept() -> None:
         replace(one, responses=make_row(finish={"good": "length"}).responses) for one in samples
     ]
     assert reasons([first, spoilt[1], other], best) == [None, "truncated", None]
-    assert decide_row(first, best) is None, "it is not told from one row alone"
+    assert passing(encode_rows([first]), best).all(), "it is not told from one row alone"
     dropped = decide(encode_rows(samples), best).dropped
     assert dropped[lost] == 2

@@ -88,6 +88,7 @@ def test_the_plan_is_of_all_prompts_and_writes_nothing(
 ) -> None:
     scripted(monkeypatch)
     monkeypatch.setattr(preview, "prepare", generate.prepare)
+    monkeypatch.setattr(preview, "planned_scoring", lambda *_: "nothing")  # there is no model
     prompts = questions(tmp_path / "in.jsonl", 90)
     done = run("plan", prompts, "-n", 40, "--price-per-hour", 3, "--json")
     found = json.loads(done.stdout)

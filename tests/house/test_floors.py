@@ -46,6 +46,8 @@ HOMES = {
     "yaml": {"core"},
     "openai": {"chat"},
     "httpx": {"engines"},
+    "ray": {"engines"},
+    "grpc": {"engines"},
     "pynvml": {"engines"},
     "py3langid": {"core"},
     "peft": {"models", "engines", "training"},

@@ -23,6 +23,7 @@ from sso_data.publishing.public import public_json, public_text
         ("text", "token hf_" + "a" * 30, "token <token>"),
         ("model", "", ""),
         ("servers", ["http://10.0.0.5:8000"], []),
+        ("cluster", "ray://10.0.0.5:10001", None),
         ("endpoint", "http://10.0.0.5:8000", None),
         ("limit", 3, 3),
         ("identity", {"model": "/data/mine"}, {"identity": "kept"}),

@@ -163,8 +163,10 @@ def test_a_run_of_others_brings_no_code(
     manifest = json.loads(hub.repos[REPO].files["run.json"])
     evil_engine = {"trust_remote_code": True, "vllm": {"worker_cls": "evil.W"}}
     manifest["config"]["engine"] |= {**evil_engine, "servers": ["http://evil"]}
+    manifest["config"]["engine"]["cluster"] = "ray://evil:10001"
     evil = {"run.json": Blob(json.dumps(manifest).encode())}
     hub.repos[REPO].change("main", evil, [], "evil")
     assert filter_("--out", tmp_path / "again").exit_code == 0
     engine = json.loads((tmp_path / "again/run.json").read_text())["config"]["engine"]
     assert (engine["trust_remote_code"], engine["vllm"], engine["servers"]) == (False, {}, [])
+    assert engine["cluster"] is None

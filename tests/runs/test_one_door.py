@@ -38,6 +38,7 @@ OF_MODULE = {
 }
 
 EXCEPTIONS = {
+    ("runs/run.py", "np.save"): "an array, into memory",
     ("demo.py", "write_text"): "the demo's prompt file, before its run begins",
     ("demo.py", "TemporaryDirectory"): "a directory for a demo that was given none",
     ("publishing/numbers.py", "savefig"): "pictures, into memory",

@@ -130,7 +130,7 @@ def test_the_books_balance_and_a_row_wins_over_an_older_failure(tmp_path: Path) 
 def test_a_lost_prompt_is_an_error(tmp_path: Path) -> None:
     with opened(tmp_path) as run:
         run.admit("feed")
-        with pytest.raises(AssertionError, match="1 prompts came in, but 0 rows"):
+        with pytest.raises(AssertionError, match="prompts were lost: prompts 1 = rows 0"):
             run.account().check()
 
 

@@ -1,5 +1,6 @@
 """Views: ids equal the tokenizer's own, only the system message differs, nothing is forged."""
 
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +15,11 @@ from sso_data.templating.chat_template import (
     ChatTemplate,
     Unrenderable,
     fold_system,
+    load_tokenizer,
     steered_turns,
     with_system,
 )
+from sso_data.world import policy_dir
 from tests import tokenizers_of_the_field as field
 
 TODAY = "2026-02-03"
@@ -328,3 +331,17 @@ def test_fingerprint_follows_the_facts(chatml: ChatTemplate) -> None:
     assert other != chatml.facts
     changed = template_of(field.CHATML.replace("helpful", "kind"))
     assert changed.fingerprint != chatml.fingerprint
+
+
+@pytest.mark.parametrize("name", ["tiny policy", "chatml"])
+def test_texts_cut_at_control_tokens_have_the_tokenizers_own_ids(name: str) -> None:
+    """Runs between control tokens are kept; one that mixes kinds of control tokens is not cut."""
+    tokenizer = load_tokenizer(policy_dir()) if name == "tiny policy" else field.build(field.CHATML)
+    template = ChatTemplate(tokenizer, ViewsConfig(), today="2026-01-01")
+    assert template._is_local == (name == "tiny policy")
+    rng = random.Random(1)
+    words = [*["one", "two", "", "three", "\n", "fouŕ", "ﬁve", "<|", "|>"], *template._control_ids]
+    for _ in range(100):
+        text = "".join(rng.choice(("", " ")) + word for word in rng.choices(words, k=12))
+        own = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        assert template.plain_ids(text) == template.plain_ids(text) == own
