@@ -16,6 +16,7 @@ from sso_data.core.records import TEMPORARY
 
 if TYPE_CHECKING:
     from sso_data.filtering.filters import Decision
+    from sso_data.generation.generate import Summary
 
 PrincipleModel = Annotated[
     str | None,
@@ -98,12 +99,17 @@ def generate(
     else:
         output.show_decision(done.decision, done.account)
         output.show_steering(done.steering)
-        speed = f"; {done.counts.speed}" if done.counts.speed else ""
-        cost = done.cost(price_per_hour)
-        paid = "" if cost is None else f"; cost {cost:.2f}, loading included"
-        echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)}{speed}{paid})")
+        work = _work(done, price_per_hour)
+        echo(f"{out / 'pairs' / 'train.jsonl'} ({work})")
         _say_next(out, done.decision, resolved.model)
     output.end(done.account, done.explanation, out)
+
+
+def _work(done: "Summary", price_per_hour: float | None) -> str:
+    """Return the time, the speed and the cost of a run, as far as they are known."""
+    cost = done.cost(price_per_hour)
+    paid = "" if cost is None else f"cost {cost:.2f}, loading included"
+    return "; ".join(part for part in (duration(done.seconds), done.counts.speed, paid) if part)
 
 
 def _say_next(run: Path, decision: "Decision", model: str) -> None:

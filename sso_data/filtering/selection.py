@@ -47,13 +47,13 @@ class Chosen:
 class Selection:
     """The rows chosen, of `matching` that were asked for among the `rows` of the run.
 
-    `decided`: how many of the run's rows are "kept", and dropped by each reason that drops any.
+    `decided`: how many of the run's rows are kept, and dropped by each reason, as a phrase.
     """
 
     chosen: tuple[Chosen, ...]
     matching: int
     rows: int
-    decided: Mapping[str, int]
+    decided: str
 
 
 def select(
@@ -96,12 +96,12 @@ def select(
     if not ids:
         places = places[:number]
     chosen = tuple(_chosen(scores, places, config, decision))
-    decided = {"kept": len(decision.kept), **decision.dropped}
+    counts = {"kept": len(decision.kept), **decision.dropped}
     return Selection(
         chosen=chosen,
         matching=matching,
         rows=len(scores),
-        decided={reason: count for reason, count in decided.items() if count},
+        decided=", ".join(f"{count} {reason}" for reason, count in counts.items() if count),
     )
 
 
