@@ -134,7 +134,7 @@ def verify(
 
 _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("generate", generate, "prompts.jsonl -m Qwen/Qwen3-8B --out runs/first"),
-    ("show", show, "runs/first --reason gap --sort margin -n 5"),
+    ("show", show, "runs/first --reason off_policy --sort margin -n 5"),
     ("filter", filter_, "runs/first --set filter.gap=0.1 --dry-run"),
     ("retry", retry, "runs/first --set engine.max_num_seqs=64"),
     ("complete", complete, "runs/first --set filter.steered=contrast"),

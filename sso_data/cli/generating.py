@@ -107,21 +107,24 @@ def _show_run(
     else:
         output.show_decision(done.decision, done.account)
         output.show_steering(done.steering)
-        speed = f"; {done.counts.speed}" if done.counts.speed else ""
-        paid = _paid(done.cost(price_per_hour))
-        echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)}{speed}{paid})")
+        work = _work(done, price_per_hour)
+        echo(f"{out / 'pairs' / 'train.jsonl'} ({work})")
         _say_next(out, done.decision, model)
     output.end(done.account, done.explanation, out)
 
 
-def _paid(cost: float | None) -> str:
-    return "" if cost is None else f"; cost {cost:.2f}, loading included"
+def _work(done: "Summary", price_per_hour: float | None) -> str:
+    """Return the time, the speed and the cost of a run, as far as they are known."""
+    cost = done.cost(price_per_hour)
+    paid = "" if cost is None else f"cost {cost:.2f}, loading included"
+    return "; ".join(part for part in (duration(done.seconds), done.counts.speed, paid) if part)
 
 
 def _say_next(run: Path, decision: "Decision", model: str) -> None:
     """Print what to do with a run's pairs, or without any."""
     if len(decision.kept):
-        trained = run.resolve().with_name(f"{run.resolve().name}-model")
+        named = run if run.name.strip(".") else run.resolve()
+        trained = named.with_name(f"{named.name}-model")
         train = shlex.join(["sso-data", "train", str(run), "-m", model, "--out", str(trained)])
         output.next_step(shlex.join(["sso-data", "show", str(run)]), train)
     elif decision.dropped:

@@ -113,14 +113,22 @@ def show_decision(decision: "Decision", account: "Account") -> None:
 
 
 def sweep(found: "Sweep") -> Group:
-    """Return a table of kept rows for each steering test, by closeness and gap."""
-    shown: list[Text | Table] = []
+    """Return a table of kept rows for each steering test, by closeness and gap.
+
+    A test that leaves no row has no table.
+    """
+    lost = ", ".join(f"{count} {reason}" for reason, count in found.unsound.items())
+    before = f"before any steering test: {found.sound} of {found.rows} rows left; dropped: {lost}"
+    shown: list[Text | Table] = [Text(before)] if lost else []
     for test, counts in found.kept.items():
-        passing = f"{found.steered[test]} of {found.rows} rows reach the thresholds; kept:"
+        passing = f"{found.steered[test]} of {found.rows} rows reach the thresholds"
+        if not found.steered[test]:
+            shown.append(Text(f"filter.steered={test}: {passing}"))
+            continue
         made = table(numbers=("closeness \\ gap", *(f"{gap:g}" for gap in found.gap)))
         for closeness, row in zip(found.closeness, counts, strict=True):
             made.add_row("any" if closeness is None else f"{closeness:g}", *map(str, row))
-        shown += [Text(f"filter.steered={test}: {passing}"), made]
+        shown += [Text(f"filter.steered={test}: {passing}; kept:"), made]
     return Group(*shown)
 
 

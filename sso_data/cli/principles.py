@@ -86,7 +86,8 @@ def check(
             echo(f"{one.severity}: {one.feature}: {one.text}")
         counts = f"{errors} errors, {len(findings) - errors} warnings"
         names = ", ".join(found.principles)
-        echo(f"{directory}: {len(found.principles)} principles, {counts}: {names}")
+        number = f"{len(found.principles)} principle{'s' * (len(found.principles) != 1)}"
+        echo(f"{directory}: {number}, {counts}: {names}")
     if errors:
         raise typer.Exit(1)
 

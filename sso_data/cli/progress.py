@@ -37,7 +37,8 @@ class TerminalProgress:
     """A `core.progress.Progress` on stderr.
 
     On a terminal it draws a bar; elsewhere it prints a line for each phase, and one for a count
-    every ten seconds and at the end. Speed and time left are those of this process's own work.
+    every ten seconds and when the counting ends. Speed and time left are those of this process's
+    own work.
     """
 
     def __init__(self, bar: Bar) -> None:
@@ -47,14 +48,15 @@ class TerminalProgress:
         self._unit = ""
         self._speed = Speed()
         self._next = 0.0
-        self._printed = ""
+        self._printed = self._waiting = ""
 
     def phase(self, text: str) -> None:
         """Show the phase's name."""
+        self.flush()
+        self._unit = self._printed = ""
         if not self._draws:
             say(text)
             return
-        self._unit = ""
         shown = without_secrets(text)
         self._bar.reset(self._task, description=shown, total=None, state="", unit="", ends=None)
 
@@ -63,8 +65,11 @@ class TerminalProgress:
         now = time.monotonic()
         if unit != self._unit:
             self._begin(done, total, unit, now)
-            self._next = now + (_DRAW_SECONDS if self._draws else 0)
-        elif now < self._next and done != total:
+            self._next = now
+        counted = f"{_of_total(done, total, unit)} {'' if unit == 'bytes' else unit}".strip()
+        line = ", ".join(part for part in (counted, state) if part)
+        if now < self._next and (not self._draws or done != total):
+            self._waiting = line
             return
         self._speed.add(now, done)
         left = self._speed.seconds(total - done) if total is not None else None
@@ -73,12 +78,15 @@ class TerminalProgress:
             self._bar.update(self._task, completed=done, total=total, state=state, ends=ends)
             self._next = now + _DRAW_SECONDS
             return
-        times = _times(now - self._speed.start, left) if left and done != total else ""
-        counted = f"{_of_total(done, total, unit)} {'' if unit == 'bytes' else unit}".strip()
-        line = ", ".join(part for part in (counted, state, times) if part)
-        if line != self._printed:
-            self._next, self._printed = now + _LINE_SECONDS, line
-            say(line)
+        self._next, self._waiting = now + _LINE_SECONDS, line
+        self.flush(f", {_times(now - self._speed.start, left)}" if left else "")
+
+    def flush(self, times: str = "") -> None:
+        """Print the last count where its line still waits for its time; not on a terminal."""
+        if self._waiting and self._waiting != self._printed and not self._draws:
+            say(self._waiting + times)
+            self._printed = self._waiting
+        self._waiting = ""
 
     def note(self, text: str) -> None:
         """Print a line."""
@@ -90,6 +98,7 @@ class TerminalProgress:
 
     def _print(self, text: str, style: str) -> None:
         if not self._draws:
+            self.flush()
             say(text)
             return
         shown = Text(without_secrets(text), style)
@@ -109,6 +118,7 @@ class TerminalProgress:
 
     def _begin(self, done: int, total: int | None, unit: str, now: float) -> None:
         """Start counting a unit; work done earlier does not count for the speed."""
+        self.flush()
         self._unit, self._speed = unit, Speed(now, done)
         self._bar.reset(
             self._task,
@@ -196,7 +206,11 @@ def showing_progress(hint: str | None = None) -> Iterator[TerminalProgress]:
             transient=True,
             disable=not console.is_terminal,
         ) as bar:
-            yield TerminalProgress(bar)
+            shown = TerminalProgress(bar)
+            try:
+                yield shown
+            finally:
+                shown.flush()
     except (KeyboardInterrupt, Terminated):
         if hint:
             say(hint)

@@ -83,7 +83,8 @@ def report(
     if as_json:
         print_json({"page": str(done.page), "rows": done.rows, "bytes": done.size})
     else:
-        echo(f"{done.page} ({done.rows} rows, {size(done.size)})")
+        counted = "" if len(runs) > 1 or is_iteration else f"{done.rows} rows, "
+        echo(f"{done.page} ({counted}{size(done.size)})")
 
 
 def view(

@@ -84,6 +84,6 @@ def show(
         said = answers.get(one.row.id, {})
         console.print(RowView(one.row, one.reason, one.outcomes, heading, said))
     if not found.chosen:
-        say(f"no row of {found.rows} matches")
+        say(f"no row of {found.rows} matches; they are {found.decided}")
     elif found.matching > len(found.chosen):
         say(f"{len(found.chosen)} of {found.matching} rows; -n shows more")

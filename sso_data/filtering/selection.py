@@ -45,11 +45,15 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The rows chosen, of `matching` that were asked for among the `rows` of the run."""
+    """The rows chosen, of `matching` that were asked for among the `rows` of the run.
+
+    `decided`: how many of the run's rows are kept, and dropped by each reason, as a phrase.
+    """
 
     chosen: tuple[Chosen, ...]
     matching: int
     rows: int
+    decided: str
 
 
 def select(
@@ -92,7 +96,13 @@ def select(
     if not ids:
         places = places[:number]
     chosen = tuple(_chosen(scores, places, config, decision))
-    return Selection(chosen=chosen, matching=matching, rows=len(scores))
+    counts = {"kept": len(decision.kept), **decision.dropped}
+    return Selection(
+        chosen=chosen,
+        matching=matching,
+        rows=len(scores),
+        decided=", ".join(f"{count} {reason}" for reason, count in counts.items() if count),
+    )
 
 
 def _chosen(

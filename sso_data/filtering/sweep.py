@@ -22,12 +22,13 @@ class Sweep:
 
     `rows`: the rows counted; where not everything was asked for of each of them, they are those of
     the run that are complete by design. `sound`: the rows whose texts and scores pass; `steered`:
-    those of them that pass the test, and reach the thresholds. All is counted before the rankings,
-    `per_prompt` and `keep_best`.
+    those of them that pass the test, and reach the thresholds; `unsound`: the others by reason. All
+    is counted before the rankings, `per_prompt` and `keep_best`.
     """
 
     rows: int
     sound: int
+    unsound: Mapping[str, int]
     steered: Mapping[str, int]
     closeness: Sequence[float | None]
     gap: Sequence[float]
@@ -48,7 +49,8 @@ def sweep(rows: Rows, config: FilterConfig) -> Sweep:
     rows = representative(rows)
     unranked = {"preset": "none", "keep_best": 1.0, "per_prompt": "all"}
     texts = config.model_copy(update=unranked)
-    sound = rows[decide(rows, texts).kept]
+    by_texts = decide(rows, texts)
+    sound = rows[by_texts.kept]
     closeness = [*_with(_CLOSENESS, config.closeness), None]
     gap = _with(_GAP, config.gap)
     steered, kept = {}, {}
@@ -66,7 +68,13 @@ def sweep(rows: Rows, config: FilterConfig) -> Sweep:
             for most in (np.inf if one is None else one for one in closeness)
         ]
     return Sweep(
-        rows=len(rows), sound=len(sound), steered=steered, closeness=closeness, gap=gap, kept=kept
+        rows=len(rows),
+        sound=len(sound),
+        unsound={reason: count for reason, count in by_texts.dropped.items() if count},
+        steered=steered,
+        closeness=closeness,
+        gap=gap,
+        kept=kept,
     )
 
 

@@ -37,6 +37,24 @@ def test_a_line_now_and_then_with_the_time_left(
     ]
 
 
+def test_while_nothing_more_is_done_a_line_is_not_printed_for_every_change_of_speed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All responses are there after 4 s, and their scores come for 15 s more."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with showing_progress() as shown:
+        shown.count(0, 24, "responses")
+        for second in range(4, 20):
+            now = 100.0 + second
+            shown.count(24, 24, "responses", f"{240 / second:.0f} tokens/s")
+    assert capsys.readouterr().err.splitlines() == [
+        "0/24 responses",
+        "24/24 responses, 24 tokens/s",
+        "24/24 responses, 13 tokens/s",
+    ]
+
+
 def test_bytes_are_shown_in_units(capsys: pytest.CaptureFixture[str]) -> None:
     with showing_progress() as shown:
         shown.count(1_500_000, 3_000_000_000, "bytes")

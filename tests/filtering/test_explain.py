@@ -289,3 +289,11 @@ def test_a_key_that_the_preset_ignores_is_refused(tmp_path: Path) -> None:
         name = key.partition("=")[0]
         assert f"filter.{name} has no effect with filter.preset {preset}" in done.stderr
     assert RunConfig(filter=FilterConfig(preset="none")).filter.steering_test == "off"
+
+
+def test_a_setting_without_a_command_stands_after_one_space() -> None:
+    """`preview` has no run to filter, and `iterate` its own names."""
+    found = explain(encode_rows(truncated()), DEFAULT)
+    assert "\ntry: --set filter." in found.text()
+    assert "\ntry: --set generate.filter." in found.text(prefix="generate.")
+    assert "\ntry: C --set filter." in found.text(command="C")

@@ -81,6 +81,7 @@ def test_a_sweep_counts_what_the_filter_keeps(tmp_path: Path) -> None:
     records, config = encode_rows(rows), strict(gap=0.03, keep_best=0.5)
     found = sweep(records, config)
     assert (found.rows, found.sound) == (67, 65) and 0.03 in found.gap
+    assert found.unsound == {"empty": 1, "truncated": 1}
     for test, counts in found.kept.items():
         for closeness, row in zip(found.closeness, counts, strict=True):
             for gap, kept in zip(found.gap, row, strict=True):
@@ -95,6 +96,16 @@ def test_a_sweep_counts_what_the_filter_keeps(tmp_path: Path) -> None:
         and "filter.steered=contrast: " in shown.stdout
         and "of 67 rows" in shown.stdout
     )
+    assert shown.stdout.startswith(
+        "before any steering test: 65 of 67 rows left; dropped: 1 empty, 1 truncated\n"
+    )
+    none = CliRunner().invoke(
+        app, ["filter", str(run), "--sweep", "--set", "filter.min_tokens=1000"]
+    )
+    assert none.stdout.splitlines()[1:] == [
+        f"filter.steered={test}: 0 of 67 rows reach the thresholds"
+        for test in ("chain", "contrast", "off")
+    ]
     done = CliRunner().invoke(app, ["filter", str(run), "--sweep", "--json"])
     assert json.loads(done.stdout)["kept"].keys() == {"chain", "contrast", "off"}
     assert (run / "pairs" / "filter.json").read_bytes() == before, "nothing is written"
