@@ -8,7 +8,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
 
-import jsonlines
 import orjson
 
 from sso_data.core.errors import RunError
@@ -28,10 +27,7 @@ HOLE = b"\0"
 
 def to_line(row: JsonRow) -> bytes:
     """Return `row` as one JSON line, newline included."""
-    stream = io.BytesIO()
-    with jsonlines.Writer(stream, compact=True, dumps=orjson.dumps) as writer:
-        writer.write(row)
-    return stream.getvalue()
+    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def sealed(row: JsonRow) -> bytes:

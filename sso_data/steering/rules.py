@@ -1,8 +1,9 @@
 """Steering by rule: features and wordings drawn from a catalogue by each row's seed."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 
 from sso_data.config.run import RunConfig, SteeringConfig
 from sso_data.core.errors import ConfigError, nearest
@@ -37,7 +38,7 @@ class Steered:
     bad: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Rules:
     """The steering rules of a run; every result depends on the seed and the row's id only."""
 
@@ -119,11 +120,16 @@ class Rules:
         name = steering.system_template or SYSTEM
         return Steered(
             steering=steering,
-            good=system_text(steering.good, name, self.templates),
-            bad=system_text(steering.bad, name, self.templates),
+            good=self._system_text(steering.good, name),
+            bad=self._system_text(steering.bad, name),
         )
 
-    @property
+    @cached_property
+    def _system_text(self) -> Callable[[tuple[str, ...], str], str]:
+        """`system_text` with these templates; many rows have the same one."""
+        return lru_cache(8192)(partial(system_text, templates=self.templates))
+
+    @cached_property
     def weights(self) -> dict[str, float]:
         """The features to choose from, with their weights; those of weight 0 are left out.
 

@@ -7,6 +7,7 @@ holds the text of a control token, only the template's own control tokens become
 import hashlib
 import json
 import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -54,7 +55,9 @@ _MODELS_OWN = (
 """Control tokens that a model itself writes inside its turns; none of them opens or ends a turn."""
 ROLE = re.compile(r"[A-Za-z][\w-]{0,31}", re.ASCII)
 """A role is a plain word: templates write it between control tokens."""
-_MOST_FRAMES, _MOST_KEPT_TURNS, _MOST_KEPT_RUNS = 512, 256, 64
+_MOST_FRAMES, _MOST_KEPT_TURNS = 512, 256
+_SHORT_RUN, _MOST_SHORT_RUNS, _MOST_LONG_RUNS = 2000, 16_384, 64
+"""Characters of a short text between control tokens, and texts whose ids are kept: about 20 MB."""
 _MOST_CHARS = 2**26
 """The longest rendering that is accepted, about 16 million tokens; longer is a template's bug."""
 
@@ -273,18 +276,24 @@ class ChatTemplate:
         ids: list[int] = []
         for piece in self._control_pattern.split(text):
             control = self._control_ids.get(piece)
-            ids += self._run_ids(piece) if control is None else (control,)
+            if control is not None:
+                ids.append(control)
+            elif piece:
+                ids += self._run_ids(piece)
         return ids
 
     @cached_property
-    def _run_ids(self) -> Callable[[str], tuple[int, ...]]:
-        """The ids of a text between control tokens; the three views of a prompt share most."""
+    def _run_ids(self) -> "Callable[[str], array[int]]":
+        """The ids of a text between control tokens.
 
-        @lru_cache(_MOST_KEPT_RUNS)
-        def encode(run: str) -> tuple[int, ...]:
-            return tuple(self._fast.encode_batch_fast([run], add_special_tokens=False)[0].ids)
+        The three views of a prompt share most, and rows the system messages of a catalogue.
+        """
 
-        return encode
+        def encode(run: str) -> "array[int]":
+            return array("I", self._fast.encode_batch_fast([run], add_special_tokens=False)[0].ids)
+
+        short, long = lru_cache(_MOST_SHORT_RUNS)(encode), lru_cache(_MOST_LONG_RUNS)(encode)
+        return lambda run: (short if len(run) <= _SHORT_RUN else long)(run)
 
     @cached_property
     def _is_local(self) -> bool:
@@ -308,16 +317,22 @@ class ChatTemplate:
         """The tokenizer's Rust part where it alone decides: calling it is quicker."""
         from transformers import PreTrainedTokenizerFast as Fast
 
-        kind = type(self.tokenizer)
-        own = [
-            name
-            for name in ("__call__", "_encode_plus")
-            if getattr(kind, name) is not getattr(Fast, name)
-        ]
-        if not issubclass(kind, Fast) or own:
+        if not isinstance(self.tokenizer, Fast) or self._has_own("__call__", "_encode_plus"):
             return None
         self.tokenizer("a", add_special_tokens=False)  # leaves it without truncation and padding
         return self.tokenizer.backend_tokenizer
+
+    @cached_property
+    def _decodes_alone(self) -> bool:
+        """True where ids are decoded by the tokenizer's Rust part, and nothing else."""
+        return self._fast is not None and not self._has_own("decode", "_decode")
+
+    def _has_own(self, *methods: str) -> bool:
+        """Return True if the tokenizer's class has one of these methods of its own."""
+        from transformers import PreTrainedTokenizerFast as Fast
+
+        kind = type(self.tokenizer)
+        return any(getattr(kind, name) is not getattr(Fast, name) for name in methods)
 
     def holds_control(self, text: str) -> bool:
         """Return True if `text` contains the text of a control token."""
@@ -380,6 +395,8 @@ class ChatTemplate:
 
     def text(self, token_ids: Sequence[int]) -> str:
         """A response's text: its ids without special tokens, otherwise unchanged."""
+        if self._decodes_alone:
+            return str(self._fast.decode(token_ids, skip_special_tokens=True))
         ids = np.array(token_ids)  # a list is looked through, id by id
         return str(
             self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -416,7 +433,7 @@ class ChatTemplate:
         return frozenset(self._control_ids.values())
 
     def _controls(self, ids: Sequence[int]) -> list[int]:
-        return [token for token in ids if token in self._control_id_set]
+        return list(filter(self._control_id_set.__contains__, ids))
 
     @cached_property
     def _control_pattern(self) -> re.Pattern[str]:
