@@ -24,7 +24,7 @@ from sso_data.filtering.explain import Explanation, explain
 from sso_data.filtering.filters import Decision, passing
 from sso_data.filtering.refilter import filter_again, standing_filter
 from sso_data.generation.elsewhere import Elsewhere
-from sso_data.generation.forecast import FEWEST, LESS_LATER, forecast
+from sso_data.generation.forecast import FEWEST, LESS_LATER, check_room, forecast
 from sso_data.generation.logprob_check import LogprobCheck
 from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
 from sso_data.models.checks import check_model
@@ -240,6 +240,7 @@ def generate(
         making = replace(
             setup, config=config.model_copy(update=stands), price_per_hour=price_per_hour
         )
+        check_room(out, sum(not run.ledger.has(key, DONE | FAILED | ELSEWHERE) for key in keys))
         del keys  # the run's ledger knows them from here on
 
         left = partial(_prompts_left, scratch or (), samples, run.is_open)
@@ -426,6 +427,9 @@ def make_rows(
             progress.count(done, whole, "responses", _state(counts, kept.share))
             if foretells and counts.forecast is None and pipeline.finished >= FEWEST:
                 kept.foretell(pipeline, total or 0)
+                if counts.forecast and metadata.path:
+                    short = counts.forecast.shortage(metadata.path, counts.rows)
+                    progress.warn(short) if short else None
         return pipeline.counts
 
 

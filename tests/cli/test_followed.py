@@ -113,7 +113,7 @@ SPOILED: dict[str, tuple[Spoil, Callable[[Path], list[str]]]] = {
     "a steering line that is none": (_insert(STEERING, "{}\n"), _generate),
     "a steering line of no JSON": (_insert(STEERING, "nonsense\n"), _generate),
     "a steering line changed": (
-        _edited(STEERING, 1, r'"features":\["', '"features":["X'),
+        _edited(STEERING, 1, '"text":"', '"text":"Not '),
         _generate,
     ),
     "a journal line changed": (DIGIT, _generate),
