@@ -38,10 +38,10 @@ from sso_data.runs.run import require_run
 from sso_data.steering.principles import load_catalogue
 from sso_data.world import queries, score
 
-FIRST = {"steered": "chain", "closeness": 0.3, "closeness_offset": 0.0, "gap": 0.05}
+FIRST: dict[str, Any] = {"steered": "chain", "closeness": 0.3, "closeness_offset": 0.0, "gap": 0.05}
 """The default that the others are compared with; each test names what it changes."""
-OPEN = {"closeness": 1e9, "gap": 0.0}
-CONTRAST = {"steered": "contrast"}
+OPEN: dict[str, Any] = {"closeness": 1e9, "gap": 0.0}
+CONTRAST: dict[str, Any] = {"steered": "contrast"}
 SHORT = CONTRAST | {"closeness_offset": 5.0}
 TESTS: dict[str, FilterConfig] = {
     "texts alone": FilterConfig(preset="none"),

@@ -85,7 +85,7 @@ def test_a_sweep_counts_what_the_filter_keeps(tmp_path: Path) -> None:
         for closeness, row in zip(found.closeness, counts, strict=True):
             for gap, kept in zip(found.gap, row, strict=True):
                 most = 1e9 if closeness is None else closeness
-                same = strict(steered=test, closeness=most, gap=gap)  # type: ignore[arg-type]
+                same = strict(steered=test, closeness=most, gap=gap)
                 assert len(decide(records, same).kept) == kept
     run = make_run(tmp_path / "run", rows)
     before = (run / "pairs" / "filter.json").read_bytes()
