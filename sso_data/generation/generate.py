@@ -426,10 +426,7 @@ def make_rows(
             done = counts.done * len(VIEWS) + counts.responses
             progress.count(done, whole, "responses", _state(counts, kept.share))
             if foretells and counts.forecast is None and pipeline.finished >= FEWEST:
-                kept.foretell(pipeline, total or 0)
-                if counts.forecast and metadata.path:
-                    short = counts.forecast.shortage(metadata.path, counts.rows)
-                    progress.warn(short) if short else None
+                kept.foretell(pipeline, total or 0, metadata.path)
         return pipeline.counts
 
 
@@ -501,8 +498,11 @@ class _FirstRows:
             if len(self._warned_by) == _FIRST_ROWS:
                 self._warn_if_few()
 
-    def foretell(self, pipeline: Pipeline, total: int) -> None:
-        """Estimate the run as soon as a whole cohort of rows is done, if it goes on for a while."""
+    def foretell(self, pipeline: Pipeline, total: int, out: Path | None) -> None:
+        """Estimate the run as soon as a whole cohort of rows is done, if it goes on for a while.
+
+        Warns where the disk of `out` may not hold the rest.
+        """
         counts = pipeline.counts
         if pipeline.finished < max(min(pipeline.cohort, _MOST_FIRST), self._next_look):
             return
@@ -519,6 +519,8 @@ class _FirstRows:
         if found and found.seconds.value - counts.seconds > _WORTH_SECONDS:
             counts.forecast = found
             self._progress.note(f"{found}{found.cost_text(self._price)}{self._less_later}")
+            if out and (short := found.shortage(out, counts.rows)):
+                self._progress.warn(short)
 
     def _warn_if_few(self) -> None:
         found = explain(np.frombuffer(b"".join(self._warned_by), SCORES), self._config)
