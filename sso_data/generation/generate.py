@@ -240,7 +240,6 @@ def generate(
         making = replace(
             setup, config=config.model_copy(update=stands), price_per_hour=price_per_hour
         )
-        check_room(out, sum(not run.ledger.has(key, DONE | FAILED | ELSEWHERE) for key in keys))
         del keys  # the run's ledger knows them from here on
 
         left = partial(_prompts_left, scratch or (), samples, run.is_open)
@@ -300,7 +299,7 @@ def _note_given(
 
     These are those of the source's prompts, by their `keys`, and those done earlier that are not
     among them. The first ones are to be complete with `scoring.when=needed`, too, unless they are
-    rows already: the log-prob check is among them.
+    rows already: the log-prob check is among them. Raises RunError where the disk is too small.
     """
     given = Given(
         source=source, settings=config.source.model_dump(mode="json", exclude_defaults=True)
@@ -308,6 +307,7 @@ def _note_given(
     before = origin_of(run.manifest, run.path.name).given
     ledger = run.ledger
     new = sum(not ledger.has(key, DONE | FAILED | ELSEWHERE) for key in keys)
+    check_room(run.path, new)
     own = ledger.count(DONE) + ledger.count(FAILED, without=DONE)
     run.set(prompts=own + new, **({"peoples_chats": True} if people else {}))
     run.set(sources=list(dict.fromkeys([*(run.get("sources") or []), source])))
