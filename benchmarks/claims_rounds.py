@@ -146,9 +146,9 @@ def generate_run(texts: Sequence[str], run: Path, config: RunConfig) -> None:
 
 
 def keeping(arm: Arm) -> dict[str, Any]:
-    """The filter's settings: the steering test alone, or none but for what was cut off."""
+    """The filter's settings: the chain alone, or no test but for what was cut off."""
     if arm.keeps == "steered":
-        return {"closeness": "q1.0", "gap": 0.0}
+        return {"steered": "chain", "closeness": "q1.0", "gap": 0.0}
     return {"preset": "none"}
 
 

@@ -70,7 +70,6 @@ def settings(arm: str, arguments: argparse.Namespace, held_out: Path) -> dict[st
                 "concision_probability": 0.0,
             },
             "sampling": {"max_tokens": arguments.max_tokens},
-            "filter": {"steered": "contrast", "closeness_offset": 5.0, "gap": 0.0},
             "engine": {"name": arguments.engine, "threads": arguments.threads},
         },
         "train": {

@@ -66,7 +66,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = arguments.out / "results.jsonl"
     prompts = arguments.prompts or arguments.out / "prompts.jsonl"
-    if not prompts.exists():
+    if not arguments.prompts:
         lines = [json.dumps({"prompt": text}) + "\n" for text in everyday(arguments.count)]
         prompts.write_text("".join(lines))
     done = read(results)

@@ -2,10 +2,11 @@
 
     python benchmarks/train.py                          # vocabulary 150k, 1k tokens, CPU
     python benchmarks/train.py --device cuda --rows 2 --hidden 2048 --layers 16
+    python benchmarks/train.py --model DIR --repeat 1   # a real model, such as SmolLM2
     python benchmarks/train.py --sides ours,ours-two-pairs,ours-joint,ours-one-pair
 
-Each side is a process of its own with the same small random model, built in memory; they take
-turns, step by step. `docs/benchmarks.md` says what is compared and why.
+Each side is a process of its own with the same model, by default a small random one that is built
+in memory; they take turns, step by step. `docs/benchmarks.md` says what is compared and why.
 """
 
 import argparse
@@ -40,6 +41,7 @@ AIMS = {
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time and weigh one training step.")
+    parser.add_argument("--model", default="", help="model directory (default: a random Llama)")
     parser.add_argument("--vocab", type=int, default=150_000)
     parser.add_argument("--length", type=int, default=1024, help="tokens of the longest sequence")
     parser.add_argument("--prompt-share", type=float, default=0.25, help="of them, the prompt's")
@@ -50,7 +52,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", help="number format (default: float32, on cuda bfloat16)")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
-    parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
+    parser.add_argument("--optimizer", choices=("adamw", "adamw-fused", "sgd"), default="adamw")
+    parser.add_argument("--attention", choices=("sdpa", "eager", "flash_attention_2"))
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
     parser.add_argument(
         "--sides", default="authors,ours,trl", help=f"comma-separated, of {', '.join(SIDES)}"
@@ -60,6 +63,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.sides.split(",")) - set(SIDES):
         parser.error(f"unknown side {sorted(unknown)[0]!r}; sides are {', '.join(SIDES)}")
+    if arguments.model:
+        config = json.loads(Path(arguments.model, "config.json").read_text())
+        arguments.vocab, arguments.hidden = config["vocab_size"], config["hidden_size"]
+        arguments.layers = config["num_hidden_layers"]
     if arguments.dtype is None:
         arguments.dtype = "bfloat16" if arguments.device.startswith("cuda") else "float32"
     return arguments
@@ -178,10 +185,19 @@ def ratios_of(sides: Mapping[str, Any]) -> dict[str, float]:
     return ratios
 
 
+def aim(report: Mapping[str, Any], label: str) -> str:
+    wanted = None if report["model"] else report["aims"].get(label)
+    return f"   (aim: at least {wanted:g})" if wanted else ""
+
+
 def as_text(report: Mapping[str, Any]) -> str:
     """The report as a table for people."""
     lines = [
-        f"vocabulary {report['vocab']}, {report['length']} tokens, {report['rows']} row(s), "
+        f"{label}: {ratio:.2f}{aim(report, label)}" for label, ratio in report["ratios"].items()
+    ]
+    lines += [
+        f"{report['model'] or 'random Llama'}, vocabulary {report['vocab']}, "
+        f"{report['length']} tokens, {report['rows']} row(s), "
         f"{report['layers']} layers of {report['hidden']}, {report['dtype']} on "
         f"{report['device']}, {report['optimizer']}; medians of {report['repeat']} steps",
         f"{'side':<18}{'seconds':>9}{'cpu s':>9}{'peak MiB':>10}{'first loss':>12}",
@@ -191,12 +207,9 @@ def as_text(report: Mapping[str, Any]) -> str:
             f"{name:<18}{side['seconds']:>9.2f}{side['cpu_seconds']:>9.2f}"
             f"{side['peak_mib']:>10.0f}{side['first_loss']:>12.4f}"
         )
-    for label, ratio in report["ratios"].items():
-        aim = f"   (aim: at least {report['aims'][label]:g})" if label in report["aims"] else ""
-        lines.append(f"{label}: {ratio:.2f}{aim}")
     load = report["load"]
     lines.append(
-        f"peak: on top of the policy's weights and the imports; "
+        f"{report['machine']}; peak: on top of the policy's weights and the imports; "
         f"load of the machine {load['before']:.1f} before, {load['after']:.1f} after"
     )
     return "\n".join(lines)

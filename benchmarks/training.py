@@ -43,9 +43,10 @@ class Work:
     """The sizes of a benchmark.
 
     A row's longest plain sequence has `length` tokens, `prompt_share` of them the prompt; the other
-    responses are up to a third shorter.
+    responses are up to a third shorter. `model`: a directory, or "" for a random model.
     """
 
+    model: str
     vocab: int
     length: int
     prompt_share: float
@@ -56,6 +57,7 @@ class Work:
     dtype: str
     checkpointing: bool
     optimizer: str
+    attention: str | None
     threads: int
 
     @property
@@ -64,9 +66,13 @@ class Work:
 
 
 def policy_of(work: Work) -> Any:
-    """A random Llama with tied embeddings, the same for every side."""
+    """The model directory's, or a random Llama with tied embeddings; the same for every side."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
+    options = {"dtype": getattr(torch, work.dtype), "attn_implementation": work.attention}
+    if work.model:
+        model = AutoModelForCausalLM.from_pretrained(work.model, **options)
+        return model.to(work.device).train()
     torch.manual_seed(0)
     heads = max(1, work.hidden // 64)
     config = LlamaConfig(
@@ -82,7 +88,7 @@ def policy_of(work: Work) -> Any:
         eos_token_id=EOS,
         pad_token_id=PAD,
     )
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, work.dtype))
+    model = AutoModelForCausalLM.from_config(config, **options)
     return model.to(work.device).train()
 
 
@@ -329,14 +335,19 @@ def serve(name: str, work: Work) -> None:
     with tempfile.TemporaryDirectory(prefix="sso-data-bench-") as folder:
         side = SIDES[name](model, work, Path(folder))
         parameters = list(model.parameters())
-        kinds = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-        optimizer = kinds[work.optimizer](parameters, lr=1e-6)
+        optimizer = optimizer_of(work, parameters)
         print(json.dumps({"base": base, "ready": memory.now()}), file=answers)
         for _ in sys.stdin:
             memory.reset()
             answer = timed_step(side, optimizer, work)
             answer["peak"] = memory.peak() - base
             print(json.dumps(answer), file=answers)
+
+
+def optimizer_of(work: Work, parameters: list[Any]) -> Any:
+    if work.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=1e-6)
+    return torch.optim.AdamW(parameters, lr=1e-6, fused=work.optimizer == "adamw-fused" or None)
 
 
 def import_all(name: str) -> None:

@@ -9,7 +9,7 @@ import sys
 import tomllib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -26,6 +26,7 @@ from sso_data.config.paper import LOSSES, RUN, TRAINING
 from sso_data.config.recipes import load_recipe, recipe_names
 from sso_data.config.run import RunConfig
 from sso_data.config.training import TrainConfig
+from sso_data.models.memory import Shape, TrainingMethod, training_bytes
 from tests.house.test_floors import FLOORS
 
 _AT_THE_ROOT = ("CHANGELOG.md", "CONTRIBUTING.md")
@@ -44,7 +45,35 @@ TREE_START, TREE_END = "<!-- tree: made by `make docs` -->", "<!-- end of tree -
 KEYS_START, KEYS_END = "<!-- keys: made by `make docs` -->", "<!-- end of keys -->"
 RECIPES_START, RECIPES_END = "<!-- recipes: made by `make docs` -->", "<!-- end of recipes -->"
 UPGRADE_START, UPGRADE_END = "<!-- upgrade: made by `make docs` -->", "<!-- end of upgrade -->"
+MEMORY_START, MEMORY_END = "<!-- memory: made by `make docs` -->", "<!-- end of memory -->"
 PAPER_START, PAPER_END = "<!-- paper: made by `make docs` -->", "<!-- end of paper -->"
+
+
+_SHAPES = {
+    "SmolLM2 135M": (30, 576, 1536, 9, 3, 64, 49_152, True),
+    "Qwen2.5 0.5B": (24, 896, 4864, 14, 2, 64, 151_936, True),
+    "Qwen2.5 1.5B": (28, 1536, 8960, 12, 2, 128, 151_936, True),
+    "Qwen2.5 3B": (36, 2048, 11_008, 16, 2, 128, 151_936, True),
+    "Qwen3 8B": (36, 4096, 12_288, 32, 8, 128, 151_936, False),
+    "Qwen2.5 14B": (48, 5120, 13_824, 40, 8, 128, 152_064, False),
+}
+"""Layers, hidden, intermediate, heads, key-value heads, head size, vocabulary, tied."""
+
+
+def training_memory() -> str:
+    """GiB of a training by model and method, for pairs of 1024 tokens, one and four rows."""
+    fields = Shape.__dataclass_fields__
+    lines = ["| model | rows | float32 | bfloat16 | LoRA |", "|---|---|---|---|---|"]
+    for name, sizes in _SHAPES.items():
+        shape = Shape(**dict(zip(fields, sizes, strict=True)))
+        for rows in (1, 4):
+            found = [
+                sum(training_bytes(shape, method, tokens=2 * rows * 1024).values())
+                for method in get_args(TrainingMethod)
+            ]
+            cells = " | ".join(f"{size / 2**30:.1f}" for size in found)
+            lines.append(f"| {name} | {rows} | {cells} |")
+    return "\n".join(lines) + "\n"
 
 
 def configuration() -> str:
@@ -290,7 +319,7 @@ def changelog() -> str:
             now = list(now) if isinstance(now, tuple) else now
             if now != change.default:
                 defaults.append(f"| `{change.key}` | {of} | `{change.default}` | `{now}` |")
-    tables = ["", *renamed, "", *defaults, ""]
+    tables = ["", *renamed, "", *dict.fromkeys(defaults), ""]
     return _with_part("../CHANGELOG.md", UPGRADE_START, "\n".join(tables), UPGRADE_END)
 
 
@@ -300,6 +329,7 @@ PAGES = {
     "evaluation.md": evaluation,
     "configuration.md": configuration,
     "iterate.md": iterate,
+    "training.md": lambda: _with_part("training.md", MEMORY_START, training_memory(), MEMORY_END),
     "train_configuration.md": train_configuration,
     "commands.md": commands,
     "recipes.md": recipes,

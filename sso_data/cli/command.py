@@ -1,5 +1,7 @@
 """The look of every command's help, and usage errors as JSON for those who ask for JSON."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -28,14 +30,8 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; with --json a mistake in it is told on stdout, too."""
-        wants_json = "--json" in args
-        try:
+        with _told_as_json(args):
             return list(super().parse_args(ctx, args))
-        except _UsageError as error:
-            if wants_json:
-                said: Any = getattr(error, "format_message", error.__str__)
-                print_error("UsageError", said(), 2)
-            raise
 
 
 class Group(TyperGroup):
@@ -44,6 +40,23 @@ class Group(TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters with their metavars."""
         return [_named(one) for one in super().get_params(ctx)]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that is named; with --json a wrong name is told on stdout, too."""
+        with _told_as_json(args):
+            return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _told_as_json(args: list[str]) -> Iterator[None]:
+    wants_json = "--json" in args
+    try:
+        yield
+    except _UsageError as error:
+        if wants_json:
+            said: Any = getattr(error, "format_message", error.__str__)
+            print_error("UsageError", said(), 2)
+        raise
 
 
 def _named(parameter: Any) -> Any:

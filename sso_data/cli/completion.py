@@ -36,6 +36,18 @@ def reasons(incomplete: str) -> list[str]:
     return values(*REASONS)(incomplete)
 
 
+def values_of(name: str) -> Completion:
+    """Complete the values that a key of a run's configuration names."""
+
+    def complete(incomplete: str) -> list[str]:
+        from sso_data.config.keys import keys_of, kind_of
+
+        keys = keys_of(kind_of("generate"))
+        return values(*next(key.values for key in keys if key.name == name))(incomplete)
+
+    return complete
+
+
 def settings_of(command: str) -> Completion:
     """Complete `key=` of a command's configuration, and after the sign the values it names."""
 

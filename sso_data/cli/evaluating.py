@@ -114,6 +114,7 @@ def _lines(done: "Evaluation", out: Path) -> list[str]:
         f"the bad view y- in {share(steering.bad)}, both in {share(steering.both)}; gaps "
         f"{number(steering.gap_good)} and {number(steering.gap_bad)} nats/token"
     )
+    lines.append(str(steering.effect))
     if done.signal is not None:
         judge = f"; the judge: {done.signal_consistency}" if done.signal_consistency else ""
         lines.append(f"signal accuracy (y+ better than y-): {done.signal}{judge}")

@@ -16,6 +16,7 @@ from sso_data.core.records import TEMPORARY
 
 if TYPE_CHECKING:
     from sso_data.filtering.filters import Decision
+    from sso_data.generation.generate import Summary
 
 PrincipleModel = Annotated[
     str | None,
@@ -30,6 +31,8 @@ Except = Annotated[
     list[Path] | None,
     typer.Option("--except", help="Leave rows of this run to it; repeat for more.", metavar="RUN"),
 ]
+
+_SAFE = "every finished row is safe in {}; run the same command again to continue"
 
 
 def generate(
@@ -84,14 +87,20 @@ def generate(
             split, column, limit, shard, layout=format_, take=take, skip_bad_rows=skip_bad_rows
         ),
     )
-    hint = f"every finished row is safe in {out}; run the same command again to continue"
-    with showing_progress(hint) as progress:
+    with showing_progress(_SAFE.format(out)) as progress:
         done = run_generate(
             *(prompts, out, resolved, progress),
             except_=except_ or (),
             overwrite=overwrite,
             price_per_hour=price_per_hour,
         )
+    _show_run(out, done, price_per_hour, resolved.model, as_json)
+
+
+def _show_run(
+    out: Path, done: "Summary", price_per_hour: float | None, model: str, as_json: bool
+) -> None:
+    """Print what `generate` did, and end with the exit code that says so."""
     if as_json:
         summary = output.run_summary(out, done.decision, done.account, done.explanation)
         print_json(summary | done.work_json(price_per_hour))
@@ -99,11 +108,14 @@ def generate(
         output.show_decision(done.decision, done.account)
         output.show_steering(done.steering)
         speed = f"; {done.counts.speed}" if done.counts.speed else ""
-        cost = done.cost(price_per_hour)
-        paid = "" if cost is None else f"; cost {cost:.2f}, loading included"
+        paid = _paid(done.cost(price_per_hour))
         echo(f"{out / 'pairs' / 'train.jsonl'} ({duration(done.seconds)}{speed}{paid})")
-        _say_next(out, done.decision, resolved.model)
+        _say_next(out, done.decision, model)
     output.end(done.account, done.explanation, out)
+
+
+def _paid(cost: float | None) -> str:
+    return "" if cost is None else f"; cost {cost:.2f}, loading included"
 
 
 def _say_next(run: Path, decision: "Decision", model: str) -> None:
@@ -204,8 +216,7 @@ def retry(
         engine__cluster=cluster,
     )
     asked = any(setting.startswith("filter.") for setting in settings or [])
-    hint = f"every finished row is safe in {run}; run the same command again to continue"
-    with showing_progress(hint) as progress:
+    with showing_progress(_SAFE.format(run)) as progress:
         done = run_retry(run, resolved, progress, asked=asked)
     tried, rows = done.counts.taken, done.counts.rows
     decision, account = done.refiltered.decision, done.refiltered.account
@@ -284,8 +295,7 @@ def complete(
         engine__cluster=cluster,
     )
     asked = any(setting.startswith("filter.") for setting in settings or [])
-    hint = f"every finished row is safe in {run}; run the same command again to continue"
-    with showing_progress(hint) as progress:
+    with showing_progress(_SAFE.format(run)) as progress:
         done = run_complete(run, resolved, progress, asked=asked)
     decision, account = done.refiltered.decision, done.refiltered.account
     explanation = done.refiltered.explanation

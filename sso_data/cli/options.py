@@ -5,7 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from sso_data.cli.completion import Completion, directories_or, settings_of, values
+from sso_data.cli.completion import (
+    Completion,
+    directories_or,
+    settings_of,
+    values,
+    values_of,
+)
 from sso_data.core.errors import ConfigError
 
 
@@ -72,7 +78,10 @@ EngineName = Annotated[
 Engines = Annotated[
     str | None,
     typer.Option(
-        "--engines", help="auto, or how many engines work, each on GPUs of its own.", metavar="N"
+        "--engines",
+        help="auto, or how many engines work, each on GPUs of its own (default: auto).",
+        metavar="N",
+        autocompletion=values("auto"),
     ),
 ]
 Servers = Annotated[
@@ -101,7 +110,8 @@ PrinciplesDir = Annotated[
 TemplatesDir = Annotated[
     Path | None,
     typer.Option(
-        "--templates", help="Directory of templates that replace the shipped ones of the same name."
+        "--templates",
+        help="Directory of templates that replace those of the same name (default: the shipped).",
     ),
 ]
 OverwriteRun = Annotated[bool, overwrite_option("Delete the run in --out and start over.")]
@@ -124,14 +134,17 @@ Format = Annotated[
         help="Layout of the rows, e.g. messages, sharegpt, alpaca; column: the prompt's column "
         "alone (default: recognised; docs/sources.md).",
         metavar="NAME",
+        autocompletion=values_of("source.format"),
     ),
 ]
 Take = Annotated[
     str | None,
     typer.Option(
         "--take",
-        help="Of a conversation: last-user, first-user or every-user turn (docs/sources.md).",
+        help="Of a conversation: last-user, first-user or every-user turn (default: last-user "
+        "where answers are given, else all of it).",
         metavar="TURN",
+        autocompletion=values_of("source.take"),
     ),
 ]
 SkipBadRows = Annotated[

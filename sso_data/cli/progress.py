@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.progress import (
@@ -10,7 +10,6 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
-    TextColumn,
 )
 from rich.progress import Progress as Bar
 from rich.table import Column
@@ -159,11 +158,15 @@ class _TimesColumn(ProgressColumn):
         return Text(_times(task.elapsed or 0.0, left))
 
 
-class _StateColumn(ProgressColumn):
-    """The state in the place that the other columns leave."""
+class _CutColumn(ProgressColumn):
+    """A text of the task in the place that numbers and times leave; the longest is cut first."""
+
+    def __init__(self, text: Callable[[Task], str]) -> None:
+        self._text = text
+        super().__init__()
 
     def render(self, task: Task) -> Text:
-        return Text(str(task.fields["state"]), no_wrap=True, overflow="ellipsis")
+        return Text(self._text(task), no_wrap=True, overflow="ellipsis")
 
 
 class _CountColumn(ProgressColumn):
@@ -180,10 +183,10 @@ def showing_progress(hint: str | None = None) -> Iterator[TerminalProgress]:
     console = SafeConsole(stderr=True)
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
+        _CutColumn(lambda task: task.description),
         *((BarColumn(bar_width=None),) if console.width >= _BAR_COLUMNS else ()),
         _CountColumn(table_column=Column(no_wrap=True)),
-        _StateColumn(),
+        _CutColumn(lambda task: str(task.fields["state"])),
         _TimesColumn(table_column=Column(no_wrap=True)),
     )
     try:

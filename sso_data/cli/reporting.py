@@ -11,12 +11,23 @@ import typer
 
 from sso_data.cli import options as opt
 from sso_data.cli.outcome import echo, print_json, say
-from sso_data.cli.progress import showing_progress
+from sso_data.cli.progress import TerminalProgress, showing_progress
 from sso_data.core.errors import ConfigError
 from sso_data.core.progress import size
 
 if TYPE_CHECKING:
     from sso_data.runs.tokens import Answers
+
+Tokens = Annotated[
+    int,
+    typer.Option(
+        "--tokens",
+        min=0,
+        help="Tint the tokens of the first N rows; without scoring.keep_tokens the model scores "
+        "them.",
+        metavar="N",
+    ),
+]
 
 
 def report(
@@ -35,16 +46,7 @@ def report(
         bool,
         typer.Option("--single", help="One file that holds every row, for at most 5,000 of them."),
     ] = False,
-    tokens: Annotated[
-        int,
-        typer.Option(
-            "--tokens",
-            min=0,
-            help="Tint the tokens of the first N rows; without scoring.keep_tokens the model "
-            "scores them.",
-            metavar="N",
-        ),
-    ] = 0,
+    tokens: Tokens = 0,
     model: opt.ModelNow = None,
     engine: opt.EngineName = None,
     overwrite: Annotated[bool, opt.overwrite_option("Replace an earlier report in --out.")] = False,
@@ -74,13 +76,7 @@ def report(
         else:
             from sso_data.reporting.page import report as run_report
 
-            answers: Mapping[str, Answers] = {}
-            if tokens:
-                from sso_data.generation.tokens import tokens_of
-                from sso_data.runs.journal import read_rows
-
-                rows = list(islice(read_rows(runs[0]), tokens))
-                answers = tokens_of(runs[0], rows, progress, model=model, engine__name=engine)
+            answers = _answers(runs[0], tokens, progress, model, engine)
             done = run_report(
                 runs[0], out, single=single, overwrite=overwrite, progress=progress, tokens=answers
             )
@@ -93,6 +89,9 @@ def report(
 def view(
     run: opt.RunPath,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 0,
+    tokens: Tokens = 0,
+    model: opt.ModelNow = None,
+    engine: opt.EngineName = None,
 ) -> None:
     """Serve the page of a run on this machine, also of one that is being made; Ctrl-C ends it.
 
@@ -100,7 +99,9 @@ def view(
     """
     from sso_data.reporting.server import Viewer
 
-    with Viewer(run, port) as viewer:
+    with showing_progress() as progress:
+        answers = _answers(run, tokens, progress, model, engine)
+    with Viewer(run, port, answers) as viewer:
         number = viewer.server_address[1]
         echo(viewer.url)
         echo(
@@ -111,3 +112,16 @@ def view(
             viewer.serve_forever()
         except KeyboardInterrupt:
             say("ended")
+
+
+def _answers(
+    run: Path, number: int, progress: TerminalProgress, model: str | None, engine: str | None
+) -> "Mapping[str, Answers]":
+    """Return the tokens of the first rows of a run, by id; nothing where none are asked for."""
+    if not number:
+        return {}
+    from sso_data.generation.tokens import tokens_of
+    from sso_data.runs.journal import read_rows
+
+    rows = list(islice(read_rows(run), number))
+    return tokens_of(run, rows, progress, model=model, engine__name=engine)

@@ -113,6 +113,7 @@ CHANGES: tuple[Change, ...] = (
             (4, "prompts", "source.take", None, "source.column"),
             (4, "training", "data.skip_bad_rows", False, "data.limit"),
             (5, "run", "scoring.keep_tokens", False, False),
+            (5, "run", "engine.attention", "auto", False),
             (5, "run", "filter.steered", "chain", False),
             (5, "run", "filter.closeness", 0.3, False),
             (5, "run", "filter.closeness_offset", 0.0, False),

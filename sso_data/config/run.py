@@ -258,6 +258,9 @@ class EngineConfig(Section):
     """Number format of the weights in memory; `auto`: bfloat16 on GPU, float32 on CPU."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device of the transformers engine (vLLM's build decides for itself)."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention of the transformers engine; `auto`: transformers' choice, `sdpa` where the model
+    has it. Log-probs differ by rounding; `flash_attention_2` needs its package and a GPU."""
     max_model_len: Annotated[int, Field(ge=32)] | None = None
     """Context length to use; by default the model's own."""
     max_num_seqs: Count = 256

@@ -9,6 +9,8 @@ from types import FrameType
 
 SECONDS, BYTES = 10.0, 2**31
 """Far above what any template of a model takes."""
+MEMORY_FILE = "/proc/self/statm"
+"""Linux tells here how many pages a process takes."""
 
 
 class TooMuchError(Exception):
@@ -32,7 +34,7 @@ def limited(seconds: float = SECONDS, size: int = BYTES) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)
     try:
         with suppress(OSError, ValueError):  # no such limit on this system
-            with open("/proc/self/statm", "rb", buffering=0) as statm:  # noqa: PTH123 - for speed
+            with open(MEMORY_FILE, "rb", buffering=0) as statm:  # noqa: PTH123 - for speed
                 pages = int(statm.read(32).split()[0])
             most = pages * resource.getpagesize() + size
             if soft == resource.RLIM_INFINITY or most < soft:

@@ -1,9 +1,10 @@
 """The transformers engine: samples and scores with a plain model, on CPU, CUDA or MPS."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import transformers
@@ -22,8 +23,9 @@ from sso_data.engines.interface import (
 from sso_data.engines.requests import scored, sort_requests, total_ids
 from sso_data.models.facts import read_model_facts
 from sso_data.models.inference import LoadedModel
-from sso_data.models.memory import is_out_of_memory, release_device_memory
+from sso_data.models.memory import is_out_of_memory, pass_tokens, release_device_memory
 
+R = TypeVar("R", SampleRequest, ScoreRequest)
 SCORE_AT_LEAST_EVERY = 32
 """Decode steps after which waiting scores are done even if they do not fill a micro-batch."""
 
@@ -131,8 +133,7 @@ class TransformersEngine:
     def _prefill(self) -> list[Result]:
         """Run the prompts of waiting requests: the longest that fit one forward pass together."""
         oldest = [self._samples.popleft() for _ in range(self._room())]
-        by_length = sorted(oldest, key=lambda request: -len(request.prompt_ids))
-        group = by_length[: max(1, self._batch_tokens // len(by_length[0].prompt_ids))]
+        group = next(self._passes(oldest, lambda request: len(request.prompt_ids)))
         taken = {request.key for request in group}
         self._samples.extendleft(r for r in reversed(oldest) if r.key not in taken)
         self._working = list(group)
@@ -153,17 +154,29 @@ class TransformersEngine:
         return results
 
     def _score(self) -> list[Result]:
+        """Score the longest of the waiting completions, in passes of about the same length."""
         self._steps_since_score = 0
         self._scores.sort(key=total_ids)
         count = max(1, self._batch_tokens // total_ids(self._scores[-1]))
-        group = self._scores[-count:]
+        self._working = list(self._scores[-count:])
         del self._scores[-count:]
-        self._working = list(group)
-        nats = self._model.completion_logprobs(
-            [list(request.prompt_ids) for request in group],
-            [list(request.completion_ids) for request in group],
-        )
-        return [scored(request, row) for request, row in zip(group, nats, strict=True)]
+        results = []
+        for group in self._passes(self._working, total_ids):
+            nats = self._model.completion_logprobs(
+                [list(request.prompt_ids) for request in group],
+                [list(request.completion_ids) for request in group],
+            )
+            results += [scored(request, row) for request, row in zip(group, nats, strict=True)]
+        return results
+
+    def _passes(self, requests: Iterable[R], tokens: Callable[[R], int]) -> Iterator[list[R]]:
+        """The requests, the longest first, as many at a time as one pass may have tokens."""
+        most = pass_tokens(self._model.device.type, self._batch_tokens)
+        left = sorted(requests, key=tokens, reverse=True)
+        while left:
+            count = max(1, most // tokens(left[0]))
+            yield left[:count]
+            del left[:count]
 
     def _back_off(self) -> list[Result]:
         """After running out of memory: a request that was alone is refused, others start again."""

@@ -22,6 +22,7 @@ from sso_data.evaluation.statistics import (
     rate_of,
     tied,
 )
+from sso_data.filtering.explain import Effect, effect_of
 from sso_data.runs.columns import Rows, closeness, gap, mean_logp
 
 
@@ -81,10 +82,12 @@ class SteeringRates:
     With m = nats/token: `good` is the share of rows with m.good.good > m.plain.good > m.bad.good,
     `bad` with m.bad.bad > m.plain.bad > m.good.bad, `both` with both. `gap_good` and `gap_bad` are
     the mean differences between the outer two, `below_good` and `below_bad` how far y+ and y- lie
-    below y0 under the plain view, on average.
+    below y0 under the plain view, on average. `effect`: contrast against reverse contrast, which
+    leave the plain view out.
     """
 
     rows: int
+    effect: Effect
     good: float | None
     bad: float | None
     both: float | None
@@ -92,6 +95,12 @@ class SteeringRates:
     gap_bad: float | None
     below_good: float | None
     below_bad: float | None
+
+    def passing(self, test: str) -> float | None:
+        """The share of rows that pass a steering test, the chain where it is not `contrast`."""
+        if test != "contrast":
+            return self.both
+        return self.effect.contrast / self.effect.rows if self.effect.rows else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +213,7 @@ def steering_of(rows: Rows) -> SteeringRates:
     good, bad = falls("good", "good", "plain", "bad"), falls("bad", "bad", "plain", "good")
     return SteeringRates(
         rows=len(rows),
+        effect=effect_of(rows),
         good=_mean(good.tolist()),
         bad=_mean(bad.tolist()),
         both=_mean((good & bad).tolist()),

@@ -14,7 +14,7 @@ from sso_data.iteration.stopping import Line, Stop
 from sso_data.iteration.table import line_of, remarks, shown, totals
 from sso_data.reporting.compare import Frame, Joined, Runs, contents, joined
 from sso_data.reporting.data import Read, read
-from sso_data.reporting.page import Reported, Rows, write_report
+from sso_data.reporting.page import Reported, Rows, page_files, write_report
 from sso_data.runs.files import remove_tree, write_atomic
 from sso_data.runs.jsonl import to_line
 from sso_data.runs.workdir import require_manifest
@@ -125,13 +125,27 @@ def iterated(folder: IterationDir, *, new: int, seconds: float) -> Iterated:
 
 
 def write_files(done: Iterated) -> None:
-    """Write the table over the rounds as lines and as a page. Raises RunError."""
+    """Write the table over the rounds as lines and, if it is not up to date, as a page.
+
+    Raises RunError.
+    """
     write_atomic(done.out / LINES, b"".join(to_line(dict(line)) for line in done.lines))
     remove_tree(done.out / PLOT)
+    if _is_current(done.out / PAGE):
+        return
     runs, same = _runs(done, MOST_EMBEDDED)
     rows = Rows(None)
     page = rows.page(contents(runs, same, _frame(done, len(runs)), rows.add))
     write_atomic(done.out / PAGE, page.encode())
+
+
+def _is_current(page: Path) -> bool:
+    """Return True for a page that is not older than what it is made of, by the files' times."""
+    if not page.is_file():
+        return False
+    made, made_of = page.stat().st_mtime_ns, [*page.parent.rglob("*"), *page_files()]
+    others = (file for file in made_of if file.is_file() and file.suffix != ".lock")
+    return all(file.stat().st_mtime_ns <= made for file in others if file.name not in (PAGE, LINES))
 
 
 def report(

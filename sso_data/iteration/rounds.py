@@ -375,7 +375,7 @@ def evaluate_policy(work: Work, place: RoundDir, policy: PolicyAt) -> None:
         "win_rate": wins.rate.value if wins else None,
         "win_rate_length_controlled": wins.length_controlled.value if wins else None,
         "held_out_accuracy": found.signal.value if found.signal else None,
-        "held_out_steered": found.steering.both,
+        "held_out_steered": found.steering.passing(work.config.generate.filter.steering_test),
         "held_out_score": found.model.score,
         "held_out_score_first": found.against.score,
         "held_out_tokens": found.model.mean_tokens,

@@ -18,11 +18,12 @@ from sso_data.models.loading import (
     load_adapter,
     load_causal_lm,
     load_weights,
+    pick_attention,
     pick_device,
     pick_dtype,
     put_on,
 )
-from sso_data.models.memory import free_memory, is_out_of_memory, release_device_memory
+from sso_data.models.memory import free_memory, is_out_of_memory, pass_tokens, release_device_memory
 
 REWARD_HEADS = ("score", "classifier")
 """What transformers' sequence classifiers call their head."""
@@ -36,7 +37,12 @@ class LoadedModel:
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config, self.device)
         self.eos_ids = frozenset(facts.eos_ids)
-        model = load_causal_lm(model_path, self.dtype, trust_remote_code=config.trust_remote_code)
+        model = load_causal_lm(
+            model_path,
+            self.dtype,
+            trust_remote_code=config.trust_remote_code,
+            **pick_attention(config),
+        )
         if config.adapter is not None:
             model = load_adapter(model, config.adapter)
         self._model = put_on(self.device, model, model_path)
@@ -111,12 +117,13 @@ class RewardModel:
     ) -> None:
         """Raises ModelError where the directory holds no reward model."""
         self._device = pick_device(config.device)
-        self._batch_tokens = batch_tokens
+        self._batch_tokens = pass_tokens(self._device.type, batch_tokens)
         model, missing = load_weights(
             transformers.AutoModelForSequenceClassification,
             directory,
             pick_dtype(config, self._device),
             trust_remote_code=config.trust_remote_code,
+            **pick_attention(config),
         )
         if missing:
             raise ModelError(

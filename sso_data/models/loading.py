@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.utils import is_flash_attn_2_available
 
 from sso_data.config.run import EngineConfig
 from sso_data.core.errors import EngineError, ModelError, described
@@ -42,10 +43,14 @@ def load_weights(
     return model, sorted(loading["missing_keys"])
 
 
-def load_causal_lm(directory: Path, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
+def load_causal_lm(
+    directory: Path, dtype: torch.dtype, *, trust_remote_code: bool, **options: Any
+) -> Any:
     """Load a causal language model; ModelError where it, or one of its weights, is missing."""
     kind = transformers.AutoModelForCausalLM
-    model, missing = load_weights(kind, directory, dtype, trust_remote_code=trust_remote_code)
+    model, missing = load_weights(
+        kind, directory, dtype, trust_remote_code=trust_remote_code, **options
+    )
     if missing:
         raise ModelError(
             f"{directory}: {len(missing)} weights are missing from its safetensors files "
@@ -75,6 +80,17 @@ def load_adapter(model: Any, adapter: Path) -> Any:
         return PeftModel.from_pretrained(model, str(adapter)).get_base_model()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{adapter}: not a usable LoRA adapter: {described(error)}") from error
+
+
+def pick_attention(config: EngineConfig) -> dict[str, Any]:
+    """What `engine.attention` adds to the options of `load_weights`; EngineError where it is not
+    available."""
+    if config.attention == "flash_attention_2" and not is_flash_attn_2_available():
+        raise EngineError(
+            "engine.attention: flash_attention_2 is not available here (it needs the package "
+            "flash-attn and a GPU); use auto or sdpa"
+        )
+    return {} if config.attention == "auto" else {"attn_implementation": config.attention}
 
 
 def pick_device(name: str) -> torch.device:

@@ -8,8 +8,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-CHUNK_ELEMENTS = 2**26
-"""Logits that exist at once by default: 256 MiB in fp32."""
+from sso_data.models.memory import CHUNK_ELEMENTS
 
 
 def target_logprobs(

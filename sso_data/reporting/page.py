@@ -22,6 +22,8 @@ from sso_data.runs.tokens import Answers
 PAGE, MARK = "index.html", "report.json"
 MOST_SINGLE = 5000
 """Rows up to which one file holds a report."""
+_END = 16
+"""Characters at the end of a block that hold its checksum: those by which the page knows it."""
 Add = Callable[[Sequence[Any]], None]
 """Takes the next block: what the page shows of each of its rows."""
 
@@ -59,8 +61,7 @@ def report(
         def rows() -> Iterator[Row]:
             done = 0
             for number, block in enumerate(blocks(found)):
-                shown = zip(block, details(found, number, block), strict=True)
-                add([one | tinted((tokens or {}).get(row.id, {})) for row, one in shown])
+                add(_shown(found, number, block, tokens or {}))
                 yield from block
                 done += len(block)
                 told.count(done, len(found.scores), "rows")
@@ -76,7 +77,7 @@ class Rows:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._inside: list[str] = []
-        self._count = 0
+        self._ends: list[str] = []
 
     def add(self, block: Sequence[Any]) -> None:
         """Add the next block. Raises RunError where it cannot be written."""
@@ -84,13 +85,13 @@ class Rows:
         if self._folder is None:
             self._inside.append(data)
         else:
-            name = f"{self._count:05}.js"
-            write_new(self._folder / name, script(self._count, data).encode())
-        self._count += 1
+            number = len(self._ends)
+            write_new(self._folder / f"{number:05}.js", script(number, data).encode())
+        self._ends.append(data[-_END:])
 
     def page(self, content: dict[str, Any]) -> str:
-        """Return the HTML of the page that shows these blocks."""
-        return page(content, self._inside)
+        """Return the HTML of the page that shows these blocks, and no others."""
+        return page(content | {"ends": self._ends}, self._inside)
 
 
 def write_report(
@@ -146,10 +147,18 @@ def page(content: dict[str, Any], inside: list[str], *, live: str = "") -> str:
     )
 
 
-def served_block(found: Read, number: int) -> str:
+def served_block(found: Read, number: int, tokens: Mapping[str, Answers]) -> str:
     """Return the script of one block. Raises RunError where its lines cannot be read."""
     (rows,) = blocks(found, number)
-    return script(number, encoded(details(found, number, rows)))
+    return script(number, encoded(_shown(found, number, rows, tokens)))
+
+
+def _shown(
+    found: Read, number: int, rows: Sequence[Row], tokens: Mapping[str, Answers]
+) -> list[dict[str, Any]]:
+    """Return what the page shows of the rows of a block, `tokens` of those that are there."""
+    shown = zip(rows, details(found, number, rows), strict=True)
+    return [one | tinted(tokens.get(row.id, {})) for row, one in shown]
 
 
 def script(number: int, data: str) -> str:
@@ -160,6 +169,11 @@ def script(number: int, data: str) -> str:
 def encoded(content: Any) -> str:
     """Return JSON, compressed, as base64: no text of a row is ever read as HTML or a script."""
     return base64.b64encode(gzip.compress(packed(content), 6, mtime=0)).decode()
+
+
+def page_files() -> list[Path]:
+    """Return the templates of which a page is made."""
+    return sorted((templates_dir() / "report").iterdir())
 
 
 def _style(folder: Path) -> str:

@@ -3,6 +3,7 @@
 import re
 import secrets
 import sys
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +14,7 @@ from sso_data.core.errors import RunError, SsoDataError
 from sso_data.reporting.data import BLOCK, Read, blocks, index, packed, read
 from sso_data.reporting.page import page, served_block
 from sso_data.runs.journal import load_scores
+from sso_data.runs.tokens import Answers
 
 HOST = "127.0.0.1"
 
@@ -21,14 +23,16 @@ class Viewer(ThreadingHTTPServer):
     """Serves the page of `run` under an address that only who started it knows.
 
     The journal is read again whenever the page is loaded, so that a growing run can be followed; a
-    block is that of the page that was loaded last. Raises RunError where the run cannot be read or
-    the port is taken; port 0 takes a free one.
+    block is that of the page that was loaded last. `tokens`: as in `page.report`. Raises RunError
+    where the run cannot be read or the port is taken; port 0 takes a free one.
     """
 
     daemon_threads = True
 
-    def __init__(self, run: Path, port: int = 0) -> None:
-        self.run, self.token = run, secrets.token_urlsafe(16)
+    def __init__(
+        self, run: Path, port: int = 0, tokens: Mapping[str, Answers] | None = None
+    ) -> None:
+        self.run, self.token, self._tokens = run, secrets.token_urlsafe(16), tokens or {}
         self._lock = Lock()
         self.found: Read = read(run)
         try:
@@ -65,7 +69,8 @@ class Viewer(ThreadingHTTPServer):
                 return "application/json", packed({"rows": len(load_scores(self.run, dry=True))})
             block = re.fullmatch(r"data/([0-9]{5,9})\.js", name)
             if block and int(block[1]) * BLOCK < len(self.found.scores):
-                return "text/javascript", served_block(self.found, int(block[1])).encode()
+                text = served_block(self.found, int(block[1]), self._tokens)
+                return "text/javascript", text.encode()
             return None
 
 

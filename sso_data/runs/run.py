@@ -148,7 +148,9 @@ def read_elsewhere(run: Path) -> NDArray[np.uint64]:
     """Return the content of ELSEWHERE_FILE, empty without one. Raises RunError."""
     file = run / ELSEWHERE_FILE
     try:
-        found: NDArray[np.uint64] = np.load(file) if file.exists() else np.empty((0, 2), np.uint64)
+        found: NDArray[np.uint64] = (
+            np.load(file, allow_pickle=False) if file.exists() else np.empty((0, 2), np.uint64)
+        )
         if found.dtype != np.uint64 or found.ndim != 2 or found.shape[1] != 2:
             raise ValueError("not an array of keys")
     except (OSError, ValueError, EOFError) as error:

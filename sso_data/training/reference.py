@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sso_data.config.training import LossConfig, ReferenceConfig
 from sso_data.core.errors import TrainError
 from sso_data.models.head import CompletionScorer
+from sso_data.models.memory import pass_tokens
 from sso_data.runs.files import make_dir, write_atomic
 from sso_data.training.batch import pad_sequences
 from sso_data.training.encode import EncodedRow
@@ -193,7 +194,8 @@ def model_scorer(
     compute = torch.autocast(model.device.type, dtype=autocast, enabled=autocast is not None)
 
     def score(rows: Sequence[EncodedRow]) -> Iterator[tuple[list[int], Nats]]:
-        for group in _groups([row.length(terms) for row in rows], batch_tokens):
+        most = pass_tokens(model.device.type, batch_tokens)
+        for group in _groups([row.length(terms) for row in rows], most):
             found = np.full((len(group), len(PREFERENCE_TERMS), 2), np.nan)
             for name in terms:
                 pairs = [rows[index].sequence(name, side) for index in group for side in (0, 1)]

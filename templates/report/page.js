@@ -15,11 +15,12 @@ async function unpack(text) {
   return JSON.parse(await new Response(stream).text());
 }
 
-/** Called by the file of a block. */
+/** Called by the file of a block; its end, which holds its checksum, must be the one that the page knows. */
 function block(number, text) {
-  const script = document.getElementById(`block-${number}`);
-  if (script) script.remove();
-  unpack(text).then((rows) => waiting.get(number).done(rows), (error) => waiting.get(number).failed(error));
+  const one = waiting.get(number);
+  if (!one || (data.ends && !text.endsWith(data.ends[number]))) return;
+  one.came = true;
+  unpack(text).then(one.done, one.failed);
 }
 
 /** The rows of a block; the last few stay in memory. */
@@ -33,10 +34,9 @@ function rowsOf(number, keep = true) {
     const inside = document.getElementsByClassName("block")[number];
     if (inside) block(number, inside.textContent);
     else {
-      const script = document.createElement("script");
-      script.id = `block-${number}`;
-      script.src = `data/${String(number).padStart(5, "0")}.js`;
-      script.onerror = () => { script.remove(); one.failed(new Error(`${script.src} is missing`)); };
+      const script = document.createElement("script"), src = `data/${String(number).padStart(5, "0")}.js`;
+      const ended = (why) => { script.remove(); if (!one.came) one.failed(new Error(why)); };
+      Object.assign(script, {src, onload: () => ended(`${src} is torn, or of another report`), onerror: () => refusal(src).then(ended)});
       document.head.append(script);
     }
   }
@@ -47,6 +47,12 @@ function rowsOf(number, keep = true) {
     }
     return rows;
   });
+}
+
+/** Why a file is not there: what the server says, where there is one. */
+async function refusal(src) {
+  if (!document.body.dataset.live) return `${src} is missing`;
+  try { return await (await fetch(src)).text(); } catch { return "the server has ended"; }
 }
 
 /** An element with classes, properties and children; texts become text nodes, never HTML. */
@@ -372,9 +378,11 @@ function follow() {
 /** Ask a server that follows a growing run how many rows there are by now. */
 async function poll() {
   try {
-    const there = await (await fetch(document.body.dataset.live)).json();
+    const answer = await fetch(document.body.dataset.live);
+    if (!answer.ok) throw new Error(await answer.text());
+    const there = await answer.json();
     if (there.rows > data.rows) { $("live").hidden = false; $("live").replaceChildren(`${there.rows - data.rows} new rows: `, make("button", {type: "button", onclick: () => location.reload()}, "load them")); }
-  } catch { $("live").hidden = false; $("live").textContent = "the server has ended"; }
+  } catch (error) { $("live").hidden = false; $("live").textContent = error instanceof TypeError ? "the server has ended" : error.message; }
 }
 
 unpack($("index").textContent).then((found) => {

@@ -23,8 +23,9 @@ from benchmarks.claims_grid import (
     declared,
 )
 from benchmarks.claims_reward import Rewarding
-from benchmarks.claims_rounds import Rounds, wins
+from benchmarks.claims_rounds import Rounds, keeping, wins
 from benchmarks.claims_statistics import Estimate, differences, estimate, holm, p_value, verdict
+from sso_data.demo import demo_config
 from sso_data.evaluation.judges import Comparison
 from sso_data.iteration.measure import labelled_comparison
 from sso_data.world import policy_dir
@@ -70,6 +71,11 @@ def test_the_grid() -> None:
     assert len(keys) == len(set(keys))
     assert sum(key.startswith("primary/") for key in keys) == 40
     assert 2 * len(PRIMARY_SEEDS) == 8
+
+
+def test_a_chain_is_filtered_as_declared_whatever_the_default_is() -> None:
+    found = demo_config().filter.model_copy(update=keeping(PBAA))
+    assert (found.steering_test, found.gap) == ("chain", 0.0)
 
 
 def test_student_interval() -> None:

@@ -182,7 +182,13 @@ def test_demo_measures_the_signal_and_trains(cli: Cli, tmp_path: Path) -> None:
     done = cli("demo", "-n", 48, "--json", "--out", tmp_path / "demo")
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
-    assert result["account"] == {"prompts": 48, "rows": 48, "failed": 0, "samples": 1}
+    assert result["account"] == {
+        "prompts": 48,
+        "rows": 48,
+        "failed": 0,
+        "samples": 1,
+        "elsewhere": 0,
+    }
     assert result["signal_all"]["accuracy"] > 0.8
     assert result["signal_kept"]["accuracy"] >= result["signal_all"]["accuracy"] - 0.05
     assert result["signal_all"]["chosen"] > result["signal_all"]["original"]

@@ -63,9 +63,15 @@ def test_a_terminal_shows_both_times_by_name(columns: int, monkeypatch: pytest.M
         now += 10.0
         shown.count(300, 3000, "responses", "90 rows, kept 61%, 2 failed, 12,345 tokens/s")
         shown._bar.refresh()
+        shown.phase("loading /a/long/path/of/a/model " * 9)
+        now += 7.0
+        shown._bar.refresh()
     lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in screen.getvalue().split("\r")]
     drawn = [line for line in lines if "300/3000" in line]
     assert drawn and all(line.strip().endswith("0:00:10 elapsed, 0:01:30 left") for line in drawn)
+    loading = [line for line in lines if "loading /a/long" in line and "0:00:07" in line]
+    assert loading and all(line.strip().endswith("0:00:07 elapsed") for line in loading)
+    assert all(len(line.strip("\n")) <= columns for line in loading)
     assert all(("90 rows, kept 61%" in line) and len(line.strip("\n")) <= columns for line in drawn)
 
 

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from typer.main import get_command
 
 from sso_data.cli import app
-from sso_data.cli.completion import directories_or, recipes, settings_of
+from sso_data.cli.completion import directories_or, recipes, settings_of, values_of
 from sso_data.config.keys import KINDS, keys_of, template
 from sso_data.config.run import RunConfig
 from sso_data.config.training import TrainConfig
@@ -71,6 +71,8 @@ def test_completion_knows_values_keys_and_recipes(
     assert complete("filter.ste") == ["filter.steered="]
     assert complete("filter.steered=c") == ["filter.steered=chain", "filter.steered=contrast"]
     assert "train.loss.g=" in settings_of("iterate")("train.loss")
+    assert values_of("source.format")("sh") == ["sharegpt"]
+    assert values_of("source.take")("") == ["last-user", "first-user", "every-user"]
     assert recipes("llama3.1-8b-instruct-sso-d") == ["llama3.1-8b-instruct-sso-dpo"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "shapes").mkdir()
@@ -114,6 +116,8 @@ def test_config_and_recipes(cli: Cli, tmp_path: Path) -> None:
         (("filter", "nowhere", "--json"), "RunError", 1),
         (("train", "nowhere", "--out", "x", "--base", "dpo", "--json"), "ConfigError", 1),
         (("filter", "--json"), "UsageError", 2),
+        (("dull", "--json"), "UsageError", 2),
+        (("config", "dull", "--json"), "UsageError", 2),
         (("generate", "a", "--out", "b", "--dull", "--json"), "UsageError", 2),
         (("config", "keys", "demo", "--json"), "ConfigError", 1),
     ],

@@ -1,5 +1,6 @@
 """What messages say: absolute paths, the nearest name, what a fingerprint stands for; and when."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -47,9 +48,11 @@ class TestMacOS:
 
     @pytest.fixture(autouse=True)
     def mac(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("psutil", "transformers.modeling_utils"):  # they bring this system's modules
+            importlib.import_module(name)
         monkeypatch.setitem(sys.modules, "vllm", None)
         monkeypatch.setattr(sys, "platform", "darwin")
-        monkeypatch.setattr("sso_data.core.limits.Path", lambda name: Path("/no") / name[1:])
+        monkeypatch.setattr("sso_data.core.limits.MEMORY_FILE", "/no/proc/self/statm")
 
     @pytest.mark.parametrize("isolation", ["inline", "subprocess"])
     def test_the_engine_is_that_of_transformers(

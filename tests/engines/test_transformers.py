@@ -51,6 +51,45 @@ def test_the_active_batch_stays_within_its_bounds(
     assert sum(decoded) / len(decoded) > 4, "new rows join as others end"
 
 
+def test_scores_in_small_passes_equal_those_of_one(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes of about the same length, within their bound, with the same log-probs."""
+    requests = [score(f"c{r.key}", r.prompt_ids, (50, 60, 70, 80)) for r in many_samples(40)]
+    monkeypatch.setattr("sso_data.models.memory.CPU_PASS_TOKENS", 10**6)
+    expected = ask(start(model_path), requests)
+    shapes: list[list[int]] = []
+    forward = LoadedModel.completion_logprobs
+
+    def watching(self: LoadedModel, prompts: Any, completions: Any) -> Any:
+        shapes.append([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)])
+        return forward(self, prompts, completions)
+
+    monkeypatch.setattr(LoadedModel, "completion_logprobs", watching)
+    monkeypatch.setattr("sso_data.models.memory.CPU_PASS_TOKENS", 256)
+    found = ask(start(model_path), requests)
+    assert len(shapes) > 5
+    assert all(len(lengths) * max(lengths) <= 256 for lengths in shapes)
+    in_order = [length for lengths in shapes for length in lengths]
+    assert in_order == sorted(in_order, reverse=True)
+    for key, result in expected.items():
+        assert found[key].total_nats == pytest.approx(result.total_nats, abs=1e-5)
+
+
+def test_attention_changes_nothing_but_rounding(model_path: Path) -> None:
+    requests = [score(f"c{r.key}", r.prompt_ids, (50, 60, 70)) for r in many_samples(8)]
+    usual, eager = start(model_path), start(model_path, attention="eager")
+    assert (usual._model.config._attn_implementation, eager._model.config._attn_implementation) == (
+        "sdpa",
+        "eager",
+    )
+    expected, found = ask(usual, requests), ask(eager, requests)
+    for key, result in expected.items():
+        assert found[key].total_nats == pytest.approx(result.total_nats, abs=1e-5)
+    with pytest.raises(EngineError, match=r"engine\.attention: flash_attention_2 is not available"):
+        start(model_path, attention="flash_attention_2")
+
+
 def test_running_out_of_memory_halves_the_batch(
     model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,14 @@ def test_the_numbers_are_those_of_the_answers(made: Path) -> None:
     good = [row.mean("good", "good") > row.mean("plain", "good") > row.mean("bad", "good")
             for row in rows.values()]  # fmt: skip
     assert found["steering"]["good"] == pytest.approx(sum(good) / 12)
+    effect = found["steering"]["effect"]
+    both = sum(
+        row.mean("good", "good") > row.mean("bad", "good")
+        and row.mean("bad", "bad") > row.mean("good", "bad")
+        for row in rows.values()
+    )
+    assert (effect["rows"], effect["contrast"]) == (12, both)
+    assert f"contrast in {both} rows, reverse in {effect['reverse']}, of 12" in told
     signal = [
         (
             score(query, row.responses["good"].text).total,

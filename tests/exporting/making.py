@@ -62,9 +62,12 @@ def make_run(
     manifest: dict[str, Any] | None = None,
     settings: Sequence[str] = (),
     kept: bool = True,
+    strictly: bool = True,
 ) -> Path:
-    """A finished run with these rows, filtered strictly (where `kept`)."""
-    config = load_config(None, list(settings), base={"filter": STRICT}, model=model)
+    """A finished run with these rows, filtered (where `kept`) strictly, or by the default."""
+    config = load_config(
+        None, list(settings), base={"filter": STRICT if strictly else {}}, model=model
+    )
     content = {
         "schema_version": 1,
         "sso_data": "0.1.0",

@@ -48,9 +48,9 @@ def placebo() -> list[Row]:
 
 
 def truncated() -> list[Row]:
-    """Three rows in four are cut off; the others are kept by contrast alone."""
-    cut = [make_row(i, finish={"plain": "length"}) for i in range(30)]
-    return cut + [make_row(i, means={("plain", "good"): -2.1}) for i in range(30, 40)]
+    """Most rows are cut off; the others are kept by contrast alone."""
+    cut = [make_row(i, finish={"plain": "length"}) for i in range(34)]
+    return cut + [make_row(i, means={("plain", "good"): -2.1}) for i in range(34, 40)]
 
 
 def cut_off_and_not_steered() -> list[Row]:
@@ -86,10 +86,14 @@ def no_gap() -> list[Row]:
     return [make_row(i, means=level) for i in range(40)]
 
 
+def all_steered() -> list[Row]:
+    return [make_row(i) for i in range(40)]
+
+
 CORPUS: dict[str, Callable[[], list[Row]]] = {
     made.__name__: made
     for made in (no_effect, placebo, truncated, cut_off_and_not_steered, off_policy)
-} | {made.__name__: made for made in (far_off, one_bad_principle, no_gap)}
+} | {made.__name__: made for made in (far_off, one_bad_principle, no_gap, all_steered)}
 ADVISED = {"placebo": "steered=contrast", "truncated": "drop_truncated=false"}
 ADVISED |= {
     "off_policy": "closeness_offset=",
@@ -120,9 +124,9 @@ def test_every_step_does_what_it_says(name: str, settings: list[str], tmp_path: 
     steps = [line for line in shown.stderr.splitlines() if line.startswith("try: ")]
     before = invoke("filter", run, "--dry-run")["kept"]
     if settings:
-        assert bool(steps) == (name == "far_off"), shown.stderr
+        assert bool(steps) == (name in ("far_off", "truncated")), shown.stderr
     else:
-        assert before < len(rows) / 5
+        assert (before < len(rows) / 5) == (name != "all_steered")
         assert (name in ADVISED) == bool(steps), shown.stderr
     assert not steps or ADVISED[name] in steps[-1]
     for line in steps:
@@ -200,6 +204,9 @@ def test_the_effect_by_hand() -> None:
     assert effect_of(encode_rows(rows[:5])).verdict == "too_few"
     backwards = [make_row(i, means=wrong) for i in range(9)]
     assert effect_of(encode_rows(backwards)).verdict == "reversed"
+    text = explain(encode_rows(backwards), DEFAULT).text()
+    assert "the wrong way: contrast in 0 rows, reverse in 9" in text
+    assert "opposite to the one" in text and "try:" not in text and "--principles short" not in text
 
 
 def test_the_binding_test_is_the_one_that_divides_most() -> None:

@@ -85,4 +85,10 @@ def test_installed_into_an_empty_venv_it_runs_from_the_root(wheel: Path, tmp_pat
     assert call(python, "-c", _RECIPES).split() == ["True"] * 4
     assert call(python, "-c", "import sso_data; print(sso_data.__file__)").startswith(str(venv))
     result = json.loads(call(command, "demo", "-n", "16", "--json"))
-    assert result["account"] == {"prompts": 16, "rows": 16, "failed": 0, "samples": 1}
+    assert result["account"] == {
+        "prompts": 16,
+        "rows": 16,
+        "failed": 0,
+        "samples": 1,
+        "elsewhere": 0,
+    }

@@ -18,6 +18,7 @@ from sso_data.config.migration import FORMAT
 from sso_data.core.errors import InputError, ModelError, RunError
 from sso_data.core.records import Row, View
 from sso_data.core.yaml_files import deep_merge
+from sso_data.iteration import report as iteration_report
 from sso_data.iteration.report import Iterated, read_iteration
 from sso_data.iteration.run import iterate
 from sso_data.iteration.table import shown
@@ -182,7 +183,7 @@ def test_the_numbers_are_those_of_the_rows(done: Iterated, out: Path) -> None:
 
 
 def test_a_finished_iteration_is_not_done_again(
-    done: Iterated, copied: Path, prompts: Path
+    done: Iterated, copied: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = content(copied)
     progress = Heard()
@@ -192,6 +193,11 @@ def test_a_finished_iteration_is_not_done_again(
     after = content(copied)
     moved = {Path("iterate.json")}  # it names where the model lies
     assert {file for file in before if before[file] != after[file]} <= moved
+    monkeypatch.setattr(iteration_report, "contents", None)
+    run(tiny(prompts), copied, by=never)  # the page is up to date, and no row is read
+    (copied / "round-1/run/run.json").touch()
+    with pytest.raises(TypeError):
+        run(tiny(prompts), copied, by=never)
 
 
 def test_more_rounds_later(done: Iterated, copied: Path, prompts: Path) -> None:
@@ -313,8 +319,10 @@ def test_a_stop_names_the_last_good_policy_and_looser_limits_go_on(
 
 
 def test_nothing_kept_is_a_stop(prompts: Path, tmp_path: Path) -> None:
-    none = {"preset": "closeness", "gap": 50.0}
-    done = run(tiny(prompts, generate={"filter": none}), tmp_path / "out", by=never)
+    none, heard = {"preset": "closeness", "gap": 50.0}, Heard()
+    done = run(tiny(prompts, generate={"filter": none}), tmp_path / "out", heard, by=never)
+    told = "\n".join(heard.warnings)
+    assert "no pairs: 0 of 8 rows" in told and "try: --set generate.filter.gap=" in told
     assert done.stop is not None and done.stop.rule == "nothing_kept"
     assert done.policy.path == str(policy_dir())
     assert done.to_json()["totals"]["kept"] == 0

@@ -198,22 +198,42 @@ def test_the_rows_are_those_of_an_uninterrupted_run(
             assert rows[name].logp[cell] == pytest.approx(total, abs=1e-3)
 
 
-def test_a_few_steps_of_training(
+class InterruptedAtStep(NullProgress):
+    """Ctrl-C when a step of training is reported."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def count(self, done: int, total: int | None, unit: str, state: str = "") -> None:
+        if unit == "steps" and done >= self._step:
+            raise KeyboardInterrupt
+
+
+def test_training_and_its_continuation(
     smollm2: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    """Interrupted in its second step it goes on after the first one, to the same weights."""
     run = made_with("transformers", smollm2, tmp_path_factory) / "run"
     config = load(
         TrainConfig,
         model=str(smollm2),
-        data={"limit": 4},
-        optim={"lr": 1e-4, "max_steps": 3, "batch_size": 2, "schedule": "constant"},
+        data={"limit": 2},
+        optim={"lr": 1e-4, "max_steps": 2, "batch_size": 1, "schedule": "constant"},
         lora={"enabled": True, "r": 4},
+        checkpoints={"every": 1},
         log={"plot": False},
     )
     summary = train(str(run), tmp_path / "out", config)
-    assert summary.new_steps == 3
+    assert summary.new_steps == 2
     references = summary.manifest["references"]
     assert references["source"] == "recorded" and references["worst"] < 1e-4
     assert all(math.isfinite(summary.manifest[name]["loss"]) for name in ("first", "last"))
     adapter = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert all(bool(b.any()) for name, b in adapter.items() if "lora_B" in name), "all have moved"
+
+    with pytest.raises(KeyboardInterrupt):
+        train(str(run), tmp_path / "again", config, InterruptedAtStep(2))
+    assert train(str(run), tmp_path / "again", config).new_steps == 1
+    again = load_file(tmp_path / "again" / "adapter_model.safetensors")
+    assert again.keys() == adapter.keys()
+    assert all(bool((again[name] == value).all()) for name, value in adapter.items())

@@ -3,25 +3,36 @@
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from sso_data.core.errors import RunError
 from sso_data.reporting.server import HOST, Viewer
+from sso_data.runs.tokens import Answers
 from tests.factories import make_row, to_line
 from tests.reporting.test_report import unpacked
 
 
-@pytest.fixture
-def viewer(run: Path) -> Iterator[Viewer]:
-    with Viewer(run) as found:
+@contextmanager
+def serving(run: Path, tokens: Mapping[str, Answers] | None = None) -> Iterator[Viewer]:
+    """The page of a run, served in a thread."""
+    with Viewer(run, tokens=tokens) as found:
         thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
+        try:
+            yield found
+        finally:
+            found.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def viewer(run: Path) -> Iterator[Viewer]:
+    with serving(run) as found:
         yield found
-        found.shutdown()
-        thread.join()
 
 
 def get(viewer: Viewer, path: str, host: str | None = None) -> tuple[int, bytes]:

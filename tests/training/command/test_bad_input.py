@@ -15,6 +15,8 @@ from sso_data.filtering.refilter import refilter, run_config
 from sso_data.training.state import open_training
 from sso_data.world import policy_dir
 from tests.cli.test_bad_input import one_line
+from tests.exporting.making import make_run
+from tests.filtering.test_explain import LOOSE, no_effect
 from tests.training.command.conftest import Train, plain_set, write_rows
 
 Rows = list[dict[str, Any]]
@@ -141,6 +143,11 @@ class TestData:
         refilter(bare, run_config(bare, ["filter.gap=9"], preset=None))
         done = train(bare, tmp_path / "out")
         one_line(done, "kept nothing", f"`sso-data filter {bare} --set filter.gap=")
+
+    def test_texts_without_effect_are_warned_of_first(self, train: Train, tmp_path: Path) -> None:
+        run = make_run(tmp_path / "run", no_effect(), settings=LOOSE)
+        done = train(run, tmp_path / "out")
+        assert "no effect shown: contrast in" in done.stderr and "may be chance" in done.stderr
 
     def test_a_run_has_one_split(self, train: Train, tmp_path: Path, run: Path) -> None:
         done = train(run, tmp_path / "out", "--split", "validation")

@@ -1,0 +1,55 @@
+"""The benchmarks of engine, GPU and scale run to their end, in small."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def run(script: str, *options: str) -> Any:
+    """The script's stdout, as JSON where it is any."""
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *options],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout) if done.stdout.strip() else None
+
+
+def test_the_transformers_engine_scores_what_full_logits_do() -> None:
+    small = ("--prompts-count", "3", "--max-tokens", "16", "--batch", "4", "--repeat", "1")
+    report = run("transformers_engine.py", *small, "--sides", "ours,generate", "--json")
+    assert next(iter(report)) == "ratios"
+    assert report["agreement"]["generate"] < 1e-5
+    for side in report["sides"].values():
+        assert side["scoring"]["tokens"] == report["sides"]["ours"]["scoring"]["tokens"] > 0
+        assert side["sampling"]["tokens_per_cpu_second"] > 0
+
+
+def test_the_script_for_a_gpu_measures_every_part_in_small(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    run("gpu.py", "--tiny", "--out", str(tmp_path / "results.json"))
+    found = json.loads((tmp_path / "results.json").read_text())
+    parts = {name: part for name, part in found.items() if ", " in name}
+    assert len(parts) == 6
+    assert not [(name, part) for name, part in parts.items() if "not measured" in part]
+    assert parts["head, tiny"]["largest difference, nats"] < 1e-4
+    assert parts["agree, tiny"]["sampled - scored, bfloat16"]["worst"] < 0.05
+
+
+def test_every_step_runs_at_two_sizes(tmp_path: Path) -> None:
+    report = run("scale.py", "--dir", str(tmp_path / "runs"), "--rows", "200", "--json")
+    few, many = (report["steps"][rows] for rows in ("40", "200"))
+    assert list(few) == list(many)
+    assert all(step["peak_mb"] > 0 for step in many.values())
