@@ -39,6 +39,7 @@ def verify(directory: Path, progress: Progress | None = None) -> list[Finding]:
         "answers.jsonl": _sealed_lines,
         TOKENS: _sealed_lines,
         "round.json": _round,
+        **dict.fromkeys(("iterate.json", "setup.json", "eval.json"), _sealed_object),
     }
     for file in sorted(directory.rglob("*.json*")):
         if file.name in kinds and not file.parent.name.startswith("."):
@@ -173,11 +174,16 @@ def _sealed_lines(file: Path) -> Iterator[Finding]:
     yield from _tried(file, check)
 
 
+def _sealed_object(file: Path) -> Iterator[Finding]:
+    yield from _tried(file, lambda: read_json(file, what="a JSON object") and "")
+
+
 def _round(file: Path) -> Iterator[Finding]:
     """Yield whether the prompts of an iteration's round are those that it took."""
     place = file.parent
     try:
-        facts = read_json(file, what="the round.json of an iteration") or {}
+        remedy = f"; restore it from a copy, or delete {place} to repeat the round"
+        facts = read_json(file, what="the round.json of an iteration", remedy=remedy) or {}
     except RunError as error:
         yield _failed(file, error)
         return

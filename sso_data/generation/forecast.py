@@ -1,11 +1,14 @@
 """What a run will take and give, from its first rows: time, tokens, disk, pairs, with intervals."""
 
 from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 import numpy as np
 
 from sso_data.config.run import FilterConfig
+from sso_data.core.errors import RunError
 from sso_data.core.progress import duration, size
 from sso_data.core.statistics import Estimate, mean_of, wilson
 from sso_data.filtering.filters import decide
@@ -17,6 +20,20 @@ LESS_LATER = "scoring.when=needed asks less of later rows"
 
 _PAIR_BYTES = 1.8
 """Bytes of a pair in JSONL and Parquet together, as a multiple of its journal line (the demo's)."""
+_LEAST_ROW_BYTES = 1024 + SCORES.itemsize
+"""No row is shorter."""
+_WORTH_BYTES = 1 << 26
+"""A run that takes less may find the disk full: little is lost."""
+
+
+def check_room(out: Path, rows: int) -> None:
+    """Raise RunError where `rows` more rows surely do not fit on the disk of `out`."""
+    least, free = rows * _LEAST_ROW_BYTES, disk_usage(out).free
+    if free < least and least > _WORTH_BYTES:
+        raise RunError(
+            f"{out}: {size(free)} of disk are free, and {rows} rows take {size(least)} at the "
+            "least; free some space, use another --out, or make fewer with --limit"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +95,16 @@ class Forecast:
             f"estimated by the first {self.rows} rows and actual: time {self.time} and "
             f"{duration(seconds)}, sampled tokens {self.tokens.value:,.0f} and {tokens:,}, kept "
             f"{self.kept.value:.0%} [{low:.0%}, {high:.0%}] and {share:.0%}"
+        )
+
+    def shortage(self, out: Path, done: int) -> str:
+        """Return what to say where the rows after `done` may not fit on the disk of `out`."""
+        left, free = self.disk_bytes * max(0, 1 - done / self.total), disk_usage(out).free
+        if left <= max(free, _WORTH_BYTES):
+            return ""
+        return (
+            f"{out}: {size(free)} of disk are free, and the rest of the run takes about "
+            f"{size(left)}; free some space: what is finished is kept, and the run continues"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from sso_data.filtering.explain import Explanation, explain
 from sso_data.filtering.filters import Decision, passing
 from sso_data.filtering.refilter import filter_again, standing_filter
 from sso_data.generation.elsewhere import Elsewhere
-from sso_data.generation.forecast import FEWEST, LESS_LATER, forecast
+from sso_data.generation.forecast import FEWEST, LESS_LATER, check_room, forecast
 from sso_data.generation.logprob_check import LogprobCheck
 from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
 from sso_data.models.checks import check_model
@@ -299,7 +299,7 @@ def _note_given(
 
     These are those of the source's prompts, by their `keys`, and those done earlier that are not
     among them. The first ones are to be complete with `scoring.when=needed`, too, unless they are
-    rows already: the log-prob check is among them.
+    rows already: the log-prob check is among them. Raises RunError where the disk is too small.
     """
     given = Given(
         source=source, settings=config.source.model_dump(mode="json", exclude_defaults=True)
@@ -307,6 +307,7 @@ def _note_given(
     before = origin_of(run.manifest, run.path.name).given
     ledger = run.ledger
     new = sum(not ledger.has(key, DONE | FAILED | ELSEWHERE) for key in keys)
+    check_room(run.path, new)
     own = ledger.count(DONE) + ledger.count(FAILED, without=DONE)
     run.set(prompts=own + new, **({"peoples_chats": True} if people else {}))
     run.set(sources=list(dict.fromkeys([*(run.get("sources") or []), source])))
@@ -425,7 +426,7 @@ def make_rows(
             done = counts.done * len(VIEWS) + counts.responses
             progress.count(done, whole, "responses", _state(counts, kept.share))
             if foretells and counts.forecast is None and pipeline.finished >= FEWEST:
-                kept.foretell(pipeline, total or 0)
+                kept.foretell(pipeline, total or 0, metadata.path)
         return pipeline.counts
 
 
@@ -497,8 +498,11 @@ class _FirstRows:
             if len(self._warned_by) == _FIRST_ROWS:
                 self._warn_if_few()
 
-    def foretell(self, pipeline: Pipeline, total: int) -> None:
-        """Estimate the run as soon as a whole cohort of rows is done, if it goes on for a while."""
+    def foretell(self, pipeline: Pipeline, total: int, out: Path | None) -> None:
+        """Estimate the run as soon as a whole cohort of rows is done, if it goes on for a while.
+
+        Warns where the disk of `out` may not hold the rest.
+        """
         counts = pipeline.counts
         if pipeline.finished < max(min(pipeline.cohort, _MOST_FIRST), self._next_look):
             return
@@ -515,6 +519,8 @@ class _FirstRows:
         if found and found.seconds.value - counts.seconds > _WORTH_SECONDS:
             counts.forecast = found
             self._progress.note(f"{found}{found.cost_text(self._price)}{self._less_later}")
+            if out and (short := found.shortage(out, counts.rows)):
+                self._progress.warn(short)
 
     def _warn_if_few(self) -> None:
         found = explain(np.frombuffer(b"".join(self._warned_by), SCORES), self._config)

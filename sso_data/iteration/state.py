@@ -61,7 +61,8 @@ class RoundDir:
         self.number = number
         self._file = path / "round.json"
         what = "the round.json of an iteration of sso-data"
-        found = read_json(self._file, what=what)
+        remedy = f"; restore it from a copy, or delete {path} to repeat the round"
+        found = read_json(self._file, what=what, remedy=remedy)
         self.facts: Manifest = {"round": number, "steps": {}} if found is None else found
         if not isinstance(self.facts.get("steps"), dict):
             raise RunError(f"{self._file}: not {what}")

@@ -22,9 +22,8 @@ from sso_data.config.training import TrainConfig
 from sso_data.core.errors import RunError, SsoDataError
 from sso_data.core.process_guard import PARENT_DIED
 from sso_data.engines.devices import usable_gpus
-from sso_data.runs.files import locked_file, make_dir
+from sso_data.runs.files import locked_file, make_dir, write_atomic
 from sso_data.runs.jsonl import read_lines
-from sso_data.runs.workdir import write_json
 from sso_data.training.state import read_training
 
 _LAST_LINES = 4
@@ -83,7 +82,7 @@ def train_in_a_process(training: Training) -> None:
     """
     file = training.out.parent / f"{training.out.name}.yaml"
     make_dir(file.parent)
-    write_json(file, training.config.model_dump(mode="json"))
+    write_atomic(file, training.config.model_dump_json().encode())
     _wait_for_the_lock(training.out)
     sys.stderr.flush()
     guard = (sys.executable, "-m", "sso_data.core.process_guard", str(os.getpid()))

@@ -47,6 +47,7 @@ _KEYS_THAT_SAY_MORE = frozenset(
 """Keys of a chat turn that a template may show the model; a turn would lose them silently."""
 _NOT_SHOWN = ("tools", "functions", "image", "images", "videos", "audios")
 """Columns that belong to a prompt, and that no text can hold."""
+_COLUMN_ALONE = "remove it, or read the prompt's column alone (source.column, source.format=column)"
 _NOTHING: tuple[Any, ...] = (None, "", "[]", "{}", "null", [], {})
 _HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \n]?")
 
@@ -75,6 +76,9 @@ def _turns(fields: Fields, column: str) -> list[Any]:
     value = fields[column]
     if isinstance(value, str):
         text = encodable(value, repr(column))
+        asked = _dialogue(text) if text.rstrip().endswith("\n\nAssistant:") else []
+        if asked and not asked[-1]["content"].strip():
+            return asked[:-1]
         return _messages_in(text) or [{"role": "user", "content": text}]
     if not isinstance(value, list):
         raise RowError(f"{column!r} is {kind_of(value)}, not a text or a list of chat messages")
@@ -82,7 +86,7 @@ def _turns(fields: Fields, column: str) -> list[Any]:
 
 
 def _instruction(fields: Fields, column: str) -> list[Any]:
-    """Alpaca: earlier turns in `history`, the instruction, and its input on the next line."""
+    """Alpaca, Dolly: turns in `history`, the instruction, `input` or `context` on the next line."""
     turns = []
     for pair in fields.get("history") or []:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
@@ -90,11 +94,11 @@ def _instruction(fields: Fields, column: str) -> list[Any]:
         roles = zip(("user", "assistant"), pair, strict=True)
         turns += [{"role": role, "content": text} for role, text in roles]
     asked = fields[column]
-    extra = fields.get("input")
-    if extra not in _NOTHING:
-        if not (isinstance(extra, str) and isinstance(asked, str)):
-            raise RowError(f"'input' is {kind_of(extra)}; only text can be joined to a text")
-        asked = f"{asked}\n{extra}"
+    for name in ("input", "context"):
+        if (extra := fields.get(name)) not in _NOTHING:
+            if not (isinstance(extra, str) and isinstance(asked, str)):
+                raise RowError(f"{name!r} is {kind_of(extra)}; only text can be joined to a text")
+            asked = f"{asked}\n{extra}"
     return [*turns, *_turns({column: asked}, column)]
 
 
@@ -119,7 +123,12 @@ LAYOUTS = (
         real_people=True,
     ),
     Layout(name="sharegpt", columns=("conversations",), read=_turns, answered=True),
-    Layout(name="alpaca", columns=("instruction",), also=("input", "history"), read=_instruction),
+    Layout(
+        name="alpaca",
+        columns=("instruction",),
+        also=("input", "context", "history"),
+        read=_instruction,
+    ),
     Layout(name="question", columns=("question", "query", "input"), read=_turns),
     Layout(name="turns", columns=("turns",), read=_turns),
     Layout(name="pairs", columns=("chosen",), needs=("rejected",), read=_shared_start),
@@ -163,6 +172,11 @@ def check_header(where: str, names: Iterable[str], config: SourceConfig) -> None
     check_columns(where, columns)
     if config.column and not any(column in columns for _, column in prompt_columns(config)):
         detail = missing_column(config, columns)
+        if len(columns) == 1 and (mark := next((one for one in ";\t|" if one in columns[0]), "")):
+            raise InputError(
+                f"{where}: its columns are separated by {mark!r}; save it with commas, or with "
+                "tabs as .tsv"
+            )
         raise InputError(one_line(f"{where}: {detail}; name the prompts' column with --column"))
 
 
@@ -174,7 +188,7 @@ def candidates_of(raw: RawRow, config: SourceConfig) -> list[Candidate | BadRow]
         turns = layout.read(fields, column)
         parts = _asked(turns, config.take, answered=layout.answered)
         if layout is not _COLUMN:
-            parts = [_with_system(fields, part) for part in parts]
+            parts = [_with_system(fields, part, _COLUMN_ALONE) for part in parts]
         asked = [checked(part) for part in parts]
         source_id = plain(fields.get(id_column), id_column) if id_column != column else None
         if isinstance(source_id, bool | list | dict):
@@ -275,15 +289,20 @@ def _said(value: Any, name: str) -> list[Any]:
         return [value]
     if not isinstance(value, str):
         return _turns({name: value}, name)
-    pieces = _HH_TURN.split(value)
-    if len(pieces) > 3 and not pieces[0].strip():
-        roles = {"Human": "user", "Assistant": "assistant"}
-        spoken = zip(pieces[1::2], pieces[2::2], strict=True)
-        return [{"role": roles[who], "content": text} for who, text in spoken]
-    return _messages_in(value) or [{"role": "assistant", "content": value}]
+    return _dialogue(value) or _messages_in(value) or [{"role": "assistant", "content": value}]
 
 
-def _with_system(fields: Fields, turns: list[Any]) -> list[Any]:
+def _dialogue(text: str) -> list[dict[str, str]]:
+    """HH's turns, "Human: ..." and "Assistant: ..." after blank lines; none in other text."""
+    pieces = _HH_TURN.split(text)
+    if len(pieces) <= 3 or pieces[0].strip():
+        return []
+    roles = {"Human": "user", "Assistant": "assistant"}
+    spoken = zip(pieces[1::2], pieces[2::2], strict=True)
+    return [{"role": roles[who], "content": text} for who, text in spoken]
+
+
+def _with_system(fields: Fields, turns: list[Any], remedy: str = "remove it") -> list[Any]:
     """The turns after the system message of a column beside them.
 
     RowError for a column that belongs to the prompt and cannot be shown.
@@ -291,8 +310,7 @@ def _with_system(fields: Fields, turns: list[Any]) -> list[Any]:
     lost = next((name for name in _NOT_SHOWN if fields.get(name) not in _NOTHING), None)
     if lost is not None:
         raise RowError(
-            f"column {lost!r} belongs to the prompt, and only text can be shown; remove it, or "
-            "read the prompt's column alone (source.column, source.format=column)"
+            f"column {lost!r} belongs to the prompt, and only text can be shown; {remedy}"
         )
     for name in SYSTEM_COLUMNS:
         system = fields.get(name)

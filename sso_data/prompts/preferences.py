@@ -74,6 +74,8 @@ def _pair(row: RawRow | BadRow) -> dict[str, Any]:
     if isinstance(row, BadRow):
         raise RowError(row.detail)
     missing = [name for name in PAIR if row.fields.get(name) is None]
+    if missing and missing[0] in row.fields:
+        raise RowError(f"{missing[0]} is null")
     if missing:
         raise RowError(
             f"no column {missing[0]!r} (columns: {listed(row.fields)}); a preference set has "

@@ -4,7 +4,6 @@ All of it is written to a new directory, which then replaces the old one; memory
 the number of rows.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ from sso_data.runs.columns import row_key
 from sso_data.runs.files import NewFile, make_dir, recover_dir, remove_tree, swap_dir, write_new
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.jsonl import read_lines, read_objects
-from sso_data.runs.workdir import read_json
+from sso_data.runs.workdir import read_json, sealed_json
 
 _PROGRESS_ROWS = 256
 _NO_PAIRS = "{run}: no pairs in it; decide on them with `sso-data filter {run}`"
@@ -55,8 +54,7 @@ def write_pairs(
         files = sorted(path.name for path in new.iterdir())
         sums = {path.name: digest for path, digest in sha256_of(new / f for f in files).items()}
         content = {"schema_version": SCHEMA_VERSION, **summary, "files": files, CHECKSUMS: sums}
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_new(new / "filter.json", text.encode())
+        write_new(new / "filter.json", sealed_json(content))
         swap_dir(new, final)
     except BaseException:
         with suppress(RunError):
@@ -127,7 +125,8 @@ def check_pairs(directory: Path, *names: str) -> None:
 
     Pairs of versions before 0.2.0 have no checksums and are taken as they are.
     """
-    content = read_json(directory / "filter.json", what="the filter.json of a run") or {}
+    rewrite = f"; {_REWRITE.format(run=directory.parent)}"
+    content = read_json(directory / "filter.json", what="a filter.json", remedy=rewrite) or {}
     recorded = recorded_in(content, CHECKSUMS)
     wanted = {name: one for name, one in recorded.items() if not names or name in names}
     for name in changed(directory, wanted):

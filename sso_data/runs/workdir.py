@@ -8,6 +8,7 @@ A run (run.json), a training (train.json), an iteration (iterate.json) and an ev
 
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from sso_data.config.migration import Kind, upgraded
 from sso_data.core.errors import RunError, one_line
 from sso_data.core.fingerprints import same
 from sso_data.runs.files import locked_file, make_dir, remove_tree, write_atomic
+from sso_data.runs.jsonl import CRC
 
 Manifest = dict[str, Any]
 
@@ -320,7 +322,8 @@ def refuse_later_format(file: Path, content: Mapping[str, Any], *, known: int) -
 def read_json(file: Path, *, what: str, remedy: str = "") -> dict[str, Any] | None:
     """Return the object in a JSON file; None if there is no file.
 
-    Raises RunError when it is not readable, or is not an object (`what` it should be).
+    Raises RunError when it is not readable, is not an object (`what` it should be), or was changed
+    after it was written; files of versions before 0.2.0 have no checksum.
     """
     try:
         content = json.loads(file.read_bytes())
@@ -332,13 +335,29 @@ def read_json(file: Path, *, what: str, remedy: str = "") -> dict[str, Any] | No
         raise RunError(f"{file}: not readable: {one_line(error, 200)}{remedy}") from error
     if not isinstance(content, dict):
         raise RunError(f"{file}: not {what}{remedy}")
+    if content.pop(CRC, None) not in (None, _crc_of(content)):
+        raise RunError(
+            f"{file}: was changed after it was written (its checksum differs)"
+            f"{remedy or '; restore it from a copy'}"
+        )
     return content
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Replace a JSON file atomically, indented; raises RunError when it cannot be written."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
-    write_atomic(file, text.encode())
+    """Replace a JSON file atomically, with its checksum; raises RunError when it cannot be."""
+    write_atomic(file, sealed_json(content))
+
+
+def sealed_json(content: Mapping[str, Any]) -> bytes:
+    """Return `content` as indented JSON that holds the CRC-32 of its values, in any layout."""
+    plain = json.loads(json.dumps(content, default=str))
+    plain.pop(CRC, None)
+    sealed = plain | {CRC: _crc_of(plain)}
+    return (json.dumps(sealed, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _crc_of(content: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 
 def section(facts: Mapping[str, Any], key: str) -> Mapping[str, Any]:

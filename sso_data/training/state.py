@@ -130,8 +130,8 @@ def check_model(path: Path, manifest: Mapping[str, Any]) -> None:
     for name in changed(path, recorded_in(manifest, "files")):
         raise RunError(
             f"{path / name}: is not as the training wrote it (its checksum in {MANIFEST} differs); "
-            f"restore it from a copy; if you changed it, take {name} out of `files` in "
-            f"{path / MANIFEST}"
+            f"restore it from a copy; if you changed it, take {name} out of `files`, and "
+            f"`crc`, in {path / MANIFEST}"
         )
 
 

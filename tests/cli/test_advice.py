@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sso_data.cli import app
-from sso_data.runs.workdir import locked
+from sso_data.runs.workdir import locked, write_json
 from sso_data.world import queries
 from tests.cli.conftest import INLINE, Cli, rows_of
 from tests.cli.test_words import told
@@ -172,7 +172,7 @@ class TestMerge:
         manifest = parts[1] / "run.json"
         content = json.loads(manifest.read_text())
         content["prompts"] += 1
-        manifest.write_text(json.dumps(content))
+        write_json(manifest, content)
         done = cli("merge", *parts, f"--out={place / 'whole'}")
         assert f"{parts[1]} is unfinished" in done.stderr
         assert "finish it and merge again" in done.stderr

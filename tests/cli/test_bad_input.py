@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
-from sso_data.runs.workdir import locked
+from sso_data.runs.workdir import locked, write_json
 from sso_data.world import catalogue_dir, policy_dir
 from tests.cli.conftest import INLINE, Cli, rows_of
 
@@ -312,7 +312,7 @@ class TestRunDirectories:
         if "engine" in change:
             manifest = json.loads((run / "run.json").read_text())
             manifest["engine"] |= change["engine"]
-            (run / "run.json").write_text(json.dumps(manifest))
+            write_json(run / "run.json", manifest)
         else:
             (model / "generation_config.json").write_text(json.dumps(*change.values()))
         advice = "another --out" if "engine" in change else "--overwrite"

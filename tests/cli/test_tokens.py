@@ -9,6 +9,7 @@ import pytest
 from sso_data.core.records import Row
 from sso_data.generation import tokens as module
 from sso_data.runs.tokens import TOKENS, kept_tokens
+from sso_data.runs.workdir import write_json
 from sso_data.verification import verify
 from tests.cli.conftest import INLINE, Cli, rows_of
 from tests.reporting.test_report import rows_of as reported
@@ -97,9 +98,9 @@ def refusals(cli: Cli, kept: Path, bare: Path) -> None:
 
     manifest = json.loads((bare / "run.json").read_text())
     other = manifest | {"identity": manifest["identity"] | {"model": "0" * 32}}
-    (bare / "run.json").write_text(json.dumps(other))
+    write_json(bare / "run.json", other)
     assert "is not the model that made" in cli("show", bare, "--tokens").stderr
-    (bare / "run.json").write_text(json.dumps(manifest))
+    write_json(bare / "run.json", manifest)
     rows = rows_of(bare)
     rows[0]["logp_bad_good"] -= 0.2 * rows[0]["chosen_num_tokens"]
     (bare / "rows/00000.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -26,6 +26,7 @@ from sso_data.evaluation.run import _checked, evaluate
 from sso_data.evaluation.statistics import length_controlled, rate_of
 from sso_data.generation.generate import generate
 from sso_data.runs.journal import read_rows
+from sso_data.runs.workdir import write_json
 from sso_data.steering.stats import principle_stats
 from sso_data.world import catalogue_dir, policy_dir, queries, score
 from tests.chat.server import said, serving
@@ -194,7 +195,7 @@ def test_the_rule_judges_the_same_answers_by_the_checks_of_their_principles(
     assert found["model"]["score"] == pytest.approx(sum(plain for plain, *_ in pairs) / 12)
     manifest = json.loads((place / "model" / "run.json").read_text())
     manifest["config"]["principles"] = str(checked)
-    (place / "model" / "run.json").write_text(json.dumps(manifest))
+    write_json(place / "model" / "run.json", manifest)
     for one in principle_stats(place / "model"):
         own = [
             value
@@ -207,7 +208,7 @@ def test_the_rule_judges_the_same_answers_by_the_checks_of_their_principles(
 def begun_with(place: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Change setup.json, and continue with settings that do not name `max_tokens`."""
     there = json.loads((place / "setup.json").read_text())
-    (place / "setup.json").write_text(json.dumps(there | manifest))
+    write_json(place / "setup.json", there | manifest)
     settings = [one.removeprefix("--set=") for one in SETTINGS if one.startswith("--set=")]
     config = load(
         EvalConfig,
@@ -245,13 +246,13 @@ def test_a_format_of_an_earlier_version_goes_on_and_a_later_one_is_refused(
     del there["defaults"]
     engine = there["config"]["generate"]["engine"]
     engine["process"] = engine.pop("isolation")
-    file.write_text(json.dumps(there | {"schema_version": 1}))
+    write_json(file, there | {"schema_version": 1})
     done(evaluated(*options))
     done(evaluated(*options, "--set=signal=false"))  # what changes is written in the new format
     found = json.loads(file.read_text())
     assert found["schema_version"] == FORMAT
     assert found["config"]["generate"]["engine"]["isolation"] == "inline"
-    file.write_text(json.dumps(found | {"schema_version": FORMAT + 1}))
+    write_json(file, found | {"schema_version": FORMAT + 1})
     (line,) = done(evaluated(*options), 1).stderr.strip().splitlines()[-1:]
     assert f"setup.json: has format {FORMAT + 1}" in line and line.endswith("upgrade sso-data")
 

@@ -16,6 +16,7 @@ from sso_data.generation.generate import Summary
 from sso_data.generation.merge import Merged, merge
 from sso_data.runs.journal import load_scores
 from sso_data.runs.run import ELSEWHERE_FILE, require_run, run_account, unfinished
+from sso_data.runs.workdir import write_json
 from sso_data.templating.chat_template import load_tokenizer
 from sso_data.world import policy_dir
 from tests.cli.conftest import Cli, cli, rows_of
@@ -186,6 +187,8 @@ def test_a_continued_run_keeps_what_it_left(make: Maker, tmp_path: Path) -> None
     (rest / ELSEWHERE_FILE).write_bytes(b"\x93NUMPY")
     with pytest.raises(RunError, match=r"elsewhere\.npy: not readable; delete it"):
         make(rest)
+    (rest / ELSEWHERE_FILE).unlink()
+    assert make(rest, None, moved), "the advice, followed"
 
 
 def test_what_cannot_be_left_is_one_line_before_the_engine(make: Maker, tmp_path: Path) -> None:
@@ -202,7 +205,7 @@ def test_what_cannot_be_left_is_one_line_before_the_engine(make: Maker, tmp_path
         make(out, None, run, seed=1)
     facts = json.loads((run / "run.json").read_text())
     facts["identity"]["model"] = "0" * 16
-    (run / "run.json").write_text(json.dumps(facts))
+    write_json(run / "run.json", facts)
     with pytest.raises(RunError, match=r"run: --except .*; model is another: "):
         make(out, None, run)
     assert make.engines == 0 and not out.exists()
@@ -220,7 +223,7 @@ def test_another_day_takes_the_date_of_the_run_it_goes_on_with(
     assert require_run(out)["date"] == "2026-01-01"
     facts = json.loads((run / "run.json").read_text())
     facts["engine"]["device"] = "cuda"
-    (run / "run.json").write_text(json.dumps(facts))
+    write_json(run / "run.json", facts)
     with pytest.raises(RunError, match="engine device is cuda there and cpu here"):
         make(out, None, run)
     with pytest.raises(RunError, match="engine device cuda, this is cpu"):

@@ -6,15 +6,17 @@ The engine is scripted.
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from sso_data.cli import app
 from sso_data.config.run import FilterConfig
+from sso_data.core.errors import RunError
 from sso_data.core.statistics import wilson
 from sso_data.generation import generate, preview
-from sso_data.generation.forecast import forecast
+from sso_data.generation.forecast import check_room, forecast
 from tests.factories import encode_rows, make_row
 from tests.reliability.flow import scripted, write_prompts
 
@@ -48,6 +50,29 @@ def test_the_arithmetic() -> None:
 def test_few_rows_foretell_nothing() -> None:
     records = encode_rows([make_row(n) for n in range(29)]).tobytes()
     assert forecast(records, FilterConfig(), seconds=1.0, work=29.0, total=99) is None
+
+
+class Usage(NamedTuple):
+    """Of a disk, as far as it is asked for."""
+
+    free: int
+
+
+def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100,000 rows take 1144 bytes each at the least, 114.4 MB, and these 210 MB by the first."""
+    monkeypatch.setattr("sso_data.generation.forecast.disk_usage", lambda out: Usage(114_000_000))
+    with pytest.raises(RunError, match=r"114\.0 MB of disk are free, and 100000 rows take 114\.4"):
+        check_room(tmp_path, 100_000)
+    check_room(tmp_path, 99_000)
+    monkeypatch.setattr("sso_data.generation.forecast.disk_usage", lambda out: Usage(0))
+    check_room(tmp_path, 50_000)  # less than 64 MiB
+    records = encode_rows([make_row(n) for n in range(40)])
+    assert records["length"].min() > 1024
+    found = forecast(records.tobytes(), FilterConfig(), seconds=1.0, work=40.0, total=100_000)
+    assert found is not None and found.disk_bytes > 2e8
+    assert "0 bytes of disk are free, and the rest" in found.shortage(tmp_path, 40)
+    monkeypatch.setattr("sso_data.generation.forecast.disk_usage", lambda out: Usage(1 << 40))
+    assert found.shortage(tmp_path, 40) == "" == found.shortage(tmp_path, 100_000)
 
 
 def questions(file: Path, count: int) -> Path:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import time
@@ -16,13 +17,14 @@ from typer.testing import CliRunner
 from sso_data.cli import app
 from sso_data.cli.outcome import SafeConsole, echo, print_json, say
 from sso_data.cli.progress import showing_progress
+from sso_data.cli.rows import visible
 from sso_data.config.run import ViewsConfig, load_config
 from sso_data.config.training import TrainConfig
-from sso_data.core.errors import ConfigError, InputError, ModelError, without_secrets
+from sso_data.core.errors import ConfigError, InputError, ModelError, harmless, without_secrets
 from sso_data.core.jinja import Templates
 from sso_data.core.limits import BYTES, TooMuchError, limited
 from sso_data.core.markdown import inline
-from sso_data.core.paths import public_name
+from sso_data.core.paths import public_name, templates_dir
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer
 from sso_data.training.card import write_card
 from sso_data.world import policy_dir
@@ -190,3 +192,18 @@ def test_a_umask_is_kept_by_all_that_train_writes(tmp_path: Path) -> None:
     shutil.rmtree(out)
     done = CliRunner().invoke(app, ["train", str(run), f"--out={out}", *words, *kept])
     assert stat.S_IMODE((out / "model.safetensors").stat().st_mode) == 0o644 & ~before
+
+
+def test_the_page_and_the_terminal_mark_what_messages_neutralise() -> None:
+    """The three lists agree: messages neutralise what the page marks, up to what is only unseen."""
+    script = (templates_dir() / "report/page.js").read_text()
+    [pattern] = re.findall(r"const hidden = /(.*?)/g", script)
+    unseen = set("\u200b\u200c\u200d\ufeff") | {chr(code) for code in range(0x2060, 0x2066)}
+    for code in range(0x11000):
+        char = chr(code)
+        if 0xD800 <= code < 0xE000:
+            continue
+        on_page, steers = bool(re.fullmatch(pattern, char)), harmless(char) != char
+        assert on_page == (steers or char in unseen), hex(code)
+        if on_page and char not in "\r\u200c\u200d":
+            assert visible(char) != char, hex(code)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from sso_data.cli import app
 from sso_data.generation import generate as generating
+from sso_data.runs.workdir import write_json
 from sso_data.training.reference import _Cache
 from sso_data.world import catalogue_dir, policy_dir
 from tests.cli.test_bad_input import one_line
@@ -198,7 +199,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.rmtree(out / "checkpoints" / "checkpoint-3")
     manifest = json.loads((out / "train.json").read_text())
     del manifest["finished"]
-    (out / "train.json").write_text(json.dumps(manifest))
+    write_json(out / "train.json", manifest)
     return out
 
 

@@ -26,6 +26,7 @@ from sso_data.iteration.training import Training
 from sso_data.models.directory import model_fingerprint
 from sso_data.runs.files import locked_file
 from sso_data.runs.journal import read_rows
+from sso_data.runs.workdir import write_json
 from sso_data.templating.chat_template import load_tokenizer
 from sso_data.world import policy_dir
 from tests.iteration.conftest import PROMPTS, TINY, Heard, lines_of, run, tiny, train_here
@@ -213,11 +214,11 @@ def test_interrupted_steps_go_on(copied: Path, prompts: Path, done: Iterated) ->
     """A round whose last marks are missing: what its steps left is taken, not made again."""
     manifest = json.loads((copied / "iterate.json").read_text())
     manifest["rounds"].pop()
-    (copied / "iterate.json").write_text(json.dumps(manifest))
+    write_json(copied / "iterate.json", manifest)
     file = copied / "round-2" / "round.json"
     facts = json.loads(file.read_text())
     facts["steps"] = {"sliced": facts["steps"]["sliced"]}
-    file.write_text(json.dumps(facts))
+    write_json(file, facts)
     (copied / "rounds.jsonl").unlink()
     again = run(tiny(prompts), copied, by=never)
     assert again.lines == done.lines and again.new_rounds == 1
@@ -234,10 +235,10 @@ def test_it_goes_on_with_the_defaults_of_its_first_start(
     assert "max_tokens" not in manifest["defaults"]["generate"]["sampling"]
     manifest["defaults"]["generate"]["sampling"]["max_tokens"] = 64
     manifest["rounds"].pop()
-    file.write_text(json.dumps(manifest))
+    write_json(file, manifest)
     facts = json.loads((copied / "round-2" / "round.json").read_text())
     facts["steps"] = {"sliced": facts["steps"]["sliced"]}
-    (copied / "round-2" / "round.json").write_text(json.dumps(facts))
+    write_json(copied / "round-2" / "round.json", facts)
     tree = deep_merge(TINY, {"prompts": str(prompts)})
     del tree["generate"]["sampling"]["max_tokens"]
     again = run(validated(IterateConfig, tree), copied, by=never)
@@ -247,7 +248,7 @@ def test_it_goes_on_with_the_defaults_of_its_first_start(
 
 def test_a_later_format_is_refused_in_one_line(copied: Path, prompts: Path) -> None:
     file = copied / "iterate.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema_version": FORMAT + 1}))
+    write_json(file, json.loads(file.read_text()) | {"schema_version": FORMAT + 1})
     with pytest.raises(
         RunError, match=rf"iterate\.json: has format {FORMAT + 1} .* upgrade sso-data$"
     ):

@@ -69,11 +69,22 @@ PROMPTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"chosen": TALK[:3], "rejected": [*TALK[:2], {"role": "assistant", "content": "b"}]},
         ["system s", "user q1"],
     ),
+    "greeted": ({"conversations": [GPT, HUMAN, GPT]}, ["assistant a1", "user q1"]),
+    "called": (  # Automodel#2375, torchtune#2618: what comes after the last user's turn is cut
+        {"conversations": [HUMAN, {"from": "function_call", "value": "{}"}, GPT]},
+        ["user q1"],
+    ),
     "hh": (
         {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
         ["user q"],
     ),
     "json-text": ({"prompt": json.dumps(TALK[1:2])}, ["user q1"]),
+    "dolly": ({"instruction": "q", "context": "c", "response": "a"}, ["user q\nc"]),
+    "nectar": (
+        {"prompt": "\n\nHuman: q1\n\nAssistant: a1\n\nHuman: q2\n\nAssistant: ", "turns": 2},
+        ["user q1", "assistant a1", "user q2"],
+    ),
+    "not-nectar": ({"prompt": "Human: q\n\nAssistant: a"}, ["user Human: q\n\nAssistant: a"]),
     # public reports: unsloth#321, aiperf#828, OpenRLHF#860, ms-swift#1922, trl#1777, MedicalGPT#294
     "mixed-keys": ({"conversations": [HUMAN, TALK[2]]}, ["user q1"]),
     "openrlhf": ({"input": "q", "output": "a", "reward": 1.0}, ["user q"]),
@@ -165,6 +176,33 @@ def test_the_column_alone(tmp_path: Path) -> None:
 )
 def test_what_would_be_lost_is_named(tmp_path: Path, row: dict[str, Any], line: str) -> None:
     assert refusal(write_jsonl(tmp_path / "p.jsonl", [row])).startswith(f"p.jsonl:1: {line}")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [  # ragflow#19179, datasets#8241, phoenix#10820, jsonlines#68, LlamaFactory#6730
+        ("bom.jsonl", b'\xef\xbb\xbf{"prompt":"q"}\n\n', ["q"]),
+        ("bom.json", b'\xef\xbb\xbf[{"prompt":"q"}]', ["q"]),
+        ("pretty.jsonl", b'{\n "prompt": "q"\n}\n', "pretty.jsonl:1: not valid JSON"),
+        ("wrapped.json", b'{"data":[{"prompt":"q"}]}', "must hold an array of rows"),
+        ("texts.json", b'["q"]', "texts.json:1: text, not an object with named columns"),
+        ("excel.csv", b"prompt;answer\nq;a\n", "excel.csv: its columns are separated by ';'; save"),
+        ("tabs.csv", b"prompt\tanswer\nq\ta\n", r"separated by '\t'; save it with commas, or with"),
+        ("tabs.tsv", b"prompt\tanswer\nq\ta\n", ["q"]),
+        ("latin.csv", b"prompt\n\xe9\n", "latin.csv:2: not UTF-8 (byte 0xe9 at byte 1); save it"),
+        ("wide.csv", "prompt\nq\n".encode("utf-16"), "wide.csv:1: not UTF-8 (it is UTF-16"),
+        ("roles.jsonl", b'{"messages":[{"role":"User","content":"q"}]}', "has the role User"),
+    ],
+)
+def test_files_as_other_programs_write_them(
+    tmp_path: Path, name: str, data: bytes, said: str | list[str]
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(data)
+    if isinstance(said, str):
+        assert said in refusal(file)
+    else:
+        assert [row.messages[-1].content for row in good(file)] == said
 
 
 def test_columns_of_nothing_are_no_loss(tmp_path: Path) -> None:
@@ -309,6 +347,19 @@ BAD_PAIRS: dict[str, tuple[dict[str, Any], str]] = {
         {"query": "q1", "response": "yes", "rejected_response": "no"},
         "no column 'chosen' (columns: query, response, rejected_response)",
     ),
+    # RL#673 (ranked completions; chosen_response), ms-swift#1922, trl#1777
+    "ranked": ({"context": [ASK], "completions": []}, "no column 'chosen' (columns: context,"),
+    "nemo": (
+        {"prompt": "q", "chosen_response": "a"},
+        "no column 'chosen' (columns: prompt, chosen",
+    ),
+    "labelled": ({"prompt": "q", "completion": "a", "label": True}, "no column 'chosen' (columns"),
+    "null": ({**PAIRS["trl"], "rejected": None}, "rejected is null; correct the row"),
+    "tools-advice": (
+        {**PAIRS["trl"], "tools": CALL},
+        "column 'tools' belongs to the prompt, and only text can be shown; remove it; correct",
+    ),
+    "texts": ({**PAIRS["trl"], "chosen": ["yes"]}, "chosen: message 1 is text, not an object"),
     "empty": ({**PAIRS["trl"], "rejected": [{**NO, "content": ""}]}, "rejected holds no text"),
 }
 

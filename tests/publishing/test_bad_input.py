@@ -12,7 +12,7 @@ from sso_data.config.run import RunConfig
 from sso_data.core.errors import HubError
 from sso_data.filtering.refilter import refilter
 from sso_data.publishing.hub import HubRepo
-from sso_data.runs.workdir import locked
+from sso_data.runs.workdir import locked, write_json
 from tests.cli.test_bad_input import one_line
 from tests.exporting.making import make_run
 from tests.factories import make_row
@@ -51,7 +51,7 @@ class TestTheRun:
 
     def test_unfinished(self, hub: HubServer, push: Push, run: Path) -> None:
         manifest = json.loads((run / "run.json").read_text())
-        (run / "run.json").write_text(json.dumps(manifest | {"prompts": 240}))
+        write_json(run / "run.json", manifest | {"prompts": 240})
         how_far = "7 of 240 prompts are done"
         one_line(push(run, "--public"), f"is unfinished, {how_far}", "without --public", "--limit")
         assert not hub.requests

@@ -28,6 +28,7 @@ from sso_data.publishing.readme import (
     size_category,
     split_page,
 )
+from sso_data.runs.workdir import write_json
 from tests.exporting.making import asking, every_kind, make_run
 
 PAIRS = CardConfig(name="pairs", path="train.jsonl", rows=8, default=True)
@@ -171,7 +172,7 @@ def test_a_merged_run_is_made_by_its_parts(tmp_path: Path) -> None:
         "sso-data push RUN me/pairs",
     ]
     assert made_from == expected
-    (out / "run.json").write_text(json.dumps(manifest | {"given": [given("more.txt")]}))
+    write_json(out / "run.json", manifest | {"given": [given("more.txt")]})
     after = "sso-data generate more.txt --model test/model --out RUN"
     assert commands_of(card(out))[4:6] == [expected[4], after]
     assert HOME not in public_json(manifest).decode()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sso_data.runs.workdir import write_json
 from tests.hub_server import HubServer, Repo
 from tests.publishing.conftest import REPO, Push
 
@@ -17,7 +18,7 @@ def made_of(run: Path, model: str, *sources: str) -> None:
     """Let the run's manifest name a model and sources of prompts."""
     manifest = json.loads((run / "run.json").read_text())
     manifest["config"]["model"] = model
-    (run / "run.json").write_text(json.dumps(manifest | {"sources": sources}))
+    write_json(run / "run.json", manifest | {"sources": sources})
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])

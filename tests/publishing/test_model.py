@@ -14,6 +14,7 @@ from sso_data.config.training import TrainConfig
 from sso_data.core.errors import HubError, RunError, SsoDataError
 from sso_data.publishing.model import check_model_target, push_model
 from sso_data.publishing.upload import Published
+from sso_data.runs.workdir import write_json
 from sso_data.training.card import write_card
 from tests.cli.test_bad_input import one_line
 from tests.hub_server import HubServer, Repo
@@ -51,7 +52,7 @@ def made_training(folder: Path, *, data: str = "0123456789abcdef") -> Path:
         "stopped": None,
         "finished": "2026-01-02T03:04:05+0000",
     }
-    (folder / "train.json").write_text(json.dumps(manifest))
+    write_json(folder / "train.json", manifest)
     write_card(manifest, [{"loss": 1.0, "step": 1}], folder / "README.md")
     save_file({"a": np.ones(2, np.float32)}, folder / "adapter_model.safetensors")
     adapter = {"peft_type": "LORA", "base_model_name_or_path": "/data/mine/models/base"}
@@ -133,7 +134,7 @@ def test_weights_that_are_not_there_any_more_go(hub: HubServer, out: Path) -> No
 def test_an_unfinished_training(hub: HubServer, out: Path) -> None:
     manifest = json.loads((out / "train.json").read_text())
     del manifest["finished"]
-    (out / "train.json").write_text(json.dumps(manifest))
+    write_json(out / "train.json", manifest)
     with pytest.raises(RunError, match="no finished training in it"):
         push(out)
     assert not hub.requests

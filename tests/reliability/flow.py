@@ -144,7 +144,8 @@ def content(run: Path) -> dict[str, Any]:
         "failures": sorted(lines_of(run / "failed.jsonl")),
         "pairs": sorted(lines_of(pairs / "train.jsonl")),
         "table": sorted(table, key=lambda row: str(row["id"])),
-        "filter": json.loads((pairs / "filter.json").read_text()) | {"sha256": "of any order"},
+        "filter": json.loads((pairs / "filter.json").read_text())
+        | {"sha256": "of any order", "crc": "of the same"},
         "prompts": json.loads((run / "run.json").read_text())["prompts"],
         "names": sorted(path.name for path in pairs.iterdir()),
     }

@@ -27,6 +27,7 @@ from sso_data.publishing.card import read_facts
 from sso_data.publishing.dataset import pack
 from sso_data.runs.jsonl import JsonlStore, to_line
 from sso_data.runs.pairs import check_source
+from sso_data.runs.workdir import write_json
 from sso_data.training.state import TRAINING, TrainingDir, check_model, mark_whole
 from sso_data.world import policy_dir
 from tests.once import once
@@ -63,6 +64,13 @@ def edit(file: Path, number: int, pattern: str, into: str) -> None:
     new = re.sub(pattern, into, lines[number - 1], count=1)
     assert new != lines[number - 1]
     file.write_text("".join([*lines[: number - 1], new, *lines[number:]]))
+
+
+def edit_text(file: Path, pattern: str, into: str) -> None:
+    """Change what `pattern` finds first in a file."""
+    new = re.sub(pattern, into, text := file.read_text(), count=1)
+    assert new != text
+    file.write_text(new)
 
 
 def delete(file: Path, number: int) -> None:
@@ -132,7 +140,19 @@ def a_failed_prompt(run: Path) -> str:
     return "failed.jsonl:1: its prompt is not the one of its id"
 
 
+def a_setting(run: Path) -> str:
+    edit_text(run / "run.json", r'("top_p": )\S+', r"\g<1>0.5,")
+    return r"run\.json: was changed after it was written"
+
+
+def a_threshold(run: Path) -> str:
+    edit_text(run / "pairs" / "filter.json", r'("kept": )\d+', r"\g<1>1")
+    return r"filter\.json: was changed after it was written"
+
+
 TABLE = [
+    *((a_setting, name) for name in READ_ROWS[:-1]),
+    *((a_threshold, name) for name in READ_PAIRS),
     *((a_digit, name) for name in READ_ROWS),
     *((a_digit_of_the_last_row, name) for name in ("generate", "filter", "push")),
     *((a_text, name) for name in ("generate", "filter", "merge")),
@@ -212,6 +232,29 @@ def test_the_checksums_outlive_another_rule_and_a_torn_side_file(
     assert side.read_bytes() == whole
 
 
+def test_a_changed_manifest_is_restored_or_written_again(run: Path) -> None:
+    manifest, decided = run / "run.json", run / "pairs" / "filter.json"
+    copy, whole = manifest.read_bytes(), json.loads(decided.read_text())
+    a_setting(run)
+    manifest.write_text(json.dumps(json.loads(copy)))  # its values, in any layout
+    a_threshold(run)
+    sso_data.filter_run(run)
+    assert json.loads(decided.read_text())["kept"] == whole["kept"]
+    content = json.loads(copy)
+    del content["crc"]  # versions before 0.2.0 wrote none
+    manifest.write_text(json.dumps(content))
+    assert {finding.state for finding in sso_data.verify(run)} == {"ok"}
+
+
+@pytest.mark.parametrize("name", ["train.json", "iterate.json", "setup.json"])
+def test_other_manifests_are_sealed_too(tmp_path: Path, name: str) -> None:
+    write_json(tmp_path / name, {"schema_version": 4, "identity": {"seed": 1}})
+    assert "fail" not in {finding.state for finding in sso_data.verify(tmp_path)}
+    edit_text(tmp_path / name, '"seed": 1', '"seed": 2')
+    wrong = [finding for finding in sso_data.verify(tmp_path) if finding.state == "fail"]
+    assert "was changed after it was written" in wrong[0].detail and wrong[0].what.endswith(name)
+
+
 def test_a_repeated_line_is_deleted(run: Path) -> None:
     a_row_twice(run)
     delete(journal(run), 5)
@@ -246,7 +289,7 @@ def test_files_of_earlier_versions_have_no_checksums(run: Path) -> None:
     (run / "rows" / "00000.scores").unlink()
     decided = json.loads((run / "pairs" / "filter.json").read_text())
     del decided["sha256"]
-    (run / "pairs" / "filter.json").write_text(json.dumps(decided))
+    write_json(run / "pairs" / "filter.json", decided)
     a_pair_s_text(run)
     assert len(list(sso_data.read_pairs(run)))
     found = {finding.detail: finding.state for finding in sso_data.verify(run)}
@@ -266,12 +309,12 @@ def test_a_run_with_a_sampled_fingerprint_is_compared_once_then_upgraded(run: Pa
     whole = manifest["identity"]["model"]
     manifest["identity"]["model"] = sampled(whole)
     assert len(whole) == 32 and len(manifest["identity"]["model"]) == 16
-    (run / "run.json").write_text(json.dumps(manifest))
+    write_json(run / "run.json", manifest)
     check = COMMANDS["generate"]
     check(run)
     assert json.loads((run / "run.json").read_text())["identity"]["model"] == whole
     manifest["identity"]["model"] = whole[:16] + "0" * 16
-    (run / "run.json").write_text(json.dumps(manifest))
+    write_json(run / "run.json", manifest)
     with pytest.raises(SsoDataError, match="holds another run: model is"):
         check(run)
 

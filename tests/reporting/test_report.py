@@ -22,6 +22,7 @@ from sso_data.filtering.ranking import margin
 from sso_data.filtering.refilter import refilter, run_config
 from sso_data.reporting.page import report
 from sso_data.runs.journal import load_scores
+from sso_data.runs.workdir import write_json
 from tests.factories import make_row, strict
 from tests.reporting.conftest import HOSTILE, Make, asked
 
@@ -93,7 +94,7 @@ def test_rows_that_were_decided_early(make_run: Make, tmp_path: Path) -> None:
     assert row["answers"].keys() == {"good", "bad"} and "plain.plain" not in row["means"]
     manifest = json.loads((run / "run.json").read_text())
     manifest["config"]["filter"]["preset"] = "none"
-    (run / "run.json").write_text(json.dumps(manifest))
+    write_json(run / "run.json", manifest)
     with pytest.raises(RunError, match=r"were not asked for .*`sso-data complete"):
         report(run, tmp_path / "other")
 

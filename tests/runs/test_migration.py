@@ -20,7 +20,7 @@ from sso_data.config.run import RunConfig, load_config
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.records import Failure, Row
 from sso_data.runs.run import RUN, open_run, read_run
-from sso_data.runs.workdir import stored_defaults
+from sso_data.runs.workdir import stored_defaults, write_json
 from tests.factories import make_row
 
 DETAILS = {"config": {}, "date": "2026-01-01"}
@@ -35,7 +35,7 @@ def test_a_manifest_of_a_later_format_is_refused_in_one_line(tmp_path: Path) -> 
         pass
     manifest = json.loads((tmp_path / "run.json").read_text())
     later = manifest | {"schema_version": FORMAT + 1, "sso_data": "9.9.9"}
-    (tmp_path / "run.json").write_text(json.dumps(later))
+    write_json(tmp_path / "run.json", later)
     with pytest.raises(RunError, match=rf"format {FORMAT + 1} of sso-data 9\.9\.9; .*upgrade"):
         read_run(tmp_path)
 

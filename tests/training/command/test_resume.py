@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from sso_data.cli import app
 from sso_data.config.migration import FORMAT
+from sso_data.runs.workdir import write_json
 from sso_data.world import policy_dir
 from tests.training.command.conftest import QUICK, Train, lines_of
 from tests.training.command.test_train import same
@@ -138,7 +139,7 @@ def test_a_continued_training_keeps_the_defaults_that_it_was_begun_with(
     assert "lr" not in manifest["defaults"]["optim"]
     manifest["defaults"]["optim"]["weight_decay"] = 0.05
     manifest["identity"]["optim.weight_decay"] = 0.05
-    (out / "train.json").write_text(json.dumps(manifest))
+    write_json(out / "train.json", manifest)
     done = train(run, out, *LONGER, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["new_steps"] == 0
@@ -152,7 +153,7 @@ def test_a_training_of_a_later_format_is_refused(
     out = Path(shutil.copytree(whole, tmp_path / "out"))
     manifest = json.loads((out / "train.json").read_text())
     later = manifest | {"schema_version": FORMAT + 1, "sso_data": "9.9.9"}
-    (out / "train.json").write_text(json.dumps(later))
+    write_json(out / "train.json", later)
     done = train(run, out, *LONGER)
     assert done.exit_code == 1
     assert "of sso-data 9.9.9" in done.stderr
