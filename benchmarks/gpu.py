@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 HERE = Path(__file__).resolve().parent
 SIZES = {
@@ -67,7 +67,8 @@ def main() -> None:
         found = PARTS[name](what, arguments)
         arguments.out.write_text(json.dumps(found))
         return
-    began, results = time.monotonic(), {"machine": machine()}
+    began = time.monotonic()
+    results: dict[str, Any] = {"machine": machine()}
     for name, what, seconds in plan(arguments):
         left = float("inf" if arguments.tiny else arguments.limit) - (time.monotonic() - began)
         label = f"{name}, {what}"
@@ -208,7 +209,7 @@ def start(folder: Path, dtype: str, batch: int) -> Any:
     from sso_data.config.run import EngineConfig
     from sso_data.engines import start_inline
 
-    settings = {"name": "transformers", "isolation": "inline", "dtype": dtype}
+    settings: dict[str, Any] = {"name": "transformers", "isolation": "inline", "dtype": dtype}
     settings |= {"max_num_seqs": batch, "max_model_len": 4096}
     return start_inline(folder, EngineConfig.model_validate(settings))
 
@@ -216,8 +217,9 @@ def start(folder: Path, dtype: str, batch: int) -> Any:
 def engine(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second and GiB: ours and `generate()` with full logits, the same batch."""
     import torch
-    import transformers_engine as bench
     from transformers import AutoModelForCausalLM
+
+    from benchmarks import transformers_engine as bench
 
     count, prompt, tokens, batch = (6, 24, 8, 4) if arguments.tiny else (128, 256, 256, 64)
     folder = directory(what, arguments)
@@ -337,13 +339,14 @@ def steps(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def memory(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Steps of `SSOTrainer.train` as the product does them: GiB, computed and measured."""
-    from sso_data.models.memory import Shape, training_bytes
+    from sso_data.models.memory import Shape, TrainingMethod, training_bytes
 
     size, _, method = what.partition(" ")
-    shape = Shape(**dict(zip(Shape.__dataclass_fields__, SIZES[size], strict=True)))
+    sizes: dict[str, Any] = dict(zip(Shape.__dataclass_fields__, SIZES[size], strict=True))
+    shape = Shape(**sizes)
     length, count = (48, 2) if arguments.tiny else (1024, 4)
     found = trained(size, method, length, count)
-    computed = training_bytes(shape, method, tokens=2 * length)
+    computed = training_bytes(shape, cast(TrainingMethod, method), tokens=2 * length)
     parts = {name: round(value / 2**30, 3) for name, value in computed.items()}
     return found | {"computed_gib": parts | {"all": round(sum(computed.values()) / 2**30, 3)}}
 

@@ -20,10 +20,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from benchmarks.generation import Work
+    from sso_data.core.records import View
     from sso_data.engines.interface import SampleRequest, ScoreRequest
 
 SIDES = ("ours", "generate", "vllm")
-CELLS = (("good", "plain"), ("bad", "plain"), ("good", "bad"), ("bad", "good"), ("plain", "good"))
+CELLS: tuple[tuple["View", "View"], ...] = (
+    ("good", "plain"),
+    ("bad", "plain"),
+    ("good", "bad"),
+    ("bad", "good"),
+    ("plain", "good"),
+)
 """(view whose response is scored, view under which it is)."""
 
 
@@ -165,9 +172,8 @@ def main() -> None:
 
 def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """Load the sides, let them take turns, and sum up."""
-    from generate import load_prompts, make_config
-    from generation import Work
-
+    from benchmarks.generate import load_prompts, make_config
+    from benchmarks.generation import Work
     from sso_data.generation.generate import prepare
 
     setup = prepare(make_config(arguments))

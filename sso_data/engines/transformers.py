@@ -158,10 +158,11 @@ class TransformersEngine:
         self._steps_since_score = 0
         self._scores.sort(key=total_ids)
         count = max(1, self._batch_tokens // total_ids(self._scores[-1]))
-        self._working = list(self._scores[-count:])
+        longest = self._scores[-count:]
+        self._working = list(longest)
         del self._scores[-count:]
         results = []
-        for group in self._passes(self._working, total_ids):
+        for group in self._passes(longest, total_ids):
             nats = self._model.completion_logprobs(
                 [list(request.prompt_ids) for request in group],
                 [list(request.completion_ids) for request in group],
