@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(10**6))
+"""Ray ends a process that has joined a cluster this long after the cluster is gone."""
+
 
 @contextmanager
 def local_ray(cpus: int) -> Iterator[Any]:

@@ -119,7 +119,7 @@ def sweep(found: "Sweep") -> Group:
     """
     lost = ", ".join(f"{count} {reason}" for reason, count in found.unsound.items())
     before = f"before any steering test: {found.sound} of {found.rows} rows left; dropped: {lost}"
-    shown: list[Text | Table] = [Text(before)] if lost else []
+    shown: list[Text | Table] = [Text(before, no_wrap=True, overflow="ignore")] if lost else []
     for test, counts in found.kept.items():
         passing = f"{found.steered[test]} of {found.rows} rows reach the thresholds"
         if not found.steered[test]:

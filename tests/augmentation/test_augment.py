@@ -264,13 +264,14 @@ def test_an_augmentation_of_an_earlier_format_goes_on(seeds: Path, tmp_path: Pat
     run(seeds, out, 4, settings=before)
     report = out.with_name("new.jsonl.report.json")
     content = json.loads(report.read_text())
-    del content["defaults"], content["identity"]["checks.questions"]
+    del content["crc"], content["defaults"], content["identity"]["checks.questions"]
     del content["identity"]["checks.pieces"]
     content["config"]["engine"]["process"] = content["config"]["engine"].pop("isolation", "child")
     report.write_text(json.dumps(content | {"schema_version": 1}))
     run(seeds, out, 12)
     made, expected = (files(folder) for folder in (out.parent, tmp_path / "whole"))
     reports = [json.loads(found.pop(f"{report.name}")) for found in (made, expected)]
+    assert all(one.pop("crc") for one in reports)
     assert made == expected
     kept, _ = (one.pop("defaults") for one in reports)
     assert kept["checks"] == {"questions": False, "pieces": False}
@@ -288,6 +289,7 @@ def test_the_defaults_of_the_first_start_are_kept(seeds: Path, tmp_path: Path) -
     report = tmp_path / "new.jsonl.report.json"
     content = json.loads(report.read_text())
     content["defaults"]["limits"]["patience"] = 25
+    del content["crc"]
     report.write_text(json.dumps(content))
     same = Scripted(lambda request: json.dumps({"query": SAME}))
     done = run(seeds, out, 1000, same)

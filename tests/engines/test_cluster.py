@@ -73,6 +73,7 @@ def begun(local: Any, start: Any = start_fake, **settings: Any) -> ActorEngine:
     return cluster.start(cluster.config)
 
 
+@pytest.mark.long
 def test_an_actor_answers_and_dies_like_a_child(local: Any) -> None:
     engine = begun(local)
     found = ask(engine, [score("a/x", (1, 2), (3,)), score("a/noise", (1,), (3,))])
@@ -138,6 +139,7 @@ def test_places_on_gpus(local: Any, tmp_path: Path) -> None:
     until(lambda: on_cpu.room() == 2)
 
 
+@pytest.mark.long
 def test_a_command_on_a_cluster(local: Any, tmp_path: Path) -> None:
     """Rows come, stdout is JSON alone, Ray says nothing; the cluster is no part of the identity."""
     prompts = tmp_path / "prompts.jsonl"

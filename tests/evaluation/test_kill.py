@@ -63,6 +63,8 @@ def test_killed_three_times_it_ends_as_if_it_had_not_been(
     ]
     steering = [result.pop("steering") for result in results]
     assert same(*results)
+    effects = [one.pop("effect") for one in steering]
+    assert abs(effects[0]["contrast"] - effects[1]["contrast"]) <= 1, "log-probs of other batches"
     assert steering[0] == pytest.approx(steering[1], abs=1e-5), "log-probs of other batch shapes"
     assert results[0]["judged"] == 12
     for file in (out / "against/answers.jsonl", *out.glob("judges/*/verdicts.jsonl")):

@@ -130,7 +130,7 @@ FORMATS = [
     prompts("p.csv", 'prompt\n"a"b\n', refused("not valid CSV.*check its quotes"), title="quotes"),
     prompts("p.csv", "prompt,prompt\na,b\n", refused("duplicate column 'prompt'"), title="twice"),
     prompts("p.csv", "prompt\n", refused("holds no prompts"), title="a header alone"),
-    prompts("p.csv", "prompt;id\na;1\n", refused(r"columns: prompt;id"), title="semicolons"),
+    prompts("p.csv", "prompt;id\na;1\n", refused(r"separated by ';'"), title="semicolons"),
     prompts("p.csv", "prompt\r1 + 1?\r", accepted("1 + 1?"), title="old line ends"),
     prompts("p.csv", ",".join(map(str, range(200_000))) + "\n", refused("no column"), title="wide"),
     prompts("p.csv", 'prompt\n"=cmd|calc!A0"\n', accepted("=cmd|calc!A0"), title="a formula"),

@@ -334,7 +334,7 @@ OUTPUTS = [
 ]
 TRAINING = [
     trained("a line that is no JSON", b"{]\n", refused("pairs.jsonl:1")),
-    trained("chosen is null", [pair(chosen=None)], refused("no column 'chosen'")),
+    trained("chosen is null", [pair(chosen=None)], refused(":1: chosen is null")),
     trained("chosen is a number", [pair(chosen=3)], refused(":1: 'chosen' is a number")),
     trained("chosen is empty", [pair(chosen="")], refused(":1: chosen holds no text")),
     trained("chosen is an object", [pair(chosen={"role": "assistant"})], refused("no 'content'")),
