@@ -40,7 +40,8 @@ def stage() -> None:
         text = page.read_text(encoding="utf-8")
         for link in re.findall(r"\]\(\.\./([^)#]+)", text):
             (STAGED / link).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / link, STAGED / link)
+            copy = shutil.copytree if (ROOT / link).is_dir() else shutil.copy
+            copy(ROOT / link, STAGED / link)
         page.write_text(text.replace("](../", "]("), encoding="utf-8")
 
 
