@@ -137,7 +137,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("show", show, "runs/first --reason off_policy --sort margin -n 5"),
     ("filter", filter_, "runs/first --set filter.gap=0.1 --dry-run"),
     ("retry", retry, "runs/first --set engine.max_num_seqs=64"),
-    ("complete", complete, "runs/first --set filter.steered=contrast"),
+    ("complete", complete, "runs/first --set filter.steered=off"),
     ("merge", merge, "runs/part1 runs/part2 --out runs/whole"),
     ("augment", augment, "prompts.jsonl -m Qwen/Qwen3-8B --out more.jsonl --n 1000"),
     ("report", report, "runs/first"),

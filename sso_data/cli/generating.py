@@ -15,6 +15,7 @@ from sso_data.core.progress import duration
 from sso_data.core.records import TEMPORARY
 
 if TYPE_CHECKING:
+    from sso_data.config.run import RunConfig
     from sso_data.filtering.filters import Decision
     from sso_data.generation.generate import Summary
 
@@ -207,18 +208,9 @@ def retry(
     Sampling settings are the run's own, and the filter is as `filter` last decided; settings of
     speed (engine.max_num_seqs and the like) may be given.
     """
-    from sso_data.filtering.refilter import standing_config
     from sso_data.generation.retry import retry as run_retry
 
-    resolved = standing_config(
-        run,
-        settings,
-        model=model,
-        engine__count=engines,
-        engine__servers=servers or None,
-        engine__cluster=cluster,
-    )
-    asked = any(setting.startswith("filter.") for setting in settings or [])
+    resolved, asked = _standing(run, settings, model, engines, servers, cluster)
     with showing_progress(_SAFE.format(run)) as progress:
         done = run_retry(run, resolved, progress, asked=asked)
     tried, rows = done.counts.taken, done.counts.rows
@@ -269,6 +261,28 @@ def _failed_again(again: Mapping[str, int]) -> Iterator[str]:
             yield f"{sum(some.values())} failures ({parts}) {verdict}"
 
 
+def _standing(
+    run: Path,
+    settings: list[str] | None,
+    model: str | None,
+    engines: str | None,
+    servers: list[str] | None,
+    cluster: str | None,
+) -> tuple["RunConfig", bool]:
+    """Return the configuration of work on a run, and whether a filter was asked for."""
+    from sso_data.filtering.refilter import standing_config
+
+    resolved = standing_config(
+        run,
+        settings,
+        model=model,
+        engine__count=engines,
+        engine__servers=servers or None,
+        engine__cluster=cluster,
+    )
+    return resolved, any(setting.startswith("filter.") for setting in settings or [])
+
+
 def complete(
     run: opt.RunPath,
     model: Annotated[
@@ -283,21 +297,12 @@ def complete(
 ) -> None:
     """Make the answers and scores that scoring.when=needed left out, then filter again.
 
-    All of them, or, with filter settings (--set filter.steered=contrast), those that this filter
+    All of them, or, with filter settings (--set filter.steered=off), those that this filter
     needs. Seeds are the rows' own: they end as with scoring.when=all.
     """
-    from sso_data.filtering.refilter import standing_config
     from sso_data.generation.complete import complete as run_complete
 
-    resolved = standing_config(
-        run,
-        settings,
-        model=model,
-        engine__count=engines,
-        engine__servers=servers or None,
-        engine__cluster=cluster,
-    )
-    asked = any(setting.startswith("filter.") for setting in settings or [])
+    resolved, asked = _standing(run, settings, model, engines, servers, cluster)
     with showing_progress(_SAFE.format(run)) as progress:
         done = run_complete(run, resolved, progress, asked=asked)
     decision, account = done.refiltered.decision, done.refiltered.account

@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
@@ -28,7 +29,7 @@ START_PATIENCE = 5
 """Heartbeats may stay away this much longer while an engine starts: libraries are imported."""
 
 
-class RemoteEngine:
+class RemoteEngine(ABC):
     """An engine in another process, which is known by its messages and can die or fall silent.
 
     It is made at once; `poll` tells when it is ready, and `info` waits for that. Once the engine is
@@ -115,20 +116,20 @@ class RemoteEngine:
         is_ours = issubclass(kind, SsoDataError) and not issubclass(least, kind)
         return kind(text) if is_ours else least(text)
 
+    @abstractmethod
     def _send(self, requests: Sequence[Request]) -> None:
         """Send requests. Raises EngineDeadError where the process is gone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _receive(self, timeout: float) -> list[tuple[Any, ...]]:
         """Return all messages that are there, after waiting up to `timeout` for the first.
 
         Raises EngineDeadError where the process is gone.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _end(self, grace: float) -> None:
         """End the process, by force after `grace` seconds."""
-        raise NotImplementedError
 
     def _last_words(self) -> str:
         """The end of an error message: what the process wrote last."""

@@ -237,9 +237,8 @@ class Fleet:
             return
         self._look_at = self._clock() + LOOK_SECONDS
         room = max(1, self._room() - len(self._slots) + len(self._live))
-        for slot in [slot for slot in self._live if not slot.is_ready][
-            : max(0, len(self._live) - room)
-        ]:
+        excess = max(0, len(self._live) - room)
+        for slot in [slot for slot in self._live if not slot.is_ready][:excess]:
             self._retire(slot, f"the cluster has room for {room} now")
             self._slots.remove(slot)
         while len(self._live) < room:

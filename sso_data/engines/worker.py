@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -54,7 +55,7 @@ def serve(
     _leave(0 if work(link, model_path, config, start) else 1)
 
 
-class Link:
+class Link(ABC):
     """How requests come in and messages go out.
 
     The heart stops while one step takes longer than `step_timeout` seconds.
@@ -70,8 +71,9 @@ class Link:
         began = self.step_began
         return began is None or time.monotonic() - began < self._step_timeout
 
+    @abstractmethod
     def send(self, *message: Any) -> None:
-        raise NotImplementedError
+        """Send a message to the other side."""
 
 
 def work(link: Link, model_path: Path, config: EngineConfig, start: Start) -> bool:
