@@ -20,12 +20,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from benchmarks.generation import Bench, Messages, Timing, Work
-    from sso_data.config.run import RunConfig
+    from sso_data.config.run import FilterConfig, RunConfig
 
 WARM_UP = 16
 
@@ -49,7 +50,7 @@ class Measured:
             "passes": seconds,
             "tokens": self.passes[0].tokens,
             "tokens_per_second": self.passes[0].tokens / median,
-            "kept": self.passes[0].kept,
+            "kept": dict(self.passes[0].kept),
             "parts": parts,
             "peak_mib": self.peak_mib,
         }
@@ -77,6 +78,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], help="KEY=VALUE of a run, for all"
     )
+    parser.add_argument(
+        "--filter",
+        dest="filters",
+        action="append",
+        default=[],
+        metavar="NAME:KEY=VALUE,...",
+        help="a `needed` side under the run's filter with these keys of it; repeat it for several",
+    )
     parser.add_argument("--child", action="store_true", help="ours also with a child engine")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the engine")
     parser.add_argument("--compile", action="store_true", help="leave torch.compile switched on")
@@ -103,6 +112,7 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     from sso_data.generation.generate import prepare
 
     setup = prepare(make_config(arguments))
+    filters = make_filters(arguments)
     prompts = load_prompts(arguments, setup.config, count=arguments.prompts_count + WARM_UP)
     timed, spare = prompts[: arguments.prompts_count], prompts[arguments.prompts_count :]
     with ExitStack() as stack:
@@ -122,6 +132,7 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
                 source=write_source(part, Path(folder) / name),
                 context_tokens=engine.info.context_tokens,
                 complete_first=arguments.complete_first,
+                filters=filters,
             )
             for part, name in ((timed, "prompts.jsonl"), (spare or timed, "warm-up.jsonl"))
         )
@@ -135,15 +146,15 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         return summary(arguments, measured, facts)
 
 
-def make_config(arguments: argparse.Namespace) -> "RunConfig":
-    """The run's configuration: the authors' sampling settings, all else as shipped."""
+def make_config(arguments: argparse.Namespace, *more: str) -> "RunConfig":
+    """The run's configuration: the authors' sampling settings, `more`, all else as shipped."""
     from sso_data.config.run import load_config
 
     world = Path(__file__).resolve().parent.parent / "sso_data" / "world"
     tiny = arguments.model is None
     principles = arguments.principles or (world / "principles" if tiny else None)
     return load_config(
-        settings=arguments.settings,
+        settings=[*arguments.settings, *more],
         model=str(world / "policy" if tiny else arguments.model),
         principles=str(principles) if principles else None,
         sampling__max_tokens=arguments.max_tokens,
@@ -151,6 +162,16 @@ def make_config(arguments: argparse.Namespace) -> "RunConfig":
         engine__isolation="inline",
         engine__threads=arguments.threads,
     )
+
+
+def make_filters(arguments: argparse.Namespace) -> dict[str, "FilterConfig"]:
+    """The run's filter as "the run's", or those of `--filter` by their names."""
+    tests = {}
+    for text in arguments.filters or ["the run's:"]:
+        name, _, keys = text.partition(":")
+        settings = [f"filter.{key}" for key in keys.split(",") if key]
+        tests[name] = make_config(arguments, *settings).filter
+    return tests
 
 
 def load_prompts(
@@ -175,7 +196,6 @@ def make_sides(
     """The sides by name, each warmed up; `raw` repeats what an untimed pass of `ours` asked."""
     from generation import AuthorsWay, Metered, RawEngine, run_ours
 
-    needed = stepwise(work)
     wanted = arguments.sides.split(",")
     metered = Metered(bench.engine)
     run_ours(warm if wanted == ["authors"] else work, metered, bench=bench)
@@ -187,7 +207,9 @@ def make_sides(
     if "ours" in wanted:
         sides["ours"] = lambda: run_ours(work, metered, bench=bench)
     if "needed" in wanted:
-        sides["needed"] = lambda: run_ours(needed, metered, bench=bench)
+        for name, test in work.filters.items():
+            steps = partial(run_ours, stepwise(work, name, test), metered, bench=bench)
+            sides[f"needed ({name})" if arguments.filters else "needed"] = steps
     if "raw" in wanted:
         raw.run()
         sides["raw"] = raw.run
@@ -196,13 +218,12 @@ def make_sides(
     return sides
 
 
-def stepwise(work: "Work") -> "Work":
-    """The same work, with `scoring.when=needed`."""
+def stepwise(work: "Work", name: str, test: "FilterConfig") -> "Work":
+    """The same work with `scoring.when=needed` under one filter."""
     config = work.setup.config
     scoring = config.scoring.model_copy(update={"when": "needed"})
-    return replace(
-        work, setup=replace(work.setup, config=config.model_copy(update={"scoring": scoring}))
-    )
+    config = config.model_copy(update={"scoring": scoring, "filter": test})
+    return replace(work, setup=replace(work.setup, config=config), filters={name: test})
 
 
 def run_in_child(work: "Work", warm: "Work") -> "Timing":
@@ -286,21 +307,23 @@ def ratios_of(sides: Mapping[str, Any], *, start: float) -> dict[str, float]:
         ratios["authors with 7 engine starts / ours with 1 (summed)"] = (authors + 7 * start) / (
             ours + start
         )
+    steps = [name for name in seconds if name.startswith("needed")]
     for above, below in (
         *(("ours", "raw"), ("child", "ours"), ("authors", "child")),
-        *(("needed", "ours"), ("needed", "raw")),
+        *((name, other) for name in steps for other in ("ours", "raw")),
     ):
         if {above, below} <= seconds.keys():
             ratios[f"{above} / {below}"] = seconds[above] / seconds[below]
     cpu = {name: side["cpu_seconds"] for name, side in sides.items() if name != "child"}
-    for above, below in (("authors", "ours"), ("ours", "raw"), ("needed", "ours")):
+    for above, below in (("authors", "ours"), ("ours", "raw"), *((n, "ours") for n in steps)):
         if {above, below} <= cpu.keys():
             ratios[f"{above} / {below}, CPU seconds"] = cpu[above] / cpu[below]
-    kept = {side["kept"] for side in sides.values() if side.get("kept") is not None}
-    if len(kept) > 1:
-        raise RuntimeError(f"the sides kept different numbers of pairs: {sorted(kept)}")
-    if {"needed", "raw"} <= cpu.keys():  # the raw engine makes the rows of all of ours
-        ratios["kept pairs per CPU second, needed / raw"] = cpu["raw"] / cpu["needed"]
+    for name in steps:
+        for test, kept in sides[name]["kept"].items():
+            if "ours" in sides and sides["ours"]["kept"][test] != kept:
+                raise RuntimeError(f"{name} kept {kept} pairs, ours {sides['ours']['kept'][test]}")
+        if "raw" in cpu:  # the raw engine makes the rows of all of ours
+            ratios[f"kept pairs per CPU second, {name} / raw"] = cpu["raw"] / cpu[name]
     return ratios
 
 
@@ -313,23 +336,24 @@ def outside_engine(sides: Mapping[str, Any]) -> float | None:
 
 def as_text(report: Mapping[str, Any]) -> str:
     """The report as a table for people."""
+    wide = 2 + max(map(len, report["sides"]))
     lines = [
         f"{report['model']}, {report['prompts']} prompts, at most {report['max_tokens']} tokens, "
         f"{report['threads']} thread(s), compile {'on' if report['compile'] else 'off'}; "
         f"medians of {report['repeat']}",
-        f"{'side':<9}{'seconds':>9}{'cpu s':>8}{'tokens':>9}"
+        f"{'side':<{wide}}{'seconds':>9}{'cpu s':>8}{'tokens':>9}"
         f"{'tokens/s':>10}{'peak MiB':>10}  parts",
     ]
     for name, side in report["sides"].items():
         parts = ", ".join(f"{part} {seconds:.2f}" for part, seconds in side["parts"].items())
         peak = f"{side['peak_mib']:.0f}" if side["peak_mib"] else "-"
         lines.append(
-            f"{name:<9}{side['seconds']:>9.2f}{side['cpu_seconds']:>8.2f}{side['tokens']:>9}"
+            f"{name:<{wide}}{side['seconds']:>9.2f}{side['cpu_seconds']:>8.2f}{side['tokens']:>9}"
             f"{side['tokens_per_second']:>10.0f}{peak:>10}  {parts}"
         )
-        if side["kept"] is not None:
-            per_second = side["kept"] / side["cpu_seconds"]
-            lines.append(f"{'':<9}kept pairs {side['kept']}, {per_second:.3f} per CPU second")
+        for test, kept in side["kept"].items():
+            per_second = kept / side["cpu_seconds"]
+            lines.append(f"{'':<{wide}}{test}: {kept} kept pairs, {per_second:.3f} per CPU second")
     lines += [f"{label}: {ratio:.2f}" for label, ratio in report["ratios"].items()]
     if report["outside_engine"] is not None:
         lines.append(f"ours, outside the engine: {report['outside_engine']:.1%} of the time")

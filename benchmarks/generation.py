@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 from sso_data.cli.progress import showing_progress
+from sso_data.config.run import FilterConfig
 from sso_data.core.records import (
     SIDE_OF,
     VIEWS,
@@ -82,7 +83,8 @@ class SamplingPlan:
 class Work:
     """What every side does: a checked setup and the prompts, also as a file of prompts.
 
-    `complete_first`: rows that are complete with `scoring.when=needed`, too.
+    `complete_first`: rows that are complete with `scoring.when=needed`, too. `filters`: by name,
+    those whose kept pairs are counted afterwards.
     """
 
     setup: Setup
@@ -90,6 +92,7 @@ class Work:
     source: Path
     context_tokens: int
     complete_first: int = 64
+    filters: Mapping[str, FilterConfig] = field(default_factory=dict)
 
     def drawings(self) -> Iterator[SamplingPlan]:
         """The same plans that the pipeline makes: views, seeds, token budget."""
@@ -117,7 +120,7 @@ class Timing:
     """One timed pass: seconds in all and by part, and the sampled tokens.
 
     `cpu_seconds` are processor seconds of this process, which other programs disturb less; `kept`
-    are the pairs that the run's filter keeps, where rows were made; `peak_mib` is set where the
+    are the pairs that each filter keeps, where rows were made; `peak_mib` is set where the
     work was done in another process.
     """
 
@@ -125,7 +128,7 @@ class Timing:
     tokens: int
     parts: Mapping[str, float] = field(default_factory=dict)
     cpu_seconds: float = 0.0
-    kept: int | None = None
+    kept: Mapping[str, int] = field(default_factory=dict)
     peak_mib: float | None = None
 
 
@@ -367,7 +370,7 @@ def run_ours(work: Work, engine: Metered, *, bench: Bench | None) -> Timing:
                 account.check()
             seconds = time.perf_counter() - began
             rows = load_scores(Path(folder) / "run", dry=True).rows
-            kept = len(decide(rows, work.setup.config.filter).kept)
+            kept = {name: len(decide(rows, test).kept) for name, test in work.filters.items()}
     if account.rows != len(work.prompts):
         raise RuntimeError(f"{account.rows} rows of {len(work.prompts)} prompts")
     inside = engine.watch.seconds["engine"]

@@ -11,11 +11,13 @@ pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.long]
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "generate.py"
+STEPS = ("needed (contrast)", "needed (chain)")
 
 
 def test_a_small_run_reports_every_side_with_the_same_tokens() -> None:
     command = [sys.executable, str(SCRIPT), "--prompts-count", "4", "--repeat", "1"]
     command += ["--sides=authors,raw,ours,needed", "--complete-first=0"]
+    command += ["--filter=contrast:steered=contrast", "--filter=chain:steered=chain,closeness=9"]
     done = subprocess.run(
         [*command, "--max-tokens", "24", "--json"], capture_output=True, text=True, check=False
     )
@@ -23,7 +25,7 @@ def test_a_small_run_reports_every_side_with_the_same_tokens() -> None:
     report = json.loads(done.stdout)
 
     assert report["prompts"] == 4
-    assert set(report["sides"]) == {"authors", "ours", "raw", "needed"}
+    assert set(report["sides"]) == {"authors", "ours", "raw", *STEPS}
     for side in report["sides"].values():
         assert side["seconds"] > 0
         assert side["seconds"] == side["passes"][0]
@@ -32,8 +34,10 @@ def test_a_small_run_reports_every_side_with_the_same_tokens() -> None:
     assert set(report["sides"]["raw"]["parts"]) == {"sampling", "scoring"}
     assert {"authors / ours", "ours / raw"} <= set(report["ratios"])
     tokens = {name: side["tokens"] for name, side in report["sides"].items()}
-    assert tokens["authors"] == tokens["ours"] == tokens["raw"] >= tokens["needed"]
-    assert report["sides"]["ours"]["kept"] == report["sides"]["needed"]["kept"]
-    assert report["ratios"]["kept pairs per CPU second, needed / raw"] > 0
+    assert tokens["authors"] == tokens["ours"] == tokens["raw"]
+    for test, name in zip(("contrast", "chain"), STEPS, strict=True):
+        assert tokens[name] <= tokens["ours"]
+        assert report["sides"][name]["kept"] == {test: report["sides"]["ours"]["kept"][test]}
+        assert report["ratios"][f"kept pairs per CPU second, {name} / raw"] > 0
     assert 0 < report["outside_engine"] < 1
     assert report["peak_rss_mib"] > 0
