@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import typer
+
 Completion = Callable[[str], list[str]]
 
 
@@ -34,6 +36,21 @@ def reasons(incomplete: str) -> list[str]:
     from sso_data.filtering.filters import REASONS
 
     return values(*REASONS)(incomplete)
+
+
+def principles_of_run(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete the name of a principle that steered rows of the run that was named before."""
+    from itertools import islice
+    from pathlib import Path
+
+    from sso_data.core.errors import SsoDataError
+    from sso_data.runs.journal import read_rows
+
+    try:  # words before an option without its value are left in args
+        rows = list(islice(read_rows(Path(ctx.args[0])), 1000))
+    except (IndexError, SsoDataError):
+        return []
+    return values(*sorted({name for row in rows for name in row.steering.features}))(incomplete)
 
 
 def values_of(name: str) -> Completion:

@@ -40,7 +40,9 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        opt.out_option("New directory (default: RUN-report, or LAST-against-FIRST)."),
+        opt.out_option(
+            "New directory (default: RUN-report, or LAST-against-FIRST, which is made anew)."
+        ),
     ] = None,
     single: Annotated[
         bool,
@@ -59,6 +61,7 @@ def report(
     """
     from sso_data.iteration.state import ITERATION
 
+    overwrite = overwrite or out is None
     is_iteration = (runs[0] / ITERATION.manifest).is_file()
     if tokens and (len(runs) > 1 or is_iteration):
         raise ConfigError("--tokens: tints the rows of one run; leave it out to compare")

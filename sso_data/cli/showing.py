@@ -7,7 +7,7 @@ import typer
 
 from sso_data.cli import options as opt
 from sso_data.cli import output
-from sso_data.cli.completion import reasons
+from sso_data.cli.completion import principles_of_run, reasons
 from sso_data.cli.outcome import print_json, say
 from sso_data.cli.progress import showing_progress
 from sso_data.core.records import SIDE_OF
@@ -27,7 +27,10 @@ def show(
         opt.choice("--reason", "Only rows dropped for this reason, or `kept`.", complete=reasons),
     ] = None,
     principle: Annotated[
-        str | None, typer.Option("--principle", help="Only rows that this principle steered.")
+        str | None,
+        opt.choice(
+            "--principle", "Only rows that this principle steered.", complete=principles_of_run
+        ),
     ] = None,
     sort: Annotated[
         str | None,

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from typer.testing import CliRunner
 
+from sso_data.cli.app import app
 from sso_data.cli.rows import RowView, visible
 from sso_data.core.records import Message, Response, Row, View
 from sso_data.filtering.measures import outcomes_of
@@ -135,3 +137,19 @@ def test_the_command(cli: Cli, tmp_path: Path) -> None:
     bad = cli("show", run, "nobody", "--json")
     assert bad.exit_code == 1
     assert json.loads(bad.stdout)["error"]["type"] == "InputError"
+
+
+def test_the_shell_completes_the_principles_of_the_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [make_row(0)])
+
+    def offered(words: str) -> list[str]:
+        shell = {
+            "_SSO_DATA_COMPLETE": "complete_bash",
+            "COMP_WORDS": f"sso-data show {words}",
+            "COMP_CWORD": "4",
+        }
+        done = CliRunner().invoke(app, [], env=shell, prog_name="sso-data")
+        return done.stdout.split()
+
+    assert offered(f"{run} --principle H") == ["Helpfulness"]
+    assert offered(f"{tmp_path / 'none'} --principle H") == []

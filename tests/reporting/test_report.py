@@ -258,6 +258,8 @@ def test_the_command(run: Path, tmp_path: Path) -> None:
     again = runner.invoke(app, ["report", str(run), "--out", str(out)])
     assert again.exit_code == 1 and "--overwrite" in again.stderr
     assert runner.invoke(app, ["report", str(run), "--out", str(out), "--overwrite"]).exit_code == 0
+    for _ in range(2):  # at its default place it is made anew
+        assert runner.invoke(app, ["report", str(run)]).exit_code == 0
     missing = runner.invoke(app, ["report", str(tmp_path / "none")])
     assert missing.exit_code == 1 and "none" in missing.stderr
 
