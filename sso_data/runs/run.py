@@ -7,6 +7,7 @@ from datetime import date
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import orjson
@@ -45,8 +46,11 @@ def _is_manifest(content: Manifest) -> bool:
 
 COMPLETED = "completed"
 """The directory of whole rows that `complete` puts into the journal when all are there."""
-ELSEWHERE_FILE = "elsewhere.npy"
-"""Samples that other runs have made: array [sample, 2] of keys, its own and its first sample's."""
+ELSEWHERE_FILE = "elsewhere.npz"
+"""Samples that other runs have made: array [sample, 2] of keys, its own and its first sample's.
+
+An archive, because it has a checksum, which is compared where it is read.
+"""
 
 RUN = WorkKind(
     noun="run",
@@ -148,12 +152,13 @@ def read_elsewhere(run: Path) -> NDArray[np.uint64]:
     """Return the content of ELSEWHERE_FILE, empty without one. Raises RunError."""
     file = run / ELSEWHERE_FILE
     try:
-        found: NDArray[np.uint64] = (
-            np.load(file, allow_pickle=False) if file.exists() else np.empty((0, 2), np.uint64)
-        )
+        if not file.exists():
+            return np.empty((0, 2), np.uint64)
+        with np.load(file, allow_pickle=False) as archive:
+            found: NDArray[np.uint64] = archive["keys"]
         if found.dtype != np.uint64 or found.ndim != 2 or found.shape[1] != 2:
             raise ValueError("not an array of keys")
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TypeError, KeyError, BadZipFile) as error:
         raise RunError(
             f"{file}: not readable; delete it and give --except again: {one_line(error, 200)}"
         ) from error
@@ -280,7 +285,7 @@ class Run(WorkDir):
         new = keys[~np.isin(keys[:, 0], stored[:, 0])]
         if len(new):
             content = BytesIO()
-            np.save(content, np.concatenate([stored, new]))
+            np.savez(content, keys=np.concatenate([stored, new]))
             write_atomic(self.path / ELSEWHERE_FILE, content.getvalue())
         for key in new[:, 0].tolist():
             self.ledger.mark(key, ELSEWHERE)

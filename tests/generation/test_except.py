@@ -15,7 +15,7 @@ from sso_data.generation import generate as generating
 from sso_data.generation.generate import Summary
 from sso_data.generation.merge import Merged, merge
 from sso_data.runs.journal import load_scores
-from sso_data.runs.run import ELSEWHERE_FILE, require_run, run_account, unfinished
+from sso_data.runs.run import ELSEWHERE_FILE, read_elsewhere, require_run, run_account, unfinished
 from sso_data.runs.workdir import write_json
 from sso_data.templating.chat_template import load_tokenizer
 from sso_data.world import policy_dir
@@ -184,11 +184,20 @@ def test_a_continued_run_keeps_what_it_left(make: Maker, tmp_path: Path) -> None
     engines = make.engines
     assert make(rest, None, moved), "a finished run starts no engine"
     assert make.engines == engines
-    (rest / ELSEWHERE_FILE).write_bytes(b"\x93NUMPY")
-    with pytest.raises(RunError, match=r"elsewhere\.npy: not readable; delete it"):
-        make(rest)
+    file, keys = rest / ELSEWHERE_FILE, read_elsewhere(rest)
+    at = file.read_bytes().index(keys.tobytes())
+    for damaged in (flipped(file, at), flipped(file, at + keys.nbytes - 1), b"\x93NUMPY", b""):
+        file.write_bytes(damaged)
+        with pytest.raises(RunError, match=r"elsewhere\.npz: not readable; delete it"):
+            make(rest)
     (rest / ELSEWHERE_FILE).unlink()
     assert make(rest, None, moved), "the advice, followed"
+
+
+def flipped(file: Path, at: int) -> bytes:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    return bytes(content)
 
 
 def test_what_cannot_be_left_is_one_line_before_the_engine(make: Maker, tmp_path: Path) -> None:
