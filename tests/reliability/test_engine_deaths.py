@@ -84,9 +84,11 @@ def test_a_run_outlives_its_engines(
     told = errors.decode()
     assert process.returncode == 0, told[-2000:]
     assert len(done) == DEATHS, f"only {len(done)} engines were ended: {told[-2000:]}"
-    # of several engines, one that is ended while it starts is started again without a line
+    # of several engines, one that is ended while it starts is started again without a line, and
+    # one that is stopped when the others do the rest is not missed
     assert told.count("; restarting in ") >= (DEATHS if engines == 1 else DEATHS // 2)
-    assert "SIGKILL" in told and "no heartbeat" in told
+    causes = [cause in told for cause in ("SIGKILL", "no heartbeat")]
+    assert all(causes) if engines == 1 else any(causes)
     assert not any(Path(f"/proc/{pid}").exists() for pid in ended)
     expected, found = rows_of(whole), rows_of(wounded)
     assert found.keys() == expected.keys() and len(found) == PROMPTS
