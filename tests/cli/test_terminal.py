@@ -177,7 +177,18 @@ def test_a_dry_push_writes_everything_and_needs_no_token(
     assert "license: mit" in card.read_text() and str(card) in done.stdout
     again = json.loads(cli("push", run, "alice/pairs", "--dry-run", "--json").stdout)
     assert {"README.md", "train.jsonl", "rows/00000.jsonl", "run.json"} <= again["files"].keys()
+    assert "rows/00000.jsonl, read from " in done.stdout and "  README.md\n" in done.stdout
     assert not (run / ".push").exists()
+    made = {str(file) for file in card.parent.rglob("*") if file.is_file()}
+    listed = set(again["made_of"].values())
+    assert made <= listed and all(Path(file).is_relative_to(run) for file in listed - made)
+    before = [one for one in _verified(cli, run) if "/push-dry-run" in one["what"]]
+    assert not before, "it is no run"
+    assert "no run, training" in cli("verify", card.parent).stderr
+
+
+def _verified(cli: Cli, run: Path) -> Any:
+    return json.loads(cli("verify", run, "--json").stdout)
 
 
 def test_the_next_line_can_be_run(cli: Cli, tmp_path: Path) -> None:
