@@ -116,10 +116,13 @@ def _show_run(
 
 
 def _work(done: "Summary", price_per_hour: float | None) -> str:
-    """Return the time, the speed and the cost of a run, as far as they are known."""
-    cost = done.cost(price_per_hour)
-    paid = "" if cost is None else f"cost {cost:.2f}, loading included"
-    return "; ".join(part for part in (duration(done.seconds), done.counts.speed, paid) if part)
+    """Return the time, that of rows and its speed, and the cost of a run, as far as is known."""
+    cost, counts = done.cost(price_per_hour), done.counts
+    rows = (
+        f", of which {duration(counts.seconds)} on rows at {counts.speed}" if counts.speed else ""
+    )
+    paid = "" if cost is None else f"; cost {cost:.2f}, loading included"
+    return f"{duration(done.seconds)}{rows}{paid}"
 
 
 def _say_next(run: Path, decision: "Decision", why: "Explanation", model: str) -> None:

@@ -78,7 +78,10 @@ def plan(
         interval = f" [{low:,.0f}, {high:,.0f}]" if low < high else ""
         echo(f"prompts of the three views: {found.prompt_tokens.value:,.0f}{interval} tokens")
     if cost:
-        echo(f"cost {cost.value:.2f} [{cost.low:.2f}, {cost.high:.2f}], loading included")
+        echo(
+            f"cost {cost.value:.2f} [{cost.low:.2f}, {cost.high:.2f}] at that speed, "
+            "loading included"
+        )
     output.explain(found.explanation, None)
     if found.rows > found.probed and found.probed < 2 * found.in_flight:
         say("a larger -n keeps the engine busier: the time is an upper estimate")

@@ -110,7 +110,10 @@ def push(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="List what would be sent, write the card to RUN/push-dry-run; no token."),
+        typer.Option(
+            "--dry-run",
+            help="List what would be sent, write the card to RUN/push-dry-run; no token.",
+        ),
     ] = False,
     as_json: opt.Json = False,
 ) -> None:
