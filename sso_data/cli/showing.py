@@ -20,7 +20,7 @@ def show(
     run: opt.RunPath,
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ID]...", help="Rows: ids, starts of ids, or your own ids."),
+        typer.Argument(metavar="ID", help="Rows: ids, starts of ids, or your own ids."),
     ] = None,
     reason: Annotated[
         str | None,
