@@ -5,6 +5,7 @@ import re
 import time
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -68,12 +69,11 @@ def test_what_goes_on_after_the_last_response_is_named() -> None:
 def test_the_times_and_the_speed_at_the_end_divide() -> None:
     """60 rows in 15 of 41 s: 4 a second, and the other 26 s were loading."""
     counts = RowCounts(rows=60, tokens=3000, seconds=15.0)
-    done = SimpleNamespace(counts=counts, seconds=41.0, cost=lambda price: price)
+    done: Any = SimpleNamespace(counts=counts, seconds=41.0, cost=lambda price: price)
     assert _work(done, None) == "0:00:41, of which 0:00:15 on rows at 4 rows/s, 200 tokens/s"
     assert _work(done, 1.0).endswith("200 tokens/s; cost 1.00, loading included")
-    assert _work(SimpleNamespace(counts=RowCounts(), seconds=1.0, cost=lambda _: None), None) == (
-        "0:00:01"
-    )
+    none: Any = SimpleNamespace(counts=RowCounts(), seconds=1.0, cost=lambda _: None)
+    assert _work(none, None) == "0:00:01"
 
 
 def test_bytes_are_shown_in_units(capsys: pytest.CaptureFixture[str]) -> None:
