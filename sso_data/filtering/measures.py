@@ -4,7 +4,7 @@ Whether a check fails is the filter's own answer; the measures say why.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -61,6 +61,11 @@ class Measure:
             return max(over, SLACK) if over + slack >= 0 else 0.0
         return over if over > SLACK else 0.0
 
+    @property
+    def misses(self) -> bool | None:
+        """True where the number misses its limit; None where one of them is not known."""
+        return None if math.isnan(self.short) else self.short > 0
+
     def __str__(self) -> str:
         return f"{_number(self.value)} {self.relation} {_number(self.limit)}"
 
@@ -87,7 +92,7 @@ class Outcome:
             f"{one.relation} {_number(one.limit)}"
             + (f": {_number(one.short)} {'too much' if one.relation == '<=' else 'short'}")
             for one in self.measures
-            if one.short > 0
+            if one.misses
         ]
         return "; ".join(parts) or ", ".join(self.sides)
 
@@ -104,6 +109,14 @@ class Outcome:
             "measures": finite,
             "sides": list(self.sides),
         }
+
+
+def verdict_on(reason: str | None, outcomes: Sequence[Outcome]) -> str:
+    """Return in one line that a row is kept (`reason` None), or what dropped it and by how much."""
+    if reason is None:
+        return "kept"
+    why = next((outcome.why for outcome in outcomes if outcome.reason == reason), "")
+    return f"dropped by {reason}{f': {why}' if why else ''}"
 
 
 def outcomes_of(
