@@ -183,7 +183,7 @@ def _axes(runs: Collection[Read]) -> list[Edges]:
         for key, edges in side.items()
         if _APART * np.ptp(edges) < np.ptp(shared[key])
     }
-    return [shared | {key: side[key] for key in apart & side.keys()} for side in own]
+    return [{**shared, **{key: side[key] for key in apart & side.keys()}} for side in own]
 
 
 def _notes(runs: Runs, same: Joined) -> Iterator[str]:

@@ -15,7 +15,7 @@ const COMPARED = {
     for (const sides of data.histograms) $("histograms").append(make("div", {}, make("h3", {}, sides[0].title), ...sides.map((one, side) => histogram({...one, title: data.runs[side]}))));
     $("numbers").parentElement.hidden = !data.histograms.length;
     for (const [title, source] of data.pictures) $("pictures").append(make("figure", {}, make("figcaption", {}, title), make("img", {src: source, alt: title})));
-    $("rows").parentElement.hidden = !data.rows;
+    $("rows").parentElement.hidden = document.querySelector("nav a[href='#rows']").hidden = !data.rows;
   },
   options: () => [["", "all"], ["differs", "outcome differs"], ["all", "kept in all"], ["none", "kept in none"], ...data.compared.map((name, side) => [`only ${side}`, `kept in ${name} alone`])],
   passes(i) {

@@ -397,12 +397,16 @@ def test_the_served_page_is_tinted_and_tells_what_is_wrong(browser: Any, run: Pa
         tint = opened.page.query_selector(".answers > div:first-child span")
         assert tint.get_attribute("title") == "good -1.00, bad -3.00: +2.00 nats"
         assert not opened.said and all(one.startswith(viewer.url) for one in opened.asked)
+        other = Opened(browser, viewer.url)
         part = run / "rows/00000.jsonl"
         part.write_bytes(
             part.read_bytes().replace(b"answer to question 3", b"answer to question X")
         )
         opened.page.reload()
         assert "00000.jsonl:4" in opened.page.inner_text("body")
+    other.page.evaluate("clearInterval = (one) => { window.cleared = one; }; poll()")
+    assert other.page.inner_text("#live") == "the server has ended"
+    assert other.page.evaluate("cleared === polling"), "it asks no more"
 
 
 @pytest.mark.parametrize("width", [1440, 390])
