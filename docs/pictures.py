@@ -45,7 +45,7 @@ def draw_terminal(command: str, output: str) -> str:
 
 
 def photograph(page: Path) -> bytes:
-    """Return the page of a report with its third row opened, as WebP."""
+    """Return the top of a report, and below it the browser with its third row open, as WebP."""
     with sync_playwright() as started:
         browser = started.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
@@ -53,16 +53,20 @@ def photograph(page: Path) -> bytes:
         tab = browser.new_page(viewport=SIZE, color_scheme="light")
         tab.goto(page.as_uri())
         tab.wait_for_selector("body[data-ready]")
+        shots = [tab.screenshot()]
         tab.select_option("#reason", "kept")
         for _ in range(3):
             tab.keyboard.press("j")
         tab.wait_for_selector("#detail .answers")
         tab.keyboard.press("d")
         tab.evaluate("document.getElementById('rows').scrollIntoView()")
-        shot = Image.open(io.BytesIO(tab.screenshot()))
+        shots.append(tab.screenshot())
         browser.close()
+    both = Image.new("RGB", (SIZE["width"], len(shots) * SIZE["height"]))
+    for number, shot in enumerate(shots):
+        both.paste(Image.open(io.BytesIO(shot)), (0, number * SIZE["height"]))
     made = io.BytesIO()
-    shot.save(made, "WEBP", quality=82, method=6)
+    both.save(made, "WEBP", quality=82, method=6)
     return made.getvalue()
 
 
