@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from sso_data.runs.tokens import Answers
 
 
+Sort = Annotated[
+    str | None,
+    opt.choice(
+        "--sort",
+        "margin, gap, closeness or length, the largest first (default: as written).",
+        *("margin", "gap", "closeness", "length"),
+    ),
+]
+
+
 def show(
     run: opt.RunPath,
     ids: Annotated[
@@ -32,14 +42,7 @@ def show(
             "--principle", "Only rows that this principle steered.", complete=principles_of_run
         ),
     ] = None,
-    sort: Annotated[
-        str | None,
-        opt.choice(
-            "--sort",
-            "margin, gap, closeness or length, the largest first (default: as written).",
-            *("margin", "gap", "closeness", "length"),
-        ),
-    ] = None,
+    sort: Sort = None,
     number: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 3,
     tokens: Annotated[
         bool,
