@@ -15,7 +15,14 @@ from sso_data.runs.checksums import changed, recorded_in
 from sso_data.runs.journal import NOT_A_ROW, load_scores, match, not_a_line, parts, side_file
 from sso_data.runs.jsonl import read_lines, read_objects, unsealed, whole_lines_size
 from sso_data.runs.pairs import CHECKSUMS, check_pairs, read_decided
-from sso_data.runs.run import RUN, iterate_failures, require_run, run_account, unfinished
+from sso_data.runs.run import (
+    DRY_PUSH,
+    RUN,
+    iterate_failures,
+    require_run,
+    run_account,
+    unfinished,
+)
 from sso_data.runs.steering import read_steering
 from sso_data.runs.tokens import TOKENS
 from sso_data.runs.workdir import read_json, require_manifest, section
@@ -42,12 +49,18 @@ def verify(directory: Path, progress: Progress | None = None) -> list[Finding]:
         **dict.fromkeys(("iterate.json", "setup.json", "eval.json"), _sealed_object),
     }
     for file in sorted(directory.rglob("*.json*")):
-        if file.name in kinds and not file.parent.name.startswith("."):
+        if file.name in kinds and not file.parent.name.startswith(".") and not _is_for_hub(file):
             progress.phase(f"checking {file}")
             found += kinds[file.name](file)
     if not found:
         raise RunError(f"{directory}: no run, training or iteration of sso-data in it")
     return found
+
+
+def _is_for_hub(file: Path) -> bool:
+    """Return True in what `push --dry-run` made of a run, which no later command reads."""
+    folder = file.parent
+    return folder.name == DRY_PUSH and (folder.parent / RUN.manifest).is_file()
 
 
 def _tried(what: Path, check: Callable[[], object], said: str = "") -> Iterator[Finding]:

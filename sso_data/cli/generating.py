@@ -16,6 +16,7 @@ from sso_data.core.records import TEMPORARY
 
 if TYPE_CHECKING:
     from sso_data.config.run import RunConfig
+    from sso_data.filtering.explain import Explanation
     from sso_data.filtering.filters import Decision
     from sso_data.generation.generate import Summary
 
@@ -110,28 +111,29 @@ def _show_run(
         output.show_steering(done.steering)
         work = _work(done, price_per_hour)
         echo(f"{out / 'pairs' / 'train.jsonl'} ({work})")
-        _say_next(out, done.decision, model)
+        _say_next(out, done.decision, done.explanation, model)
     output.end(done.account, done.explanation, out)
 
 
 def _work(done: "Summary", price_per_hour: float | None) -> str:
-    """Return the time, the speed and the cost of a run, as far as they are known."""
-    cost = done.cost(price_per_hour)
-    paid = "" if cost is None else f"cost {cost:.2f}, loading included"
-    return "; ".join(part for part in (duration(done.seconds), done.counts.speed, paid) if part)
+    """Return the time, that of rows and its speed, and the cost of a run, as far as is known."""
+    cost, counts = done.cost(price_per_hour), done.counts
+    rows = (
+        f", of which {duration(counts.seconds)} on rows at {counts.speed}" if counts.speed else ""
+    )
+    paid = "" if cost is None else f"; cost {cost:.2f}, loading included"
+    return f"{duration(done.seconds)}{rows}{paid}"
 
 
-def _say_next(run: Path, decision: "Decision", model: str) -> None:
-    """Print what to do with a run's pairs, or without any."""
+def _say_next(run: Path, decision: "Decision", why: "Explanation", model: str) -> None:
+    """Print what to do with a run's pairs, or without any: look at what the binding test drops."""
     if len(decision.kept):
         named = run if run.name.strip(".") else run.resolve()
         trained = named.with_name(f"{named.name}-model")
         train = shlex.join(["sso-data", "train", str(run), "-m", model, "--out", str(trained)])
         output.next_step(shlex.join(["sso-data", "show", str(run)]), train)
-    elif decision.dropped:
-        reason = max(decision.dropped, key=decision.dropped.__getitem__)
-        if decision.dropped[reason]:
-            output.next_step(shlex.join(["sso-data", "show", str(run), "--reason", reason]))
+    elif binding := why.binding:
+        output.next_step(shlex.join(["sso-data", "show", str(run), "--reason", binding.reason]))
 
 
 def filter_(
@@ -182,7 +184,7 @@ def filter_(
         output.show_decision(done.decision, done.account)
         if not dry_run:
             echo(str(run / "pairs" / "train.jsonl"))
-            _say_next(run, done.decision, resolved.model)
+            _say_next(run, done.decision, done.explanation, resolved.model)
     if done.unfinished:
         say(
             f"the run is unfinished: {done.account.done} of {done.expected} "

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -52,7 +52,20 @@ def print_json(content: object, indent: int | None = 2) -> None:
 
 
 class SafeConsole(Console):
-    """A console that shows texts of others without what could steer the terminal."""
+    """A console that shows texts of others without what could steer the terminal.
+
+    Elsewhere than on a terminal no line ends in spaces that only fill it up.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as a console does."""
+        if self.is_terminal:
+            super().print(*objects, **options)
+            return
+        with self.capture() as made:
+            super().print(*objects, **options)
+        self.file.write("\n".join(line.rstrip(" ") for line in made.get().split("\n")))
+        self.file.flush()
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
@@ -66,6 +79,13 @@ def someone_reads() -> bool:
     """True unless the reader of stdout is gone, so that what is only shown need not be made."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return getattr(raw, "failure", None) is None
+
+
+def one_reader() -> bool:
+    """Return True where stdout and stderr go to one place: what one of them said is known there."""
+    with suppress(OSError, ValueError):
+        return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    return False
 
 
 def print_error(kind: str, text: str, code: int) -> None:

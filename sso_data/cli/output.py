@@ -58,18 +58,18 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def funnel(decision: "Decision") -> Table:
+def with_note(made: Table, text: str) -> Group:
+    """Return a table and a note under it, as wide as the console."""
+    return Group(made, Text(text, "dim"))
+
+
+def funnel(decision: "Decision") -> Group:
     """Return the filter's stages: the rows each one dropped, and means over the rows left."""
     partial = decision.not_asked > 0
     dropped = ("dropped", *(("not asked for",) if partial else ()))
     made = table("stage", numbers=(*dropped, "left", "log-prob", "tokens", "gap"))
     for column in made.columns:
         column.no_wrap = column.no_wrap and not partial  # one more column than 80 columns hold
-    made.caption = (
-        "means of the rows left: log-prob of chosen / rejected under the plain view and gap of "
-        "good / bad in nats/token, tokens of chosen / rejected / original"
-    )
-    made.caption_justify, made.caption_style = "left", "dim"
     for stage in decision.shown_stages:
         tokens = (stage.mean_tokens_chosen, stage.mean_tokens_rejected, stage.mean_tokens_original)
         made.add_row(
@@ -81,7 +81,11 @@ def funnel(decision: "Decision") -> Table:
             " / ".join(number(mean, 0) for mean in tokens),
             f"{number(stage.mean_gap_good)} / {number(stage.mean_gap_bad)}",
         )
-    return made
+    return with_note(
+        made,
+        "means of the rows left: log-prob of chosen / rejected under the plain view and gap of "
+        "good / bad in nats/token, tokens of chosen / rejected / original",
+    )
 
 
 def show_decision(decision: "Decision", account: "Account") -> None:
@@ -89,7 +93,7 @@ def show_decision(decision: "Decision", account: "Account") -> None:
     out = console()
     out.print(funnel(decision))
     parts = [
-        f"{name} {'-' if value is None else f'{value:.4g}'}"
+        f"{name} {'-' if value is None else f'{value:.6g}'}"
         for name, value in decision.thresholds.items()
     ]
     if parts:
@@ -194,14 +198,9 @@ def principle_text(found: "Principle") -> str:
     return "\n".join(lines)
 
 
-def principle_stats(found: "Sequence[PrincipleStats]") -> Table:
+def principle_stats(found: "Sequence[PrincipleStats]") -> Group:
     """Return a table of principles and their wordings."""
     made = table("principle", numbers=("rows", "kept", "share", "gap", "closeness", "signal"))
-    made.caption = (
-        "gap of good / bad; closeness: how far chosen / rejected lie below the policy's own "
-        "answer; both in nats/token; signal by the principle's check, all / kept rows"
-    )
-    made.caption_justify, made.caption_style = "left", "dim"
     for one in found:
         name = one.principle if one.wording is None else f"  {one.wording}"
         made.add_row(
@@ -213,13 +212,20 @@ def principle_stats(found: "Sequence[PrincipleStats]") -> Table:
             f"{number(one.below_chosen)} / {number(one.below_rejected)}",
             f"{number(one.signal, 2)} / {number(one.signal_kept, 2)}",
         )
-    return made
+    return with_note(
+        made,
+        "gap of good / bad; closeness: how far chosen / rejected lie below the policy's own "
+        "answer; both in nats/token; signal by the principle's check, all / kept rows",
+    )
 
 
 def findings(found: "Sequence[Finding]") -> Table:
-    """Return a table of what the doctor found, with advice."""
-    made = table("", "what", "found", "what to do")
+    """Return what the doctor, or `verify`, found, each with advice under it.
+
+    Names of files have the whole width: they are broken only where they are longer.
+    """
+    made = Table.grid(padding=(0, 2, 0, 0))
     for finding in found:
-        cells = (finding.what, finding.detail, finding.remedy)
-        made.add_row(_MARK[finding.state], *map(Text, cells))
+        advice = f"\n-> {finding.remedy}" if finding.remedy else ""
+        made.add_row(_MARK[finding.state], Text(f"{finding.what}: {finding.detail}{advice}"))
     return made

@@ -1,6 +1,6 @@
 """`plan`: what a run would take and give."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,10 @@ from sso_data.cli import output
 from sso_data.cli.outcome import echo, print_json, say
 from sso_data.cli.progress import showing_progress
 from sso_data.core.progress import duration
+
+if TYPE_CHECKING:
+    from sso_data.core.statistics import Estimate
+    from sso_data.generation.preview import Plan
 
 
 def plan(
@@ -64,21 +68,27 @@ def plan(
     )
     with showing_progress() as progress:
         found = run_plan(prompts, resolved, number, progress)
-    told = found.forecast
-    cost = None if price_per_hour is None else told.cost(price_per_hour, found.loading)
+    price = price_per_hour
+    cost = None if price is None else found.forecast.cost(price, found.loading)
     if as_json:
         print_json(found.to_json() | {"cost": cost.to_json() if cost else None})
-        return
+    else:
+        _show(found, cost)
+
+
+def _show(found: "Plan", cost: "Estimate | None") -> None:
+    """Print what a run would take, and why so many rows would be kept."""
     failed = f" ({found.failed} of the probe failed)" if found.failed else ""
     bad = f" and {found.bad} malformed rows" if found.bad else ""
     echo(f"{found.prompts:,} prompts{bad}; loading takes {duration(found.loading)}{failed}")
-    echo(told)
+    echo(found.forecast)
     if found.prompt_tokens:
         low, high = found.prompt_tokens.low, found.prompt_tokens.high
         interval = f" [{low:,.0f}, {high:,.0f}]" if low < high else ""
         echo(f"prompts of the three views: {found.prompt_tokens.value:,.0f}{interval} tokens")
     if cost:
-        echo(f"cost {cost.value:.2f} [{cost.low:.2f}, {cost.high:.2f}], loading included")
+        interval = f"[{cost.low:.2f}, {cost.high:.2f}]"
+        echo(f"cost {cost.value:.2f} {interval} at that speed, loading included")
     output.explain(found.explanation, None)
     if found.rows > found.probed and found.probed < 2 * found.in_flight:
         say("a larger -n keeps the engine busier: the time is an upper estimate")

@@ -85,9 +85,9 @@ def check(
         for one in findings:
             echo(f"{one.severity}: {one.feature}: {one.text}")
         counts = f"{errors} errors, {len(findings) - errors} warnings"
-        names = ", ".join(found.principles)
+        names = f": {', '.join(found.principles)}" if found.principles else ""
         number = f"{len(found.principles)} principle{'s' * (len(found.principles) != 1)}"
-        echo(f"{directory}: {number}, {counts}: {names}")
+        echo(f"{directory}: {number}, {counts}{names}")
     if errors:
         raise typer.Exit(1)
 

@@ -72,7 +72,8 @@ class TerminalProgress:
             self._waiting = line
             return
         self._speed.add(now, done)
-        left = self._speed.seconds(total - done) if total is not None else None
+        is_over = total is None or done == total  # what may go on is in the state
+        left = None if is_over else self._speed.seconds((total or 0) - done)
         if self._draws:
             ends = None if left is None else now + left
             self._bar.update(self._task, completed=done, total=total, state=state, ends=ends)

@@ -110,7 +110,10 @@ def push(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Write the card and files to RUN/push-dry-run; no token."),
+        typer.Option(
+            "--dry-run",
+            help="List what would be sent, write the card to RUN/push-dry-run; no token.",
+        ),
     ] = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -163,11 +166,15 @@ def _show_packed(packed: "Packed", *, as_json: bool) -> None:
     """Print the files that a push would send."""
     if as_json:
         made = {"repo": packed.repo, "folder": str(packed.folder), "dry_run": True}
-        print_json(made | {"files": packed.sizes, "bytes": sum(packed.sizes.values())})
+        where = {path: str(file) for path, file in packed.files.items()}
+        total = {"bytes": sum(packed.sizes.values())}
+        print_json(made | {"files": packed.sizes, "made_of": where} | total)
         return
     for path, count in packed.sizes.items():
-        echo(f"{size(count):>9}  {path}")
+        file = packed.files[path]
+        echo(f"{size(count):>9}  {path}" + f", read from {file}" * (file != packed.folder / path))
     echo(f"{size(sum(packed.sizes.values())):>9}  in {len(packed.sizes)} files, not sent")
+    echo(f"made for it, in {packed.folder}: what is not read from the run")
     echo(str(packed.folder / "README.md"))
 
 

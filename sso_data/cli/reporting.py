@@ -34,7 +34,7 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...",
+            metavar="RUN",
             help="Run directory; two or more are compared, and the rounds of an iteration.",
         ),
     ],

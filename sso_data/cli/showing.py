@@ -1,7 +1,7 @@
 """`show`: rows of a run in the terminal."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,21 +16,11 @@ if TYPE_CHECKING:
     from sso_data.runs.tokens import Answers
 
 
-Sort = Annotated[
-    str | None,
-    opt.choice(
-        "--sort",
-        "margin, gap, closeness or length, the largest first (default: as written).",
-        *("margin", "gap", "closeness", "length"),
-    ),
-]
-
-
 def show(
     run: opt.RunPath,
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ID]...", help="Rows: ids, starts of ids, or your own ids."),
+        typer.Argument(metavar="ID", help="Rows: ids, starts of ids, or your own ids."),
     ] = None,
     reason: Annotated[
         str | None,
@@ -42,7 +32,14 @@ def show(
             "--principle", "Only rows that this principle steered.", complete=principles_of_run
         ),
     ] = None,
-    sort: Sort = None,
+    sort: Annotated[
+        str | None,
+        opt.choice(
+            "--sort",
+            "margin, gap, closeness or length, the largest first (default: as written).",
+            *("margin", "gap", "closeness", "length"),
+        ),
+    ] = None,
     number: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 3,
     tokens: Annotated[
         bool,
@@ -72,14 +69,7 @@ def show(
         with showing_progress() as progress:
             answers = tokens_of(run, those, progress, model=model, engine__name=engine)
     if as_json:
-        rows = [
-            one.to_json()
-            | {
-                f"{SIDE_OF[view]}_tokens": said.to_json()
-                for view, said in answers.get(one.row.id, {}).items()
-            }
-            for one in found.chosen
-        ]
+        rows = [one.to_json() | _tokens_json(answers.get(one.row.id, {})) for one in found.chosen]
         print_json({"rows": found.rows, "matching": found.matching, "shown": rows})
         return
     from sso_data.cli.rows import RowView
@@ -93,3 +83,8 @@ def show(
         say(f"no row of {found.rows} matches; they are {found.decided}")
     elif found.matching > len(found.chosen):
         say(f"{len(found.chosen)} of {found.matching} rows; -n shows more")
+
+
+def _tokens_json(answers: "Answers") -> dict[str, Any]:
+    """Return the tokens of a row's answers for `--json`."""
+    return {f"{SIDE_OF[view]}_tokens": said.to_json() for view, said in answers.items()}

@@ -9,7 +9,7 @@ import typer
 
 from sso_data.cli import options as opt
 from sso_data.cli import output
-from sso_data.cli.outcome import echo, print_json, say
+from sso_data.cli.outcome import echo, one_reader, print_json, say
 from sso_data.cli.progress import showing_progress
 from sso_data.cli.publishing import show_published
 from sso_data.core.errors import ConfigError, SsoDataError, TrainError
@@ -178,17 +178,20 @@ def _run(
 
 
 def _show(summary: "TrainSummary", published: "Published | None") -> None:
-    """Print the steps, the metrics of the first and last step, and where the model is."""
+    """Print the steps, the metrics of the first and last step, and where the model is.
+
+    What the same reader saw on stderr while it trained is not said again.
+    """
     manifest = summary.manifest
     first, last = manifest["first"], manifest["last"]
-    echo(
-        f"steps {manifest['steps']} of {manifest['max_steps']} on {manifest['data']['training']} "
-        f"rows; {manifest['references']['text']}"
-    )
+    is_known = summary.new_steps > 0 and one_reader()
+    of = f"steps {manifest['steps']} of {manifest['max_steps']}"
+    rows = f"{manifest['data']['training']} rows"
+    echo(f"{of} on {rows}" + ("" if is_known else f"; {manifest['references']['text']}"))
     for name in _SHOWN:
         if name in first and name in last:
             echo(f"{name}: {first[name]:.4g} at the first step, {last[name]:.4g} at the last")
-    if comparison := manifest.get("comparison"):
+    if (comparison := manifest.get("comparison")) and not is_known:
         echo(comparison["text"])
     echo(f"{summary.out} ({duration(summary.seconds)})")
     out = str(summary.out)

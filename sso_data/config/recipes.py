@@ -59,8 +59,8 @@ def _found(name: str) -> Path:
     if name in names:
         return recipes_dir() / f"{name}.yaml"
     raise ConfigError(
-        f"no recipe {one_line(name, 80)!r}{nearest(name, names)}; the shipped ones are "
-        f"{', '.join(names)}; a file of yours ends in .yaml"
+        f"no recipe {one_line(name, 80)!r}{nearest(name, names, 'sso-data recipes list')}; "
+        "a file of yours ends in .yaml"
     )
 
 

@@ -148,9 +148,16 @@ def _masked_encoded(found: "re.Match[str]") -> str:
 
 
 def nearest(name: str, known: Iterable[str], command: str = "") -> str:
-    """Return "; did you mean NAME? COMMAND lists them", as far as there is such a thing."""
-    by_lower = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(name[:80].lower(), by_lower, n=2, cutoff=0.6)
+    """Return "; did you mean NAME? COMMAND lists them", as far as there is such a thing.
+
+    A name is near whose letters are nearly the same, else a short one that holds all of it.
+    """
+    by_lower, wanted = {one.lower(): one for one in known}, name[:80].lower()
+    close = difflib.get_close_matches(wanted, by_lower, n=2, cutoff=0.6)
+    if not close and len(wanted) > 2:
+        close = sorted((one for one in by_lower if wanted in one), key=lambda one: (len(one), one))[
+            :2
+        ]
     near = " or ".join(repr(by_lower[one]) for one in close)
     parts = [f"did you mean {near}?" if near else "", f"`{command}` lists them" if command else ""]
     return "".join(f"; {part}" for part in parts if part)

@@ -94,7 +94,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """The test at which most rows are lost: it drops `dropped` of the `reached` that come to it."""
+    """A test and what it does: it drops `dropped` of the `reached` rows that come to it."""
 
     reason: str
     dropped: int
@@ -111,7 +111,8 @@ class Explanation:
     nats/token. `own_only`: rows in which only y+, and only y-, is likelier under its own view than
     under the opposite one. `features`: the effect by principle,
     of the rows that have it. `idle`: the principles that show none, in rows enough and where others
-    show one; `without_idle`: rows without them, (kept, all).
+    show one; `without_idle`: rows without them, (kept, all). `binding` drops the largest share of
+    the rows that reach it; `largest` is the test that drops most rows, the same one or one before.
     """
 
     rows: int
@@ -125,6 +126,7 @@ class Explanation:
     idle: tuple[str, ...]
     without_idle: tuple[int, int]
     binding: Binding | None
+    largest: Binding | None
     steps: tuple[Step, ...]
 
     @property
@@ -238,6 +240,7 @@ def explain(
         idle=idle,
         without_idle=(int(without[decision.kept].sum()), int(without.sum())),
         binding=_binding(decision),
+        largest=_largest(decision),
         steps=tuple(tried) if is_few and not effect.is_missing else (),
     )
 
@@ -292,11 +295,24 @@ def _binding(decision: Decision) -> Binding | None:
     Counted on a ratio scale: of 42 rows, 41 lost at one test are more than the last one at the
     next. Of no row left, half a row counts.
     """
-    drops = [stage for stage in decision.funnel[1:] if stage.dropped]
-    if not drops:
-        return None
-    most = max(drops, key=lambda stage: (stage.left + stage.dropped) / max(stage.left, 0.5))
-    return Binding(reason=most.reason, dropped=most.dropped, reached=most.left + most.dropped)
+    return max(_drops(decision), key=lambda one: one.reached / _left(one), default=None)
+
+
+def _left(test: Binding) -> float:
+    return max(test.reached - test.dropped, 0.5)
+
+
+def _largest(decision: Decision) -> Binding | None:
+    """Return the test that drops most rows, the binding one of equals."""
+    return max(_drops(decision), key=lambda one: (one.dropped, 1 / _left(one)), default=None)
+
+
+def _drops(decision: Decision) -> Iterator[Binding]:
+    """Yield the tests that drop rows."""
+    for stage in decision.funnel[1:]:
+        if stage.dropped:
+            reached = stage.left + stage.dropped
+            yield Binding(reason=stage.reason, dropped=stage.dropped, reached=reached)
 
 
 def _steps(

@@ -33,6 +33,8 @@ from sso_data.runs.columns import (
 )
 
 Relation = Literal[">", ">=", "<="]
+_LIMIT_DIGITS, _MOST_DIGITS = 6, 13
+"""Digits of a limit, and below which all are that tell it from a value."""
 _BY_OTHER_ROWS = ("not_best_of_prompt", "low_margin")
 """Checks whose answer about a row is in the comparison with other rows."""
 
@@ -67,7 +69,25 @@ class Measure:
         return None if math.isnan(self.short) else self.short > 0
 
     def __str__(self) -> str:
-        return f"{_number(self.value)} {self.relation} {_number(self.limit)}"
+        return f"{self.shown} {self.relation} {self.shown_limit}"
+
+    @property
+    def shown(self) -> str:
+        """The value, in so many digits that it differs from the limit as it does."""
+        return self._text(self.value, 3)
+
+    @property
+    def shown_limit(self) -> str:
+        """The limit as it is configured."""
+        return self._text(self.limit, _LIMIT_DIGITS)
+
+    def _text(self, number: float, digits: int) -> str:
+        if math.isnan(number):
+            return "-"
+        finest = abs(self.value - self.limit) / 10
+        texts = (f"{number:.{more}g}" for more in range(digits, _MOST_DIGITS))
+        fine = (text for text in texts if not abs(float(text) - number) > finest)
+        return next(fine, f"{number:.{_LIMIT_DIGITS}g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +108,9 @@ class Outcome:
     def why(self) -> str:
         """What it lacks, as one phrase."""
         parts = [
-            f"{one.what}{f' of {one.side}' if one.side else ''} is {_number(one.value)}, must be "
-            f"{one.relation} {_number(one.limit)}"
-            + (f": {_number(one.short)} {'too much' if one.relation == '<=' else 'short'}")
+            f"{one.what}{f' of {one.side}' if one.side else ''} is {one.shown}, must be "
+            f"{one.relation} {one.shown_limit}"
+            + (f": {one.short:.3g} {'too much' if one.relation == '<=' else 'short'}")
             for one in self.measures
             if one.misses
         ]
@@ -246,7 +266,3 @@ def _is_there(row: Rows, view: View) -> bool:
 
 def _finish(row: Rows, view: View) -> int:
     return int(row["finish"][0][VIEWS.index(view)])
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}"

@@ -10,7 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sso_data.config.run import FilterConfig
-from sso_data.core.errors import ConfigError, InputError, RunError
+from sso_data.core.errors import ConfigError, InputError, RunError, nearest
 from sso_data.core.records import Row
 from sso_data.filtering.filters import REASONS, Decision, distance, smaller_gap
 from sso_data.filtering.measures import Outcome, outcomes_of
@@ -69,8 +69,8 @@ def select(
     """Return rows of a run: those of `ids`, or the first `number` that match, in `sort`'s order.
 
     The decision is that which stands. `ids` may be starts of ids, or the user's own. Raises
-    RunError where the run is empty or cannot be read or decided, ConfigError for an unknown reason
-    or sort, InputError for an id that no row has.
+    RunError where the run is empty or cannot be read or decided, ConfigError for an unknown reason,
+    principle or sort, InputError for an id that no row has.
     """
     require_run(run)
     if reason is not None and reason not in REASONS:
@@ -90,6 +90,8 @@ def select(
     if principle is not None:
         lines = zip(places.tolist(), _parsed(scores, np.sort(places)), strict=True)
         places = np.array([at for at, line in lines if _has(line, principle)], np.intp)
+        if not len(places):
+            _refuse_unknown(principle, scores)
     matching = len(places)
     if sort is not None:
         values = SORTS[sort](scores.rows[places], config)  # type: ignore[index]
@@ -129,6 +131,17 @@ def _parsed(scores: Scores, places: NDArray[np.intp]) -> Iterator[dict[str, Any]
 def _has(line: Mapping[str, Any], principle: str) -> bool:
     names = line.get("principles")
     return isinstance(names, list) and principle.lower() in (str(name).lower() for name in names)
+
+
+def _refuse_unknown(principle: str, scores: Scores) -> None:
+    """Raise ConfigError for a principle that steered no row at all."""
+    lines = _parsed(scores, np.arange(len(scores)))
+    names = sorted({str(name) for line in lines for name in line.get("principles") or ()})
+    if principle.lower() not in map(str.lower, names):
+        there = f"rows were steered by {', '.join(names)}" if names else "no row was steered"
+        raise ConfigError(
+            f"--principle {principle}: steered no row{nearest(principle, names)}; {there}"
+        )
 
 
 def _places_of(run: Path, scores: Scores, ids: Sequence[str]) -> list[int]:

@@ -40,9 +40,9 @@ def check_room(out: Path, rows: int) -> None:
 class Forecast:
     """Estimates for `total` rows, by the `rows` first ones; intervals are 95 %.
 
-    `seconds`: of making all rows, without loading the model; its interval is that of the tokens of
-    a row. `kept`: the share of rows that become pairs. `truncated`: of rows with a response that
-    was cut off.
+    `seconds`: of making all rows, without loading the model, at the speed of the first ones; its
+    interval is that of the tokens of a row, and none of the speed. `kept`: the share of rows that
+    become pairs. `truncated`: of rows with a response that was cut off.
     """
 
     rows: int
@@ -69,14 +69,15 @@ class Forecast:
             return ""
         cost = self.cost(price_per_hour)
         actual = "" if seconds is None else f" and {price_per_hour * seconds / 3600:.2f}"
-        return f"; cost {cost.value:.2f} [{cost.low:.2f}, {cost.high:.2f}]{actual}"
+        return f"; cost {cost.value:.2f} [{cost.low:.2f}, {cost.high:.2f}] at that speed{actual}"
 
     def __str__(self) -> str:
         """One sentence."""
         low, high = self.kept.low, self.kept.high
         return (
-            f"by the first {self.rows} rows: {self.total:,} rows take {self.time}, "
-            f"{self.tokens.value:,.0f} sampled tokens and about {size(self.disk_bytes)} on disk; "
+            f"by the first {self.rows} rows: {self.total:,} rows take {self.time} "
+            f"at their speed, {self.tokens.value:,.0f} sampled tokens and about "
+            f"{size(self.disk_bytes)} on disk; "
             f"{self.kept.value:.0%} [{low:.0%}, {high:.0%}] are kept: {self.pairs.value:,.0f} "
             f"[{self.pairs.low:,.0f}, {self.pairs.high:,.0f}] pairs; {self.truncated:.0%} have a "
             "response that is cut off"
@@ -92,9 +93,9 @@ class Forecast:
         """Return the estimate beside what came, as one sentence."""
         low, high = self.kept.low, self.kept.high
         return (
-            f"estimated by the first {self.rows} rows and actual: time {self.time} and "
-            f"{duration(seconds)}, sampled tokens {self.tokens.value:,.0f} and {tokens:,}, kept "
-            f"{self.kept.value:.0%} [{low:.0%}, {high:.0%}] and {share:.0%}"
+            f"estimated by the first {self.rows} rows and actual: time {self.time} at "
+            f"their speed and {duration(seconds)}, sampled tokens {self.tokens.value:,.0f} and "
+            f"{tokens:,}, kept {self.kept.value:.0%} [{low:.0%}, {high:.0%}] and {share:.0%}"
         )
 
     def shortage(self, out: Path, done: int) -> str:

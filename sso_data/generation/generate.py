@@ -59,8 +59,8 @@ _AT_ONCE = 32
 """Rows for whose decisions the driver takes time: one alone takes as long."""
 _MOST_FIRST = 1024
 """Rows by which a run is estimated at most."""
-_WORTH_SECONDS = 60.0
-"""A run that ends sooner is not estimated."""
+_WORTH_SECONDS = 30.0
+"""A run that ends sooner than this after its first rows is not estimated."""
 
 
 class RunMetadata(Protocol):
@@ -362,6 +362,8 @@ def lazy_engine(
 
     with closing(LazyEngine(start)) as engine:
         yield engine
+        if engine.is_started:
+            progress.phase("closing the engine")
 
 
 def make_rows(
@@ -424,7 +426,8 @@ def make_rows(
             counts.seconds = time.monotonic() - started
             whole = None if total is None else total * len(VIEWS)
             done = counts.done * len(VIEWS) + counts.responses
-            progress.count(done, whole, "responses", _state(counts, kept.share))
+            last = (total or 0) - counts.done if done == whole else 0
+            progress.count(done, whole, "responses", _state(counts, kept.share, last))
             if foretells and counts.forecast is None and pipeline.finished >= FEWEST:
                 kept.foretell(pipeline, total or 0, metadata.path)
         return pipeline.counts
@@ -528,10 +531,14 @@ class _FirstRows:
             self._progress.warn(f"of the first {found.rows} rows\n{found.text()}")
 
 
-def _state(counts: RowCounts, kept: float) -> str:
-    """Return the rows, the share kept, the failures and the sampling speed, as one phrase."""
+def _state(counts: RowCounts, kept: float, last: int = 0) -> str:
+    """Return the rows, the share kept, the failures and the sampling speed, as one phrase.
+
+    `last`: rows that are still scored when all responses are there.
+    """
     is_measured = counts.tokens and counts.seconds >= 1
     parts = [
+        f"scoring the last {last}" if last else "",
         f"{counts.rows} rows, kept {kept:.0%}" if counts.rows else "",
         f"{counts.failed} failed" if counts.failed else "",
         f"{counts.tokens / counts.seconds:,.0f} tokens/s" if is_measured else "",

@@ -159,7 +159,13 @@ def plan(
     number = number or (2 * config.engine.max_num_seqs if is_vllm else 32)
     counted = max(number, _MOST_COUNTED)
     some, prompts, bad = _probe(read_prompts(source, config.source), counted)
-    probe = some[:number]
+    probe, samples = some[:number], config.sampling.samples
+    if len(probe) * samples < FEWEST:  # it is then the whole source
+        of_each = f" of {samples} samples each" if samples > 1 else ""
+        raise InputError(
+            f"{source}: has {prompts} prompts{of_each}, and fewer than {FEWEST} rows foretell "
+            "nothing; give more prompts (`sso-data preview --summary` takes any number)"
+        )
     progress.note(f"{prompts} prompts; making rows of {len(probe)} of them")
     if config.scoring.when == "needed":
         progress.note(f"time and tokens are upper estimates: {LESS_LATER}")
@@ -174,19 +180,21 @@ def plan(
         config.filter,
         seconds=counts.seconds,
         work=counts.rows + counts.failed,
-        total=prompts * config.sampling.samples,
+        total=prompts * samples,
     )
     if found is None:
+        more = f"a larger -n, up to {prompts}" if len(probe) < prompts else "more prompts"
+        why = sorted({failure.reason for failure in memory.failures})
         raise InputError(
-            f"{source}: the probe made {counts.rows} rows, and fewer than {FEWEST} foretell "
-            "nothing; give more prompts, or a larger -n"
+            f"{source}: the probe made {counts.rows} rows, {counts.failed} failed "
+            f"({', '.join(why)}), and fewer than {FEWEST} foretell nothing; give {more}"
         )
     return Plan(
         prompts=prompts,
         bad=bad,
         probed=counts.rows,
         failed=counts.failed,
-        rows=prompts * config.sampling.samples,
+        rows=prompts * samples,
         in_flight=memory.findings["engine"]["max_in_flight"],
         loading=loading,
         forecast=found,

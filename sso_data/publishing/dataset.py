@@ -29,7 +29,7 @@ from sso_data.runs.journal import parts
 from sso_data.runs.jsonl import read_lines, to_line, whole_lines_size
 from sso_data.runs.pairs import check_pairs
 from sso_data.runs.parquet import card_features
-from sso_data.runs.run import iterate_failures, require_run
+from sso_data.runs.run import DRY_PUSH, iterate_failures, require_run
 from sso_data.runs.workdir import locked
 
 PAIRS = "train.jsonl"
@@ -79,10 +79,14 @@ def push_run(  # noqa: PLR0913 - a public function of plain arguments
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """What a push would send: the size of each file in bytes; those made for it are in `folder`."""
+    """What a push would send: by its path there, where each file is, and its size in bytes.
+
+    Those made for the repository are in `folder`, the others where the run has them.
+    """
 
     repo: str
     folder: Path
+    files: Mapping[str, Path]
     sizes: Mapping[str, int]
 
 
@@ -104,16 +108,19 @@ def pack_run(
     progress = progress or NullProgress()
     _check_names(what, repo)
     require_run(run)
-    out = run / "push-dry-run"
+    out = run / DRY_PUSH
     with locked(run, "rows"), locked(run, "pairs"), stage(run) as folder:
         facts = _checked_facts(run, progress, public=private is False, confirmed=confirmed)
         if private is False and not license and not confirmed:
             demand_licence(facts, None, MAIN)
         parcel = pack(facts, repo, folder, what=what, language=language, license=license)
-        files = {**parcel.files, README: folder / README}
-        sizes = {path: files[path].stat().st_size for path in sorted(files)}
+        made = {**parcel.files, README: folder / README}
+        sizes = {path: made[path].stat().st_size for path in sorted(made)}
+        files = {
+            path: out / path if made[path].is_relative_to(folder) else made[path] for path in sizes
+        }
         swap_dir(folder, out)
-    return Packed(repo=repo, folder=out, sizes=sizes)
+    return Packed(repo=repo, folder=out, files=files, sizes=sizes)
 
 
 def _check_names(what: str, repo: str) -> None:
@@ -236,10 +243,11 @@ def _failed(facts: RunFacts, folder: Path) -> dict[str, Path]:
     keys = np.fromiter(newest, np.uint64)
     for key in keys[np.isin(keys, facts.scores.keys())].tolist():
         del newest[key]
-    wanted = set(newest.values())
+    if not (wanted := set(newest.values())):
+        return {}
     with NewFile(folder / FAILED) as copy:
         for number, failure in enumerate(iterate_failures(facts.run)):
             if number in wanted:
                 public = replace(failure, detail=public_text(failure.detail))
                 copy.write(to_line(public.to_json()))
-    return {FAILED: folder / FAILED} if wanted else {}
+    return {FAILED: folder / FAILED}

@@ -52,11 +52,15 @@ ELSEWHERE_FILE = "elsewhere.npz"
 An archive, because it has a checksum, which is compared where it is read.
 """
 
+DRY_PUSH = "push-dry-run"
+"""The directory of what `push --dry-run` makes for the repository: no run, though it has a
+run.json."""
+
 RUN = WorkKind(
     noun="run",
     manifest="run.json",
     files=(
-        *("pairs", ".pairs.old", ".pairs.new", "report.html", "push-dry-run"),
+        *("pairs", ".pairs.old", ".pairs.new", "report.html", DRY_PUSH),
         *("rows", "failed.jsonl", "steering.jsonl", COMPLETED, TOKENS, ELSEWHERE_FILE),
     ),
     orphans=("rows", "failed.jsonl"),

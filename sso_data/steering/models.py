@@ -42,6 +42,11 @@ class LazyEngine:
             self._engine = self._start()
         return self._engine
 
+    @property
+    def is_started(self) -> bool:
+        """True while there is an engine to close."""
+        return self._engine is not None
+
     def close(self) -> None:
         """Close the engine, where it was started."""
         engine, self._engine = self._engine, None

@@ -2,18 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.cells import cell_len
 from typer.main import get_command
 
-from sso_data.cli import app
+from sso_data.cli import app, training
 from sso_data.cli.completion import directories_or, recipes, settings_of, values_of
+from sso_data.cli.output import console, findings
 from sso_data.config.keys import KINDS, keys_of, template
 from sso_data.config.run import RunConfig
 from sso_data.config.training import TrainConfig
 from sso_data.core.yaml_files import parse_yaml
+from sso_data.doctor import Finding
 from tests.cli.conftest import Cli
 from tests.exporting.making import make_run
 from tests.factories import make_row
@@ -36,6 +39,7 @@ def test_help_fits_and_names_values_in_words(
     for name in commands():
         text = cli(*name.split(), "--help").stdout
         assert max(map(cell_len, text.splitlines())) <= columns
+        assert "......" not in text and "]...]" not in text, name
         assert not {"<bool>", "<str>", "<path>", "<int>", "{", "}"} & set(text.split()), name
 
 
@@ -106,6 +110,11 @@ def test_config_and_recipes(cli: Cli, tmp_path: Path) -> None:
     assert {"sampling.top_p", "sampling.min_p"} <= {one["key"] for one in found}
     assert "has no configuration" in cli("config", "keys", "demo").stderr
     assert "llama3.1-8b-instruct-sso-dpo\n" in cli("recipes", "list").stdout
+    unknown = cli("recipes", "show", "sso").stderr
+    assert (
+        "did you mean 'qwen2-7b-sft-sso' or 'llama3-8b-sft-sso'?" in unknown and len(unknown) < 300
+    )
+    assert "`sso-data recipes list` lists them" in unknown
     shown = parse_yaml(cli("recipes", "show", "llama3.1-8b-instruct-sso-dpo").stdout)
     assert shown["train"]["loss"]["type"] == "dpo"
 
@@ -151,6 +160,51 @@ def test_tables_fit_and_are_plain_in_a_pipe(
         lines = [line for line in done.stdout.splitlines() if "rows 6" not in line]
         assert not set("".join(lines)) & set("\x1b│┃─━┏╭"), arguments
         assert max(map(cell_len, lines)) <= columns, arguments
+        assert not any(line.endswith(" ") for line in done.stdout.splitlines()), arguments
+        if arguments[:1] == ("filter",) and columns == 160 and "--dry-run" in arguments:
+            note = "tokens of chosen / rejected / original"
+            assert any(note in line and "means of" in line for line in lines), "one line"
+
+
+def test_paragraphs_of_help_are_as_wide_as_the_terminal(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    text = cli("report", "--help").stdout
+    assert "of an iteration, it shows the numbers and the answers to the same prompts side" in text
+
+
+def test_files_are_named_in_full_where_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "runs/a-long-name-of-a-run/another-one/rows/00000.jsonl"
+    found = [Finding(name, "warn", "12 bytes of an unfinished last line", "run the command again")]
+    console().print(findings(found))
+    assert capsys.readouterr().out.splitlines() == [
+        f"warn  {name}: 12 bytes of an",
+        "      unfinished last line",
+        "      -> run the command again",
+    ]
+
+
+def test_what_one_reader_saw_is_not_said_twice(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = {
+        **{"steps": 4, "max_steps": 4, "data": {"training": 9}, "first": {}, "last": {}},
+        **{"references": {"text": "references: the data"}, "comparison": {"text": "D of y+"}},
+        "config": {"kind": "policy", "model": "m"},
+    }
+    for new_steps, is_one, is_said in ((4, True, False), (4, False, True), (0, True, True)):
+        monkeypatch.setattr(training, "one_reader", lambda is_one=is_one: is_one)
+        summary: Any = SimpleNamespace(
+            out=Path("models/own"), manifest=manifest, new_steps=new_steps, seconds=9.0
+        )
+        training._show(summary, None)
+        said = capsys.readouterr().out
+        assert said.startswith("steps 4 of 4 on 9 rows")
+        assert ("the data" in said) == ("D of y+" in said) == is_said
 
 
 def test_every_bad_principle_file_is_reported(cli: Cli, tmp_path: Path) -> None:
@@ -160,7 +214,7 @@ def test_every_bad_principle_file_is_reported(cli: Cli, tmp_path: Path) -> None:
     assert done.exit_code == 1
     said = [line.split(": ")[:2] for line in done.stdout.splitlines()[:3]]
     assert said == [["error", f"{name}.yaml"] for name in "abc"]
-    assert "0 principles, 3 errors" in done.stdout
+    assert done.stdout.endswith(": 0 principles, 3 errors, 0 warnings\n")
     found = json.loads(cli("principles", "check", tmp_path, "--json").stdout)
     assert [one["feature"] for one in found["findings"]] == ["a.yaml", "b.yaml", "c.yaml"]
 
@@ -177,7 +231,18 @@ def test_a_dry_push_writes_everything_and_needs_no_token(
     assert "license: mit" in card.read_text() and str(card) in done.stdout
     again = json.loads(cli("push", run, "alice/pairs", "--dry-run", "--json").stdout)
     assert {"README.md", "train.jsonl", "rows/00000.jsonl", "run.json"} <= again["files"].keys()
+    assert "rows/00000.jsonl, read from " in done.stdout and "  README.md\n" in done.stdout
     assert not (run / ".push").exists()
+    made = {str(file) for file in card.parent.rglob("*") if file.is_file()}
+    listed = set(again["made_of"].values())
+    assert made <= listed and all(Path(file).is_relative_to(run) for file in listed - made)
+    before = [one for one in _verified(cli, run) if "/push-dry-run" in one["what"]]
+    assert not before, "it is no run"
+    assert "no run, training" in cli("verify", card.parent).stderr
+
+
+def _verified(cli: Cli, run: Path) -> Any:
+    return json.loads(cli("verify", run, "--json").stdout)
 
 
 def test_the_next_line_can_be_run(cli: Cli, tmp_path: Path) -> None:

@@ -218,6 +218,18 @@ def test_the_binding_test_is_the_one_that_divides_most() -> None:
     assert (binding.reason, binding.dropped, binding.reached) == ("not_steered", 37, 41)
 
 
+def test_the_binding_test_need_not_be_the_one_that_drops_most() -> None:
+    rows = [make_row(i, finish={"good": "length"}) for i in range(48)]
+    rows += [make_row(i, means={("plain", "good"): -1.5}) for i in range(48, 60)]
+    found = explain(encode_rows(rows), DEFAULT)
+    assert found.largest is not None and found.binding is not None
+    assert (found.largest.reason, found.binding.reason) == ("truncated", "off_policy")
+    assert (
+        "most are lost at truncated (48 of 60), but the binding test is off_policy: it drops 12 "
+        "of the 12 rows that reach it"
+    ) in found.text()
+
+
 def test_many_pairs_need_one_line() -> None:
     found = explain(encode_rows([make_row(i) for i in range(8)]), DEFAULT)
     assert found.steps == () and found.text().count("\n") == 0

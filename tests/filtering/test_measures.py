@@ -82,3 +82,20 @@ def test_a_missing_number_is_no_number() -> None:
     found = outcomes_of(row, strict(), {})[-1].to_json()
     assert (found["reason"], found["fails"]) == ("gap", False), "a check before it drops the row"
     assert found["measures"][1]["value"] is None and found["measures"][1]["short"] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "said"),
+    [
+        (11.32, 11.35, "11.32 <= 11.35"),
+        (11.3501, 11.35, "11.3501 <= 11.35"),
+        (11.35, 11.35, "11.35 <= 11.35"),
+        (1.5134, 0.7, "1.51 <= 0.7"),
+        (math.nan, 0.7, "- <= 0.7"),
+        (0.5, math.nan, "0.5 <= -"),
+        (200.0, 512.0, "200 <= 512"),
+    ],
+)
+def test_a_number_and_its_limit_differ_as_they_do(value: float, limit: float, said: str) -> None:
+    one = Measure(what="closeness", side="chosen", value=value, relation="<=", limit=limit)
+    assert str(one) == said

@@ -43,7 +43,9 @@ def test_the_arithmetic() -> None:
     assert found.cost(9.0, loading=200.0).value == pytest.approx(1.5)
     assert "1,000 rows take 0:06:40 [" in str(found)
     low, high = found.cost(9.0).low, found.cost(9.0).high
-    assert found.cost_text(9.0, 440.0) == f"; cost 1.00 [{low:.2f}, {high:.2f}] and 1.10"
+    assert (
+        found.cost_text(9.0, 440.0) == f"; cost 1.00 [{low:.2f}, {high:.2f}] at that speed and 1.10"
+    )
     assert found.cost_text(None) == ""
 
 
@@ -91,7 +93,7 @@ def test_a_long_run_says_what_it_will_take_and_what_it_took(
     scripted(monkeypatch)
     prompts = questions(tmp_path / "in.jsonl", 90)
     quick = run("generate", prompts, "--out", tmp_path / "quick")
-    assert "by the first" not in quick.stderr, "what ends within a minute is not estimated"
+    assert "by the first" not in quick.stderr, "what ends soon is not estimated"
     monkeypatch.setattr(generate, "_WORTH_SECONDS", -1e9)
     done = run("generate", prompts, "--out", tmp_path / "run", "--json", "--price-per-hour", 3600)
     told = [line for line in done.stderr.splitlines() if line.startswith("by the first ")]
@@ -102,7 +104,7 @@ def test_a_long_run_says_what_it_will_take_and_what_it_took(
     assert f"estimated by the first {first} rows and actual: time" in done.stderr
     found = json.loads(done.stdout)
     assert found["cost"] == pytest.approx(found["seconds"], abs=0.006), "3600 an hour, 1 a second"
-    assert re.search(r"; cost [\d.]+ \[[\d.]+, [\d.]+\] and [\d.]+\n", done.stderr)
+    assert re.search(r"; cost [\d.]+ \[[\d.]+, [\d.]+\] at that speed and [\d.]+\n", done.stderr)
     assert (found["forecast"]["rows"], found["forecast"]["total"]) == (first, 90)
     low, high = found["forecast"]["kept"][1:]
     assert low <= found["kept"] / 90 <= high or found["kept"] == 0
@@ -127,5 +129,7 @@ def test_the_plan_is_of_all_prompts_and_writes_nothing(
     turned = write_prompts(tmp_path / "b.jsonl", prompts.read_text().splitlines()[::-1])
     again = json.loads(run("plan", turned, "-n", 40, "--json").stdout)
     assert again["forecast"]["tokens"] == found["forecast"]["tokens"], "the order does not matter"
+    monkeypatch.setattr(preview, "prepare", None)  # no model is loaded for too few
     few = CliRunner().invoke(app, ["plan", str(questions(tmp_path / "c.jsonl", 9)), "-m", "x"])
-    assert few.exit_code == 1 and "fewer than 30 foretell nothing" in few.stderr
+    assert few.exit_code == 1 and "has 9 prompts, and fewer than 30 rows" in few.stderr
+    assert "-n" not in few.stderr.split("give more prompts")[0]

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import json
 import re
 import shlex
@@ -151,6 +152,48 @@ def test_settings_load(block: Block) -> None:
         except (ValueError, SsoDataError) as error:
             refused.append(f"{kind.__name__}: {error}")
     assert "extends" in tree or block.page.name == "recipes.md", "\n".join(refused)
+
+
+def pairs_of_words(text: str) -> list[tuple[str, str]]:
+    words = re.findall(r"[^\W\d_]+", text)
+    return list(itertools.pairwise(words))
+
+
+def printed() -> set[tuple[str, str]]:
+    """Words that stand side by side in the code and the templates, without what is filled in."""
+    found: set[tuple[str, str]] = set()
+    for file in [*(ROOT / "sso_data").rglob("*.py"), *(ROOT / "templates").glob("*.j2")]:
+        text = re.sub(r'"\s*\n\s*(\+ )?f?"', "", file.read_text())
+        found.update(pairs_of_words(re.sub(r"\{\{.*?\}\}|\{%.*?%\}|\{[^{}]*\}", " ", text)))
+    return found
+
+
+def test_outputs_are_worded_as_the_code_words_them() -> None:
+    """Of a long line of output most words stand beside each other in what prints it.
+
+    Counts, answers of models and lists of files are not looked at.
+    """
+    known, looked = printed(), 0
+    for block in BLOCKS:
+        if block.language != "text" or block.page.name not in ("training.md", "tutorial.md"):
+            continue
+        for line in block.text.splitlines():
+            pairs = pairs_of_words(line)
+            if len(pairs) < 6 or re.match(r" |\d|[A-Z]+/|\w+ \(drawn", line):
+                continue
+            looked += 1
+            assert sum(pair in known for pair in pairs) >= 0.6 * len(pairs), f"{block}: {line}"
+    assert looked >= 10
+    assert pairs_of_words("most rows vanish at the gate") and ("rows", "vanish") not in known
+
+
+def test_accounts_in_outputs_add_up() -> None:
+    found = [
+        match for block in BLOCKS for match in re.finditer(r"rows (\d+) = (kept .*)", block.text)
+    ]
+    assert found
+    for match in found:
+        assert int(match[1]) == sum(map(int, re.findall(r"\d+", match[2]))), match[0]
 
 
 @of("json", "jsonl")
