@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from sso_data.steering.stats import PrincipleStats
 
 _MARK = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
-_ALWAYS_SHOWN = ("rows", "not_steered", "off_policy", "gap")
 
 
 def console() -> Console:
@@ -51,7 +50,7 @@ def next_step(*commands: str) -> None:
 
 def number(value: float | None, digits: int = 3) -> str:
     """Format a number with so many decimals; "-" for None."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:z.{digits}f}"
 
 
 def share(value: float | None) -> str:
@@ -71,9 +70,7 @@ def funnel(decision: "Decision") -> Group:
     made = table("stage", numbers=(*dropped, "left", "log-prob", "tokens", "gap"))
     for column in made.columns:
         column.no_wrap = column.no_wrap and not partial  # one more column than 80 columns hold
-    for stage in decision.funnel:
-        if not stage.dropped and stage.reason not in _ALWAYS_SHOWN:
-            continue
+    for stage in decision.shown_stages:
         tokens = (stage.mean_tokens_chosen, stage.mean_tokens_rejected, stage.mean_tokens_original)
         made.add_row(
             stage.reason,
@@ -203,7 +200,7 @@ def principle_text(found: "Principle") -> str:
 
 def principle_stats(found: "Sequence[PrincipleStats]") -> Group:
     """Return a table of principles and their wordings."""
-    made = table("principle", numbers=("rows", "kept", "share", "gap", "below", "signal"))
+    made = table("principle", numbers=("rows", "kept", "share", "gap", "closeness", "signal"))
     for one in found:
         name = one.principle if one.wording is None else f"  {one.wording}"
         made.add_row(
@@ -217,8 +214,8 @@ def principle_stats(found: "Sequence[PrincipleStats]") -> Group:
         )
     return with_note(
         made,
-        "gap of good / bad; below: how far chosen / rejected lie below the policy's own answer; "
-        "both in nats/token; signal by the principle's check, all / kept rows",
+        "gap of good / bad; closeness: how far chosen / rejected lie below the policy's own "
+        "answer; both in nats/token; signal by the principle's check, all / kept rows",
     )
 
 

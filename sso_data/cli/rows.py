@@ -17,9 +17,9 @@ from rich.text import Text
 
 from sso_data.cli.output import number, table
 from sso_data.core.records import SIDE_OF, VIEWS, Row, View
+from sso_data.filtering.measures import Measure, Outcome, verdict_on
 
 if TYPE_CHECKING:
-    from sso_data.filtering.measures import Measure, Outcome
     from sso_data.runs.tokens import Answers, Tokens
 
 _SIDE_BY_SIDE = 120
@@ -52,7 +52,7 @@ class RowView:
         self,
         row: Row,
         reason: str | None,
-        outcomes: "Sequence[Outcome]",
+        outcomes: Sequence[Outcome],
         heading: str = "",
         tokens: "Answers | None" = None,
     ) -> None:
@@ -87,12 +87,8 @@ class RowView:
 
     def _verdict(self) -> Text:
         """Say whether it is kept, and else which check dropped it and by how much."""
-        if self._reason is None:
-            return Text("kept", style="green")
-        why = next(
-            (outcome.why for outcome in self._outcomes if outcome.reason == self._reason), ""
-        )
-        return Text(f"dropped by {self._reason}{f': {why}' if why else ''}", style="yellow")
+        style = "green" if self._reason is None else "yellow"
+        return Text(verdict_on(self._reason, self._outcomes), style=style)
 
     def _prompt(self) -> Iterator[RenderableType]:
         for message in self._row.messages:
@@ -154,11 +150,11 @@ def _mean(row: Row, seen: View, drawn: View) -> str:
     return number(row.mean(seen, drawn)) if is_known else "-"
 
 
-def _beside(measure: "Measure | None") -> Text:
+def _beside(measure: Measure | None) -> Text:
     """Return a number beside its limit, with an x where it misses it."""
     if measure is None:
         return Text("")
-    return Text(f"{measure} x", "red") if measure.short > 0 else Text(f"{measure}  ")
+    return Text(f"{measure} x", "red") if measure.misses else Text(f"{measure}  ")
 
 
 def _indented(what: RenderableType) -> Padding:
@@ -240,9 +236,7 @@ def visible(text: str) -> str:
         marks = marks + 1 if kind in ("Mn", "Me") else 0
         if marks > _MOST_MARKS:
             continue
-        if char < " " and char != "\n":
-            found.append(chr(0x2400 + ord(char)))
-        elif kind in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") and char not in f"\n{_JOINERS}":
+        if kind in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") and char not in f"\n{_JOINERS}":
             found.append(f"<U+{ord(char):04X}>")
         else:
             found.append(char)

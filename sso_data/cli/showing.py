@@ -36,8 +36,8 @@ def show(
         str | None,
         opt.choice(
             "--sort",
-            "margin, gap or length, the largest first (default: as written).",
-            *("margin", "gap", "length"),
+            "margin, gap, closeness or length, the largest first (default: as written).",
+            *("margin", "gap", "closeness", "length"),
         ),
     ] = None,
     number: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 3,

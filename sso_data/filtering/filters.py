@@ -57,6 +57,8 @@ REASONS = (
 )
 """Reasons by their code; 0 is a kept row."""
 
+_ALWAYS_SHOWN = ("rows", "not_steered", "off_policy", "gap")
+
 SLACK = 1e-9
 """Nats/token by which a limit may be missed: rounding must not drop a row that lies on it."""
 
@@ -139,6 +141,11 @@ class Decision:
     def dropped(self) -> dict[str, int]:
         """Rows dropped by reason, in the order of the checks; 0 for a check that dropped none."""
         return {stage.reason: stage.dropped for stage in self.funnel[1:]}
+
+    @property
+    def shown_stages(self) -> tuple[Stage, ...]:
+        """The funnel without the checks that dropped nothing, but for those of log-probs."""
+        return tuple(one for one in self.funnel if one.dropped or one.reason in _ALWAYS_SHOWN)
 
     @property
     def not_asked(self) -> int:

@@ -4,7 +4,7 @@ Whether a check fails is the filter's own answer; the measures say why.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -63,6 +63,11 @@ class Measure:
             return max(over, SLACK) if over + slack >= 0 else 0.0
         return over if over > SLACK else 0.0
 
+    @property
+    def misses(self) -> bool | None:
+        """True where the number misses its limit; None where one of them is not known."""
+        return None if math.isnan(self.short) else self.short > 0
+
     def __str__(self) -> str:
         return f"{self.shown} {self.relation} {self.shown_limit}"
 
@@ -107,7 +112,7 @@ class Outcome:
             f"{one.relation} {one.shown_limit}"
             + (f": {one.short:.3g} {'too much' if one.relation == '<=' else 'short'}")
             for one in self.measures
-            if one.short > 0
+            if one.misses
         ]
         return "; ".join(parts) or ", ".join(self.sides)
 
@@ -124,6 +129,14 @@ class Outcome:
             "measures": finite,
             "sides": list(self.sides),
         }
+
+
+def verdict_on(reason: str | None, outcomes: Sequence[Outcome]) -> str:
+    """Return in one line that a row is kept (`reason` None), or what dropped it and by how much."""
+    if reason is None:
+        return "kept"
+    why = next((outcome.why for outcome in outcomes if outcome.reason == reason), "")
+    return f"dropped by {reason}{f': {why}' if why else ''}"
 
 
 def outcomes_of(

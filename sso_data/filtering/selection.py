@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sso_data.config.run import FilterConfig
 from sso_data.core.errors import ConfigError, InputError, RunError, nearest
 from sso_data.core.records import Row
-from sso_data.filtering.filters import REASONS, Decision, smaller_gap
+from sso_data.filtering.filters import REASONS, Decision, distance, smaller_gap
 from sso_data.filtering.measures import Outcome, outcomes_of
 from sso_data.filtering.ranking import margin
 from sso_data.filtering.refilter import decide_run, standing_config
@@ -20,11 +20,12 @@ from sso_data.runs.columns import Rows, num_tokens
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.run import read_failures, require_run
 
-Sort = Literal["margin", "gap", "length"]
-SORTS: Mapping[Sort, Callable[[Rows], NDArray[Any]]] = {
-    "margin": margin,
-    "gap": smaller_gap,
-    "length": lambda rows: num_tokens(rows, "good").astype(np.float64),
+Sort = Literal["margin", "gap", "closeness", "length"]
+SORTS: Mapping[Sort, Callable[[Rows, FilterConfig], NDArray[Any]]] = {
+    "margin": lambda rows, _: margin(rows),
+    "gap": lambda rows, _: smaller_gap(rows),
+    "closeness": lambda rows, config: distance(rows, config.closeness_offset),
+    "length": lambda rows, _: num_tokens(rows, "good").astype(np.float64),
 }
 """What rows are sorted by, the largest first."""
 
@@ -93,7 +94,7 @@ def select(
             _refuse_unknown(principle, scores)
     matching = len(places)
     if sort is not None:
-        values = SORTS[sort](scores.rows[places])  # type: ignore[index]
+        values = SORTS[sort](scores.rows[places], config)  # type: ignore[index]
         places = places[np.argsort(-values, kind="stable")]  # NaN comes last
     if not ids:
         places = places[:number]

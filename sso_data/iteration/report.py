@@ -30,7 +30,7 @@ _OWN = ("unprompted", "score of y0"), ("unprompted_win_rate", "win rate against 
 _PANELS = {
     "shares": (*_SHARES, ("steered", "steered"), ("kept_share", "kept")),
     "length (tokens)": _LENGTHS,
-    "below the own answer (nats/token)": (("closeness_chosen", "y+"), ("closeness_rejected", "y-")),
+    "closeness (nats/token)": (("closeness_chosen", "y+"), ("closeness_rejected", "y-")),
     "gap (nats/token)": (("gap_good", "good"), ("gap_bad", "bad")),
     "margin at the end of training": (*_WEIGHTED, ("train_margin", "reward")),
     "the policy itself": (*_OWN, ("win_rate", "held-out win rate after the round")),

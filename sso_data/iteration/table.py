@@ -19,7 +19,7 @@ class Quantity:
 
     name: str
     keys: tuple[str, ...]
-    form: str = "{:.3f}"
+    form: str = "{:z.3f}"
 
     def cell(self, line: Line) -> str:
         """Its values in one round, `-` for a missing one."""
@@ -42,7 +42,7 @@ QUANTITIES = (
         form="{:.1%}",
     ),
     Quantity(
-        name="below the own answer: y+ / y- (nats/token)",
+        name="closeness: y+ / y- (nats/token)",
         keys=("closeness_chosen", "closeness_rejected"),
     ),
     Quantity(
@@ -166,7 +166,7 @@ class _Told:
 
     key: str
     words: str
-    form: str = "{:.3f}"
+    form: str = "{:z.3f}"
     advice: str = ""
     is_bad: Callable[[float, float], bool] = lambda before, after: False
 
@@ -188,7 +188,7 @@ _TOLD = (
     _Told(key="unprompted", words="the score of the policy's own answers"),
     _Told(
         key="closeness_chosen",
-        words="nats/token of chosen responses below the policy's own answer",
+        words="closeness of chosen responses (nats/token)",
         advice="generate.filter.closeness bounds it",
         is_bad=lambda before, after: after - before > 0.1,
     ),

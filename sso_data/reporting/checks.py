@@ -1,5 +1,6 @@
 """Checks of the pairs that a person would make by reading them: each one names its rows."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ class Checks:
     def _repeated(self) -> Iterator[Found]:
         """Yield the checks that compare rows with each other."""
         yield self._alike()
-        least = max(_FEWEST_ALIKE, _OPENING_SHARE * self._seen)
+        least = fewest_alike(self._seen)
         alike = [one for one in self._openings.items() if len(one[1]) >= least]
         for (view, opening), rows in sorted(alike, key=lambda one: (-len(one[1]), one[0])):
             yield self._of(
@@ -176,6 +177,11 @@ class Checks:
 
     def _of(self, name: str, title: str, rows: Sequence[int], warning: str = "") -> Found:
         return Found(name=name, title=title, rows=rows, of=self._seen, warning=warning)
+
+
+def fewest_alike(pairs: int) -> int:
+    """Return from how many of so many pairs on the same opening is told."""
+    return max(_FEWEST_ALIKE, math.ceil(_OPENING_SHARE * pairs))
 
 
 def _copies(text: str, principles: Sequence[str], prompt: str) -> bool:

@@ -4,7 +4,7 @@ A difference is of the last run against the first. Where both hold the same rows
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -19,8 +19,10 @@ from sso_data.core.statistics import Estimate, difference, mean_of, wilson
 from sso_data.filtering.filters import comparisons
 from sso_data.filtering.ranking import margin
 from sso_data.filtering.refilter import in_words
+from sso_data.reporting.checks import fewest_alike
 from sso_data.reporting.data import (
     BLOCK,
+    Edges,
     Floats,
     Read,
     blocks,
@@ -38,13 +40,15 @@ from sso_data.runs.columns import measures, representative
 
 _TITLES = {
     "tokens": "length of {} (tokens)",
-    "closeness": "{} below the own answer (nats/token)",
+    "closeness": "closeness of {} (nats/token)",
     "logp": "log-prob of {}, plain view (nats/token)",
     "gap": "gap of the {} view (nats/token)",
 }
 Runs = Mapping[str, Read]
 """Runs by the names of their columns, in order."""
 Table = dict[str, Any]
+_APART = 5
+"""Runs whose values lie in less than one n-th of all runs' range have axes of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,9 +153,8 @@ def contents(
     """Return what the page knows before a row is opened; `add` takes the blocks of `same` rows."""
     told = progress or NullProgress()
     told.phase("reading rows")
-    edges = edges_of(runs.values())
     known: list[dict[str, Any]] = []
-    for one in runs.values():
+    for one, edges in zip(runs.values(), _axes(runs.values()), strict=True):
         known.append(index(one, (row for block in blocks(one) for row in block), edges))
         told.count(len(known), len(runs), "runs")
     return {
@@ -159,13 +162,28 @@ def contents(
         "compared": list(same.runs),
         "notes": list(_notes(runs, same)),
         "tables": [*frame.tables, *(_tables(runs, known) if runs else ())],
-        "histograms": [[side["histograms"][n] for side in known] for n in range(len(edges))],
+        "histograms": [list(same) for same in zip(*(s["histograms"] for s in known), strict=True)],
         "runs": list(runs),
         "columns": same.hand_over(add),
         "reasons": known[0]["reasons"] if known else [],
         "rows": len(same),
         "block": BLOCK,
     }
+
+
+def _axes(runs: Collection[Read]) -> list[Edges]:
+    """Return the edges of each run's histograms: the same, unless one would fill a few bins of all.
+
+    Then each run has its own.
+    """
+    own, shared = [edges_of([one]) for one in runs], edges_of(runs)
+    apart = {
+        key
+        for side in own
+        for key, edges in side.items()
+        if _APART * np.ptp(edges) < np.ptp(shared[key])
+    }
+    return [{**shared, **{key: side[key] for key in apart & side.keys()}} for side in own]
 
 
 def _notes(runs: Runs, same: Joined) -> Iterator[str]:
@@ -222,19 +240,11 @@ def _tables(runs: Runs, known: Sequence[dict[str, Any]]) -> Iterator[Table]:
                 ),
             ]
             for name in dict.fromkeys(name for side in stages for name in side)
+            if any(name in side["stages"] for side in known)
         ],
     }
-    found = [
-        {c["title"]: (len(c["rows"]), c["of"], None) for c in side["checks"]} for side in known
-    ]
-    none = [name for name in found[0] if not any(side.get(name, (0,))[0] for side in found)]
-    seen = [{name: of for name, of in side.items() if name not in none} for side in found]
-    yield {
-        "title": "Checks of the pairs",
-        "note": f"Kept rows that a check finds, in percent. Found in none: {'; '.join(none)}.",
-        "heads": [*heads, *change],
-        "rows": list(_counted(seen)),
-    }
+    if any(side["kept"] for side in known):
+        yield _checks(known, [*heads, *change])
     judged = [{f"{j['judge']}: {j['question']}": j for j in side["judges"]} for side in known]
     if any(judged):
         yield {
@@ -247,6 +257,27 @@ def _tables(runs: Runs, known: Sequence[dict[str, Any]]) -> Iterator[Table]:
                 for name in dict.fromkeys(name for side in judged for name in side)
             ],
         }
+
+
+def _checks(known: Sequence[dict[str, Any]], heads: Sequence[str]) -> Table:
+    """Return the table of what checks find in any run; of an opening that is not told, the most."""
+    found = [
+        {c["title"]: (len(c["rows"]), c["of"], None) for c in side["checks"]} for side in known
+    ]
+    none = [name for name in found[0] if not any(side.get(name, (0,))[0] for side in found)]
+    seen = [{name: of for name, of in side.items() if name not in none} for side in found]
+    rows = list(_counted(seen))
+    for row in rows:
+        for place, side in enumerate(known, start=1):
+            if row[place] == "-" and " opens with " in row[0] and side["kept"]:
+                row[place] = f"under {fewest_alike(side['kept'])} of {side['kept']}"
+    return {
+        "title": "Checks of the pairs",
+        "note": "Kept rows that a check finds, in percent."
+        + f" Found in none: {'; '.join(none)}." * bool(none),
+        "heads": heads,
+        "rows": rows,
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from sso_data.core.records import ALL_CELLS, SIDE_OF, STEERED_VIEWS, VIEWS, Json
 from sso_data.core.statistics import wilson
 from sso_data.filtering.explain import Explanation, Features, effect_of, explain_run, features_of
 from sso_data.filtering.filters import Decision, comparisons, distance, smaller_gap
-from sso_data.filtering.measures import outcomes_of
+from sso_data.filtering.measures import outcomes_of, verdict_on
 from sso_data.filtering.ranking import margin
 from sso_data.filtering.refilter import decide_run, own_filter, standing_config
 from sso_data.reporting.checks import Checks
@@ -128,7 +128,7 @@ def index(of: Read, rows: Iterable[Row], edges: Edges | None = None) -> dict[str
         "gap_bad": gaps[:, 1],
         "margin": margin(rows_np),
         "smaller_gap": smaller_gap(rows_np),
-        "distance": distance(rows_np, of.config.closeness_offset),
+        "closeness": distance(rows_np, of.config.closeness_offset),
     }
     columns: dict[str, Any] = {key: rounded(values) for key, values in numbers.items()}
     columns |= {f"tokens_{view}": rounded(tokens_of(rows_np, view)) for view in VIEWS}
@@ -160,7 +160,9 @@ def _head(of: Read) -> dict[str, Any]:
         "kept": len(decision.kept),
         "dropped": decision.dropped,
         "reasons": list(decision.reasons),
+        "done": [account.unit, account.done, account.failed],
         "funnel": [asdict(stage) for stage in decision.funnel],
+        "stages": [stage.reason for stage in decision.shown_stages],
         "thresholds": dict(decision.thresholds),
         "preset": of.config.preset,
         "steered": of.config.steering_test,
@@ -184,6 +186,7 @@ def detail(row: Row, place: int, of: Read) -> dict[str, Any]:
     """
     outcomes = outcomes_of(row, of.config, of.decision.thresholds)
     return {
+        "verdict": verdict_on(of.decision.reason(place), outcomes),
         "prompt": [message.to_json() for message in row.messages],
         "system": dict(row.system),
         "user": dict(row.user),
@@ -194,7 +197,7 @@ def detail(row: Row, place: int, of: Read) -> dict[str, Any]:
         "tokens": {view: one.num_tokens for view, one in row.responses.items()},
         "tests": [
             [
-                *(outcome.reason, outcome.fails, one.what, one.side),
+                *(outcome.reason, one.misses, one.what, one.side),
                 *(_finite(one.value), one.relation, _finite(one.limit)),
             ]
             for outcome in outcomes
@@ -242,7 +245,10 @@ def _principles(of: Read, features: Features) -> Iterator[dict[str, Any]]:
 
 
 def edges_of(runs: Iterable[Read]) -> Edges:
-    """Return edges of equal bins by histogram, over the middle 98 % of the values of all runs."""
+    """Return edges of equal bins by histogram, over the middle 98 % of the values of all runs.
+
+    A bin of tokens holds whole numbers of them: its edges are whole numbers, too.
+    """
     pooled: dict[str, list[Floats]] = {}
     for one in runs:
         for key, _, values, _ in _measured(one):
@@ -251,7 +257,12 @@ def edges_of(runs: Iterable[Read]) -> Edges:
     for key, some in pooled.items():
         if len(values := np.concatenate(some)):
             low, high = np.quantile(values, [0.01, 0.99])
-            found[key] = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+            if key.startswith("tokens"):
+                low, above = np.floor(low), np.floor(high) + 1
+                width = np.ceil((above - low) / _BINS)
+                found[key] = low + width * np.arange(np.ceil((above - low) / width) + 1)
+            else:
+                found[key] = np.linspace(low, high if high > low else low + 1, _BINS + 1)
     return found
 
 
@@ -266,10 +277,9 @@ def _measured(of: Read) -> Iterator[tuple[str, str, Floats, float | None]]:
         counts = of.decision.reason_code == 0
         counts |= (rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE)) != 0
     gap, far = smaller_gap(rows), distance(rows, of.config.closeness_offset)
-    below = "below the own answer, the farther of y+ and y- (nats/token)"
     shown: list[tuple[str, str, Floats, float | None]] = [
-        ("gap", "smaller gap (nats/token)", gap, limits.get("gap")),
-        ("distance", below, far, limits.get("closeness")),
+        ("gap", "gap (nats/token)", gap, limits.get("gap")),
+        ("closeness", "closeness (nats/token)", far, limits.get("closeness")),
     ]
     for view in ("good", "bad", "plain"):
         title = f"length of {SIDE_OF[view]} (tokens)"

@@ -77,6 +77,13 @@ class Viewer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Viewer
 
+    def version_string(self) -> str:
+        """What the header Server says: no version."""
+        return "sso-data"
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         home = f"/{self.server.token}/"
         path = self.path.partition("?")[0]
@@ -99,7 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Referrer-Policy", "no-referrer")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
         """Say nothing: the terminal shows the address alone."""

@@ -1,12 +1,12 @@
 "use strict";
 const HEIGHT = 48, MOST_BLOCKS = 16, MOST_NAMED = 20, MOST_SHOWN = 20000, LEAST_ALIKE = 0.25;
 const VIEWS = ["good", "bad", "plain"], SIDE = {good: "chosen", bad: "rejected", plain: "original"};
-const NUMBER = /^(-|[-+]?\d[\d.]*( ?%)?( [[(/].*)?)$/;
+const NUMBER = /^[-+]?\d[\d.]*(e[-+]?\d+)?( ?%)?( [[(/].*)?$/, HIDDEN = /(?![\n\t\u200c\u200d])[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}]/gu;
 const TINTS = {"good bad": "good - bad", "good plain": "good - plain", "plain bad": "plain - bad", "": "off"}, MOST_NATS = 2;
 const $ = (id) => document.getElementById(id);
-const state = {text: "", reason: "", principle: "", check: "", sort: "order", open: -1, diff: false, tint: "good bad", found: null};
+const state = {text: "", reason: "", principle: "", check: "", sort: "order", open: -1, at: -1, row: null, diff: false, tint: "good bad", found: null};
 const waiting = new Map(), loaded = new Map();
-let data, shown = [], wanted = -1, searching = 0;
+let data, shown = [], wanted = -1, searching = 0, polling;
 
 /** What the compressed text holds. */
 async function unpack(text) {
@@ -62,15 +62,15 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** A text with control and direction characters made visible. */
+/** A text with control, direction and other invisible characters as marks, as `show` has them; joiners stay. */
 function visible(text) {
-  const hidden = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g, parts = [];
+  const whole = text.replaceAll("\r\n", "\n"), parts = [];
   let at = 0;
-  for (const match of text.matchAll(hidden)) {
-    parts.push(text.slice(at, match.index), make("mark", {}, `U+${match[0].charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}`));
-    at = match.index + 1;
+  for (const match of whole.matchAll(HIDDEN)) {
+    parts.push(whole.slice(at, match.index), make("mark", {}, `<U+${match[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}>`));
+    at = match.index + match[0].length;
   }
-  return [...parts, text.slice(at)];
+  return [...parts, whole.slice(at)];
 }
 
 function textBox(text, all = false) {
@@ -82,38 +82,60 @@ function textBox(text, all = false) {
   return box;
 }
 
+/** A table; a column of numbers alone stands to the right. `fit` stacks its cells where it is too wide. */
 function table(heads, rows) {
-  const cell = (tag, value) => {
-    const element = make(tag, typeof value === "number" || NUMBER.test(String(value)) ? {className: "number"} : {});
-    element.append(value === null ? "-" : value instanceof Node ? value : String(value));
+  const known = heads.map((_, i) => rows.map((row) => row[i]).filter((value) => value !== null && value !== "" && value !== "-"));
+  const numbers = known.map((values) => values.length > 0 && values.every((value) => NUMBER.test(String(value))));
+  const cell = (tag, value, i) => {
+    const element = make(tag, numbers[i] ? {className: "number"} : {}, value === null ? "-" : value instanceof Node ? value : String(value));
     if (tag === "th") element.scope = "col";
+    element.dataset.head = heads[i];
     return element;
   };
-  const head = make("tr", {}, ...heads.map((name, i) => { const th = cell(name === "" ? "td" : "th", name); if (rows.length && NUMBER.test(String(rows[0][i]))) th.className = "number"; return th; }));
-  const body = rows.map((row) => make("tr", {}, ...row.map((value) => cell("td", value))));
-  return make("div", {className: "scroll", tabIndex: 0}, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
+  const head = make("tr", {}, ...heads.map((name, i) => cell(name === "" ? "td" : "th", name, i)));
+  const body = rows.map((row) => make("tr", {}, ...row.map((value, i) => cell("td", value, i))));
+  return make("div", {className: "scroll"}, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
 }
 
-const fixed = (value, digits = 3) => value === null || value === undefined ? "-" : value.toFixed(digits);
+/** Stack the cells of tables that are too wide for their place; what still is can be scrolled by keyboard. */
+function fit() {
+  for (const box of document.querySelectorAll(".scroll")) {
+    box.classList.remove("stacked");
+    box.classList.toggle("stacked", box.scrollWidth > box.clientWidth);
+    box.tabIndex = box.scrollWidth > box.clientWidth ? 0 : -1;
+  }
+}
+
+/** A number with so many decimals; more where these would be zeros alone. */
+function fixed(value, digits = 3) {
+  if (value === null || value === undefined) return "-";
+  const text = value.toFixed(digits);
+  return value && !+text ? String(+value.toPrecision(2)) : text;
+}
 const percent = (share) => share === null ? "-" : `${(100 * share).toFixed(0)} %`;
 
 function link(text, change) {
-  return make("button", {type: "button", className: "link", onclick: () => select({text: "", reason: "", principle: "", check: "", ...change}, true)}, text);
+  return make("button", {type: "button", className: "link", onclick: () => select({text: "", reason: "", principle: "", check: "", ...change}, true)}, ...visible(text));
 }
 
 function overview() {
   $("account").textContent = data.account + (data.unfinished > 0 ? `; ${data.unfinished} are not done yet` : "");
   $("verdict").textContent = data.verdict;
   if (data.not_asked) $("account").textContent += `; ${data.not_asked} rows were decided early and lack answers or scores: shares, gaps and "all" below are of rows that are complete by design`;
-  const counts = [["kept", data.kept], ...Object.entries(data.dropped).filter((one) => one[1])];
-  $("ledger-table").append(table(["outcome", "rows"], [...counts.map(([name, count]) => [link(name, {reason: name}), count]), ["all", data.rows]]));
-  for (const check of data.checks) {
-    const counted = `${check.title}: ${check.rows.length} of ${check.of}`;
-    const item = make("li", {className: check.warning ? "warning" : ""}, check.rows.length ? link(counted, {check: check.name + check.title}) : counted);
-    if (check.rows.length) item.append(` (${percent(check.rows.length / check.of)} [${check.interval.map(percent).join(", ")}])`);
-    if (check.warning) item.append(` - ${check.warning}`);
+  if (!data.rows) {
+    $("verdict").textContent = `There are no rows${data.unfinished > 0 ? " yet" : ""}${data.done[2] ? "; failed.jsonl says why prompts failed" : ""}.`;
+    for (const one of document.querySelectorAll("nav, main section")) one.hidden = true;
+    return;
+  }
+  $("ledger-table").append(funnel());
+  const told = data.checks.filter((check) => check.rows.length), none = data.checks.filter((check) => check.of && !check.rows.length).map((check) => check.title);
+  for (const check of told) {
+    const item = make("li", {className: check.warning ? "warning" : ""}, link(`${check.title}: ${check.rows.length} of ${check.of}`, {check: check.name + check.title}));
+    item.append(` (${percent(check.rows.length / check.of)} [${check.interval.map(percent).join(", ")}])${check.warning ? ` - ${check.warning}` : ""}`);
     $("check-list").append(item);
   }
+  if (none.length) $("check-list").append(make("li", {}, `Found in none of ${data.kept}: ${none.join("; ")}.`));
+  if (!data.kept) $("check-list").append(make("li", {}, "No row is kept: there are no pairs to check."));
   if (data.judges.length) {
     const rate = (one) => one && one[3] ? `${percent(one[0])} [${percent(one[1])}, ${percent(one[2])}] of ${one[3]}` : "-";
     $("ledger-table").append(make("h3", {}, "Judges"), make("p", {className: "quiet"}, "Share in which the first named is better (ties half) with its 95 % interval, or the mean score."),
@@ -126,23 +148,60 @@ function overview() {
   for (const one of data.histograms) $("histograms").append(histogram(one));
 }
 
+/** Where every row went: the filter's stages as `filter` prints them, each with its rows. */
+function funnel() {
+  const [unit, done, failed] = data.done, some = data.funnel.some((one) => one.not_asked);
+  const means = (one, names, digits) => one.left ? names.map((name) => fixed(one[`mean_${name}`], digits)).join(" / ") : "-";
+  const stages = data.funnel.filter((one) => data.stages.includes(one.reason)).map((one) => [one.dropped ? link(one.reason, {reason: one.reason}) : one.reason, one.reason === "rows" ? "" : one.dropped, ...(some ? [one.not_asked || ""] : []), one.left,
+    means(one, ["logp_plain_chosen", "logp_plain_rejected"]), means(one, ["tokens_chosen", "tokens_rejected", "tokens_original"], 0), means(one, ["gap_good", "gap_bad"])]);
+  const plain = (name, dropped, left) => [name, dropped, ...(some ? [""] : []), left, "", "", ""];
+  return table(["stage", "dropped", ...(some ? ["not asked for"] : []), "left", "log-prob", "tokens", "gap"], [plain(unit, "", done), plain("failed", failed, data.rows), ...stages, plain(link("kept", {reason: "kept"}), "", data.kept)]);
+}
+
+/** A drawing of so many units by 100, and what adds a shape to it. */
+function drawing(label, width) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const set = (element, attributes) => { for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value); };
+  set(svg, {viewBox: `0 0 ${width} 100`, preserveAspectRatio: "none", role: "img", "aria-label": label});
+  return [svg, (name, attributes) => { const element = document.createElementNS(svg.namespaceURI, name); set(element, {"vector-effect": "non-scaling-stroke", ...attributes}); svg.append(element); }];
+}
+
+/** Round numbers from one to another, at least so far from each other. */
+function ticks(low, high, least = 0) {
+  const rough = Math.max((high - low) / 5, least, Number.MIN_VALUE), power = 10 ** Math.floor(Math.log10(rough)), step = power * [1, 2, 5, 10].find((n) => n * power >= rough * 0.999), found = [];
+  for (let n = Math.ceil(low / step - 1e-6); n <= high / step + 1e-6; n++) found.push(n * step);
+  return found;
+}
+
+/** The labels of an axis: values, each at its share of the length. */
+function axis(side, values, share) {
+  return make("div", {className: side}, ...values.map((value) => {
+    const label = make("span", {}, brief(value));
+    label.style[side === "below" ? "left" : "bottom"] = `${100 * share(value)}%`;
+    return label;
+  }));
+}
+
+const brief = (value) => value && Math.abs(value) < 1e-3 ? (+value.toPrecision(2)).toExponential() : String(+value.toPrecision(3));
+
 function histogram(one) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"), bins = one.all.length, most = Math.max(...one.all, 1);
-  const shape = (name, attributes) => { const el = document.createElementNS(svg.namespaceURI, name); for (const [key, value] of Object.entries(attributes)) el.setAttribute(key, value); svg.append(el); };
-  svg.setAttribute("viewBox", `0 0 ${bins} 100`); svg.setAttribute("preserveAspectRatio", "none"); svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", `${one.title}: from ${one.edges[0]} to ${one.edges[bins]}`);
+  const bins = one.all.length, most = Math.max(...one.all, 1), first = one.edges[0], last = one.edges[bins];
+  const [svg, shape] = drawing(`${one.title}: from ${brief(first)} to ${brief(last)}`, bins), share = (value) => (value - first) / (last - first);
   for (const name of ["all", "kept"]) one[name].forEach((count, i) => { if (count) shape("rect", {class: name, x: i + 0.05, width: 0.9, y: 100 - 100 * count / most, height: 100 * count / most}); });
-  const first = one.edges[0], last = one.edges[bins];
-  if (one.limit !== null && one.limit >= first && one.limit <= last) { const x = bins * (one.limit - first) / (last - first); shape("line", {x1: x, x2: x, y1: 0, y2: 100, "vector-effect": "non-scaling-stroke"}); }
-  const limit = one.limit === null || one.limit === undefined ? "" : `, threshold ${+one.limit.toPrecision(4)}`;
-  const short = (value) => String(+value.toPrecision(3));
-  return make("figure", {}, make("figcaption", {}, one.title + limit), svg, make("div", {className: "ends"}, make("span", {}, short(first)), make("span", {}, `most ${most}`), make("span", {}, short(last))));
+  let limit = "";
+  if (one.limit !== null) {
+    const at = share(one.limit), x = bins * Math.max(0, Math.min(1, at));
+    shape("line", {x1: x, x2: x, y1: 0, y2: 100});
+    limit = `, threshold ${+one.limit.toPrecision(4)}${at < 0 ? " (left of the axis)" : at > 1 ? " (right of the axis)" : ""}`;
+  }
+  const values = ticks(first, last, one.key.startsWith("tokens") ? 1 : 0);
+  return make("figure", {}, make("figcaption", {}, `${one.title}${limit}; highest bar ${most}`), svg, axis("below", values, share));
 }
 
 /* What the page of one run does in its own way; that of several runs has COMPARED. */
 const ONE = {
   filters: ["reason", "principle"],
-  sorts: {order: "as written", margin: "margin", gap: "smaller gap", distance: "distance", length: "tokens of chosen"},
+  sorts: {order: "as written", margin: "margin", gap: "gap", closeness: "closeness", length: "tokens of chosen"},
   overview,
   options: () => [["", "all"], ...["kept", ...Object.keys(data.dropped)].map((name) => [name, name])],
   passes(i) {
@@ -151,7 +210,7 @@ const ONE = {
   },
   key(name) {
     const c = data.columns, largest = (column) => (i) => column[i] === null ? Infinity : -column[i];
-    return {margin: largest(c.margin), gap: largest(c.smaller_gap), distance: (i) => c.distance[i] ?? Infinity, length: largest(c.tokens_good)}[name];
+    return {margin: largest(c.margin), gap: largest(c.smaller_gap), closeness: largest(c.closeness), length: largest(c.tokens_good)}[name];
   },
   line(i) {
     const c = data.columns, reason = data.reasons[c.reason[i]];
@@ -214,10 +273,35 @@ async function open(i) {
   history.replaceState(null, "", `#row=${data.columns.id[i]}`);
   try {
     const rows = await rowsOf(Math.floor(i / data.block));
-    if (wanted === i) kind.show(i, rows[i % data.block]);
+    if (wanted !== i) return;
+    Object.assign(state, {at: i, row: rows[i % data.block]});
+    draw(0);
   } catch (error) {
-    if (wanted === i) $("detail").replaceChildren(make("p", {className: "bad"}, `This row cannot be shown: ${error.message}`));
+    if (wanted !== i) return;
+    state.row = null;
+    $("detail").replaceChildren(make("p", {className: "bad"}, `This row cannot be shown: ${error.message}`));
   }
+  if (window.matchMedia("(max-width: 760px)").matches) $("detail").scrollIntoView();
+  else $("browser").scrollIntoView({block: "nearest"});
+}
+
+/** Draw the open row, as far down as it stands, or from so far down. */
+function draw(top = $("detail").scrollTop) {
+  kind.show(state.at, state.row);
+  fit();
+  $("detail").scrollTop = top;
+}
+
+/** Mark how chosen and rejected differ, or no longer. */
+function flip() {
+  state.diff = !state.diff;
+  if (state.row) draw();
+}
+
+function marker() {
+  const mark = make("button", {type: "button", onclick: () => { flip(); $("detail").querySelector("button").focus({preventScroll: true}); }}, state.diff ? "hide differences" : "mark differences");
+  mark.setAttribute("aria-pressed", String(state.diff));
+  return mark;
 }
 
 function answer(row, view) {
@@ -266,14 +350,12 @@ function tinted(pieces, first, second) {
 }
 
 /** The choice of the two views, and what the colours mean. */
-function legend(i, row) {
+function legend(row) {
   if (!row.pieces) return null;
   const change = (event) => {
-    const top = $("detail").scrollTop;
     Object.assign(state, {tint: event.target.value, diff: false});
-    show(i, row);
-    $("detail").scrollTop = top;
-    $("detail").querySelector("select").focus();
+    draw();
+    $("detail").querySelector("select").focus({preventScroll: true});
   };
   const choice = make("select", {onchange: change}, ...Object.entries(TINTS).map(([value, text]) => make("option", {value}, text)));
   choice.value = state.tint;
@@ -284,26 +366,23 @@ function legend(i, row) {
 /** The numbers of a row beside what the filter asks of them, as the filter compared them. */
 function tests(row) {
   const signs = {"<=": "at most", ">=": "at least", "<": "under", ">": "over"};
-  const rows = row.tests.map(([reason, fails, what, side, value, relation, limit]) => [reason, what, side, fixed(value), limit === null ? "-" : `${signs[relation] ?? relation} ${+limit.toPrecision(4)}`, fails === null ? (value === null ? "not asked for" : "by other rows") : fails ? "fails" : "passes"]);
-  return table(["test", "number", "of", "this row", "the filter asks", "test"], rows);
+  const rows = row.tests.map(([reason, misses, what, side, value, relation, limit]) => [`${what === reason ? "" : `${reason}: `}${what}${side && ` of ${side}`}`, what === "tokens" && value !== null ? value : fixed(value),
+    limit === null ? "-" : `${signs[relation] ?? relation} ${+limit.toPrecision(4)}`, misses === null ? (value === null ? "not known" : "by other rows") : misses ? "fails" : "passes"]);
+  return table(["number", "this row", "the filter asks", "result"], rows);
 }
 
 function show(i, row) {
-  const reason = data.reasons[data.columns.reason[i]];
-  const kept = make("b", {className: reason === "kept" ? "good" : "bad"}, reason === "kept" ? "kept" : `dropped: ${reason}`);
+  const [, verdict, why] = /^([^:]*)(.*)$/.exec(row.verdict);
   const folded = (name, ...inside) => make("details", {}, make("summary", {}, name), ...inside);
   const turns = row.prompt.map((turn) => make("div", {}, make("p", {className: "quiet"}, turn.role), textBox(turn.content)));
   const texts = row.principles.map((name, n) => make("li", {}, make("b", {}, name), make("div", {className: "good"}, ...visible(`good: ${row.texts.good[n]}`)), make("div", {className: "bad"}, ...visible(`bad: ${row.texts.bad[n]}`))));
   const seen = ["plain", "good", "bad"], cells = seen.map((one) => [one, ...VIEWS.map((drawn) => fixed(row.means[`${one}.${drawn}`] ?? null))]);
   const systems = ["good", "bad"].map((view) => make("div", {}, make("p", {className: "quiet"}, view), textBox([row.system[view], row.user[view]].filter(Boolean).join("\n\n") || "(none)")));
-  const mark = make("button", {type: "button", onclick: () => { state.diff = !state.diff; show(i, row); }}, state.diff ? "hide differences" : "mark differences");
-  mark.setAttribute("aria-pressed", String(state.diff));
-  $("detail").replaceChildren(make("p", {}, kept, ` row ${data.columns.id[i]} `, mark), make("h3", {}, "prompt"), ...turns, make("ul", {}, ...texts), ...[legend(i, row)].filter(Boolean),
+  $("detail").replaceChildren(make("p", {}, make("b", {className: verdict === "kept" ? "good" : "bad"}, verdict), why), make("p", {}, `row ${data.columns.id[i]} `, marker()), make("h3", {}, "prompt"), ...turns, make("ul", {}, ...texts), ...[legend(row)].filter(Boolean),
     make("div", {className: "answers"}, ...VIEWS.map((view) => answer(row, view))), make("h3", {}, "against the filter"), tests(row),
     ...(row.verdicts.length ? [make("h3", {}, "judges"), table(["judge", "question", "first is better", "scores", "said"], row.verdicts.map(([judge, question, preference, scores, said]) => [judge, question, preference, scores ? scores.map((one) => fixed(one)).join(" / ") : null, said]))] : []),
     make("h3", {}, "mean log-probs (nats/token)"), table(["view", "chosen", "rejected", "original"], cells),
     folded("system messages of the good and the bad view", ...systems), folded("source", textBox(`${row.source ?? ""}\n${row.metadata}`)));
-  $("detail").scrollTop = 0;
 }
 
 /** Search the texts of every row, block by block. */
@@ -320,7 +399,9 @@ async function searchAll() {
   select({});
 }
 
+/** The command that shows these rows; "" where none does. */
 function command() {
+  if (!shown.length) return "";
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const words = ["sso-data", "show", quoted(data.name)];
   if (state.text || state.check) {  // which options cannot say
@@ -329,7 +410,7 @@ function command() {
   }
   if (state.reason) words.push("--reason", state.reason);
   if (state.principle) words.push("--principle", quoted(state.principle));
-  if (["margin", "gap", "length"].includes(state.sort)) words.push("--sort", state.sort);
+  if (state.sort !== "order") words.push("--sort", state.sort);
   if (shown.length > 3) words.push("-n", String(shown.length));
   return words.join(" ");
 }
@@ -351,18 +432,18 @@ function listen() {
   $("clear").addEventListener("click", () => select({text: "", reason: "", principle: "", check: "", sort: "order"}));
   if ($("copy")) $("copy").addEventListener("click", async () => {
     const text = command();
-    if (!text) { $("count").textContent = `a search or a check of more than ${MOST_NAMED} rows is no command`; return; }
+    if (!text) { $("count").textContent = shown.length ? `a search or a check of more than ${MOST_NAMED} rows is no command` : "no row is shown: there is nothing to copy"; return; }
     try { await navigator.clipboard.writeText(text); $("count").textContent = `copied: ${text}`; } catch { $("count").textContent = text; }
   });
   $("list").addEventListener("scroll", paint);
-  window.addEventListener("resize", paint);
+  window.addEventListener("resize", () => { paint(); fit(); });
   document.addEventListener("keydown", (event) => {
     const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName);
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Escape" && typing) { event.target.blur(); return; }
     if (typing) return;
     const inList = event.target === $("list");
-    const action = {j: () => step(1), k: () => step(-1), ArrowDown: inList && (() => step(1)), ArrowUp: inList && (() => step(-1)), "/": () => { $("rows").scrollIntoView(); $("text").focus(); }, d: () => { state.diff = !state.diff; if (state.open >= 0) open(state.open); }}[event.key];
+    const action = {j: () => step(1), k: () => step(-1), ArrowDown: inList && (() => step(1)), ArrowUp: inList && (() => step(-1)), "/": () => { $("rows").scrollIntoView(); $("text").focus(); }, d: flip}[event.key];
     if (action) { event.preventDefault(); action(); }
   });
   window.addEventListener("hashchange", follow);
@@ -382,15 +463,20 @@ async function poll() {
     if (!answer.ok) throw new Error(await answer.text());
     const there = await answer.json();
     if (there.rows > data.rows) { $("live").hidden = false; $("live").replaceChildren(`${there.rows - data.rows} new rows: `, make("button", {type: "button", onclick: () => location.reload()}, "load them")); }
-  } catch (error) { $("live").hidden = false; $("live").textContent = error instanceof TypeError ? "the server has ended" : error.message; }
+  } catch (error) {
+    const has_ended = error instanceof TypeError;
+    if (has_ended) clearInterval(polling);  // the browser would tell of every further request that fails
+    Object.assign($("live"), {hidden: false, textContent: has_ended ? "the server has ended" : error.message});
+  }
 }
 
 unpack($("index").textContent).then((found) => {
   data = found;
   kind.overview();
+  fit();
   listen();
   select({});
   follow();
-  if (document.body.dataset.live) setInterval(poll, 5000);
+  if (document.body.dataset.live) polling = setInterval(poll, 5000);
   document.body.dataset.ready = "yes";
 });

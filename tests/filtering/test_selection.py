@@ -39,6 +39,7 @@ def test_every_way_to_choose(run: Path) -> None:
     assert sources(run, reason="truncated") == ["source-3"]
     assert sources(run, principle="safety") == ["source-3"]
     assert sources(run, sort="gap", number=4)[-1] == "source-1", "the smallest gap comes last"
+    assert sources(run, sort="closeness")[0] == "source-2", "the farthest comes first"
     assert len(sources(run, principle="accuracy", number=9)) == 4
     assert sources(run, principle="safety", reason="kept") == []
     with pytest.raises(ConfigError, match=r"'Accuracy'\?; rows were steered by Accuracy, "):

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from sso_data.cli.rows import visible
 from sso_data.core.records import SIDE_OF, VIEWS, Cell, Row, View
+from sso_data.filtering.measures import verdict_on
+from sso_data.filtering.refilter import refilter, run_config
 from sso_data.filtering.selection import select
 from sso_data.reporting.compare import compare
 from sso_data.reporting.page import report
@@ -91,7 +94,7 @@ def test_hostile_text_is_text(browser: Any, url: str) -> None:
     opened.page.select_option("#reason", "kept")
     opened.page.click("#clear")
     opened.page.evaluate("open(10)")
-    opened.shows("</script><script>document.title='taken'</script>U+202EU+001B[31m")
+    opened.shows("</script><script>document.title='taken'</script><U+202E><U+001B>[31m")
     assert HOSTILE[:20] in opened.page.inner_text("#detail")
     assert opened.page.title() == "run - sso-data" and not opened.said
 
@@ -128,7 +131,7 @@ def test_tokens_are_tinted_under_any_two_views(
         ".map((one) => one.style.getPropertyValue('--strength'))"
     )
     assert colours == ["100%", "13%", "0%"]
-    opened.shows("It </script><script>document.title='taken'</script>U+202E")
+    opened.shows("It </script><script>document.title='taken'</script><U+202E>")
     page.select_option("#detail select", "good plain")
     assert tints()[0] == ("less", "good -1.00, plain -0.50: -0.50 nats")
     page.select_option("#detail select", "")
@@ -143,7 +146,7 @@ def test_tokens_are_tinted_under_any_two_views(
 def test_links_reasons_and_the_command(browser: Any, url: str) -> None:
     row = make_row(8)
     opened = Opened(browser, f"{url}#row={row.id}")
-    opened.shows("dropped: not_steered")
+    opened.shows("dropped by not_steered: own - plain of chosen is -1.5, must be > 0: 1.5 short")
     opened.page.select_option("#reason", "not_steered")
     opened.page.select_option("#principle", "Accuracy")
     opened.page.select_option("#sort", "margin")
@@ -151,6 +154,118 @@ def test_links_reasons_and_the_command(browser: Any, url: str) -> None:
         "sso-data show 'run' --reason not_steered --principle 'Accuracy' --sort margin"
     )
     assert opened.page.inner_text("#count") == "1 of 140 rows"
+    opened.page.fill("#text", "nowhere")
+    opened.page.click("#copy")
+    assert opened.page.inner_text("#count") == "no row is shown: there is nothing to copy"
+    assert opened.page.evaluate("command()") == "" and not opened.said
+
+
+def test_rows_are_ordered_as_show_orders_them(browser: Any, make_run: Make, tmp_path: Path) -> None:
+    far = [make_row(i, means={("plain", "good"): -1.0 - i % 4 / 10 - i / 50}) for i in range(12)]
+    run = make_run(far)
+    opened = Opened(browser, report(run, tmp_path / "out").page.as_uri())
+    for name in ("margin", "gap", "closeness", "length"):
+        opened.page.select_option("#sort", name)
+        assert opened.page.evaluate("command()") == f"sso-data show 'run' --sort {name} -n 12"
+        wanted = [one.row.id for one in select(run, sort=name, number=12).chosen]
+        assert opened.page.evaluate("shown.map((i) => data.columns.id[i])") == wanted
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_an_opened_row_comes_into_sight_and_stays(browser: Any, url: str, width: int) -> None:
+    opened = Opened(browser, url, width)
+    page = opened.page
+
+    def top() -> float:
+        return float(page.evaluate("document.getElementById('detail').getBoundingClientRect().top"))
+
+    assert top() > 900
+    page.keyboard.press("j")
+    opened.shows("Question 0: what is a kite?")
+    page.wait_for_function("document.getElementById('detail').getBoundingClientRect().top < 200")
+    assert top() >= 0
+    page.evaluate("open(12)")
+    opened.shows("Question 12: what is a kite?")
+    page.evaluate("document.getElementById('detail').scrollTop = 300")
+    before = page.evaluate("document.getElementById('detail').scrollTop")
+    assert before == (300 if width > 760 else 0), "a phone scrolls the page instead"
+    page.keyboard.press("d")
+    opened.shows("hide differences")
+    assert page.evaluate("document.getElementById('detail').scrollTop") == before
+    page.click("#detail button:has-text('hide differences')")
+    assert page.evaluate("document.getElementById('detail').scrollTop") <= before
+    assert page.evaluate("document.activeElement.textContent") == "mark differences"
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_no_table_is_cut(
+    browser: Any, url: str, make_run: Make, tmp_path: Path, width: int
+) -> None:
+    runs = [make_run(rows_of_all_kinds(), f"a run of a long name {name}") for name in "ab"]
+    for address in (url, compare(runs, tmp_path / "both").page.as_uri()):
+        opened = Opened(browser, address, width)
+        opened.page.evaluate("open(8)")
+        opened.shows("Question 8: what is a kite?")
+        assert opened.page.evaluate(
+            "[...document.querySelectorAll('.scroll')].every((one) => "
+            "one.scrollWidth <= one.clientWidth)"
+        )
+        assert not opened.said
+
+
+def test_the_way_of_every_row(browser: Any, url: str) -> None:
+    """The stages as `filter` prints them, with the prompts that failed; each shows its rows."""
+    opened = Opened(browser, url)
+    lines = [
+        [cell.inner_text() for cell in line.query_selector_all("td")]
+        for line in opened.page.query_selector_all("#ledger-table tbody tr")
+    ]
+    assert [line[:3] for line in lines] == [
+        ["prompts", "", "141"], ["failed", "1", "140"], ["rows", "", "140"],
+        ["truncated", "1", "139"], ["not_steered", "1", "138"], ["off_policy", "0", "138"],
+        ["gap", "0", "138"], ["kept", "", "138"],
+    ]  # fmt: skip
+    assert lines[2][3:] == ["-1.000 / -1.125", "8 / 8 / 8", "1.486 / 1.500"]
+    opened.page.click("#ledger-table button:has-text('truncated')")
+    assert opened.page.inner_text("#count") == "1 of 140 rows"
+    found = opened.page.inner_text("#check-list li:last-child")
+    assert found.startswith("Found in none of 138: rejected refuses; chosen is cut off; ")
+
+
+def test_a_threshold_beyond_the_axis_is_at_its_end(
+    browser: Any, make_run: Make, tmp_path: Path
+) -> None:
+    run = make_run([make_row(i, tokens={"good": 8 + i % 5}) for i in range(20)])
+    refilter(run, run_config(run, ["filter.gap=9"], preset=None))
+    opened = Opened(browser, report(run, tmp_path / "out").page.as_uri())
+    first = opened.page.query_selector("#histograms figure")
+    assert "threshold 9 (right of the axis)" in first.inner_text()
+    line = first.query_selector("line")
+    assert line.get_attribute("x1") == line.get_attribute("x2") == "40"
+    lengths = opened.page.query_selector("#histograms figure:has-text('length of chosen')")
+    ticks = [one.inner_text() for one in lengths.query_selector_all(".below span")]
+    assert ticks == ["8", "9", "10", "11", "12", "13"], "whole numbers of tokens"
+
+
+def test_a_run_without_rows_is_a_sentence(browser: Any, make_run: Make, tmp_path: Path) -> None:
+    opened = Opened(browser, report(make_run([]), tmp_path / "out").page.as_uri())
+    assert opened.page.inner_text("body").splitlines() == [
+        "run", "", "prompts 1 = rows 0 + failed 1", "",
+        "There are no rows; failed.jsonl says why prompts failed.",
+    ]  # fmt: skip
+    assert not opened.said
+
+
+def test_invisible_characters_are_marked_as_in_the_terminal(browser: Any, url: str) -> None:
+    """The page's rule against that of `show`, over characters of every kind."""
+    opened = Opened(browser, url)
+    kinds = "\x1b\x00\x7f\x9b\u00ad\u061c\u200b\u200c\u200d\u200e\u2028\u2029\u202e\u2066\ufeff"
+    family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+    text = f"a{'b'.join(kinds)}\U000e0041\ue000 {family} \u0928\u0940 \r\n end"
+    shown = opened.page.evaluate("(text) => make('p', {}, ...visible(text)).textContent", text)
+    assert shown == visible(text) and family in shown
+    for name in ("<U+001B>", "<U+00AD>", "<U+2028>", "<U+2029>", "<U+E0041>"):
+        assert name in shown
 
 
 @pytest.mark.parametrize("width", [1440, 390])
@@ -220,7 +335,7 @@ def test_what_is_shown_of_every_row_is_the_filters(
         opened.page.evaluate(f"open({place})")
         opened.shows(f"row {one.row.id} ")
         head, *_ = opened.page.inner_text("#detail").splitlines()
-        assert head.startswith("kept" if one.reason is None else f"dropped: {one.reason}")
+        assert head == verdict_on(one.reason, one.outcomes)
         *_, tests, means = (
             [[cell.inner_text() for cell in line.query_selector_all("td")] for line in lines]
             for lines in (
@@ -231,11 +346,35 @@ def test_what_is_shown_of_every_row_is_the_filters(
         assert means == [
             [seen, *(_mean(one.row, seen, drawn) for drawn in SIDE_OF)] for seen in VIEWS
         ]
-        wanted = [(o.reason, o.fails, m.value) for o in one.outcomes for m in o.measures]
-        assert [(line[0], line[5], line[3]) for line in tests] == [
-            (reason, "fails" if fails else "passes", _fixed(value))
-            for reason, fails, value in wanted
-        ]
+        assert tests == list(_asked(one.row))
+
+
+def _asked(row: Row) -> Iterator[list[str]]:
+    """Every number, what is asked of it, and whether it passes, from the log-probs alone."""
+
+    def line(name: str, value: float, asks: str, *, passes: bool) -> list[str]:
+        shown = f"{value}" if "tokens" in name else _fixed(value)
+        return [name, shown, asks, "passes" if passes else "fails"]
+
+    for view, side in SIDE_OF.items():
+        count = row.responses[view].num_tokens
+        yield line(f"too_short: tokens of {side}", count, "at least 1", passes=count >= 1)
+    sides: list[tuple[View, View]] = [("good", "bad"), ("bad", "good")]
+    under = {
+        own: (row.mean(own, own), row.mean("plain", own), row.mean(opposite, own))
+        for own, opposite in sides
+    }
+    for name, a, b in (("own - plain", 0, 1), ("plain - opposite", 1, 2), ("own - opposite", 0, 2)):
+        for own, _ in sides:
+            value = under[own][a] - under[own][b]
+            yield line(f"not_steered: {name} of {SIDE_OF[own]}", value, "over 0", passes=value > 0)
+    for own, _ in sides:
+        far = row.mean("plain", "plain") - under[own][1]
+        name = f"off_policy: closeness of {SIDE_OF[own]}"
+        yield line(name, far, "at most 0.3", passes=far <= 0.3)
+    for own, _ in sides:
+        gap = under[own][0] - under[own][2]
+        yield line(f"gap of {SIDE_OF[own]}", gap, "at least 0.05", passes=gap >= 0.05)
 
 
 def _mean(row: Row, seen: View, drawn: View) -> str:
@@ -258,12 +397,16 @@ def test_the_served_page_is_tinted_and_tells_what_is_wrong(browser: Any, run: Pa
         tint = opened.page.query_selector(".answers > div:first-child span")
         assert tint.get_attribute("title") == "good -1.00, bad -3.00: +2.00 nats"
         assert not opened.said and all(one.startswith(viewer.url) for one in opened.asked)
+        other = Opened(browser, viewer.url)
         part = run / "rows/00000.jsonl"
         part.write_bytes(
             part.read_bytes().replace(b"answer to question 3", b"answer to question X")
         )
         opened.page.reload()
         assert "00000.jsonl:4" in opened.page.inner_text("body")
+    other.page.evaluate("clearInterval = (one) => { window.cleared = one; }; poll()")
+    assert other.page.inner_text("#live") == "the server has ended"
+    assert other.page.evaluate("cleared === polling"), "it asks no more"
 
 
 @pytest.mark.parametrize("width", [1440, 390])
@@ -288,7 +431,7 @@ def test_runs_side_by_side(browser: Any, make_run: Make, tmp_path: Path, width: 
     opened.shows("Kites fly high 2.")
     opened.shows("A good answer to question 2.")
     page.keyboard.press("k")
-    opened.shows("</script><script>document.title='taken'</script>U+202EU+001B[31m")
+    opened.shows("</script><script>document.title='taken'</script><U+202E><U+001B>[31m")
     page.keyboard.press("d")
     opened.shows("hide differences")
     boxes = [one.bounding_box() for one in page.query_selector_all(".answers > div")]

@@ -88,6 +88,32 @@ def test_runs_without_a_common_prompt(make_run: Make, tmp_path: Path) -> None:
     assert opens == ["9 of 9: 100 [70.1, 100]", "-", "-"], "in b nothing is kept"
 
 
+def test_openings_that_are_rare_in_one_run(make_run: Make, tmp_path: Path) -> None:
+    """Three of 10 pairs are told, of 100 five; two of ten are rarer than that."""
+    common = [make_row(i, texts={"good": f"Sure thing, here we go again {i}."}) for i in range(3)]
+    runs = [
+        make_run([*common, *(make_row(i) for i in range(3, 10))], "a"),
+        make_run([*common[:2], *(make_row(i) for i in range(2, 10))], "b"),
+    ]
+    checks = tables_of(index_of(compare(runs, tmp_path / "out").page))["Checks of the pairs"]
+    assert checks['chosen opens with "sure thing here we go"'] == [
+        "3 of 10: 30 [10.8, 60.3]", "under 3 of 10", "-",
+    ]  # fmt: skip
+
+
+def test_runs_of_other_scales_have_their_own_bins(make_run: Make, tmp_path: Path) -> None:
+    sizes = {"a": range(10, 50), "b": range(10, 4010, 100)}
+    runs = [
+        make_run([make_row(i, tokens={"good": n, "bad": 8 + i % 9}) for i, n in enumerate(some)], k)
+        for k, some in sizes.items()
+    ]
+    found = index_of(compare(runs, tmp_path / "out").page)["histograms"]
+    edges = {sides[0]["key"]: [one["edges"] for one in sides] for sides in found}
+    assert edges["tokens_bad"][0] == edges["tokens_bad"][1]
+    (first, *_, last), (low, *_, high) = edges["tokens_good"]
+    assert (first, last, low) == (10, 49, 49) and high > 3800
+
+
 def test_the_same_runs_give_the_same_bytes(two: tuple[Path, Path], tmp_path: Path) -> None:
     for name, single in (("a", False), ("b", False), ("c", True), ("d", True)):
         compare(two, tmp_path / "out" / name, single=single)

@@ -55,7 +55,7 @@ def test_reasons_and_numbers_are_the_filters(run: Path, tmp_path: Path) -> None:
     assert [found["reasons"][code] for code in found["columns"]["reason"][8:]] == [
         "not_steered", "truncated", "kept", "kept",
     ]  # fmt: skip
-    for name, values in (("margin", margin(scores.rows)), ("distance", distance(scores.rows))):
+    for name, values in (("margin", margin(scores.rows)), ("closeness", distance(scores.rows))):
         assert found["columns"][name] == pytest.approx(values.tolist(), abs=1e-5)
     gaps = np.array([found["columns"]["gap_good"], found["columns"]["gap_bad"]])
     assert gaps.min(axis=0) == pytest.approx(smaller_gap(scores.rows).tolist(), abs=1e-5)
@@ -106,7 +106,13 @@ def test_each_number_stands_beside_what_the_filter_asks(run: Path, tmp_path: Pat
     row = make_row(3, tokens={"good": 12})
     assert gaps[0][4] == pytest.approx(row.mean("good", "good") - row.mean("bad", "good"), abs=1e-5)
     assert all(one[1] is False and one[5:] == [">=", 0.05] for one in gaps)
-    assert "not_steered" in {one[0] for one in rows[8]["tests"] if one[1]}
+    missed = [one[:4] for one in rows[8]["tests"] if one[1]]
+    assert missed == [
+        ["not_steered", True, "own - plain", "chosen"],
+        ["not_steered", True, "own - opposite", "chosen"],
+        ["gap", True, "gap", "chosen"],
+    ], "numbers of a test that drops the row may pass"
+    assert rows[8]["verdict"].startswith("dropped by not_steered: own - plain of chosen is -1.5")
 
 
 def test_histograms_count_every_row(run: Path, tmp_path: Path) -> None:

@@ -52,6 +52,15 @@ def test_the_page_and_its_blocks(viewer: Viewer) -> None:
         assert get(viewer, f"/{viewer.token}/{path}")[0] == 404, path
 
 
+def test_what_the_headers_say(viewer: Viewer) -> None:
+    port = viewer.server_address[1]
+    connection = http.client.HTTPConnection(HOST, port, timeout=60)
+    connection.request("HEAD", f"/{viewer.token}/rows.json")
+    answer = connection.getresponse()
+    assert answer.status == 200 and answer.headers["Content-Length"] == "11"
+    assert answer.read() == b"" and answer.headers["Server"] == "sso-data"
+
+
 def test_strangers_see_nothing(viewer: Viewer) -> None:
     assert viewer.server_address[0] == HOST and len(viewer.token) >= 20
     assert get(viewer, "/")[0] == get(viewer, "/run.json")[0] == 404
