@@ -1,11 +1,11 @@
-"""Seconds and memory of everything but the engine, at N rows and at a fifth of them.
+"""Seconds and memory of everything but the engine, at N rows and at fewer.
 
     python benchmarks/scale.py --dir DIR                    # 20,000 and 100,000 rows
-    python benchmarks/scale.py --dir DIR --rows 1000000
+    python benchmarks/scale.py --dir DIR --rows 1000000 --few 20000
 
 An engine that answers at once (60 random tokens, made-up log-probs) makes two shards with the
 embedded tiny policy; they are merged, and the commands work on the merged run. Every step is a
-process of its own. A step is linear where a row costs as much among N as among N/5, and its memory
+process of its own. A step is linear where a row costs as much among N as among few, and its memory
 flat where the peak is the same. About 3 kB of disk a row and copy; DIR is deleted, unless --keep.
 """
 
@@ -38,7 +38,7 @@ TOKENS = 60
 ON_VIEW_NATS = -0.9 * TOKENS
 ANSWERS_A_STEP = 256
 FLAT, LINEAR = 1.25, 1.25
-"""Growth from N/5 to N, of the peak and of the time of a row, up to which we say so."""
+"""Growth from few to N, of the peak and of the time of a row, up to which we say so."""
 
 
 class Instant:
@@ -174,6 +174,7 @@ def table(report: Mapping[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Everything but the engine, at N rows.")
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--few", type=int, help="rows to compare with (default: a fifth)")
     parser.add_argument("--dir", type=Path, required=True, help="a directory that does not exist")
     parser.add_argument("--keep", action="store_true", help="leave the runs")
     parser.add_argument("--json", action="store_true", help="JSON on stdout instead of a table")
@@ -184,7 +185,7 @@ def main() -> None:
         make_shard(options.dir / "prompts.jsonl", out, options.make)
         return
     options.dir.mkdir(parents=True)
-    counts = (options.rows // 5, options.rows)
+    counts = (options.few or options.rows // 5, options.rows)
     help_command = [sys.executable, "-m", "sso_data", "--help"]
     report: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
