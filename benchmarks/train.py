@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,21 +117,25 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
 
     def step(self) -> dict[str, float]:
         """Ask for a step and wait for it."""
         assert self._process.stdin is not None
-        self._process.stdin.write("step\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):
+            self._process.stdin.write("step\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> dict[str, float]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name}: ended with exit code {self._process.wait()}")
+            code = self._process.wait()
+            advice = "; was the memory full? try a smaller --length" if code == -9 else ""
+            raise SystemExit(f"{self.name}: ended with exit code {code}{advice}")
         answer: dict[str, float] = json.loads(line)
         return answer
 

@@ -264,26 +264,44 @@ def vllm_server(port: int, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+@pytest.fixture
+def tuned(tmp_path: Path) -> Path:
+    """A LoRA adapter that changes the tiny policy noticeably."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(policy_dir(), dtype="float32")
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(base, lora).save_pretrained(tmp_path / "tuned")
+    return tmp_path / "tuned"
+
+
+WITH_LORA = "--enable-lora --max-lora-rank 8 --lora-target-modules q_proj v_proj --lora-modules"
+
+
+@needs_vllm[0]
+@needs_vllm[1]
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.usefixtures("no_waiting")
-@pytest.mark.parametrize("flags", [FLAGS.split(), ["--logprobs-mode", "processed_logprobs"]])
-def test_vllms_own_server(flags: list[str], model_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["cached", "not cached", "adapter"])
+def test_vllms_own_server(kind: str, tuned: Path) -> None:
     """The tokens and log-probs of vLLM in this process; killed and restarted on the way."""
-    port = free_port()
+    port, flags = free_port(), FLAGS.split()
     config = EngineConfig(servers=(f"http://127.0.0.1:{port}",), max_model_len=512)
-    if "raw_logprobs" not in flags:
-        with vllm_server(port, *flags), pytest.raises(EngineError, match="start it with --gen"):
-            start_engine(policy_dir(), config)
-        return
-    requests = many_samples(24)
     own = EngineConfig(name="vllm", max_model_len=512, threads=1, dtype="float32")
+    if kind == "adapter":
+        flags += [*WITH_LORA.split(), f"tuned={tuned}"]
+        config = config.model_copy(update={"server_model": "tuned"})
+        own = own.model_copy(update={"adapter": tuned})
+    elif kind == "not cached":
+        flags += ["--no-enable-prefix-caching"]
+    requests = many_samples(24)
     with closing(start_engine(policy_dir(), own)) as engine:
         expected = ask(engine, requests)
         scores = [
-            score(key, request.prompt_ids, expected[request.key].token_ids)
+            score(f"{request.key}/score", request.prompt_ids, expected[request.key].token_ids)
             for request in requests
-            for key in (f"{request.key}/score",)
         ]
         expected |= ask(engine, scores)
     with vllm_server(port, *flags) as process:
@@ -299,4 +317,40 @@ def test_vllms_own_server(flags: list[str], model_path: Path) -> None:
         assert getattr(found[key], "token_ids", None) == getattr(one, "token_ids", None)
 
 
-test_vllms_own_server = needs_vllm[0](needs_vllm[1](test_vllms_own_server))
+@needs_vllm[0]
+@needs_vllm[1]
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.usefixtures("no_waiting")
+def test_two_of_vllms_own_servers_and_one_goes_for_good() -> None:
+    ports, requests = (free_port(), free_port()), many_samples(48)
+    config = EngineConfig(
+        servers=tuple(f"http://127.0.0.1:{port}" for port in ports), max_model_len=512
+    )
+    with vllm_server(ports[0], *FLAGS.split()) as first, vllm_server(ports[1], *FLAGS.split()):
+        with closing(start_engine(policy_dir(), config)) as engine:
+            whole = ask(engine, requests)
+        engine = start_engine(policy_dir(), config)
+        engine.submit(requests)
+        found = {result.key: result for result in engine.step()}
+        os.killpg(first.pid, signal.SIGKILL)
+        with closing(engine):
+            while len(found) < len(requests):
+                found |= {result.key: result for result in engine.step()}
+    for key, one in whole.items():
+        assert found[key].token_ids == one.token_ids
+        assert found[key].total_nats == pytest.approx(one.total_nats, abs=1e-4)
+
+
+@needs_vllm[0]
+@needs_vllm[1]
+@pytest.mark.slow
+@pytest.mark.long
+def test_vllms_own_server_with_other_log_probs_is_refused() -> None:
+    port = free_port()
+    config = EngineConfig(servers=(f"http://127.0.0.1:{port}",), max_model_len=512)
+    with (
+        vllm_server(port, "--logprobs-mode", "processed_logprobs"),
+        pytest.raises(EngineError, match="start it with --gen"),
+    ):
+        start_engine(policy_dir(), config)
