@@ -18,7 +18,7 @@ from sso_data.engines import resolve_name
 from sso_data.engines.devices import plan_engines
 from sso_data.engines.score_memory import planned_scoring
 from sso_data.models.checks import check_model, check_trainable
-from sso_data.models.directory import model_fingerprint, resolve_model
+from sso_data.models.directory import is_offline, model_fingerprint, resolve_model
 from sso_data.models.facts import read_model_facts
 from sso_data.models.memory import free_memory
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer, today
@@ -172,7 +172,8 @@ def _model(model: str, engine: EngineConfig) -> Iterator[Finding]:
         template = ChatTemplate(tokenizer, ViewsConfig(), today=today())
         odd = check_model(directory, template, read_model_facts(directory, engine))
     except SsoDataError as error:
-        yield Finding("model", "fail", str(error), "choose another model")
+        advice = "no network: give a directory" if is_offline(error) else "choose another model"
+        yield Finding("model", "fail", str(error), advice)
         return
     yield Finding("model", "ok", f"{directory}, fingerprint {fingerprint}")
     yield _weights(directory)

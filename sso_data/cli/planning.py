@@ -23,7 +23,8 @@ def plan(
         typer.Option(
             "-n",
             min=30,
-            help="Prompts to make rows of (default: 32; on vLLM twice engine.max_num_seqs).",
+            help="Prompts to make rows of, at least 30 (default: 32; on vLLM twice "
+            "engine.max_num_seqs).",
         ),
     ] = None,
     price_per_hour: opt.PricePerHour = None,

@@ -1,7 +1,6 @@
 """`train`: preference data and a model in, a trained model out."""
 
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ from sso_data.cli.outcome import echo, one_reader, print_json, say
 from sso_data.cli.progress import showing_progress
 from sso_data.cli.publishing import show_published
 from sso_data.core.errors import ConfigError, SsoDataError, TrainError
+from sso_data.core.paths import shell_command
 from sso_data.core.progress import duration
 
 if TYPE_CHECKING:
@@ -197,9 +197,9 @@ def _show(summary: "TrainSummary", published: "Published | None") -> None:
     out = str(summary.out)
     if manifest["config"]["kind"] == "reward":
         use = ["--against", "MODEL", "--prompts", "HELD_OUT", "--judge", f"reward:{out}"]
-        output.next_step(shlex.join(["sso-data", "eval", "MODEL", *use, "--out", f"{out}-eval"]))
+        output.next_step(shell_command("sso-data", "eval", "MODEL", *use, "--out", f"{out}-eval"))
     else:
         use = ["--against", manifest["config"]["model"], "--prompts", "HELD_OUT"]
-        output.next_step(shlex.join(["sso-data", "eval", out, *use, "--out", f"{out}-eval"]))
+        output.next_step(shell_command("sso-data", "eval", out, *use, "--out", f"{out}-eval"))
     if published:
         show_published(published)

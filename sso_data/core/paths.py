@@ -71,6 +71,14 @@ def public_name(name: str) -> str:
     return path.name if path.name not in ("", "..") else path.resolve().name
 
 
+def shell_command(*words: str) -> str:
+    """Return a command for a shell; the tilde of a home directory is left to be expanded."""
+    return " ".join(
+        f"~/{shlex.quote(word[2:])}" if word[:2] == "~/" and word[2:] else shlex.quote(word)
+        for word in words
+    )
+
+
 def shown_command(command: str) -> str:
     """Return a shell command for a card: without directories of this machine and tokens.
 

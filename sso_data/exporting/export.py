@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,14 @@ import orjson
 
 from sso_data.config.loading import validated
 from sso_data.config.run import RunConfig
+from sso_data.config.training import TrainConfig
 from sso_data.core.errors import ConfigError, InputError, RunError, one_line
 from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import VIEWS, JsonRow, Row, View
 from sso_data.exporting.formats import Format, format_of
 from sso_data.exporting.output import RowsWriter, mark_as_ours, new_directory
-from sso_data.exporting.recipes import ExportJob
+from sso_data.exporting.recipes import FEW_STEPS, ExportJob
 from sso_data.filtering.refilter import doubt_about, why_nothing
 from sso_data.runs.files import write_new
 from sso_data.runs.journal import load_scores
@@ -97,6 +98,7 @@ def export(
                 f"{run}: none of its {counts.rows} {wanted.holds} can be exported ({parts}): "
                 f"{wanted.name} accepts only {wanted.wants}"
             )
+        job = replace(job, pairs=counts.exported)
         for file, text in wanted.texts(job).items():
             write_new(directory / file, text.encode())
         facts: dict[str, Any] = {
@@ -118,7 +120,7 @@ def export(
         exported=counts.exported,
         skipped=dict(counts.skipped),
         files=files,
-        notes=(*counts.notes(source.missing), *([doubt] if doubt else [])),
+        notes=(*counts.notes(source.missing), *_steps(wanted, job), *([doubt] if doubt else [])),
         next=wanted.command(job),
     )
 
@@ -210,6 +212,17 @@ class _Counts:
             yield f"{self._cut_off} of the exported answers were cut off (sampling.max_tokens)"
         if missing:
             yield f"{missing} prompts have no answer: they failed, or are still to be done"
+
+
+def _steps(wanted: Format, job: ExportJob) -> Iterator[str]:
+    """Say how many steps the recipe makes of the pairs, and when they are few."""
+    if wanted.recipes and wanted.name != "autoalign":  # whose script has batches of its own
+        rows = TrainConfig().optim.batch_size
+        few = "few: the model will hardly change; make more pairs, or take a smaller batch"
+        yield (
+            f"{job.pairs} pairs are {job.steps} step{'s' * (job.steps != 1)} of {rows} rows on one "
+            f"device{f' ({few})' if job.steps < FEW_STEPS else ''}"
+        )
 
 
 def _write(

@@ -1,6 +1,7 @@
 """The formats of `export`: which rows they hold, in which files, with which recipe, for whom."""
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any, Literal
 
 from sso_data.core.errors import ConfigError, nearest
 from sso_data.core.records import JsonRow, Row
+from sso_data.engines.devices import list_gpus, visible_gpus
 from sso_data.exporting import rows
 from sso_data.exporting.recipes import ExportJob, recipe_text
 
@@ -23,13 +25,14 @@ class Format:
     a row has no place in the format, or None; `wants` describes those that do. Of rows with the
     same value of `once` the first is exported. `doubt` is said, with their number, of exported rows
     that are `doubtful`. `recipes` maps file names to templates, `info` file names to JSON content;
-    `next` is the command to run. `shows_system`: its rows hold the views' system messages, and no
-    other place of the principles.
+    `next` is the command to run, with `on_cpu` behind it where there is no GPU. `shows_system`: its
+    rows hold the views' system messages, and no other place of the principles.
     """
 
     name: str
     files: Mapping[str, Convert]
     next: str
+    on_cpu: str = ""
     holds: Literal["pairs", "answers"] = "pairs"
     unfit: Callable[[Row], str | None] = rows.any_row
     wants: str = "any prompt"
@@ -51,10 +54,11 @@ class Format:
         return written | infos
 
     def command(self, job: ExportJob) -> str:
-        """The command to run next, quoted for a shell."""
+        """The command to run next on this machine, quoted for a shell."""
+        has_no_gpu = bool(self.on_cpu) and not visible_gpus(list_gpus(), os.environ)
         words = (
             word.format(directory=job.directory, name=job.name) if "{" in word else word
-            for word in self.next.split()
+            for word in self.next.split() + has_no_gpu * self.on_cpu.split()
         )
         return shlex.join(words)
 
@@ -122,6 +126,7 @@ FORMATS: Mapping[str, Format] = {
             files={"train.jsonl": _preference},
             recipes={"dpo.yaml": "recipe_trl.yaml.j2"},
             next="trl dpo --config {directory}/dpo.yaml",
+            on_cpu="--use_cpu true --bf16 false",
         ),
         Format(
             name="llama-factory",

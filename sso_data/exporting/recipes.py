@@ -1,6 +1,7 @@
 """Recipes for other trainers: the defaults of `sso-data train` under their keys."""
 
 import json
+import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from sso_data.core.jinja import render
 from sso_data.core.records import View
 from sso_data.core.yaml_files import yaml_text
 
+FEW_STEPS = 10
+"""Fewer have no warm-up: trainers give its first step, of one the only one, the rate 0."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportJob:
@@ -21,7 +25,7 @@ class ExportJob:
     `name` is the model's in files of answers. `folded`: the model's template has no system role.
     `date` is the day that the chat template was given, where it shows one. `made` is when the run
     was started, in seconds since 1970. `mean_tokens` is the mean length of the kept chosen and
-    rejected responses, in tokens.
+    rejected responses, in tokens; `pairs` counts the exported ones.
     """
 
     directory: Path
@@ -33,6 +37,13 @@ class ExportJob:
     date: str | None
     made: float
     mean_tokens: float
+    pairs: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that a recipe takes on `pairs`, on one device."""
+        optim = TrainConfig().optim
+        return math.ceil(optim.epochs * math.ceil(self.pairs / optim.batch_size))
 
 
 def recipe_text(template: str, job: ExportJob) -> str:
@@ -65,6 +76,8 @@ def recipe_text(template: str, job: ExportJob) -> str:
         ),
         train=train,
         lr=lr,
+        warmup=train.optim.warmup_steps if job.steps >= FEW_STEPS else 0,
+        steps=job.steps,
         accumulation=max(1, train.optim.batch_size // train.optim.micro_batch_rows),
         first_loss=f"{(1 / (2 * train.loss.beta)) ** 2:.2f}",
         beta_of_sums=f"{train.loss.beta / max(job.mean_tokens, 1.0):.2g}",

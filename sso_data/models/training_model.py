@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,16 +113,18 @@ def with_adapter(
     lora: LoraConfig = config.lora
     torch.manual_seed(config.seed)  # the adapter's first matrices are random
     try:
-        return peft.get_peft_model(
-            model,
-            peft.LoraConfig(
-                task_type=task,
-                r=lora.r,
-                lora_alpha=lora.alpha,
-                target_modules=list(lora.targets) or "all-linear",
-                base_model_name_or_path=policy.name,
-            ),
-        )
+        with warnings.catch_warnings():  # peft takes the model's own directory, and says so
+            warnings.filterwarnings("ignore", "The PEFT config's `base_model_name_or_path`")
+            return peft.get_peft_model(
+                model,
+                peft.LoraConfig(
+                    task_type=task,
+                    r=lora.r,
+                    lora_alpha=lora.alpha,
+                    target_modules=list(lora.targets) or "all-linear",
+                    base_model_name_or_path=policy.name,
+                ),
+            )
     except ValueError as error:
         raise ConfigError(f"lora.targets: {described(error)}") from error
 

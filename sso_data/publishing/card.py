@@ -14,6 +14,7 @@ from sso_data.core.markdown import Cells, code, inline, table
 from sso_data.core.paths import is_local, public_name, shown_command
 from sso_data.core.records import SIDE_OF
 from sso_data.core.yaml_files import yaml_text
+from sso_data.filtering.explain import effect_of
 from sso_data.publishing.numbers import PairNumbers, count_pairs, draw_plots
 from sso_data.publishing.public import clean_name, public_setting
 from sso_data.publishing.readme import (
@@ -152,6 +153,7 @@ def dataset_card(
     variables = {
         **_sections(facts, numbers),
         "repo": repo,
+        "effect": str(effect_of(facts.scores.rows)),
         "not_asked": sum(stage.get("not_asked", 0) for stage in facts.decided["funnel"]),
         "title": inline(repo.rpartition("/")[2]),
         "config": chosen.name,

@@ -282,8 +282,15 @@ def refuse_another(
     if changed := differences(there, here, *configs):
         of = "generate." if noun in ("iteration", "evaluation") else ""
         other = [key for key in _TEXTS if key in there and there[key] != here.get(key)]
-        texts = [f"--set {of}{key}=DIR" for key in other]
-        if texts:
+        before = {key: _at(configs[0] or {}, f"{of}{key}") or "DIR" for key in other}
+        texts = [
+            f"--set {of}{key}={value}" if of else f"--{key} {value}"
+            for key, value in before.items()
+        ]
+        if len(changed) > 1:
+            named = f" ({', '.join(texts)} among them)" if texts else ""
+            remedy = f"give the options and the --config that began it{named}, or {remedy}"
+        elif texts:
             remedy = (
                 f"give the texts that began it with {' and '.join(texts)} (those that ship change "
                 f"with the version: docs/principles.md), or {remedy}"

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from sso_data.config.loading import keys_of
 from sso_data.config.run import RunConfig
-from sso_data.core.errors import nearest
-from sso_data.models.directory import resolve_model
-from sso_data.runs.workdir import differences
+from sso_data.core.errors import ModelError, RunError, nearest
+from sso_data.core.paths import shell_command
+from sso_data.models.directory import SMOLLM2, is_offline, resolve_model, smollm2_dir
+from sso_data.runs.workdir import differences, refuse_another
 from tests.cli.conftest import INLINE, Cli
 
 NO_FCNTL = "import sys; sys.modules['fcntl'] = None; sys.argv = ['sso-data', '--help']\n"
@@ -188,3 +190,41 @@ def test_of_a_real_run(cli: Cli, prompts: Path, tmp_path: Path) -> None:
     assert cli(*words, f"--templates={own}").exit_code == 0
     assert f"templates is another: --templates {own} then, none now" in told(cli, *words)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["identity"]["templates"]
+
+
+def test_a_tilde_is_left_to_the_shell() -> None:
+    assert shell_command("a", "~/m n", "~", "x y") == "a ~/'m n' '~' 'x y'"
+
+
+def test_without_the_hub_the_copy_made_here_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ModelError, match=r"no network$") as caught:
+        resolve_model(SMOLLM2)
+    assert is_offline(caught.value)
+    smollm2_dir().mkdir(parents=True)
+    with pytest.raises(ModelError, match=f"made here: {smollm2_dir()}$"):
+        resolve_model(SMOLLM2)
+
+
+def test_another_run_is_told_with_the_options_of_the_command_line() -> None:
+    there: dict[str, object] = {"principles": "a" * 32, "seed": 1}
+    other: dict[str, object] = {"principles": "b" * 32}
+    short: dict[str, object] = {"principles": "short"}
+    run = (Path("x"), "run")
+    nothing: dict[str, object] = {}
+    configs = (short, nothing)
+    with pytest.raises(RunError, match="that began it with --principles short "):
+        refuse_another(*run, there, there | other, configs=configs)
+    with pytest.raises(
+        RunError, match=r"^x: holds another run: seed is 1 there and 2 here; use another"
+    ):
+        refuse_another(*run, there, there | {"seed": 2})
+    both = there | other | {"seed": 2}
+    with pytest.raises(RunError, match=r"--config that began it \(--principles short among them"):
+        refuse_another(*run, there, both, configs=configs)

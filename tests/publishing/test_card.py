@@ -17,6 +17,7 @@ from markdown_it.token import Token
 from sso_data.core.errors import InputError, RunError
 from sso_data.core.markdown import code, inline
 from sso_data.generation.merge import merge
+from sso_data.filtering.explain import effect_of
 from sso_data.publishing.card import CardConfig, dataset_card, read_facts
 from sso_data.publishing.numbers import Distribution, bin_edges, count_pairs
 from sso_data.publishing.public import public_json
@@ -527,3 +528,8 @@ def test_memory_does_not_grow_with_the_pairs(tmp_path: Path) -> None:
 def test_the_yaml_is_what_a_plain_reader_reads(run: Path) -> None:
     front, _ = split_page(card(run, existing=THEIRS))
     assert yaml.safe_load(front)["configs"][1]["config_name"] == "pairs"
+
+
+def test_it_says_what_the_texts_did(run: Path) -> None:
+    effect = effect_of(read_facts(run).scores.rows)
+    assert f"What the principles' texts did to the model: {effect}." in card(run)
