@@ -16,8 +16,8 @@ from markdown_it.token import Token
 
 from sso_data.core.errors import InputError, RunError
 from sso_data.core.markdown import code, inline
-from sso_data.generation.merge import merge
 from sso_data.filtering.explain import effect_of
+from sso_data.generation.merge import merge
 from sso_data.publishing.card import CardConfig, dataset_card, read_facts
 from sso_data.publishing.numbers import Distribution, bin_edges, count_pairs
 from sso_data.publishing.public import public_json
