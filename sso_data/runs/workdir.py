@@ -287,7 +287,7 @@ def refuse_another(
             f"--set {of}{key}={value}" if of else f"--{key} {value}"
             for key, value in before.items()
         ]
-        if len(changed) > 1:
+        if len(changed) > max(1, len(other)):
             named = f" ({', '.join(texts)} among them)" if texts else ""
             remedy = f"give the options and the --config that began it{named}, or {remedy}"
         elif texts:

@@ -318,7 +318,8 @@ def test_work_begun_with_texts_that_shipped_then_goes_on_with_them(enter: Enter)
     written_by_0_1_0 = {"principles": "688bff0dc05880be", "templates": "856e8792020abef1"}
     assert {key: identity[key] for key in written_by_0_1_0} == written_by_0_1_0
     refused = call(*words, code=1).stderr
-    assert "texts that began it with --templates DIR and --principles DIR" in refused
+    told = f"--templates {texts[1]} and --principles {texts[3]} (those that ship change"
+    assert f"texts that began it with {told}" in refused
     as_told = ["--set", f"templates={texts[1]}", "--set", f"principles={texts[3]}"]
     again = call(*words, *as_told, "--json")
     assert json.loads(again.stdout)["new_rows"] == 0
