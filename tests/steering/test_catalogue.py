@@ -72,8 +72,8 @@ def test_a_valid_file(tmp_path: Path) -> None:
         ({"good": ["Say it."]}, "a.yaml: good: must be a text"),
         (
             {"check": {"max_word": 9}, "good": None},
-            "a.yaml: good: Field required; check.max_word: unknown key; did you mean 'max_words' or "
-            "'word'?; the keys there are max_sentences, max_words, layout, language, word, "
+            "a.yaml: good: Field required; check.max_word: unknown key; did you mean 'max_words' "
+            "or 'word'?; the keys there are max_sentences, max_words, layout, language, word, "
             "without_word, ends_with",
         ),
         (
