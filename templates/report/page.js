@@ -112,7 +112,8 @@ function fixed(value, digits = 3) {
   const text = value.toFixed(digits);
   return value && !+text ? String(+value.toPrecision(2)) : text;
 }
-const percent = (share) => share === null ? "-" : `${(100 * share).toFixed(0)} %`;
+/** A share in whole percent, a half to the even one, as the commands print it. */
+const percent = (share) => share === null ? "-" : `${100 * share % 1 === .5 ? 2 * Math.round(50 * share) : Math.round(100 * share)} %`;
 
 function link(text, change) {
   return make("button", {type: "button", className: "link", onclick: () => select({text: "", reason: "", principle: "", check: "", ...change}, true)}, ...visible(text));
