@@ -325,7 +325,7 @@ def _histograms(of: Read, edges: Edges) -> Iterator[dict[str, Any]]:
             "all": counts[0],
             "kept": counts[1],
             "limit": limit,
-            "only": _finite(low) if (low := values[finite].min()) == values[finite].max() else None,
+            "only": _finite(some[0]) if len(some := np.unique(values[finite])) == 1 else None,
         }
 
 
