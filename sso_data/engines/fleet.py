@@ -414,7 +414,7 @@ class Fleet:
         slot.stop()
         slot.is_retired = True
         if not (live := self._live):
-            raise EngineError(why)
+            raise EngineError(f"{why}; mend that and run the same command again")
         if self._quarantine is slot:
             self._quarantine = live[0]
         left = "1 engine goes" if len(live) == 1 else f"{len(live)} engines go"

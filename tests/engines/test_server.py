@@ -26,6 +26,7 @@ from sso_data.engines.server import FLAGS, ServerEngine
 from sso_data.world import policy_dir
 from tests.engines.calls import ask, many_samples, sample, score
 from tests.engines.conftest import needs_vllm
+from tests.reliability.test_kill import rows_of
 from tests.waiting import CHILD_SECONDS
 
 Body = dict[str, Any]
@@ -222,6 +223,42 @@ def test_two_servers_share_the_work_and_one_may_be_away() -> None:
         different = config.model_copy(update={"servers": (url, second)})
         with pytest.raises(EngineError, match="differ: another model: the same ids"):
             start_engine(policy_dir(), different)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_every_server_is_lost_and_the_same_command_goes_on_later(tmp_path: Path) -> None:
+    """Two servers that are gone for good after 130 answers; one that is back: the same rows."""
+    script = Scripted()
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Say {n}."}) + "\n" for n in range(24)))
+
+    def generate(out: Path, *urls: str) -> "subprocess.CompletedProcess[str]":
+        words = ["generate", str(prompts), f"--out={out}", f"--model={policy_dir()}"]
+        words += [f"--server={url}" for url in urls]
+        words += ["--set=sampling.max_tokens=16", "--set=engine.max_num_seqs=4"]
+        return subprocess.run(
+            [sys.executable, "-m", "sso_data", *words], capture_output=True, text=True, check=False
+        )
+
+    def leaving(path: str, body: Body) -> tuple[int, Any]:
+        if len(script.seen) >= 130:
+            return 503, {"error": "gone"}
+        return script.answer(path, body)
+
+    with serving(leaving) as url, serving(leaving) as second:
+        lost = generate(tmp_path / "run", url, second)
+    assert lost.returncode == 1 and "Traceback" not in lost.stderr, lost.stderr[-2000:]
+    assert "mend that and run the same command again" in lost.stderr
+    made = {line for part in (tmp_path / "run" / "rows").glob("*.jsonl") for line in part.open()}
+    assert 0 < len(made) < 24
+    with serving(script.answer) as url:
+        assert generate(tmp_path / "run", url).returncode == 0
+        assert generate(tmp_path / "whole", url).returncode == 0
+    found, whole = rows_of(tmp_path / "run"), rows_of(tmp_path / "whole")
+    assert len(found) == 24 and found.keys() == whole.keys()
+    for key, row in whole.items():
+        assert found[key]["chosen_token_ids"] == row["chosen_token_ids"]
 
 
 def free_port() -> int:
