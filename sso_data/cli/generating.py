@@ -127,8 +127,14 @@ def _work(done: "Summary", price_per_hour: float | None) -> str:
 
 
 def _say_next(run: Path, decision: "Decision", why: "Explanation", model: str) -> None:
-    """Print what to do with a run's pairs, or without any: look at what the binding test drops."""
-    if len(decision.kept):
+    """Print what to do with a run's pairs, or without any: look at what the binding test drops.
+
+    Pairs without an effect of the principles are nothing to train on.
+    """
+    if len(decision.kept) and why.effect.is_missing:
+        stats = shlex.join(["sso-data", "principles", "stats", str(run)])
+        output.next_step(shlex.join(["sso-data", "show", str(run)]), stats)
+    elif len(decision.kept):
         named = run if run.name.strip(".") else run.resolve()
         trained = named.with_name(f"{named.name}-model")
         train = shell_command("sso-data", "train", str(run), "-m", model, "--out", str(trained))
@@ -161,8 +167,8 @@ def filter_(
     as_json: opt.Json = False,
 ) -> None:
     """Decide again which rows become pairs, from the journal: no GPU, as often as you like."""
-    from sso_data.filtering.refilter import refilter, run_config
-    from sso_data.filtering.sweep import sweep_run
+    from sso_data.filtering.refilter import differences, last_decision, refilter, run_config
+    from sso_data.filtering.sweep import SWEPT, sweep_run
     from sso_data.publishing.read_back import run_directory
 
     with showing_progress(f"{(out or run) / 'pairs'} is unchanged") as progress:
@@ -170,6 +176,14 @@ def filter_(
         resolved = run_config(run, settings, preset=preset)
         if sweep:
             swept = sweep_run(run, resolved.filter)
+            if last := last_decision(run):
+                same = {key: getattr(resolved.filter, key) for key in SWEPT}
+                apart = differences(last.config.model_copy(update=same), resolved.filter)
+                if apart:
+                    progress.note(
+                        f"the pairs were decided with {apart}, this sweep is without it: --set "
+                        "gives it"
+                    )
         else:
             done = refilter(run, resolved, progress, dry_run=dry_run)
     if sweep:

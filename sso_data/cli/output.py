@@ -126,6 +126,10 @@ def sweep(found: "Sweep") -> Group:
         if not found.steered[test]:
             shown.append(Text(f"filter.steered={test}: {passing}"))
             continue
+        if test == "off" and counts == found.kept["contrast"]:
+            same = "kept: as with contrast, which every gap of at least 0 implies"
+            shown.append(Text(f"filter.steered={test}: {passing}; {same}"))
+            continue
         made = table(numbers=("closeness \\ gap", *(f"{gap:g}" for gap in found.gap)))
         for closeness, row in zip(found.closeness, counts, strict=True):
             made.add_row("any" if closeness is None else f"{closeness:g}", *map(str, row))
@@ -168,7 +172,11 @@ def end(account: "Account", explanation: "Explanation", run: Path) -> None:
     """Explain the pairs; exit with code 3 where prompts failed."""
     explain(explanation, run)
     if account.failed:
-        say(f"{account.failed} prompts failed; see {run / 'failed.jsonl'}")
+        from sso_data.runs.run import failed_reasons
+
+        reasons = ", ".join(f"{name} {n}" for name, n in sorted(failed_reasons(run).items()))
+        prompts = f"{account.failed} prompt{'s' * (account.failed != 1)}"
+        say(f"{prompts} failed ({reasons}); see {run / 'failed.jsonl'}")
         raise typer.Exit(SOME_FAILED)
 
 

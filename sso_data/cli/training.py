@@ -158,14 +158,17 @@ def _run(
     from sso_data.engines.environment import prepare_environment
 
     prepare_environment(EngineConfig())  # before torch and transformers are imported
-    from sso_data.config.loading import load
-    from sso_data.config.training import TrainConfig
-    from sso_data.publishing.model import check_model_target, push_model
-    from sso_data.training.processes import leaving_the_group
-    from sso_data.training.run import train as run_training
-
-    hint = f"what {out / 'checkpoints'} holds is safe; run the same command again to continue"
+    hint = (
+        f"run the same command again to continue from the newest of {out / 'checkpoints'}, or from "
+        "the start where there is none"
+    )
     with showing_progress(hint if not int(os.environ.get("RANK", "0")) else None) as progress:
+        from sso_data.config.loading import load  # seconds, in which a user may interrupt
+        from sso_data.config.training import TrainConfig
+        from sso_data.publishing.model import check_model_target, push_model
+        from sso_data.training.processes import leaving_the_group
+        from sso_data.training.run import train as run_training
+
         if push is not None:
             check_model_target(push, private=private, progress=progress)
         resolved = load(TrainConfig, config, settings, **wanted)

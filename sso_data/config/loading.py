@@ -3,8 +3,9 @@
 import copy
 import re
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -14,6 +15,7 @@ from sso_data.core.errors import ConfigError, nearest, one_line, without_secrets
 from sso_data.core.yaml_files import Tree, parse_yaml, read_yaml
 
 C = TypeVar("C", bound=Section)
+_KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "string": "a text"}
 _THRESHOLDS = ("filter.closeness", "filter.gap")
 
 
@@ -136,7 +138,7 @@ def _first_problem(error: ValidationError, kind: type[Section]) -> str:
         )
         near = nearest(name, beside) or nearest(key, known)
         return f"unknown key {key!r}{near}; the keys there are {', '.join(beside)} ({kind.page})"
-    message = first["msg"].removeprefix("Value error, ")
+    message = requirement(first)
     if first["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", first["ctx"]["expected"])
         message = f"must be one of {', '.join(choices)}{nearest(str(first['input']), choices)}"
@@ -155,6 +157,15 @@ def _first_problem(error: ValidationError, kind: type[Section]) -> str:
     except (ValueError, RecursionError):  # an integer of thousands of digits
         excerpt = f"a {type(first['input']).__name__}"
     return f"{key}: {message} (got {excerpt})"
+
+
+def requirement(error: Mapping[str, Any]) -> str:
+    """Return what a value must be, by one of pydantic's errors."""
+    kind, _, how = error["type"].partition("_")
+    if kind in _KINDS and how in ("parsing", "type", "from_float"):
+        return f"must be {_KINDS[kind]}"
+    text = str(error["msg"]).removeprefix("Value error, ")
+    return text.replace("Input should", "must", 1)
 
 
 def keys_of(kind: type[Section], prefix: str = "") -> list[str]:

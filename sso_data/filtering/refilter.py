@@ -98,6 +98,11 @@ def in_words(config: FilterConfig) -> str:
     )
 
 
+def differences(config: FilterConfig, other: FilterConfig) -> str:
+    """Return the keys of which `config` has another value than `other`, as texts of `--set`."""
+    return ", ".join(written(config, other))
+
+
 def refilter(
     run: Path, config: RunConfig, progress: Progress | None = None, *, dry_run: bool = False
 ) -> Refiltered:
@@ -126,16 +131,17 @@ def filter_again(
     """
     last = last_decision(run)
     if last and last.by_filter and not asked:
-        if last.config != config.filter:
+        if stays := differences(last.config, config.filter):
             progress.warn(
-                f"the pairs are decided with {in_words(last.config)}, as `filter` last did, not "
-                f"with {in_words(config.filter)}; `sso-data filter {run}` changes that"
+                f"the pairs are decided with {stays}, as `filter` last did; the configuration has "
+                f"{differences(config.filter, last.config)}, and `sso-data filter {run}` goes back "
+                "to it"
             )
         config, by_filter = config.model_copy(update={"filter": last.config}), True
-    elif last and last.config != config.filter:
+    elif last and (before := differences(last.config, config.filter)):
         progress.warn(
-            f"the pairs were decided with {in_words(last.config)}; they are decided again with "
-            f"{in_words(config.filter)}"
+            f"the pairs were decided with {before}; they are decided again with "
+            f"{differences(config.filter, last.config)}"
         )
     return _decided(run, config, progress, by_filter=by_filter)
 

@@ -12,6 +12,8 @@ from sso_data.filtering.filters import SLACK, STEERED, decide, distance, smaller
 from sso_data.runs.columns import Rows, representative
 from sso_data.runs.journal import load_scores
 
+SWEPT = ("preset", "steered", "closeness", "gap", "keep_best", "per_prompt")
+"""Keys of the filter that a sweep varies, or counts before."""
 _CLOSENESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5)
 _GAP = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 

@@ -426,6 +426,8 @@ def make_rows(
             counts.seconds = time.monotonic() - started
             whole = None if total is None else total * len(VIEWS)
             done = counts.done * len(VIEWS) + counts.responses
+            if counts.done == total:
+                kept.decide()
             last = (total or 0) - counts.done if done == whole else 0
             progress.count(done, whole, "responses", _state(counts, kept.share, last))
             if foretells and counts.forecast is None and pipeline.finished >= FEWEST:
@@ -484,11 +486,15 @@ class _FirstRows:
     def share(self) -> float:
         """The share kept of the rows so far, up to the last few dozens."""
         if len(self._undecided) >= _AT_ONCE or not self._decided:
-            rows = np.frombuffer(b"".join(self._undecided), SCORES)
-            self._kept += int(passing(rows, self._config).sum())
-            self._decided += len(rows)
-            self._undecided.clear()
+            self.decide()
         return self._kept / max(1, self._decided)
+
+    def decide(self) -> None:
+        """Count the last rows in `share`, too."""
+        rows = np.frombuffer(b"".join(self._undecided), SCORES)
+        self._kept += int(passing(rows, self._config).sum())
+        self._decided += len(rows)
+        self._undecided.clear()
 
     def add(self, record: bytes, number: int) -> None:
         """Count a row by its SCORES record; `number` rows were begun before."""

@@ -104,7 +104,7 @@ class Checks:
 
     def found(self) -> Iterator[Found]:
         """Yield every check, those without rows too."""
-        yield self._lengths()
+        yield from self._lengths()
         titles = {
             "refusal": ("refuses", "an answer that refuses is the one to imitate"),
             "cut_off": ("is cut off", "training learns not to end"),
@@ -132,16 +132,15 @@ class Checks:
         )
         yield from self._repeated()
 
-    def _lengths(self) -> Found:
-        longer, shorter = len(self._longer), len(self._shorter)
-        warning = ""
-        for word, count in (("longer", longer), ("shorter", shorter)):
-            if self._seen >= _FEWEST_ALIKE and count >= ONE_SIDED * self._seen:
+    def _lengths(self) -> Iterator[Found]:
+        for word, rows in (("longer", self._longer), ("shorter", self._shorter)):
+            warning = ""
+            if self._seen >= _FEWEST_ALIKE and len(rows) >= ONE_SIDED * self._seen:
                 warning = (
-                    f"chosen is the {word} answer in {count} of {self._seen} pairs: a model can "
-                    "learn them by length alone"
+                    f"chosen is the {word} answer in {len(rows)} of {self._seen} pairs: a model "
+                    "can learn them by length alone"
                 )
-        return self._of("longer", "chosen is longer", self._longer, warning)
+            yield self._of(word, f"chosen is {word}", rows, warning)
 
     def _repeated(self) -> Iterator[Found]:
         """Yield the checks that compare rows with each other."""

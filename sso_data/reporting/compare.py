@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sso_data.core.errors import ConfigError
 from sso_data.core.progress import NullProgress, Progress
+from sso_data.core.records import Row
 from sso_data.core.statistics import Estimate, difference, mean_of, wilson
 from sso_data.filtering.filters import comparisons
 from sso_data.filtering.ranking import margin
@@ -35,6 +36,7 @@ from sso_data.reporting.data import (
     rows_at,
     tokens_of,
 )
+from sso_data.reporting.made import Texts, differing, differing_texts, facts, note_texts
 from sso_data.reporting.page import Add, Reported, write_report
 from sso_data.runs.columns import measures, representative
 
@@ -47,6 +49,7 @@ _TITLES = {
 Runs = Mapping[str, Read]
 """Runs by the names of their columns, in order."""
 Table = dict[str, Any]
+_MOST_UNFOLDED = 12
 _APART = 5
 """Runs whose values lie in less than one n-th of all runs' range have axes of their own."""
 
@@ -154,14 +157,15 @@ def contents(
     told = progress or NullProgress()
     told.phase("reading rows")
     known: list[dict[str, Any]] = []
-    for one, edges in zip(runs.values(), _axes(runs.values()), strict=True):
-        known.append(index(one, (row for block in blocks(one) for row in block), edges))
+    texts: list[Texts] = [{} for _ in runs]
+    for one, edges, found in zip(runs.values(), _axes(runs.values()), texts, strict=True):
+        known.append(index(one, _noting(one, found), edges))
         told.count(len(known), len(runs), "runs")
     return {
         **asdict(frame),
         "compared": list(same.runs),
         "notes": list(_notes(runs, same)),
-        "tables": [*frame.tables, *(_tables(runs, known) if runs else ())],
+        "tables": [*frame.tables, *(_tables(runs, known, texts) if runs else ())],
         "histograms": [list(same) for same in zip(*(s["histograms"] for s in known), strict=True)],
         "runs": list(runs),
         "columns": same.hand_over(add),
@@ -169,6 +173,14 @@ def contents(
         "rows": len(same),
         "block": BLOCK,
     }
+
+
+def _noting(of: Read, texts: Texts) -> Iterator[Row]:
+    """Yield every row of a run; `texts` takes those of their principles."""
+    for block in blocks(of):
+        for row in block:
+            note_texts(row, texts)
+            yield row
 
 
 def _axes(runs: Collection[Read]) -> list[Edges]:
@@ -199,14 +211,16 @@ def _notes(runs: Runs, same: Joined) -> Iterator[str]:
         yield f"Answers to {len(same)} of the {same.of} prompts in common, chosen by their ids."
 
 
-def _tables(runs: Runs, known: Sequence[dict[str, Any]]) -> Iterator[Table]:
-    """Yield the tables over the runs: overview, shares, principles, funnel, checks, judges."""
+def _tables(runs: Runs, known: Sequence[dict[str, Any]], texts: Sequence[Texts]) -> Iterator[Table]:
+    """Yield the tables: overview, settings, shares, principles, funnel, checks, judges."""
     heads = ["", *runs]
     change = [f"{heads[-1]} against {heads[1]}"] if len(runs) > 1 else []
     rows = [[name, *(side[name.split()[0]] for side in known)] for name in ("model", "account")]
     rows.append(["filter", *(in_words(one.config) for one in runs.values())])
     rows.append(["the texts", *(side["verdict"] for side in known)])
     yield {"title": "Runs", "heads": heads, "rows": rows}
+    if len(runs) > 1:
+        yield from _settings(runs, texts)
     how, rows = _numbers(runs)
     yield {
         "title": "Shares and means",
@@ -256,6 +270,27 @@ def _tables(runs: Runs, known: Sequence[dict[str, Any]]) -> Iterator[Table]:
                 [name, *(_judged(side[name]) if name in side else "-" for side in judged)]
                 for name in dict.fromkeys(name for side in judged for name in side)
             ],
+        }
+
+
+def _settings(runs: Runs, texts: Sequence[Texts]) -> Iterator[Table]:
+    """Yield the table of what was set to other values, and that of principles with other texts."""
+    rows = list(differing([facts(one.manifest, one.whole) for one in runs.values()]))
+    note = "Configuration keys, fingerprints of contents, versions and sources."
+    same = "None: configuration, contents, versions and sources are the same."
+    yield {
+        "title": "Settings that differ",
+        "note": note if rows else same,
+        "heads": ["", *runs],
+        "rows": rows,
+    }
+    if rows := list(differing_texts(texts)):
+        yield {
+            "title": "Principle texts that differ",
+            "note": "Of those that the rows of several runs hold.",
+            "heads": ["", *runs],
+            "rows": rows,
+            "folded": len(rows) > _MOST_UNFOLDED,
         }
 
 

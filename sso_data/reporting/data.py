@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sso_data.config.run import FilterConfig
+from sso_data.config.run import FilterConfig, RunConfig
 from sso_data.core.paths import public_name
 from sso_data.core.records import ALL_CELLS, SIDE_OF, STEERED_VIEWS, VIEWS, JsonRow, Row, View
 from sso_data.core.statistics import wilson
@@ -22,6 +22,7 @@ from sso_data.filtering.measures import outcomes_of, verdict_on
 from sso_data.filtering.ranking import margin
 from sso_data.filtering.refilter import decide_run, own_filter, standing_config
 from sso_data.reporting.checks import Checks
+from sso_data.reporting.made import made
 from sso_data.reporting.verdicts import SIGNAL, Judged, judged, of_row
 from sso_data.runs.columns import (
     UNKNOWN,
@@ -41,6 +42,8 @@ BLOCK = 64
 
 _HEAD = 140
 _BINS = 40
+_BESIDE = 5
+"""Empty bins on each side of that of a single number of tokens."""
 _DIGITS = 5
 Floats = NDArray[np.float64]
 Edges = Mapping[str, Floats]
@@ -48,17 +51,25 @@ Edges = Mapping[str, Floats]
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """A run as it is read for a report, with the decision that stands; `expected` rows in all."""
+    """A run as it is read for a report, with the decision that stands; `expected` rows in all.
+
+    `whole`: the run's configuration, its filter that of the decision.
+    """
 
     run: Path
     manifest: JsonRow
     scores: Scores
-    config: FilterConfig
+    whole: RunConfig
     decision: Decision
     account: Account
     expected: int
     explanation: Explanation
     judged: list[Judged]
+
+    @property
+    def config(self) -> FilterConfig:
+        """The filter that decided."""
+        return self.whole.filter
 
 
 def read(run: Path) -> Read:
@@ -67,19 +78,19 @@ def read(run: Path) -> Read:
     Raises RunError where it is not a run, cannot be read, or lacks scores that the filter needs.
     """
     manifest = require_run(run)
-    config = standing_config(run, None, model=None).filter
+    whole = standing_config(run, None, model=None)
     scores = load_scores(run, dry=True)
-    decision = decide_run(run, scores, config)
+    decision = decide_run(run, scores, whole.filter)
     account = run_account(run, scores)
     return Read(
         run=run,
         manifest=dict(manifest),
         scores=scores,
-        config=config,
+        whole=whole,
         decision=decision,
         account=account,
         expected=expected_rows(manifest, account),
-        explanation=explain_run(scores, config, decision, own_filter(manifest)),
+        explanation=explain_run(scores, whole.filter, decision, own_filter(manifest)),
         judged=judged(run, scores),
     )
 
@@ -153,6 +164,7 @@ def _head(of: Read) -> dict[str, Any]:
     return {
         "name": public_name(str(of.run)),
         "model": public_name(str(of.manifest["config"]["model"])),
+        "made": made(of.manifest, of.whole),
         "account": account.balance,
         "not_asked": int(lacking(of.scores.rows).sum()),
         "rows": len(of.scores),
@@ -247,7 +259,8 @@ def _principles(of: Read, features: Features) -> Iterator[dict[str, Any]]:
 def edges_of(runs: Iterable[Read]) -> Edges:
     """Return edges of equal bins by histogram, over the middle 98 % of the values of all runs.
 
-    A bin of tokens holds whole numbers of them: its edges are whole numbers, too.
+    A bin of tokens holds whole numbers of them: its edges are whole numbers, too. A single value
+    is in the middle.
     """
     pooled: dict[str, list[Floats]] = {}
     for one in runs:
@@ -259,10 +272,15 @@ def edges_of(runs: Iterable[Read]) -> Edges:
             low, high = np.quantile(values, [0.01, 0.99])
             if key.startswith("tokens"):
                 low, above = np.floor(low), np.floor(high) + 1
+                if above - low == 1:
+                    beside = np.clip(low, 1, _BESIDE)
+                    found[key] = np.arange(low - beside, low + beside + 2) - 0.5
+                    continue
                 width = np.ceil((above - low) / _BINS)
                 found[key] = low + width * np.arange(np.ceil((above - low) / width) + 1)
             else:
-                found[key] = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+                ends = (low, high) if high > low else (low - 0.5, low + 0.5)
+                found[key] = np.linspace(*ends, _BINS + 1 + (high == low))
     return found
 
 
@@ -307,6 +325,7 @@ def _histograms(of: Read, edges: Edges) -> Iterator[dict[str, Any]]:
             "all": counts[0],
             "kept": counts[1],
             "limit": limit,
+            "only": _finite(some[0]) if len(some := np.unique(values[finite])) == 1 else None,
         }
 
 

@@ -1,5 +1,6 @@
 """A run directory: run.json, the journal of rows, the failures, and the count of prompts."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -150,6 +151,16 @@ def iterate_failures(run: Path) -> Iterator[Failure]:
 def read_failures(run: Path) -> dict[str, Failure]:
     """Return the newest failure of each id in failed.jsonl; raises as `iterate_failures`."""
     return {failure.id: failure for failure in iterate_failures(run)}
+
+
+def failed_reasons(run: Path) -> Counter[str]:
+    """Return how many samples failed by reason, those that are rows by now apart.
+
+    Raises RunError as `iterate_failures`.
+    """
+    rows = set(load_scores(run, dry=True).keys().tolist())
+    newest = read_failures(run).items()
+    return Counter(failure.reason for name, failure in newest if row_key(name) not in rows)
 
 
 def read_elsewhere(run: Path) -> NDArray[np.uint64]:

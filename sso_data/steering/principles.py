@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +17,7 @@ from pydantic import (
     ValidationError,
 )
 
+from sso_data.config.loading import requirement
 from sso_data.core.errors import InputError, SsoDataError, nearest, one_line
 from sso_data.core.paths import CATALOGUES, principles_dir
 from sso_data.core.yaml_files import read_yaml, yaml_text
@@ -25,6 +26,8 @@ from sso_data.steering.response_checks import ResponseCheck
 
 _WIDTH = 98
 """Columns of a written file."""
+_MOST_ERRORS = 10
+"""Errors of a file that are told at once."""
 
 
 def _showable(text: str) -> str:
@@ -81,6 +84,13 @@ class Principle(_Strict):
     check: ResponseCheck | None = None
 
 
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "adjectives": Adjectives,
+    "paraphrases": Paraphrases,
+    "check": ResponseCheck,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalogue:
     """Principles by feature name, in the order of their names, with a hash of their content."""
@@ -123,6 +133,8 @@ def load_catalogue(
     may_link = name in CATALOGUES
     directory = principles_dir(name) if may_link else Path(name)
     try:
+        if directory.is_file():
+            raise InputError(f"{directory}: is a file; give its directory, {directory.parent}")
         if not directory.is_dir():
             raise InputError(
                 f"{directory.absolute()}: no such directory of principle files, nor a shipped "
@@ -158,7 +170,7 @@ def load_catalogue(
 
 
 def load_principle(file: Path) -> Principle:
-    """Read one principle file. Raises InputError that names the file and the wrong field."""
+    """Read one principle file. Raises InputError that names the file and the wrong fields."""
     try:
         if not file.is_file():
             raise InputError(f"{file}: not a regular file")
@@ -171,12 +183,23 @@ def load_principle(file: Path) -> Principle:
     try:
         principle = Principle.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{file}: {field}: {one_line(first['msg'])}") from error
+        wrong = map(_problem, error.errors()[:_MOST_ERRORS])
+        raise InputError(f"{file}: {'; '.join(wrong)}") from error
     if principle.good == principle.bad:
         raise InputError(f"{file}: good and bad are the same text; they must be opposites")
     return principle
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    """Return one of pydantic's errors about a principle file: the field, and what it must be."""
+    field = ".".join(map(str, error["loc"]))
+    if error["type"] != "extra_forbidden":
+        return f"{field}: {one_line(requirement(error))}"
+    section, key = error["loc"][0], str(error["loc"][-1])
+    model: type[BaseModel] = Principle if len(error["loc"]) == 1 else _SECTIONS[section]
+    keys = list(model.model_fields)
+    near = nearest(key, keys)
+    return f"{one_line(field, 80)}: unknown key{near}; the keys there are {', '.join(keys)}"
 
 
 def write_catalogue(principles: Sequence[Principle], out: Path) -> None:

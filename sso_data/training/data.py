@@ -45,7 +45,7 @@ class Data:
             sum(len(row.completions[view]) for row in self.train if view in row.completions)
             for view in ("good", "bad")
         ]
-        return sums[0] / max(sums[1], 1)
+        return max(sums[0], 1) / max(sums[1], 1)
 
 
 def load_data(source: str, policy: PolicyFiles, config: TrainConfig) -> Data:

@@ -100,9 +100,10 @@ def policy_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
     warnings = []
     ratio, most = data.length_ratio, config.stop.warn_length_ratio
     if not 1 / most <= ratio <= most:
+        longer, shorter = ("chosen", "rejected") if ratio > 1 else ("rejected", "chosen")
         warnings.append(
-            f"chosen responses are {ratio:.2f} times as long as rejected ones "
-            f"(stop.warn_length_ratio {most}): the policy may learn length from this"
+            f"{longer} responses are {max(ratio, 1 / ratio):.2f} times as long as {shorter} ones "
+            f"(warned from stop.warn_length_ratio={most:g} on): the policy may learn length"
         )
     if data.off_policy:
         others = ", ".join(sorted({model for model, _ in data.made_by}))

@@ -7,7 +7,7 @@ const COMPARED = {
     $("verdict").replaceChildren(...data.verdict.map((line) => make("p", {}, line)), ...data.notes.map((line) => make("p", {className: "quiet"}, line)));
     $("verdict").classList.toggle("warning", data.is_warning);
     for (const [place, tables] of [["tables", data.tables], ["last-tables", data.last_tables]]) for (const one of tables) {
-      const parts = [one.note ? make("p", {className: "quiet"}, one.note) : "", table(one.heads, one.rows)];
+      const parts = [one.note ? make("p", {className: "quiet"}, one.note) : "", one.rows.length ? table(one.heads, one.rows) : ""];
       $(place).append(make("section", {}, ...(one.folded ? [make("details", {ontoggle: fit}, make("summary", {}, one.title), ...parts)] : [make("h2", {}, one.title), ...parts])));
     }
     for (const one of data.curves) $("curves").append(curves(one));

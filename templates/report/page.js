@@ -87,7 +87,7 @@ function table(heads, rows) {
   const known = heads.map((_, i) => rows.map((row) => row[i]).filter((value) => value !== null && value !== "" && value !== "-"));
   const numbers = known.map((values) => values.length > 0 && values.every((value) => NUMBER.test(String(value))));
   const cell = (tag, value, i) => {
-    const element = make(tag, numbers[i] ? {className: "number"} : {}, value === null ? "-" : value instanceof Node ? value : String(value));
+    const element = make(tag, numbers[i] ? {className: "number"} : {}, ...(value === null ? ["-"] : value instanceof Node ? [value] : visible(String(value))));
     if (tag === "th") element.scope = "col";
     element.dataset.head = heads[i];
     return element;
@@ -112,7 +112,8 @@ function fixed(value, digits = 3) {
   const text = value.toFixed(digits);
   return value && !+text ? String(+value.toPrecision(2)) : text;
 }
-const percent = (share) => share === null ? "-" : `${(100 * share).toFixed(0)} %`;
+/** A share in whole percent, a half to the even one, as the commands print it. */
+const percent = (share) => share === null ? "-" : `${100 * share % 1 === .5 ? 2 * Math.round(50 * share) : Math.round(100 * share)} %`;
 
 function link(text, change) {
   return make("button", {type: "button", className: "link", onclick: () => select({text: "", reason: "", principle: "", check: "", ...change}, true)}, ...visible(text));
@@ -120,6 +121,9 @@ function link(text, change) {
 
 function overview() {
   $("account").textContent = data.account + (data.unfinished > 0 ? `; ${data.unfinished} are not done yet` : "");
+  $("made").firstChild.replaceChildren("How it was made: ", ...visible(data.made.line));
+  $("made").append(table(["", ""], data.made.rows));
+  $("made").addEventListener("toggle", fit);
   $("verdict").textContent = data.verdict;
   if (data.not_asked) $("account").textContent += `; ${data.not_asked} rows were decided early and lack answers or scores: shares, gaps and "all" below are of rows that are complete by design`;
   if (!data.rows) {
@@ -194,8 +198,8 @@ function histogram(one) {
     shape("line", {x1: x, x2: x, y1: 0, y2: 100});
     limit = `, threshold ${+one.limit.toPrecision(4)}${at < 0 ? " (left of the axis)" : at > 1 ? " (right of the axis)" : ""}`;
   }
-  const values = ticks(first, last, one.key.startsWith("tokens") ? 1 : 0);
-  return make("figure", {}, make("figcaption", {}, `${one.title}${limit}; highest bar ${most}`), svg, axis("below", values, share));
+  const values = one.only === null ? ticks(first, last, one.key.startsWith("tokens") ? 1 : 0) : [one.only];
+  return make("figure", {}, make("figcaption", {}, `${one.title}${limit}; ${one.only === null ? `highest bar ${most}` : `all ${most} are ${one.only}`}`), svg, axis("below", values, share));
 }
 
 /* What the page of one run does in its own way; that of several runs has COMPARED. */

@@ -243,8 +243,8 @@ class TestTheLastDecision:
     def test_retry_says_when_it_is_told_otherwise(self, cli: Cli, run: Path) -> None:
         done = cli("retry", run, "--set=filter.min_tokens=6")
         assert (
-            "the pairs were decided with preset reference, min_tokens=5; they are decided again "
-            "with preset reference, min_tokens=6"
+            "the pairs were decided with filter.min_tokens=5; they are decided again with "
+            "filter.min_tokens=6"
         ) in done.stderr
         cli("retry", run)
         assert decided(run)["config"]["min_tokens"] == 6, "which is the last decision now"
@@ -256,8 +256,8 @@ class TestTheLastDecision:
         for _ in range(2):
             done = cli("generate", more, "--out", run, "-m", "test/model")
             assert (
-                "the pairs are decided with preset reference, min_tokens=5, as `filter` last did, "
-                "not with preset closeness"
+                "the pairs are decided with filter.preset=reference, filter.min_tokens=5, as "
+                "`filter` last did; the configuration has filter.preset=closeness"
             ) in done.stderr
             assert decided(run)["preset"] == "reference" and decided(run)["rows"] == 14
 
@@ -266,10 +266,11 @@ class TestTheLastDecision:
     ) -> None:
         options = ("--out", run, "-m", "test/model", "--set=filter.gap=0.01")
         done = cli("generate", tmp_path / "in.jsonl", *options)
-        assert "they are decided again with preset closeness, gap=0.01" in done.stderr
+        assert "they are decided again with filter.preset=closeness, " in done.stderr
+        assert "filter.gap=0.01" in done.stderr
         assert decided(run)["config"]["gap"] == 0.01
         again = cli("generate", tmp_path / "in.jsonl", "--out", run, "-m", "test/model")
-        assert "with preset closeness, gap=0.01; they are decided again with" in again.stderr
+        assert "with filter.gap=0.01; they are decided again with filter.gap=0.0" in again.stderr
         assert decided(run)["config"]["gap"] == 0.0, "its own decisions follow its settings"
 
     def test_filter_itself_goes_back_to_the_run(self, cli: Cli, run: Path) -> None:

@@ -64,6 +64,7 @@ class TestPromptFiles:
         failures = [json.loads(line) for line in (run / "failed.jsonl").read_text().splitlines()]
         assert [failure["reason"] for failure in failures] == ["malformed", "blank_prompt"]
         assert failures[0]["detail"].startswith(f"{file}:2: ")
+        assert "2 prompts failed (blank_prompt 1, malformed 1); see " in done.stderr
 
     def test_a_prompt_longer_than_the_context_fails_alone(
         self, cli: Cli, tmp_path: Path, prompts: Path

@@ -267,6 +267,10 @@ def test_hardly_any_of_the_first_rows_kept_is_warned_about_once() -> None:
     for number, record in enumerate((good, good, *[bad] * 100)):  # 2 of the first 64 are 3 %
         few.add(record, number)
     assert len(listener.warnings) == 1 and few.share == pytest.approx(2 / 102)
+    few.add(good, 103)
+    assert few.share == pytest.approx(2 / 102), "decided by dozens"
+    few.decide()
+    assert few.share == pytest.approx(3 / 103), "and all at the end"
 
 
 def test_training_and_exports_hear_it(tmp_path: Path) -> None:
@@ -276,6 +280,7 @@ def test_training_and_exports_hear_it(tmp_path: Path) -> None:
     assert doubt is not None and "no effect shown" in doubt
     assert doubt_about(str(make_run(tmp_path / "good", [make_row(i) for i in range(9)]))) is None
     assert "no filter setting helps" in why_nothing(run)
+    assert why_nothing(make_run(tmp_path / "blank", [])).startswith("no row was made: failed.jsonl")
     some = make_run(tmp_path / "some", [*placebo(), make_row(50)])
     doubt = doubt_about(str(some))
     assert doubt is not None and "few pairs, 1 of 41 rows are kept; `sso-data filter" in doubt

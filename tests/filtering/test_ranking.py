@@ -99,6 +99,13 @@ def test_a_sweep_counts_what_the_filter_keeps(tmp_path: Path) -> None:
     assert shown.stdout.startswith(
         "before any steering test: 65 of 67 rows left; dropped: 1 empty, 1 truncated\n"
     )
+    assert "kept: as with contrast, which every gap" in shown.stdout and not shown.stderr
+    CliRunner().invoke(app, ["filter", str(run), "--set", "filter.drop_truncated=false"])
+    again = CliRunner().invoke(app, ["filter", str(run), "--sweep"])
+    assert again.stdout == shown.stdout
+    assert "decided with filter.drop_truncated=false, this sweep is without" in again.stderr
+    CliRunner().invoke(app, ["filter", str(run)])
+    before = (run / "pairs" / "filter.json").read_bytes()
     none = CliRunner().invoke(
         app, ["filter", str(run), "--sweep", "--set", "filter.min_tokens=1000"]
     )

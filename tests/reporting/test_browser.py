@@ -229,7 +229,7 @@ def test_the_way_of_every_row(browser: Any, url: str) -> None:
     opened.page.click("#ledger-table button:has-text('truncated')")
     assert opened.page.inner_text("#count") == "1 of 140 rows"
     found = opened.page.inner_text("#check-list li:last-child")
-    assert found.startswith("Found in none of 138: rejected refuses; chosen is cut off; ")
+    assert found.startswith("Found in none of 138: chosen is shorter; rejected refuses; chosen is ")
 
 
 def test_a_threshold_beyond_the_axis_is_at_its_end(
@@ -241,16 +241,36 @@ def test_a_threshold_beyond_the_axis_is_at_its_end(
     first = opened.page.query_selector("#histograms figure")
     assert "threshold 9 (right of the axis)" in first.inner_text()
     line = first.query_selector("line")
-    assert line.get_attribute("x1") == line.get_attribute("x2") == "40"
+    assert line.get_attribute("x1") == line.get_attribute("x2") == "41"
     lengths = opened.page.query_selector("#histograms figure:has-text('length of chosen')")
     ticks = [one.inner_text() for one in lengths.query_selector_all(".below span")]
     assert ticks == ["8", "9", "10", "11", "12", "13"], "whole numbers of tokens"
+    alike = opened.page.query_selector("#histograms figure:has-text('length of rejected')")
+    assert "all 20 are 8" in alike.inner_text()
+    bar = alike.query_selector("rect.all")
+    assert [bar.get_attribute(key) for key in ("x", "width")] == ["5.05", "0.9"], "of 11 bins"
+    label = alike.query_selector(".below span:has-text('8')").bounding_box()
+    box = bar.bounding_box()
+    assert abs(label["x"] + label["width"] / 2 - box["x"] - box["width"] / 2) < 1, "below its bar"
+
+
+def test_how_it_was_made_unfolds(browser: Any, url: str) -> None:
+    page = Opened(browser, url).page
+    assert not page.is_visible("#made table")
+    page.click("#made summary")
+    assert page.inner_text("#made tr:nth-child(5)").split("\t") == [
+        "sampling",
+        "temperature=0.7, top_p=0.8, top_k=0, min_p=0.0, max_tokens=2048, samples=1, "
+        "min_completion=16",
+    ]
 
 
 def test_a_run_without_rows_is_a_sentence(browser: Any, make_run: Make, tmp_path: Path) -> None:
     opened = Opened(browser, report(make_run([]), tmp_path / "out").page.as_uri())
     assert opened.page.inner_text("body").splitlines() == [
         "run", "", "prompts 1 = rows 0 + failed 1", "",
+        "How it was made: org/policy, auto; principles long; temperature 0.7, at most 2048 tokens; "
+        "filter preset closeness; 2026-01-02", "",
         "There are no rows; failed.jsonl says why prompts failed.",
     ]  # fmt: skip
     assert not opened.said

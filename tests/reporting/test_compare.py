@@ -15,6 +15,7 @@ from sso_data.filtering.refilter import refilter, run_config
 from sso_data.reporting.compare import compare
 from sso_data.reporting.page import report
 from sso_data.runs.jsonl import sealed
+from sso_data.runs.workdir import write_json
 from tests.factories import make_row
 from tests.reporting.conftest import HOSTILE, Make, asked, rows_of_all_kinds
 from tests.reporting.test_report import checks_of, index_of, rows_of
@@ -86,6 +87,34 @@ def test_runs_without_a_common_prompt(make_run: Make, tmp_path: Path) -> None:
     )
     opens = tables["Checks of the pairs"]['chosen opens with "a good answer to question"']
     assert opens == ["9 of 9: 100 [70.1, 100]", "-", "-"], "in b nothing is kept"
+
+
+def test_what_was_set_to_other_values(make_run: Make, tmp_path: Path) -> None:
+    """Keys, fingerprints and versions that differ; wording 2 of Accuracy; nothing that is equal."""
+    rows = [make_row(i) for i in range(4)]
+    told = replace(rows[0].steering, bad=("Be unhelpful.", "Guess wildly."))
+    written = replace(told, good=("Be kind.", "Be exact."), written_by=("policy", "policy"))
+    steered = [replace(rows[0], steering=told), replace(rows[1], steering=written), *rows[2:]]
+    runs = make_run(rows, "a"), make_run([steered[0], steered[1]], "b")
+    found = tables_of(index_of(compare(runs, tmp_path / "same").page))
+    assert found["Settings that differ"] == {}
+    manifest = json.loads((runs[1] / "run.json").read_text())
+    manifest["config"]["sampling"]["max_tokens"] = 128
+    manifest["config"]["model"] = f"{tmp_path}/other"
+    manifest["identity"] |= {"model": "f00d", "views.date": "2026-01-02"}
+    manifest["sso_data"] = "0.3.0"
+    write_json(runs[1] / "run.json", manifest)
+    found = tables_of(index_of(compare(runs, tmp_path / "out").page))
+    assert found["Settings that differ"] == {
+        "model": ["org/policy", "other"],
+        "views.date": ["null", "2026-01-02"],
+        "sampling.max_tokens": ["2048", "128"],
+        "model (fingerprint)": ["-", "f00d"],
+        "sso-data": ["0.2.0", "0.3.0"],
+    }
+    assert found["Principle texts that differ"] == {
+        "Accuracy, bad, wording 2": ["Be inaccurate.", "Guess wildly."]
+    }
 
 
 def test_openings_that_are_rare_in_one_run(make_run: Make, tmp_path: Path) -> None:

@@ -122,6 +122,47 @@ def test_histograms_count_every_row(run: Path, tmp_path: Path) -> None:
         assert all(kept <= every for kept, every in zip(one["kept"], one["all"], strict=True))
 
 
+def test_a_single_value_is_in_the_middle(make_run: Make, tmp_path: Path) -> None:
+    """64 tokens: a bar from 63.5 to 64.5, five empty bins on each side; a gap of 1.5 of 41 bins."""
+    run = make_run([make_row(i, tokens={"good": 64, "bad": 60 + i % 3}) for i in range(9)])
+    found = {one["key"]: one for one in index_of(report(run, tmp_path / "out").page)["histograms"]}
+    assert found["tokens_good"]["edges"] == [58.5 + n for n in range(12)]
+    assert found["tokens_good"]["all"] == [0] * 5 + [9] + [0] * 5
+    assert found["tokens_good"]["only"] == 64 and found["tokens_bad"]["only"] is None
+    gap = found["gap"]
+    assert gap["all"] == gap["kept"] == [0] * 20 + [9] + [0] * 20
+    assert gap["edges"][0] == gap["only"] - 0.5 and gap["edges"][-1] == gap["only"] + 0.5
+
+
+def test_how_the_run_was_made(run: Path, tmp_path: Path) -> None:
+    """Public names and settings, the filter as it stands; no folder, address or token."""
+    manifest = json.loads((run / "run.json").read_text())
+    config = manifest["config"]
+    config |= {"model": "/secret/place/policy", "principles": "/secret/own"}
+    config["sampling"]["max_tokens"] = 64
+    config["engine"] |= {"servers": ["http://inside:8000"], "vllm": {"x": "/secret/file"}}
+    config["steering"] |= {"choose": "fixed", "features": ["Tact"], "weights": {"Tact": 2}}
+    manifest["engine"] = {"name": "vllm", "version": "9.9", "device": "cuda", "dtype": "bfloat16"}
+    write_json(run / "run.json", manifest)
+    refilter(run, run_config(run, ["filter.gap=0.25"], preset=None))
+    made = index_of(report(run, tmp_path / "out").page)["made"]
+    found = dict(made["rows"])
+    assert found["model"] == "policy" and found["engine"] == "vllm 9.9 cuda bfloat16"
+    assert found["principles"] == (
+        'own, steering.choose=fixed, steering.features=["Tact"], steering.principles=catalogue'
+    )
+    assert found["sampling"].startswith("temperature=0.7, top_p=0.8,")
+    assert "max_tokens=64" in found["sampling"] and "gap=0.25" in found["filter"]
+    assert found["filter"].startswith("preset closeness, ")
+    assert found["other settings"] == 'steering.weights={"Tact": 2.0}, engine.vllm={"x": "file"}'
+    assert found["made by"] == "sso-data 0.2.0, 2026-01-02"
+    assert made["line"] == (
+        "policy, vllm 9.9 cuda bfloat16; principles own; temperature 0.7, at most 64 tokens; "
+        "filter preset closeness; 2026-01-02"
+    )
+    assert not re.search(r"secret|inside", json.dumps(made))
+
+
 def checks_of(run: Path, out: Path) -> dict[str, dict[str, Any]]:
     return {one["name"]: one for one in index_of(report(run, out).page)["checks"]}
 
@@ -138,8 +179,12 @@ def test_checks_name_their_rows(run: Path, tmp_path: Path) -> None:
 def test_pairs_that_teach_length_alone_are_told(make_run: Make, tmp_path: Path) -> None:
     for name, side in (("longer", "good"), ("shorter", "bad")):
         rows = [make_row(index, tokens={side: 12}) for index in range(9)] + [make_row(9)]  # type: ignore[dict-item]
-        found = checks_of(make_run(rows, name), tmp_path / f"out-{name}")["longer"]
-        assert found["warning"].startswith(f"chosen is the {name} answer in 9 of 10 pairs")
+        found = checks_of(make_run(rows, name), tmp_path / f"out-{name}")
+        assert found[name]["warning"].startswith(f"chosen is the {name} answer in 9 of 10 pairs")
+        assert found[name]["title"] == f"chosen is {name}"
+        assert found[name]["rows"] == list(range(9))
+        other = found["shorter" if name == "longer" else "longer"]
+        assert other["rows"] == [] and not other["warning"]
 
 
 def test_repeats_and_contradictions(make_run: Make, tmp_path: Path) -> None:

@@ -61,14 +61,24 @@ def test_a_valid_file(tmp_path: Path) -> None:
     [
         ({"bad": None}, "a.yaml: bad: Field required"),
         ({"adjectives": {"good": "Candid"}}, "a.yaml: adjectives.bad: Field required"),
-        ({"weight": 2}, "a.yaml: weight: Extra inputs are not permitted"),
+        (
+            {"weight": 2},
+            "a.yaml: weight: unknown key; the keys there are name, adjectives, meaning, good, bad, "
+            "paraphrases, check",
+        ),
         ({"good": " \n"}, "a.yaml: good: String should have at least 1 character"),
         ({"name": ""}, "a.yaml: name: String should have at least 1 character"),
         ({"name": "a, b"}, "a.yaml: name: String should match pattern '^[^,\\n]*$'"),
-        ({"good": ["Say it."]}, "a.yaml: good: Input should be a valid string"),
+        ({"good": ["Say it."]}, "a.yaml: good: must be a text"),
+        (
+            {"check": {"max_word": 9}, "good": None},
+            "a.yaml: good: Field required; check.max_word: unknown key; did you mean 'max_words' "
+            "or 'word'?; the keys there are max_sentences, max_words, layout, language, word, "
+            "without_word, ends_with",
+        ),
         (
             {"paraphrases": {"good": [1]}},
-            "a.yaml: paraphrases.good.0: Input should be a valid string",
+            "a.yaml: paraphrases.good.0: must be a text",
         ),
         ({"good": "x" * 2001}, "a.yaml: good: String should have at most 2000 characters"),
         (
@@ -118,6 +128,9 @@ def test_no_directory_and_no_files(tmp_path: Path) -> None:
         refusal(tmp_path / "x") == "x: no such directory of principle files, nor a "
         "shipped catalogue (long, short, checkable)"
     )
+    file = principle_file(tmp_path)
+    with pytest.raises(InputError, match=r"a\.yaml: is a file; give its directory, "):
+        load_catalogue(file)
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
