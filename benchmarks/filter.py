@@ -91,7 +91,7 @@ def sentence(rng: np.random.Generator, words: int) -> str:
 
 
 def totals(rng: np.random.Generator, count: int) -> np.ndarray:
-    """[count, 3, 3] total nats; the closeness preset keeps nearly all, `reference` one in twenty."""
+    """[count, 3, 3] total nats; the closeness preset keeps nearly all, `reference` a twentieth."""
     means = np.empty((count, 3, 3))
     means[:, 0, :] = -0.9 + rng.normal(0, 0.12, (count, 3))
     plain, good, bad = range(3)
