@@ -296,9 +296,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dir", type=Path, required=True, help="a directory that does not exist")
-    parser.add_argument(
-        "--dry", action="store_true", help="dry runs alone: 150 bytes a row"
-    )
+    parser.add_argument("--dry", action="store_true", help="dry runs alone: 150 bytes a row")
     parser.add_argument("--keep", action="store_true", help="leave the files; use them again")
     parser.add_argument("--measure", choices=sorted(MEASURES), help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -243,7 +243,7 @@ def test_what_is_shown_does_not_steer_the_terminal(
     given = ("--engine=transformers", f"--principles={catalogue_dir()}", "--model", policy_dir())
     done = invoke("preview", prompts, *given)
     assert done.exit_code == 3, done.output
-    assert "Clear␛[2J it" in done.stdout, "control characters are shown as marks"
+    assert "Clear<U+001B>[2J it" in done.stdout, "control characters are shown as marks"
     assert "?]0;owned?" in done.stderr
     for steering in ("\x1b", "\x9b", "\x07"):
         assert steering not in done.output

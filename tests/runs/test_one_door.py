@@ -38,7 +38,7 @@ OF_MODULE = {
 }
 
 EXCEPTIONS = {
-    ("runs/run.py", "np.save"): "an array, into memory",
+    ("runs/run.py", "savez"): "an array, into memory",
     ("demo.py", "write_text"): "the demo's prompt file, before its run begins",
     ("demo.py", "TemporaryDirectory"): "a directory for a demo that was given none",
     ("publishing/numbers.py", "savefig"): "pictures, into memory",
