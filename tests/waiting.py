@@ -1,7 +1,9 @@
 """Waiting for what another process does, on a machine of any load."""
 
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 STALLED_SECONDS = 300.0
@@ -27,9 +29,8 @@ def until(
 def bytes_under(folder: Path) -> int:
     """The size of all files under a folder: it grows while a command works there."""
     total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.stat().st_size
-        except OSError:  # it was a temporary one
-            continue
+    for place, _, names in os.walk(folder):  # which passes over directories that are gone
+        for name in names:
+            with suppress(OSError):  # it was a temporary one
+                total += Path(place, name).stat().st_size
     return total
