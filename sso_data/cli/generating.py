@@ -181,8 +181,8 @@ def filter_(
                 apart = differences(last.config.model_copy(update=same), resolved.filter)
                 if apart:
                     progress.note(
-                        f"the pairs were decided with {apart}, this sweep is without it: --set "
-                        "gives it"
+                        f"the pairs were decided with {apart}, which this sweep leaves out; "
+                        "give it with --set to count with it"
                     )
         else:
             done = refilter(run, resolved, progress, dry_run=dry_run)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
@@ -20,8 +20,7 @@ from sso_data.runs.columns import Rows, num_tokens
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.run import read_failures, require_run
 
-Sort = Literal["margin", "gap", "closeness", "length"]
-SORTS: Mapping[Sort, Callable[[Rows, FilterConfig], NDArray[Any]]] = {
+SORTS: Mapping[str, Callable[[Rows, FilterConfig], NDArray[Any]]] = {
     "margin": lambda rows, _: margin(rows),
     "gap": lambda rows, _: smaller_gap(rows),
     "closeness": lambda rows, config: distance(rows, config.closeness_offset),
@@ -94,7 +93,7 @@ def select(
             _refuse_unknown(principle, scores)
     matching = len(places)
     if sort is not None:
-        values = SORTS[sort](scores.rows[places], config)  # type: ignore[index]
+        values = SORTS[sort](scores.rows[places], config)
         places = places[np.argsort(-values, kind="stable")]  # NaN comes last
     if not ids:
         places = places[:number]

