@@ -13,6 +13,7 @@ from sso_data.cli.completion import (
     values_of,
 )
 from sso_data.core.errors import ConfigError
+from sso_data.core.paths import CATALOGUES
 
 
 def out_option(text: str) -> Any:
@@ -104,7 +105,7 @@ PrinciplesDir = Annotated[
         "--principles",
         help="long, short, checkable, or a directory of principle files (default: long).",
         metavar="NAME|DIR",
-        autocompletion=directories_or("long", "short", "checkable"),
+        autocompletion=directories_or(*CATALOGUES),
     ),
 ]
 TemplatesDir = Annotated[

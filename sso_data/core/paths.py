@@ -22,10 +22,13 @@ def _shipped(name: str) -> Path:
 
 
 CATALOGUES = ("long", "short", "checkable")
-"""The shipped principle catalogues: folders of `principles`, one YAML file per principle pair."""
+"""The shipped principle catalogues: folders of `principles`, one YAML file per principle pair.
+
+The first is the default.
+"""
 
 
-def principles_dir(name: str = "long") -> Path:
+def principles_dir(name: str = CATALOGUES[0]) -> Path:
     """Return the folder of a shipped principle catalogue, one of CATALOGUES."""
     return _shipped("principles") / name
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import without_secrets
+from sso_data.core.paths import CATALOGUES
 from sso_data.core.records import Row
 from sso_data.filtering.refilter import in_words
 from sso_data.publishing.public import clean_name, public_setting
@@ -116,7 +117,7 @@ def differing_texts(sides: Sequence[Texts]) -> Iterator[list[str]]:
 
 
 def _catalogue(config: RunConfig) -> str:
-    return clean_name(str(config.principles)) if config.principles else "long"
+    return clean_name(str(config.principles or CATALOGUES[0]))
 
 
 def _engine(manifest: Manifest, config: RunConfig) -> str:

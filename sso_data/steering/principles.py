@@ -129,7 +129,7 @@ def load_catalogue(
     Raises InputError that names the file and the field when one is not a valid principle, or is a
     link to a file elsewhere: a catalogue by others must not read other files.
     """
-    name = str(directory or "long")
+    name = str(directory or CATALOGUES[0])
     may_link = name in CATALOGUES
     directory = principles_dir(name) if may_link else Path(name)
     try:
