@@ -338,21 +338,23 @@ def _answering(address: str) -> str:
 
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or address
+    found = address
     if not address.startswith("ray://"):
         try:
-            address = canonicalize_bootstrap_address_or_die(address)
+            found = canonicalize_bootstrap_address_or_die(address)
         except (OSError, ValueError):
             raise EngineError(
                 f"engine.cluster {address}: no Ray cluster found; on this machine `ray start "
                 "--head` starts one, of another one give ray://host:10001"
             ) from None
-    if why := _silence(address, ANSWER_SECONDS):
+    if why := _silence(found, ANSWER_SECONDS):
+        where = found if address == "auto" else address
         raise EngineError(
-            f"engine.cluster {address}: no Ray cluster answers there ({why}); ray://HOST:10001 is "
+            f"engine.cluster {where}: no Ray cluster answers there ({why}); ray://HOST:10001 is "
             "Ray's client port, HOST:6379 the one of `ray start`, for machines that are part of "
             "the cluster"
         )
-    return address
+    return found
 
 
 def _silence(address: str, seconds: float) -> str | None:

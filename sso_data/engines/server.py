@@ -61,7 +61,7 @@ class ServerEngine:
     def __init__(self, model_path: Path, config: EngineConfig) -> None:
         self._facts = read_model_facts(model_path, config)
         self._hub_id = hub_id_of(model_path)
-        self._url = config.servers[0]
+        self._url = config.servers[0].removesuffix("/v1")  # with which others are told of it
         self._open: set[str] = set()
         self._ready: list[Result] = []
         self._tasks: set[asyncio.Task[Result]] = set()

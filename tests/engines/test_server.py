@@ -252,9 +252,10 @@ def test_no_more_is_under_way_than_an_engine_would_take() -> None:
 
 
 def test_a_lora_adapter_is_asked_for_by_its_name() -> None:
+    """The address may end as other clients have it."""
     script = Scripted()
     script.models.append({"id": "tuned", "parent": "policy", "max_model_len": None})
-    with serving(script.answer) as url, closing(reach(url, server_model="tuned")) as engine:
+    with serving(script.answer) as url, closing(reach(f"{url}/v1", server_model="tuned")) as engine:
         assert engine.info.context_tokens == 511
 
 

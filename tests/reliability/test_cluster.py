@@ -37,7 +37,7 @@ def nodes(cluster: Any) -> Any:
 
 def actors(nodes: Any) -> list[int]:
     """The processes of the actors that are there."""
-    raylets = {node.all_processes["raylet"][0].process.pid for node in nodes.list_all_nodes}
+    raylets = {node.all_processes["raylet"][0].process.pid for node in nodes.list_all_nodes()}
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
