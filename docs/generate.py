@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pydantic import BaseModel
 from typer.main import get_command
 
+from benchmarks import real_model
 from sso_data.cli import app
 from sso_data.config.augmentation import AugmentConfig
 from sso_data.config.evaluation import EvalConfig, JudgeConfig
@@ -47,6 +48,7 @@ RECIPES_START, RECIPES_END = "<!-- recipes: made by `make docs` -->", "<!-- end 
 UPGRADE_START, UPGRADE_END = "<!-- upgrade: made by `make docs` -->", "<!-- end of upgrade -->"
 MEMORY_START, MEMORY_END = "<!-- memory: made by `make docs` -->", "<!-- end of memory -->"
 PAPER_START, PAPER_END = "<!-- paper: made by `make docs` -->", "<!-- end of paper -->"
+ARMS_START, ARMS_END = "<!-- arms: made by `make docs` -->", "<!-- end of arms -->"
 
 
 _SHAPES = {
@@ -243,6 +245,12 @@ def iterate() -> str:
     return _with_part("iterate.md", KEYS_START, keys, KEYS_END)
 
 
+def real_model_page() -> str:
+    """The page of the study on a real model, its results made anew from real_model.jsonl."""
+    results = real_model.part(real_model.read(real_model.RESULTS))
+    return _with_part("real_model.md", ARMS_START, f"\n{results}\n", ARMS_END)
+
+
 def _with_part(name: str, start: str, part: str, end: str) -> str:
     """A page with the part between two marks replaced."""
     return _replaced((DOCS / name).read_text(encoding="utf-8"), start, part, end)
@@ -333,6 +341,7 @@ PAGES = {
     "train_configuration.md": train_configuration,
     "commands.md": commands,
     "recipes.md": recipes,
+    "real_model.md": real_model_page,
     "llms.txt": llms,
     "../CHANGELOG.md": changelog,
 }
