@@ -133,11 +133,15 @@ def part(lines: Sequence[Line]) -> str:
     """Markdown of the results: what is finished, and what is not, one model after the other."""
     if not lines:
         return f"No arm is finished yet; there are {len(ARMS)}: {'; '.join(ARMS)}.\n"
-    comparisons: dict[str, dict[str, Line]] = {}
+    return "\n".join(text for found in comparisons(lines) for text in _comparison(found))
+
+
+def comparisons(lines: Sequence[Line]) -> list[dict[str, Line]]:
+    """The lines of each model and its numbers, by arm."""
+    found: dict[str, dict[str, Line]] = {}
     for line in lines:
-        comparisons.setdefault(json.dumps(line["given"]), {})[line["arm"]] = line
-    texts = [text for found in comparisons.values() for text in _comparison(found)]
-    return "\n".join(texts)
+        found.setdefault(json.dumps(line["given"]), {})[line["arm"]] = line
+    return [*found.values()]
 
 
 def _comparison(found: Mapping[str, Line]) -> Iterator[str]:
