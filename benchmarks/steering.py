@@ -36,8 +36,10 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "checkable": {"principles": "checkable"},
 }
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "steering.jsonl"
-HEADS = ("arm", "contrast", "reverse", "p", "chain", "y+: g>p / p>b / g>b", "y-: b>p / p>g / b>g")
-HEADS += ("tokens y+ / y0 / y-", "ended", "signal by checks")
+HEADS = (
+    *("arm", "contrast", "reverse", "p", "chain", "y+: g>p / p>b / g>b", "y-: b>p / p>g / b>g"),
+    *("tokens y+ / y0 / y-", "ended", "signal by checks"),
+)
 
 
 def parse() -> argparse.Namespace:
