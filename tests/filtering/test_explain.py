@@ -314,5 +314,7 @@ def test_a_setting_without_a_command_stands_after_one_space() -> None:
     """`preview` has no run to filter, and `iterate` its own names."""
     found = explain(encode_rows(truncated()), DEFAULT)
     assert "\ntry: --set filter." in found.text()
-    assert "\ntry: --set generate.filter." in found.text(prefix="generate.")
+    text = found.text(prefix="generate.")
+    assert "\ntry: --set generate.filter." in text and "rows; with a new --out)" in text
+    assert found.next_step(prefix="generate.").endswith(" rows (tried; with a new --out)")
     assert "\ntry: C --set filter." in found.text(command="C")

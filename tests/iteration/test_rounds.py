@@ -324,6 +324,9 @@ def test_nothing_kept_is_a_stop(prompts: Path, tmp_path: Path) -> None:
     told = "\n".join(heard.warnings)
     assert "no pairs: 0 of 8 rows" in told and "try: --set generate.filter.gap=" in told
     assert done.stop is not None and done.stop.rule == "nothing_kept"
+    assert done.stop.advice[0].endswith("of 8 rows (tried; with a new --out)")
+    with pytest.raises(RunError, match=r"generate\.filter\.gap"):
+        run(tiny(prompts), tmp_path / "out", by=never)
     assert done.policy.path == str(policy_dir())
     assert done.to_json()["totals"]["kept"] == 0
 
