@@ -24,6 +24,7 @@ PRINCIPLES = ("One sentence", "Question")
 OBJECTIVES = {"sso": "sso", "base": "pairs"}
 ARMS = [f"{principle}, {objective}" for principle in PRINCIPLES for objective in OBJECTIVES]
 ROUNDS = 2
+PROMPTS = {"everyday": "everyday requests", "questions": "short questions"}
 Line = Mapping[str, Any]
 
 
@@ -35,6 +36,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--prompts", type=int, default=96, help="prompts of a round")
     parser.add_argument("--held-out", type=int, default=64)
+    parser.add_argument("--ask", choices=PROMPTS, default="everyday")
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--steps", type=int, default=12, help="training steps of a round")
     parser.add_argument("--engine", default="auto")
@@ -65,7 +67,9 @@ def given_of(arguments: argparse.Namespace) -> dict[str, Any]:
     from sso_data.core.paths import public_name
 
     keys = ("prompts", "held_out", "max_tokens", "steps")
-    return {"model": public_name(arguments.model)} | {key: getattr(arguments, key) for key in keys}
+    given = {"model": public_name(arguments.model)}
+    given |= {"ask": arguments.ask} if arguments.ask != "everyday" else {}
+    return given | {key: getattr(arguments, key) for key in keys}
 
 
 def machine(threads: int) -> str:
@@ -112,11 +116,11 @@ def settings(arm: str, arguments: argparse.Namespace, held_out: Path) -> dict[st
 
 def measured(arm: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Make or continue the iteration of an arm; return its numbers."""
-    from benchmarks.prompts import everyday
+    from benchmarks import prompts as made
     from sso_data import iterate
 
     count = ROUNDS * arguments.prompts
-    texts = everyday(count + arguments.held_out)
+    texts = getattr(made, arguments.ask)(count + arguments.held_out)
     arguments.work.mkdir(parents=True, exist_ok=True)
     files = {"prompts": texts[:count], "held_out": texts[count:]}
     for name, some in files.items():
@@ -140,7 +144,7 @@ def comparisons(lines: Sequence[Line]) -> list[dict[str, Line]]:
     """The lines of each model and its numbers, by arm."""
     found: dict[str, dict[str, Line]] = {}
     for line in lines:
-        found.setdefault(json.dumps(line["given"]), {})[line["arm"]] = line
+        found.setdefault(json.dumps(line["given"], sort_keys=True), {})[line["arm"]] = line
     return [*found.values()]
 
 
@@ -150,9 +154,10 @@ def _comparison(found: Mapping[str, Line]) -> Iterator[str]:
     given = found[arms[0]]["given"]
     yield f"### {given['model']}\n"
     machines = "; ".join(dict.fromkeys(found[arm].get("machine") or "not noted" for arm in arms))
+    asked = PROMPTS[given.get("ask", "everyday")]
     yield (
-        f"{given['prompts']} prompts and {given['steps']} training steps a round, "
-        f"{given['held_out']} held-out prompts, at most {given['max_tokens']} tokens an answer. "
+        f"{given['prompts']} {asked} and {given['steps']} training steps a round, "
+        f"{given['held_out']} held-out {asked}, at most {given['max_tokens']} tokens an answer. "
         f"Machine: {machines}.\n"
     )
     missing = "; ".join(arm for arm in ARMS if arm not in found)

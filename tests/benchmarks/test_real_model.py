@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import real_model
+from benchmarks.prompts import everyday, questions
 from benchmarks.real_model import ARMS, part, read, settings
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.loading import validated
@@ -65,6 +66,14 @@ LAST = {
     **{"held_out_score_difference": [0.25, -0.125, 0.625], "held_out_tokens_difference": None},
     **{"held_out_tokens_first": 200.0, "held_out_tokens": 100.4},
 }
+
+
+def test_prompts_differ() -> None:
+    for made, most in ((everyday, 384), (questions, 258)):
+        assert len(set(made(most))) == most
+        with pytest.raises(SystemExit, match=f"there are {most} prompts"):
+            made(most + 1)
+    assert questions(1) == ["What is a thermometer?"]
 
 
 def test_the_part_of_the_page_holds_differences_with_intervals_and_names_what_is_missing() -> None:
