@@ -64,6 +64,6 @@ def questions(count: int) -> list[str]:
 def _walk(made: list[str], count: int) -> list[str]:
     """The first `count` of a walk through all prompts."""
     if count > len(made):
-        raise SystemExit(f"there are {len(made)} prompts; give more with --prompts FILE")
+        raise SystemExit(f"there are {len(made)} prompts of this kind, not {count}")
     step = 37  # coprime to their numbers
     return [made[index * step % len(made)] for index in range(count)]
