@@ -218,10 +218,17 @@ def _rounds_table(arms: Mapping[str, Sequence[Line]]) -> Iterator[str]:
             if share is not None and judged:
                 low, high = wilson(share, judged)
                 signal = f"{share:.3f} [{low:.3f}, {high:.3f}]"
-            left = [one.get("train_d_saved"), one.get("train_d_loaded")]
             cells = [f"{one['kept']} of {one['rows']}", signal, str(one.get("train_rows") or "-")]
-            cells += ["-" if value is None else f"{value:.3g}" for value in left]
+            cells += [_left(one, key) for key in ("train_d_saved", "train_d_loaded")]
             yield f"| {arm} | {one['round']} | {' | '.join(cells)} |"
+
+
+def _left(one: Line, key: str) -> str:
+    """D over the round's start, with its interval where the line has one."""
+    value, interval = one.get(key), one.get(f"{key}_interval")
+    if value is None:
+        return "-"
+    return str(Estimate(value, *interval)) if interval else f"{value:+.3g}"
 
 
 if __name__ == "__main__":

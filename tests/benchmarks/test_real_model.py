@@ -62,7 +62,12 @@ GIVEN = {"model": "llm", "prompts": 96, "held_out": 64, "max_tokens": 256, "step
 FIRST = {"round": 1, "kept": 5, "rows": 96, "accuracy_all": 0.75, "judged": 4, "train_rows": 5}
 LAST = {
     **{"round": 2, "kept": 7, "rows": 95, "train_rows": 7, "train_d_saved": 0.5},
-    **{"train_d_loaded": 0.0, "held_out_score_first": 0.25, "held_out_score": 0.5},
+    **{
+        "train_d_saved_interval": [0.25, 0.75],
+        "train_d_loaded": 0.0,
+        "held_out_score_first": 0.25,
+        "held_out_score": 0.5,
+    },
     **{"held_out_score_difference": [0.25, -0.125, 0.625], "held_out_tokens_difference": None},
     **{"held_out_tokens_first": 200.0, "held_out_tokens": 100.4},
 }
@@ -88,7 +93,7 @@ def test_the_part_of_the_page_holds_differences_with_intervals_and_names_what_is
     assert rows == [
         "| Question, sso | 0.250 | 0.500 | +0.25 [-0.125, +0.625] | 200 | 100 | - |",
         "| Question, sso | 1 | 5 of 96 | 0.750 [0.301, 0.954] | 5 | - | - |",
-        "| Question, sso | 2 | 7 of 95 | - | 7 | 0.5 | 0 |",
+        "| Question, sso | 2 | 7 of 95 | - | 7 | +0.5 [+0.25, +0.75] | +0 |",
     ]
 
 
