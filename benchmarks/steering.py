@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.real_model import Line, comparisons, machine, read
+from benchmarks.real_model import NAMES, Line, comparisons, machine, read
 from sso_data.core.paths import public_name
 from sso_data.core.statistics import sign_test, wilson
 
@@ -159,7 +159,7 @@ def _comparison(found: Mapping[str, Line]) -> Iterator[str]:
     arms = [arm for arm in ARMS if arm in found]
     given, missing = found[arms[0]]["given"], "; ".join(arm for arm in ARMS if arm not in found)
     yield (
-        f"{given['model']}, {given['count']} prompts an arm, answers of at most "
+        f"{NAMES.get(given['model'], given['model'])}, {given['count']} prompts an arm, answers of at most "
         f"{given['max_tokens']} tokens; {found[arms[0]]['machine']}. {len(arms)} of {len(ARMS)} "
         f"arms are finished{missing and f'; not yet: {missing}'}.\n"
     )

