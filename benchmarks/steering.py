@@ -158,9 +158,10 @@ def _comparison(found: Mapping[str, Line]) -> Iterator[str]:
     """Yield a paragraph and a table of arms that were made with the same model and numbers."""
     arms = [arm for arm in ARMS if arm in found]
     given, missing = found[arms[0]]["given"], "; ".join(arm for arm in ARMS if arm not in found)
+    name = NAMES.get(given["model"], given["model"])
     yield (
-        f"{NAMES.get(given['model'], given['model'])}, {given['count']} prompts an arm, answers of at most "
-        f"{given['max_tokens']} tokens; {found[arms[0]]['machine']}. {len(arms)} of {len(ARMS)} "
+        f"{name}, {given['count']} prompts an arm, answers of at most {given['max_tokens']} tokens; "
+        f"{found[arms[0]]['machine']}. {len(arms)} of {len(ARMS)} "
         f"arms are finished{missing and f'; not yet: {missing}'}.\n"
     )
     yield f"| {' | '.join(HEADS)} |\n{'|---' * len(HEADS)}|"
