@@ -160,9 +160,9 @@ def _comparison(found: Mapping[str, Line]) -> Iterator[str]:
     given, missing = found[arms[0]]["given"], "; ".join(arm for arm in ARMS if arm not in found)
     name = NAMES.get(given["model"], given["model"])
     yield (
-        f"{name}, {given['count']} prompts an arm, answers of at most {given['max_tokens']} tokens; "
-        f"{found[arms[0]]['machine']}. {len(arms)} of {len(ARMS)} "
-        f"arms are finished{missing and f'; not yet: {missing}'}.\n"
+        f"{name}, {given['count']} prompts an arm, at most {given['max_tokens']} tokens an answer; "
+        f"{found[arms[0]]['machine']}. {len(arms)} of {len(ARMS)} arms are finished"
+        f"{missing and f'; not yet: {missing}'}.\n"
     )
     yield f"| {' | '.join(HEADS)} |\n{'|---' * len(HEADS)}|"
     for arm in arms:

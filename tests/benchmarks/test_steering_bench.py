@@ -22,7 +22,7 @@ def test_the_table_has_an_interval_and_an_exact_test() -> None:
         "given": {"model": "llm", "prompts": "p.jsonl", "count": 4, "max_tokens": 24},
     }
     text = part([found, found | {"arm": "short", "signal": {"judged": 4, **RATE}}])
-    assert "llm, 4 prompts an arm, answers of at most 24 tokens; CPU. 2 of 9 arms are" in text
+    assert "llm, 4 prompts an arm, at most 24 tokens an answer; CPU. 2 of 9 arms are" in text
     assert "; not yet: long; short, two features; " in text
     start = (
         "3 of 4: 0.75 [0.30, 0.95] | 1 | 0.62 | 0 | 0.5 / 0.25 / 1 | 0 / 1 / 1 | 40 / 90.5 / 120"
