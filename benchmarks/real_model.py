@@ -21,7 +21,7 @@ from sso_data.core.statistics import Estimate, difference, wilson
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "real_model.jsonl"
 PRINCIPLES = ("One sentence", "French", "Question")
-"""SmolLM2 follows the first two; the last one shows no effect on it."""
+"""SmolLM2 follows the first two; the last one shows no effect on it (docs/principles.md)."""
 OBJECTIVES = {"sso": "sso", "base": "pairs"}
 ARMS = [f"{principle}, {objective}" for principle in PRINCIPLES for objective in OBJECTIVES]
 STUDY = ARMS[:4]
