@@ -40,7 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--prompts", type=int, default=96, help="prompts of a round")
     parser.add_argument("--held-out", type=int, default=64)
-    parser.add_argument("--ask", choices=PROMPTS, default="everyday")
+    parser.add_argument("--ask", choices=PROMPTS, default="questions")
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--steps", type=int, default=12, help="training steps of a round")
     parser.add_argument("--engine", default="auto")
@@ -70,9 +70,8 @@ def given_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the arms of one comparison have in common."""
     from sso_data.core.paths import public_name
 
-    keys = ("prompts", "held_out", "max_tokens", "steps")
+    keys = ("ask", "prompts", "held_out", "max_tokens", "steps")
     given = {"model": public_name(arguments.model)}
-    given |= {"ask": arguments.ask} if arguments.ask != "everyday" else {}
     return given | {key: getattr(arguments, key) for key in keys}
 
 
@@ -84,7 +83,7 @@ def machine(threads: int) -> str:
         return torch.cuda.get_device_name()
     file = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", file.read_text() if file.exists() else "")
-    return f"{names[0] if names else 'CPU'}, {threads} threads"
+    return f"{names[0] if names else 'CPU'}, {threads} thread{'s' * (threads > 1)}"
 
 
 def read(results: Path) -> list[dict[str, Any]]:
@@ -158,7 +157,7 @@ def _comparison(found: Mapping[str, Line]) -> Iterator[str]:
     given = found[arms[0]]["given"]
     yield f"### {NAMES.get(given['model'], given['model'])}\n"
     machines = "; ".join(dict.fromkeys(found[arm].get("machine") or "not noted" for arm in arms))
-    asked = PROMPTS[given.get("ask", "everyday")]
+    asked = PROMPTS[given["ask"]]
     yield (
         f"{given['prompts']} {asked} and {given['steps']} training steps a round, "
         f"{given['held_out']} held-out {asked}, at most {given['max_tokens']} tokens an answer. "

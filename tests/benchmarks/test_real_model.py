@@ -53,12 +53,17 @@ def test_it_goes_on_with_the_arms_that_are_not_finished(
     assert [(line["arm"], line["given"]["steps"]) for line in read(results)[3:]] == [
         *((STUDY[3], 12), (STUDY[2], 3)),
     ]
-    assert (
-        read(results)[0]["given"]["model"] == "llm" and "1 threads" in read(results)[0]["machine"]
-    )
+    assert read(results)[0]["given"]["model"] == "llm" and "1 thread" in read(results)[0]["machine"]
 
 
-GIVEN = {"model": "llm", "prompts": 96, "held_out": 64, "max_tokens": 256, "steps": 12}
+GIVEN = {
+    "model": "llm",
+    "ask": "questions",
+    "prompts": 96,
+    "held_out": 64,
+    "max_tokens": 256,
+    "steps": 12,
+}
 FIRST = {"round": 1, "kept": 5, "rows": 96, "accuracy_all": 0.75, "judged": 4, "train_rows": 5}
 LAST = {
     **{"round": 2, "kept": 7, "rows": 95, "train_rows": 7, "train_d_saved": 0.5},
