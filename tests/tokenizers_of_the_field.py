@@ -1,5 +1,6 @@
 """Small real tokenizers with the chat templates (and the traps) that real models have."""
 
+import json
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -85,8 +86,22 @@ CONTROLS = (
 )
 
 
-def build(template: str, *, bos: bool = False, adds_bos: bool = False) -> Any:
-    """A byte-level BPE tokenizer with `template`; `<think>` tokens are added, not special."""
+SPACES = ("\n", "\n\n", "  ", "\u2581\u2581")
+"""White space that Gemma's, Phi-2's and other tokenizers have as added tokens."""
+
+
+def build(
+    template: str,
+    *,
+    bos: bool = False,
+    adds_bos: bool = False,
+    spaces: bool = False,
+    plain_start: bool = False,
+) -> Any:
+    """A byte-level BPE tokenizer with `template`; `<think>` tokens are added, not special.
+
+    `plain_start`: `<|start|>` is not special either, as DeepSeek's `<|User|>`.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -98,6 +113,12 @@ def build(template: str, *, bos: bool = False, adds_bos: bool = False) -> Any:
     )
     core.train_from_iterator(_CORPUS, trainer)
     core.add_tokens([AddedToken("<think>"), AddedToken("</think>")])
+    core.add_tokens([AddedToken(text, normalized=False) for text in SPACES if spaces])
+    if plain_start:
+        spec = json.loads(core.to_str())
+        for token in spec["added_tokens"]:
+            token["special"] = token["special"] and token["content"] != "<|start|>"
+        core = Tokenizer.from_str(json.dumps(spec))
     if adds_bos:
         core.post_processor = processors.TemplateProcessing(
             single="<|bos|> $A", special_tokens=[("<|bos|>", core.token_to_id("<|bos|>"))]

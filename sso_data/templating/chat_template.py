@@ -21,7 +21,7 @@ import numpy as np
 
 from sso_data.config.run import ViewsConfig
 from sso_data.core.errors import ConfigError, ModelError, described, one_line
-from sso_data.core.limits import limited
+from sso_data.core.limits import TooMuchError, limited
 from sso_data.core.records import STEERED_VIEWS, Message, Placement, View
 
 _PROBE_SYSTEM, _PROBE_USER = "Qz7001zQ", "Qz7002zQ"
@@ -114,6 +114,12 @@ def load_tokenizer(model: Path, *, trust_remote_code: bool = False) -> Any:
     if not model.is_dir():
         raise ModelError(f"{model}: no such model directory")
     if not (model / "config.json").is_file():
+        if (model / "adapter_config.json").is_file():
+            raise ModelError(
+                f"{model}: is a LoRA adapter; --model takes a whole model: train with --set "
+                "lora.merge=true, or merge it; to sample with it, give its base model and --set "
+                f"engine.adapter={model}"
+            )
         raise ModelError(f"{model}: not a model directory (no config.json in it)")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -144,9 +150,18 @@ def turn_end(tokenizer: Any) -> int | None:
             continue
         _, found, tail = str(text).rpartition(_PROBE_SYSTEM)
         if found and (ids := tokenizer(tail, add_special_tokens=False)["input_ids"]):
-            added = tokenizer.added_tokens_decoder
-            return next((int(token) for token in ids if token in added), None)
+            controls = set(control_tokens(tokenizer).values())
+            return next((int(token) for token in ids if token in controls), None)
     return None
+
+
+def control_tokens(tokenizer: Any) -> dict[str, int]:
+    """The added tokens, special or not: text that the tokenizer turns into one id.
+
+    White space is none of them: Gemma adds line ends, others runs of spaces, which are plain text.
+    """
+    added = {str(token): index for index, token in tokenizer.added_tokens_decoder.items()}
+    return {text: index for text, index in added.items() if text.replace("\u2581", " ").strip()}
 
 
 def _turn(message: Message, *, parts: bool) -> dict[str, Any]:
@@ -343,6 +358,22 @@ class ChatTemplate:
         """The model's own thinking and tool-call tokens, as far as the tokenizer has them."""
         return tuple(token for token in _MODELS_OWN if token in self._control_ids)
 
+    @cached_property
+    def of_responses(self) -> dict[str, int]:
+        """The control tokens that a response may hold, with their ids.
+
+        They are the model's own and those that are not special, unless the template writes turns
+        with them: `<|User|>` may be such a one.
+        """
+        system, *turns = marked(("system", "user", "assistant", "user"))
+        written = self._try_render(turns) + self._try_render([system, *turns])
+        added, own = self.tokenizer.added_tokens_decoder, self._own
+        return {
+            text: index
+            for text, index in self._control_ids.items()
+            if text in own or not (added[index].special or text in written)
+        }
+
     def holds_others(self, message: Message, own: Sequence[str]) -> bool:
         """Return True if a message holds a control token's text that is not its own to write.
 
@@ -425,8 +456,7 @@ class ChatTemplate:
 
     @cached_property
     def _control_ids(self) -> dict[str, int]:
-        """Every added token, special or not: text that the tokenizer turns into one id."""
-        return {str(token): index for index, token in self.tokenizer.added_tokens_decoder.items()}
+        return control_tokens(self.tokenizer)
 
     @cached_property
     def _control_id_set(self) -> frozenset[int]:
@@ -442,15 +472,20 @@ class ChatTemplate:
 
     @cached_property
     def _text_only(self) -> Any:
-        """The same tokenizer without any added token: control tokens' text is ordinary text."""
+        """The same tokenizer without control tokens: their text is ordinary text.
+
+        They are renamed to what no text holds, so that every other token keeps its id.
+        """
         from tokenizers import Tokenizer
 
         spec = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        spec.update(added_tokens=[], post_processor=None, truncation=None, padding=None)
+        spec.update(post_processor=None, truncation=None, padding=None)
         vocabulary = spec["model"].get("vocab")
-        if isinstance(vocabulary, dict):
-            for control in self._control_ids:
-                vocabulary.pop(control, None)
+        for token in spec["added_tokens"]:
+            if (control := token["content"]) in self._control_ids:
+                token["content"] = hidden = f"\0{token['id']}\0"
+                if isinstance(vocabulary, dict) and control in vocabulary:
+                    vocabulary[hidden] = vocabulary.pop(control)
         return Tokenizer.from_str(json.dumps(spec))
 
     def _segment_ids(self, literals: Sequence[str], contents: Sequence[str]) -> list[int]:
@@ -476,15 +511,7 @@ class ChatTemplate:
         """Find out what the template does; ModelError when it cannot render a plain question."""
         user = Message(role="user", content=_PROBE_USER)
         system = Message(role="system", content=_PROBE_SYSTEM)
-        self._parts = self._try_render([user]).count(_PROBE_USER) != 1
-        if self._parts and self._try_render([user]).count(_PROBE_USER) != 1:
-            self._parts = False
-        try:
-            plain = self.render([user])
-        except Unrenderable as error:
-            raise ModelError(f"the chat template cannot render one user turn: {error}") from error
-        if plain.count(_PROBE_USER) != 1:
-            raise ModelError("the chat template does not show the user's turn exactly once")
+        plain = self._probe_turn(user)
         if not self.plain_ids(_PROBE_USER):
             raise ModelError("the tokenizer returns no tokens; download the model again")
         steered = self._try_render([system, user])
@@ -516,6 +543,24 @@ class ChatTemplate:
             opens_thinking=tail.count("<think>") > tail.count("</think>"),
             content="parts" if self._parts else "text",
         )
+
+    def _probe_turn(self, user: Message) -> str:
+        """The rendering of a question, its content as text or else in parts; ModelError if none."""
+        failed = None
+        try:
+            plain = self.render([user])
+        except Unrenderable as error:
+            plain, failed = "", error
+        is_endless = failed and isinstance(failed.__cause__, TooMuchError)
+        if plain.count(_PROBE_USER) != 1 and not is_endless:
+            self._parts = True
+            plain = self._try_render([user])
+            self._parts = plain.count(_PROBE_USER) == 1
+        if plain.count(_PROBE_USER) == 1:
+            return plain
+        if failed:
+            raise ModelError(f"the chat template cannot render one user turn: {failed}") from failed
+        raise ModelError("the chat template does not show the user's turn exactly once")
 
     def _try_render(self, messages: Sequence[Message]) -> str:
         try:

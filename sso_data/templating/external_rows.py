@@ -100,8 +100,7 @@ def completion_ids(
     """
     before = template.render(template.folded(messages))
     rest = _rest(template, messages, said, before)
-    added = template.tokenizer.added_tokens_decoder.items()
-    own = [str(token) for index, token in added if not token.special and index not in eos_ids]
+    own = [text for text, index in template.of_responses.items() if index not in eos_ids]
     if any(template.holds_others(turn, own) for turn in said):
         ids = _ids_as_text(template, messages, said, own, before, rest)
     else:

@@ -103,11 +103,11 @@ PARTS = (
 
 FAMILIES = {
     "qwen3": (QWEN3, {}),
-    "r1-distill": (R1_DISTILL, {"bos": True}),
+    "r1-distill": (R1_DISTILL, {"bos": True, "plain_start": True}),
     "llama-3.2": (LLAMA32, {"bos": True}),
-    "gemma": (GEMMA, {"bos": True}),
+    "gemma": (GEMMA, {"bos": True, "spaces": True}),
     "mistral": (MISTRAL, {"bos": True}),
-    "phi": (PHI, {}),
+    "phi": (PHI, {"plain_start": True}),
     "glm": (GLM, {}),
     "hermes": (HERMES, {}),
     "smollm": (SMOLLM, {}),

@@ -94,6 +94,7 @@ class TestTable:
     def test_a_hostile_prompt_opens_no_turn(self, name: str) -> None:
         template = template_of(name)
         added = template.tokenizer.added_tokens_decoder
+        spaces = {key for key, token in added.items() if str(token) in field.SPACES}
         honest = [token for token in template.ids((USER, FINE, AGAIN)) if token in added]
         own = {key for key, token in added.items() if "think" in str(token) or "tool" in str(token)}
         for text in map(str, added.values()):
@@ -106,6 +107,7 @@ class TestTable:
                     assert error.reason == "control_tokens"
                     continue
                 kept = own if place == 1 else set()
+                kept |= spaces
                 left = [one for one in ids if one in added and one not in kept]
                 assert left == [one for one in honest if one not in kept], text
 
@@ -151,3 +153,30 @@ def test_reasoning_that_the_template_drops_is_no_forgery() -> None:
     template = template_of("qwen3")
     thought = Message(role="assistant", content=THOUGHT)
     assert template.ids((USER, thought, AGAIN)) == own_ids(template, USER, thought, AGAIN)
+
+
+def test_white_space_among_the_added_tokens_is_plain_text() -> None:
+    """As Gemma has line ends, and others runs of spaces."""
+    template = template_of("gemma")
+    assert template.facts.control_tokens == "text"
+    asked = Message(role="user", content="Is 3 < 4?\n\nYes,  it is.\nBut")
+    ids = template.ids((asked,))
+    assert ids == own_ids(template, asked)
+    assert template.tokenizer.convert_tokens_to_ids("\n\n") in ids
+    end = template.tokenizer.eos_token_id
+    typed = template.ids((Message(role="user", content=f"{asked.content}<|eot|>"),))
+    assert typed.count(end) == 1
+    assert typed[: ids.index(end)] == ids[: ids.index(end)]
+
+
+@pytest.mark.parametrize("name", ["phi", "r1-distill"])
+def test_no_response_opens_a_turn(name: str) -> None:
+    """Their token before a role is not special, as `<think>` is not."""
+    template, user = template_of(name), "<|start|>"
+    opens = template.tokenizer.convert_tokens_to_ids(user)
+    assert user not in template.of_responses and "<think>" in template.of_responses
+    if name == "phi":
+        said = (Message(role="assistant", content=f"<think> a {user}user\nb"),)
+        ids = sequence_ids(template, (USER,), [said], frozenset({template.tokenizer.eos_token_id}))
+        assert opens not in ids[1][0]
+        assert ids[1][0][0] == template.tokenizer.convert_tokens_to_ids("<think>")
