@@ -2,16 +2,26 @@
 
 import re
 import shlex
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from sso_data.core.errors import without_secrets
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+LFS_POINTER = b"version https://git-lfs"
+FETCH_LFS = "is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?(?::[\w.-]+)?", re.ASCII)
 _FILE_SUFFIXES = frozenset(
     (".arrow", ".csv", ".gz", ".json", ".jsonl", ".md", ".parquet", ".tsv", ".txt", ".yaml", ".yml")
 )
+
+
+def is_lfs_pointer(file: Path) -> bool:
+    """Return True for what Git leaves in place of a large file that LFS did not fetch."""
+    with suppress(OSError), file.open("rb") as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
+    return False
 
 
 @cache

@@ -114,7 +114,7 @@ def layouts_in(source: str, config: SourceConfig) -> tuple[str, bool]:
         f"metadata: {listed(beside)}" if beside else "",
     ]
     chats = any(layout.real_people for layout in LAYOUTS if layout.name in names)
-    return "; ".join(part for part in parts if part), bool(_PEOPLES_CHATS.search(source)) or chats
+    return one_line("; ".join(filter(None, parts))), bool(_PEOPLES_CHATS.search(source)) or chats
 
 
 def count_prompts(source: str, config: SourceConfig) -> int:
@@ -136,6 +136,12 @@ def raw_rows(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(one_line(f"{source}: cannot be read: {reason}")) from error
     if is_directory:
+        is_model = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+        if is_model or (path / "run.json").is_file():
+            what = "a model; it is named with --model" if is_model else "a run"
+            raise InputError(
+                f"{source}: is {what}; give a file, a directory or a dataset of prompts"
+            )
         if files := lines_files(path, config.split):
             return itertools.chain.from_iterable(map(read_jsonl, files))
         return read_directory(path, config)
@@ -151,7 +157,12 @@ def raw_rows(source: str, config: SourceConfig) -> Iterator[RawRow | BadRow]:
             )
         if is_hub_id(source) and not kind and not is_meant_as_path(source):
             return read_hub(source, config)
-        where = source if "://" in source else path.expanduser().absolute()
+        if "://" in source:
+            raise InputError(
+                f"{source}: no such file, and addresses are not read; download it, or name a "
+                "dataset of the Hub as NAMESPACE/NAME"
+            )
+        where = path.absolute()
         raise InputError(one_line(f"{where}: no such file, and not the name of a Hub dataset"))
     if not size:
         raise InputError(f"{source}: the file is empty")

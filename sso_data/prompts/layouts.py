@@ -144,9 +144,9 @@ def layout_of(fields: Fields, config: SourceConfig) -> tuple[Layout, str]:
     for layout, column in columns:
         if all(fields.get(name) not in (None, "", []) for name in (column, *layout.needs)):
             return layout, column
-    layout, column = columns[0]
-    if column in fields:  # a null or blank prompt
-        return layout, column
+    for layout, column in columns:
+        if {column, *layout.needs} <= fields.keys():  # a null or blank prompt
+            return layout, column
     raise RowError(missing_column(config, fields))
 
 
@@ -170,13 +170,15 @@ def check_header(where: str, names: Iterable[str], config: SourceConfig) -> None
     """Raise InputError for a table with a duplicate column, or without any prompt column."""
     columns = list(names)
     check_columns(where, columns)
-    if config.column and not any(column in columns for _, column in prompt_columns(config)):
+    if any(column in columns for _, column in prompt_columns(config)):
+        return
+    if len(columns) == 1 and (mark := next((one for one in ";\t|" if one in columns[0]), "")):
+        raise InputError(
+            f"{where}: its columns are separated by {mark!r}; save it with commas, or with tabs as "
+            ".tsv"
+        )
+    if config.column:
         detail = missing_column(config, columns)
-        if len(columns) == 1 and (mark := next((one for one in ";\t|" if one in columns[0]), "")):
-            raise InputError(
-                f"{where}: its columns are separated by {mark!r}; save it with commas, or with "
-                "tabs as .tsv"
-            )
         raise InputError(one_line(f"{where}: {detail}; name the prompts' column with --column"))
 
 

@@ -9,7 +9,7 @@ from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError, one_line
 from sso_data.prompts import raw_rows
 from sso_data.prompts.layouts import PAIR, pair_of, prompt_beside, used_columns
-from sso_data.prompts.rows import BadRow, RawRow, RowError, listed
+from sso_data.prompts.rows import CORRECT_OR_SKIP, BadRow, RawRow, RowError, listed
 
 
 def read_preferences(
@@ -37,9 +37,7 @@ def read_preferences(
             except RowError as error:
                 detail = one_line(f"{row.where}: {error}")
                 if skip is None:
-                    raise InputError(
-                        f"{detail}; correct the row, or leave such rows out with --skip-bad-rows"
-                    ) from error
+                    raise InputError(f"{detail}; {CORRECT_OR_SKIP}") from error
                 skip(detail)
                 first_bad = first_bad or f"; first malformed row: {detail}"
                 continue

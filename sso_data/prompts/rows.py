@@ -20,6 +20,7 @@ from sso_data.core.errors import InputError, one_line
 from sso_data.core.records import Message
 
 EXCERPT_CHARS = 200
+CORRECT_OR_SKIP = "correct the row, or leave such rows out with --skip-bad-rows"
 _LEAST, _MOST = -(2**63), 2**64 - 1
 _SHORT = reprlib.Repr()
 _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlist, _SHORT.maxdict = 120, 80, 4, 8

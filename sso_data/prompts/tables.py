@@ -11,8 +11,10 @@ from typing import Any
 
 from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError, one_line, without_secrets
+from sso_data.core.paths import FETCH_LFS, is_lfs_pointer
 from sso_data.prompts.layouts import check_header
 from sso_data.prompts.rows import BadRow, RawRow, excerpt, listed
+from sso_data.prompts.textfiles import read_csv, read_jsonl
 
 _BATCH_ROWS = 256
 _READ_AHEAD_BYTES = 2**18
@@ -40,6 +42,8 @@ def read_parquet(path: Path, config: SourceConfig) -> Iterator[RawRow | BadRow]:
                 yield from _batch_rows(batch, f"{path}:row", start)
                 start += batch.num_rows
     except (pa.ArrowException, OSError) as error:
+        if is_lfs_pointer(path):
+            raise InputError(f"{path}: {FETCH_LFS}") from error
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(one_line(f"{path}: cannot be read as Parquet: {reason}", 300)) from error
 
@@ -84,7 +88,8 @@ def read_directory(directory: Path, config: SourceConfig) -> Iterator[RawRow | B
     place = str(directory.resolve())  # a bare name such as `json` would mean a format to `datasets`
     if any((directory / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return _rows(str(directory), config, lambda library: _saved(library, place))
-    return _rows(str(directory), config, lambda library: _streamed(library, place, None, place))
+    load = lambda library: _streamed(library, place, None, place)  # noqa: E731 - as above
+    return _rows(str(directory), config, load, directory)
 
 
 def lines_files(directory: Path, split: str) -> list[Path]:
@@ -160,14 +165,35 @@ def _refuse_elsewhere(source: str, files: Iterable[str], home: str, who: str) ->
             )
 
 
+def _first_fault(directory: Path, config: SourceConfig) -> str:
+    """What our readers say of the first file of a directory that they refuse; "" for none."""
+    readers: dict[str, Callable[[Path], Iterator[RawRow | BadRow]]] = {
+        ".csv": lambda file: read_csv(file, config, delimiter=","),
+        ".jsonl": read_jsonl,
+        ".parquet": lambda file: read_parquet(file, config),
+    }
+    for file in sorted(directory.rglob("[!._]*")):
+        try:
+            rows = readers[file.suffix.lower()](file) if file.suffix.lower() in readers else ()
+            if bad := next((row for row in rows if isinstance(row, BadRow)), None):
+                return f"{bad.where}: {bad.detail}; correct the row"
+        except InputError as error:
+            return str(error)
+    return ""
+
+
 def _rows(
-    source: str, config: SourceConfig, load: Callable[[Any], Any]
+    source: str, config: SourceConfig, load: Callable[[Any], Any], files: Path | None = None
 ) -> Iterator[RawRow | BadRow]:
-    """The rows of the dataset that `load` opens; errors of the library become InputErrors."""
+    """The rows of the dataset that `load` opens; errors of the library become InputErrors.
+
+    Of data `files` in a directory the error names the file, and its line.
+    """
     import datasets
 
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a counter at the Hub: telemetry
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs, it raises as well
     start = 0
     try:
         dataset, label = load(datasets), source
@@ -186,11 +212,16 @@ def _rows(
     except InputError:
         raise
     except Exception as error:  # from whichever of a dozen libraries serves it
-        raise InputError(one_line(f"{source}: {_explained(error)}")) from error
+        fault = _first_fault(files, config) if files else ""
+        fault = fault or one_line(f"{source}: {_explained(source, error, bool(files))}")
+        raise InputError(fault) from error
 
 
-def _explained(error: Exception) -> str:
-    """Return why `datasets` could not read a source, and what to do."""
+def _explained(source: str, error: Exception, of_files: bool) -> str:
+    """Return why `datasets` could not read a source, and what to do.
+
+    `of_files`: the source is a directory of files, each of which can be read by itself.
+    """
     from datasets.data_files import EmptyDatasetError
     from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
 
@@ -202,10 +233,15 @@ def _explained(error: Exception) -> str:
         what = "no such file here and no such dataset on the Hub (private? `hf auth login`)"
     elif isinstance(error, EmptyDatasetError | DataFilesNotFoundError):
         what = "holds no data files that `datasets` can read (JSONL, Parquet, CSV, ...)"
+        if of_files and re.search(r"[*?[]", source):
+            what += "; it takes *, ? and [ in a path for patterns: rename the directory"
     elif "BuilderConfig" in text or "Config name is missing" in text:
         known = re.search(r"\[(.*?)\]", text)
         names = known[1].replace("'", "") if known else "see its page"
         what = f"choose one of its configurations ({names}) by writing ID:CONFIGURATION"
+    elif of_files and type(error).__name__ in ("ArrowInvalid", "CastError"):
+        what = "its files have other columns or types than one another; make them equal, or give "
+        what += "one file"
     elif isinstance(error, ConnectionError) or type(error).__name__ in _UNREACHABLE:
         what = "no such file here, and the Hub cannot be reached; check the network, HF_ENDPOINT "
         what += "and HF_HUB_OFFLINE"

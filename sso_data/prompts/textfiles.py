@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError, one_line
+from sso_data.core.paths import FETCH_LFS, LFS_POINTER
 from sso_data.prompts.jsonarray import array_items
 from sso_data.prompts.layouts import check_header
 from sso_data.prompts.rows import BadRow, RawRow, excerpt, kind_of
@@ -51,6 +52,7 @@ _OTHER_FORMATS = {
     b"BZh91AY": "is compressed with bzip2; rename it to end in .bz2",
     b"PK\x03\x04": "is a zip archive; unpack it",
     b"PAR1": "is Parquet; rename it to end in .parquet",
+    LFS_POINTER: FETCH_LFS,
 }
 """The first bytes of files that are not text, and what to do with such a file."""
 
@@ -147,7 +149,7 @@ def opened(path: Path) -> "Iterator[io.BufferedReader[Any]]":
             if head.startswith(_OTHER_MARKS) or head[:4].count(0) > 1:
                 raise InputError(f"{path}:1: not UTF-8 (it is UTF-16 or UTF-32); save it as UTF-8")
             for start, remedy in _OTHER_FORMATS.items():
-                if head.startswith(start):
+                if first.startswith(start):
                     raise InputError(f"{path}: {remedy}")
             if head.startswith(_UTF8_MARK):
                 file.read(len(_UTF8_MARK))

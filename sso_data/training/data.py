@@ -71,6 +71,8 @@ def load_data(source: str, policy: PolicyFiles, config: TrainConfig) -> Data:
             report=report,
         )
         encoded = encoder.encode(_counted(itertools.chain([first], rows), made_by, policy, config))
+    if not encoded and not report.too_long:
+        raise InputError(f"{source}: no row is left to train on: {report.malformed_line}")
     if not encoded:
         raise InputError(
             f"{source}: none of {encoder.report.rows} rows fits sequence.max_length "

@@ -13,7 +13,7 @@ from sso_data.config.run import ViewsConfig
 from sso_data.config.training import SequenceConfig
 from sso_data.core.errors import InputError
 from sso_data.core.records import SIDE_OF, JsonRow, Message, View, content_hash, hash_ids
-from sso_data.prompts.rows import unanswerable
+from sso_data.prompts.rows import CORRECT_OR_SKIP, unanswerable
 from sso_data.templating.chat_template import (
     ChatTemplate,
     Unrenderable,
@@ -117,7 +117,8 @@ class Encoder:
                 what = f"no column {error}" if isinstance(error, KeyError) else str(error)
                 detail = what if isinstance(error, InputError) else f"{where}: {what}"
                 if is_own or not self.skip_bad_rows:
-                    raise InputError(detail) from error
+                    remedy = "" if is_own or "; " in detail else f"; {CORRECT_OR_SKIP}"
+                    raise InputError(f"{detail}{remedy}") from error
                 self.report.add_malformed(detail)
                 continue
             self.report.rows += 1

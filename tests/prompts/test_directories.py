@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sso_data.world import policy_dir
 from tests.prompts.reading import HINT, contents, good, refusal, write
 
 
@@ -72,3 +73,37 @@ def test_a_saved_dataset_that_is_broken(tmp_path: Path, datasets: Any) -> None:
     datasets.Dataset.from_dict({"prompt": ["a"]}).save_to_disk(tmp_path / "saved")
     next((tmp_path / "saved").glob("*.arrow")).write_bytes(b"nothing")
     assert refusal(tmp_path / "saved").startswith("saved: `datasets` cannot read it: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("b.csv", b"prompt,x\nq,1\nq,1,2,3\n", "b.csv:3: the header has 2 columns, this row 4"),
+        ("b.csv", b"prompt\ncaf\xe9\n", "b.csv:2: not UTF-8"),
+        ("b.parquet", b"PAR1 no", "b.parquet: cannot be read as Parquet"),
+        ("b.parquet", b"version https://git-lfs", "b.parquet: is a Git LFS pointer"),
+    ],
+)
+def test_the_file_of_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, datasets: Any, name: str, data: bytes, said: str
+) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / name).write_bytes(data)
+    assert refusal(tmp_path / "d").startswith(f"d/{said}")
+
+
+def test_a_folder_that_is_none_of_prompts(tmp_path: Path, datasets: Any) -> None:
+    (tmp_path / "data [1]").mkdir()
+    write(tmp_path / "data [1]" / "a.jsonl", '{"prompt": "q"}\n')
+    assert refusal(tmp_path / "data [1]").endswith("for patterns: rename the directory")
+    assert "policy: is a model; it is named with --model" in refusal(policy_dir())
+    (tmp_path / "run.json").write_text("{}")
+    assert refusal(tmp_path).endswith("is a run; give a file, a directory or a dataset of prompts")
+
+
+def test_tables_of_other_types_are_told_as_such(tmp_path: Path, datasets: Any) -> None:
+    (tmp_path / "d").mkdir()
+    for name, x in (("a", 1), ("b", "one")):
+        table = datasets.Dataset.from_dict({"prompt": ["q"], "x": [x]})
+        table.to_parquet(tmp_path / "d" / f"{name}.parquet")
+    assert refusal(tmp_path / "d").startswith("d: its files have other columns or types than one")

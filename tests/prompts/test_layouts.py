@@ -10,7 +10,7 @@ import pytest
 
 from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError
-from sso_data.prompts import layouts_in
+from sso_data.prompts import BadRow, layouts_in
 from sso_data.prompts.layouts import LAYOUTS
 from sso_data.prompts.preferences import pairs_layout, read_preferences
 from sso_data.prompts.textfiles import COMPRESSIONS
@@ -191,6 +191,8 @@ def test_what_would_be_lost_is_named(tmp_path: Path, row: dict[str, Any], line: 
         ("tabs.tsv", b"prompt\tanswer\nq\ta\n", ["q"]),
         ("latin.csv", b"prompt\n\xe9\n", "latin.csv:2: not UTF-8 (byte 0xe9 at byte 1); save it"),
         ("wide.csv", "prompt\nq\n".encode("utf-16"), "wide.csv:1: not UTF-8 (it is UTF-16"),
+        ("lfs.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        ("lfs.parquet", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         ("roles.jsonl", b'{"messages":[{"role":"User","content":"q"}]}', "has the role User"),
     ],
 )
@@ -203,6 +205,13 @@ def test_files_as_other_programs_write_them(
         assert said in refusal(file)
     else:
         assert [row.messages[-1].content for row in good(file)] == said
+
+
+def test_an_empty_conversation_is_told_as_such(tmp_path: Path) -> None:
+    rows: list[object] = [{"conversations": []}, {"messages": None}]
+    empty, null = read(write_jsonl(tmp_path / "p.jsonl", rows), skip_bad_rows=True)
+    assert empty.messages == () and isinstance(null, BadRow)
+    assert null.detail.startswith("'messages' is null")
 
 
 def test_columns_of_nothing_are_no_loss(tmp_path: Path) -> None:
