@@ -36,7 +36,7 @@ def check_model(directory: Path, template: ChatTemplate, facts: ModelFacts) -> l
     if len(ids) + _LEAST_ROOM > facts.context:
         raise ModelError(
             f"{directory}: its context of {facts.context} tokens is too small: the chat template "
-            f"alone takes {len(ids)}; use another model, or raise engine.max_model_len"
+            f"alone takes {len(ids)}; use another model, or raise engine.max_model_len if it is set"
         )
     if facts.turn_end is None:
         return []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sso_data.config.run import EngineConfig
 from sso_data.core.errors import ModelError, one_line
-from sso_data.core.paths import is_meant_as_path, public_name
+from sso_data.core.paths import FETCH_LFS, is_lfs_pointer, is_meant_as_path, public_name
 from sso_data.core.progress import Progress
 from sso_data.runs.checksums import recorded_in, sha256_of
 from sso_data.templating.chat_template import ChatTemplate
@@ -68,7 +68,7 @@ def resolve_model(
     try:
         local = Path(model).expanduser()
         if local.is_dir():
-            _refuse_devices(local)
+            _refuse_odd_files(local)
             return local.resolve()
         is_there = local.exists()
     except (OSError, ValueError, RuntimeError) as error:  # too long, no permission, no such user
@@ -139,11 +139,13 @@ def smollm2_dir() -> Path:
     return cache / "sso-data" / SMOLLM2_WHEEL.replace("==", "-")
 
 
-def _refuse_devices(directory: Path) -> None:
-    """ModelError for a FIFO or a device among a model's files: reading it might never end."""
-    for file in directory.iterdir():
+def _refuse_odd_files(directory: Path) -> None:
+    """ModelError for a device, whose reading might never end, and for what LFS did not fetch."""
+    for file in sorted(directory.iterdir()):
         if not file.is_file() and not file.is_dir():
             raise ModelError(f"{file}: neither a file nor a directory; remove it from the model")
+        if any(map(file.match, _DOWNLOADED)) and is_lfs_pointer(file):
+            raise ModelError(f"{file}: {FETCH_LFS}")
 
 
 @contextmanager
@@ -170,6 +172,7 @@ def model_fingerprint(directory: Path, progress: Progress | None = None) -> str:
             raise ModelError(
                 f"{directory}: no *.safetensors here; only safetensors weights are loaded"
             )
+        _refuse_missing(directory, weights)
         digest = hashlib.sha256((directory / "config.json").read_bytes())
         try:  # the end-of-sequence ids decide where responses end
             content = json.loads((directory / "generation_config.json").read_bytes())
@@ -183,16 +186,34 @@ def model_fingerprint(directory: Path, progress: Progress | None = None) -> str:
     return digest.hexdigest()[:16] + _whole(directory, [*weights, *beside], progress)
 
 
+def _refuse_missing(directory: Path, weights: list[Path]) -> None:
+    """ModelError for shards that the index names and that are not there."""
+    there, index = {file.name for file in weights}, directory / "model.safetensors.index.json"
+    if "model.safetensors" in there or not index.is_file():
+        return
+    try:
+        named = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{index}: names no files of weights; download the model again") from error
+    if missing := sorted(named - there):
+        raise ModelError(
+            f"{directory}: {len(missing)} of the {len(named)} files that {index.name} names are "
+            f"missing (first: {missing[0]}); download the model again"
+        )
+
+
 def adapter_fingerprint(directory: Path, progress: Progress | None = None) -> str:
     """Return the same of a LoRA adapter (PEFT directory). Raises ModelError."""
     with _readable(directory):
+        if not directory.is_dir():
+            raise ModelError(f"{directory.absolute()}: not a LoRA adapter (no such directory)")
         config = directory / "adapter_config.json"
         weights = directory / "adapter_model.safetensors"
         if not config.is_file() or not weights.is_file():
             raise ModelError(
                 f"{directory}: not a LoRA adapter: needs adapter_config.json and {weights.name}"
             )
-        _refuse_devices(directory)
+        _refuse_odd_files(directory)
         digest = hashlib.sha256(config.read_bytes())
         _add_weights(digest, [weights])
     return digest.hexdigest()[:16] + _whole(directory, [weights], progress)

@@ -40,6 +40,11 @@ def read_model_facts(model_path: Path, config: EngineConfig) -> ModelFacts:
         from transformers import AutoConfig, AutoTokenizer
 
         model_config = AutoConfig.from_pretrained(str(model_path), **options)
+        if model_config.is_encoder_decoder:
+            raise ModelError(
+                f"{model_path}: is an encoder-decoder model ({model_config.model_type}); use a "
+                "causal language model"
+            )
         tokenizer = AutoTokenizer.from_pretrained(str(model_path), **options)
         text_config = model_config.get_text_config(decoder=True)
         heads = text_config.num_attention_heads
@@ -83,7 +88,8 @@ def _eos_ids(model_path: Path, text_config: Any, tokenizer: Any) -> tuple[int, .
             try:
                 found.append(json.loads(file.read_text(encoding="utf-8")).get("eos_token_id"))
             except (OSError, ValueError, AttributeError) as error:
-                raise ModelError(f"{file}: not readable: {described(error)}") from error
+                detail = getattr(error, "strerror", None) or "not a JSON object"
+                raise ModelError(f"{file}: {detail}; download it again") from error
     ids: set[int] = set()
     for value in found:
         ids.update(value if isinstance(value, list) else [] if value is None else [value])

@@ -27,6 +27,7 @@ def load_weights(
         model, loading = kind.from_pretrained(
             str(directory),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
@@ -37,6 +38,13 @@ def load_weights(
         raise ModelError(f"{directory}: cannot be loaded: {described(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
+    if other := sorted(loading["mismatched_keys"], key=str):
+        name, *sizes = other[0]
+        there, wanted = (list(size) for size in sizes)
+        raise ModelError(
+            f"{directory}: {len(other)} weights have another size than config.json says (first: "
+            f"{name}, {there} and not {wanted}); use the two files of one model"
+        )
     if (directory / "generation_config.json").is_file() and hasattr(model, "generation_config"):
         # Not used here, and transformers refuses to save some; a saved model gets a copy of it.
         model.generation_config = transformers.GenerationConfig()

@@ -12,7 +12,7 @@ import torch
 
 from sso_data.config.run import EngineConfig
 from sso_data.config.training import LoraConfig, TrainConfig
-from sso_data.core.errors import ConfigError, ModelError, described
+from sso_data.core.errors import ConfigError, described
 from sso_data.core.progress import Progress
 from sso_data.models.directory import (
     TOKENIZER_FILES,
@@ -45,12 +45,6 @@ def find_policy(config: TrainConfig, progress: Progress | None = None) -> Policy
         raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
     trusted = config.trust_remote_code
     directory = resolve_model(config.model, config.revision, trust_remote_code=trusted)
-    adapter, whole = (directory / name for name in ("adapter_config.json", "config.json"))
-    if adapter.is_file() and not whole.is_file():
-        raise ModelError(
-            f"{config.model}: is a LoRA adapter; --model takes a whole model: train with --set "
-            "lora.merge=true, or merge it"
-        )
     return PolicyFiles(
         name=config.model,
         directory=directory,

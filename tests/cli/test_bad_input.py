@@ -14,6 +14,9 @@ from sso_data.runs.workdir import locked, write_json
 from sso_data.world import catalogue_dir, policy_dir
 from tests.cli.conftest import INLINE, Cli, rows_of
 
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+"""What Git leaves in place of a large file that LFS did not fetch."""
+
 
 def one_line(done: Result, *parts: str, code: int = 1) -> None:
     """The command ended with one `error:` line that holds every part."""
@@ -251,6 +254,32 @@ class TestModels:
         done = cli("generate", prompts, "--out", tmp_path / "run", *INLINE, *chosen)
         one_line(done, "weights")
         assert not rows_of(tmp_path / "run")
+
+    def test_a_shard_that_is_missing(
+        self, cli: Cli, tmp_path: Path, prompts: Path, model: Path
+    ) -> None:
+        shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+        (model / "model.safetensors").rename(model / shards[0])
+        index = {"weight_map": dict(zip("ab", shards, strict=True))}
+        (model / "model.safetensors.index.json").write_text(json.dumps(index))
+        self.refused(cli, tmp_path, prompts, model, "1 of the 2 files", shards[1])
+        assert shards[1] in cli("doctor", f"--model={model}", "--json").stdout
+        (model / "model.safetensors.index.json").write_text("[]")
+        self.refused(cli, tmp_path, prompts, model, "names no files of weights")
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+    def test_what_lfs_did_not_fetch(
+        self, cli: Cli, tmp_path: Path, prompts: Path, model: Path, name: str
+    ) -> None:
+        (model / "pytorch_model.bin").write_text(LFS)  # not needed
+        assert "LFS" not in cli("doctor", f"--model={model}", "--json").stdout
+        (model / name).write_text(LFS)
+        self.refused(cli, tmp_path, prompts, model, name, "a Git LFS pointer", "`git lfs pull`")
+
+    def test_an_adapter(self, cli: Cli, tmp_path: Path, prompts: Path, model: Path) -> None:
+        (model / "config.json").rename(model / "adapter_config.json")
+        advice = f"give its base model and --set engine.adapter={model}"
+        self.refused(cli, tmp_path, prompts, model, "is a LoRA adapter", advice)
 
     def test_cut_weights(self, cli: Cli, tmp_path: Path, prompts: Path, model: Path) -> None:
         weights = model / "model.safetensors"
