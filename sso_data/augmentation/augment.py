@@ -152,14 +152,14 @@ def _prepare(source: str, config: AugmentConfig) -> _Setup:
         raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
     templates = Templates(directory=config.templates)
     templates.check()
+    seeds = read_seeds(source, config.source)
+    contamination = Contamination(config.decontaminate)
     if config.endpoint:
         name, fingerprint = config.model, f"{config.model} at an endpoint"
     else:
         directory = engine_dir(config.model, config.engine)
         fingerprint = engine_fingerprint(config.model, directory, config.engine)
         name = f"{public_name(config.model)}@{fingerprint}"
-    seeds = read_seeds(source, config.source)
-    contamination = Contamination(config.decontaminate)
     dumped = config.model_dump(mode="json")
     identity = {
         "seed": config.seed,

@@ -20,10 +20,18 @@ from sso_data.augmentation.attempts import OPERATIONS
 from sso_data.chat.interface import Completion
 from sso_data.config.migration import FORMAT
 from sso_data.core.errors import ConfigError, RunError
-from sso_data.core.records import JsonRow, Message, messages_from_json
+from sso_data.core.records import JsonRow, Message, content_hash, messages_from_json, row_id
 from sso_data.engines.interface import Refused
 from sso_data.runs.files import make_dir, remove_tree
-from sso_data.runs.jsonl import PeriodicSync, open_lines, read_lines, read_objects, to_line
+from sso_data.runs.jsonl import (
+    PeriodicSync,
+    open_lines,
+    read_lines,
+    read_objects,
+    sealed,
+    to_line,
+    unsealed,
+)
 from sso_data.runs.workdir import (
     OVERWRITE,
     WorkKind,
@@ -229,8 +237,10 @@ class Output:
 
     def write(self, line: JsonRow) -> None:
         """Append the line of the next attempt: a new query, or a rejected one with its `reason`."""
-        file = self._rejected if "reason" in line else self._queries
-        file.append(to_line(line))
+        if "reason" in line:
+            self._rejected.append(sealed(line))
+        else:  # its id is that of its prompt
+            self._queries.append(to_line(line))
         self.tally.add(*_attempt_of(line)[1])
 
     def write_report(self, **content: Any) -> None:
@@ -245,13 +255,14 @@ class Output:
                 rest = {"refused": answer.reason, "detail": answer.detail}
             else:
                 rest = {"text": answer.text, "finish_reason": answer.finish_reason}
-            lines.append(to_line({"key": answer.key, **rest}))
+            lines.append(sealed({"key": answer.key, **rest}))
         self._waiting.append(b"".join(lines))
 
     def kept(self) -> dict[int, Answer]:
         """Return the undecided answers that were kept earlier, by attempt. Raises RunError."""
         found: dict[int, Answer] = {}
-        for where, row in read_objects(self.paths.waiting):
+        for where, line in read_objects(self.paths.waiting):
+            row = unsealed(line, where)
             try:
                 number = int(row["key"])
                 if number < self.num_decided:
@@ -274,13 +285,16 @@ class Output:
             self._waiting.cut(0)
 
     def accepted(self) -> Iterator[tuple[tuple[Message, ...], str]]:
-        """(messages, id) of every query in the file, in order."""
-        for _, row in read_objects(self.paths.queries):
-            prompt = row["prompt"]
-            if isinstance(prompt, str):
-                yield (Message(role="user", content=prompt),), row["id"]
-            else:
-                yield messages_from_json(prompt), row["id"]
+        """(messages, id) of every query in the file. Raises RunError for one that was changed."""
+        for where, row in read_objects(self.paths.queries):
+            said = row["prompt"]
+            turns = [{"role": "user", "content": said}] if isinstance(said, str) else said
+            messages = messages_from_json(turns)
+            if row["id"] != row_id(content_hash(messages), 0):
+                raise RunError(
+                    f"{where}: its prompt is not that of its id; restore the file, or {OVERWRITE}"
+                )
+            yield messages, row["id"]
 
     def _recover(self, promised: int) -> None:
         """Count the attempts 0, 1, 2, ... that both files hold, and cut what is after a gap.
@@ -323,8 +337,9 @@ def _decided(path: Path, which: int) -> Iterator[tuple[int, _Counted, int, int]]
     """
     for number, (offset, line) in enumerate(read_lines(path), start=1):
         try:
-            attempt, counted = _attempt_of(orjson.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
+            content = unsealed(orjson.loads(line), f"{path}:{number}")
+            attempt, counted = _attempt_of(content)
+        except (ValueError, KeyError, TypeError, AttributeError, RunError) as error:
             raise RunError(
                 f"{path}:{number}: invalid line; restore the file, or {OVERWRITE}"
             ) from error

@@ -1,5 +1,6 @@
 """`filter`: decide again which rows of a run become pairs, by its journal, without a GPU."""
 
+import json
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from sso_data.filtering.explain import Explanation, explain_run, written
 from sso_data.filtering.filters import Decision, NotAskedError, decide
 from sso_data.runs.columns import lacking
 from sso_data.runs.journal import Scores, load_scores
+from sso_data.runs.jsonl import CRC
 from sso_data.runs.pairs import read_decided, write_pairs
 from sso_data.runs.run import Account, expected_rows, require_run, run_account
 from sso_data.runs.workdir import Manifest, locked, section
@@ -73,19 +75,30 @@ def standing_config(run: Path, settings: list[str] | None, **overrides: object) 
 
 
 def last_decision(run: Path) -> LastDecision | None:
-    """Return the decision stored in pairs/filter.json; None if there is none or it is invalid."""
+    """Return the decision stored in pairs/filter.json; None if there is none or it is invalid.
+
+    Raises RunError for one that was changed after it was written, as no crash leaves it.
+    """
     try:
         decided = read_decided(run)
         found = earlier_values("filter") | dict(section(decided, "config"))
         config = validated(FilterConfig, found, origin=str(run), given={})
-    except (RunError, ConfigError):
+    except ConfigError:
+        return None
+    except RunError:
+        with suppress(OSError, ValueError, TypeError):
+            if CRC in json.loads((run / "pairs" / "filter.json").read_bytes()):
+                raise
         return None
     return LastDecision(config=config, by_filter=decided.get("decided_by") == _BY_FILTER)
 
 
-def standing_filter(run: Path, config: FilterConfig, *, asked: bool) -> FilterConfig:
-    """Return the filter that will decide: `config` if the user asked for it, or `filter`'s last."""
-    last = last_decision(run)
+def standing_filter(run: Path, config: FilterConfig, *, asked: bool, new: bool) -> FilterConfig:
+    """Return the filter that will decide: `config` if the user asked for it, or `filter`'s last.
+
+    `new`: what is in `run` will be overwritten. Raises RunError as `last_decision`.
+    """
+    last = None if new else last_decision(run)
     return last.config if last and last.by_filter and not asked else config
 
 

@@ -14,7 +14,7 @@ from sso_data.config.run import FilterConfig, RunConfig
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Failure, Row
 from sso_data.filtering.filters import NotAskedError, decide
-from sso_data.filtering.refilter import Refiltered, filter_again
+from sso_data.filtering.refilter import Refiltered, filter_again, last_decision
 from sso_data.generation.generate import make_rows, prepare
 from sso_data.runs.columns import Rows, lacking
 from sso_data.runs.files import remove_tree
@@ -72,6 +72,7 @@ def complete(
     started = time.monotonic()
     progress = progress or NullProgress()
     manifest, made, refused = require_run(out), 0, list[Failure]()
+    last_decision(out)  # raises, before any work, for one that was changed
     beside = out / COMPLETED
     if beside.exists() or len(_wanted(load_scores(out, dry=True).rows, config, asked=asked)):
         progress.phase("checking the model and its chat template")

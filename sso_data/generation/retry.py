@@ -13,7 +13,7 @@ from sso_data.config.run import RunConfig
 from sso_data.core.errors import RunError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Failure, Prompt, Row, content_hash
-from sso_data.filtering.refilter import Refiltered, filter_again, refilter
+from sso_data.filtering.refilter import Refiltered, filter_again, last_decision, refilter
 from sso_data.generation.generate import make_rows, prepare, run_guide
 from sso_data.generation.pipeline import RowCounts
 from sso_data.prompts import Candidate
@@ -106,6 +106,7 @@ def retry(
     started = time.monotonic()
     progress = progress or NullProgress()
     manifest = require_run(out)
+    last_decision(out)  # raises, before any work, for one that was changed
     with suppress(RunError):  # files damaged by a crash are repaired when the run is opened
         failed, no_prompts = _failed_in(out)
         if not failed:

@@ -24,7 +24,7 @@ from sso_data.core.process_guard import PARENT_DIED
 from sso_data.engines.devices import usable_gpus
 from sso_data.runs.files import locked_file, make_dir, write_atomic
 from sso_data.runs.jsonl import read_lines
-from sso_data.training.state import read_training
+from sso_data.training.state import METRICS, check_model, read_training
 
 _LAST_LINES = 4
 """Logged steps at the end over which a training's numbers are averaged."""
@@ -146,7 +146,8 @@ def training_facts(out: Path) -> dict[str, Any]:
     manifest = read_training(out)
     if manifest is None or "finished" not in manifest:
         raise RunError(f"{out}: its training has not finished; run the same command again")
-    lines = [orjson.loads(line) for _, line in read_lines(out / "metrics.jsonl")]
+    check_model(out, manifest, METRICS)
+    lines = [orjson.loads(line) for _, line in read_lines(out / METRICS)]
     logs = [line for line in lines if "loss" in line][-_LAST_LINES:]
     names = [
         name

@@ -14,9 +14,9 @@ from sso_data.publishing.readme import README, Card, read_metadata, split_page
 from sso_data.publishing.upload import Parcel, Published, Target, check_target, publish, stage
 from sso_data.runs.files import write_new
 from sso_data.runs.workdir import locked
-from sso_data.training.state import MANIFEST, check_model, read_training
+from sso_data.training.state import MANIFEST, METRICS, check_model, read_training
 
-_MODEL = (*SAVED_FILES, "metrics.jsonl", "loss.png")
+_MODEL = (*SAVED_FILES, METRICS, "loss.png")
 _OURS = re.compile(f"(?!.*/)(?:{'|'.join(map(translate, (*_MODEL, MANIFEST)))})")
 _NAMING = (MANIFEST, "adapter_config.json")
 """Files that name other models; the directories of this machine are removed from them."""

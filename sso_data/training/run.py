@@ -45,6 +45,7 @@ from sso_data.training.reward import padding_id
 from sso_data.training.row_trainer import WRITE_ERRORS, unwritten
 from sso_data.training.saved import compare, fixed_rows, summary, unchanged, warnings
 from sso_data.training.state import (
+    METRICS,
     TRAINING,
     TrainingDir,
     open_training,
@@ -179,13 +180,16 @@ def _look_at_data(out: Path, source: str, config: TrainConfig) -> str | None:
     were changed, InputError for none and for a first row that is no pair.
     """
     mixed = config.reward.mix if config.kind == "reward" else ()
-    for what, name in [("DATA", source), *(("reward.mix", part.data) for part in mixed)]:
+    sets = [("DATA", source, config.data.split)]
+    sets += [("reward.mix", part.data, part.split) for part in mixed]
+    for what, name, _ in sets:
         _refuse_in(out, what, name, Path(name))
         check_source(name)
     doubt = doubt_about(source)
-    if is_local(source) or is_meant_as_path(source):
-        skip = (lambda _: None) if config.data.skip_bad_rows else None
-        next(read_preferences(source, split=config.data.split, skip=skip), None)
+    skip = (lambda _: None) if config.data.skip_bad_rows else None
+    for _, name, split in sets:
+        if is_local(name) or is_meant_as_path(name):
+            next(read_preferences(name, split=split, skip=skip), None)
     return doubt
 
 
@@ -266,7 +270,7 @@ def _steps(
     trainer.keep = config.checkpoints.keep
     trainer.warmup_from_zero = config.optim.warmup_from_zero
     trainer.remove_callback(PrinterCallback)
-    metrics = Metrics(context.out / "metrics.jsonl" if is_first() else None, context.progress)
+    metrics = Metrics(context.out / METRICS if is_first() else None, context.progress)
     trainer.add_callback(metrics)
     if prepared.stopping:
         trainer.add_callback(prepared.stopping)
@@ -350,6 +354,7 @@ def _finish(
     """Write the card and the plot, and last of all `finished` into train.json."""
     history = [line for line in trainer.state.log_history if {"loss", "eval_loss"} & line.keys()]
     logs = [line for line in history if "loss" in line]
+    saved = [*saved_files(context.out), context.out / METRICS]
     stopped = prepared.stopping.reason if prepared.stopping else None
     folder.manifest |= {
         "steps": trainer.state.global_step,
@@ -359,7 +364,7 @@ def _finish(
         "first": logs[0] if logs else {},
         "last": logs[-1] if logs else {},
         "comparison": comparison,
-        "files": {path.name: one for path, one in sha256_of(saved_files(context.out)).items()},
+        "files": {path.name: one for path, one in sha256_of(saved).items()},
     }
     context.progress.note(comparison["text"])
     if "error" in comparison:

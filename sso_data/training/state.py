@@ -29,7 +29,7 @@ from sso_data.runs.workdir import (
     read_manifest,
 )
 
-MANIFEST = "train.json"
+MANIFEST, METRICS = "train.json", "metrics.jsonl"
 COMPLETE = "complete.json"
 """A checkpoint holds this file once every process has written its part: the others' checksums."""
 
@@ -37,7 +37,7 @@ TRAINING = WorkKind(
     noun="training",
     manifest=MANIFEST,
     files=(
-        *("metrics.jsonl", "loss.png", "README.md", "references.npz", "checkpoints", "logs"),
+        *(METRICS, "loss.png", "README.md", "references.npz", "checkpoints", "logs"),
         ".model",
         *SAVED_FILES,
     ),
@@ -72,7 +72,7 @@ class TrainingDir(WorkDir):
 
         Raises RunError for a file that holds anything else.
         """
-        file = self.path / "metrics.jsonl"
+        file = self.path / METRICS
         if not file.exists():
             return
         try:
@@ -125,9 +125,13 @@ def saved_files(path: Path) -> list[Path]:
     return sorted({file for pattern in SAVED_FILES for file in path.glob(pattern)})
 
 
-def check_model(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise RunError for a file of the model that is not as the finished training wrote it."""
-    for name in changed(path, recorded_in(manifest, "files")):
+def check_model(path: Path, manifest: Mapping[str, Any], *names: str) -> None:
+    """Raise RunError for a file that is not as the finished training wrote it; all, or those named.
+
+    They are those of the model, and its metrics.
+    """
+    recorded = recorded_in(manifest, "files")
+    for name in changed(path, {n: d for n, d in recorded.items() if not names or n in names}):
         raise RunError(
             f"{path / name}: is not as the training wrote it (its checksum in {MANIFEST} differs); "
             f"restore it from a copy; if you changed it, take {name} out of `files`, and "

@@ -1,6 +1,7 @@
 """Whole augmentations by a scripted model: the files, the order, going on, ending."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from sso_data.config.run import SourceConfig
 from sso_data.core.errors import ConfigError, InputError, RunError
 from sso_data.core.records import content_hash, row_id
 from sso_data.prompts import Candidate, read_prompts
+from sso_data.runs.jsonl import sealed
 from tests.augmentation.scripted import (
     SAME,
     SEEDS,
@@ -334,6 +336,30 @@ def test_a_spoiled_file_is_named(seeds: Path, tmp_path: Path) -> None:
     (tmp_path / "new.jsonl.report.json").write_text("[]")
     with pytest.raises(RunError, match=r"not the new\.jsonl\.report\.json of an augmentation"):
         run(seeds, out, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "line"),
+    [
+        ("new.jsonl", '"prompt":"', "its prompt is not that of its id"),
+        ("new.jsonl.rejected.jsonl", '"detail":"', "invalid line"),
+        (".new.jsonl.waiting.jsonl", '"text":"', "was changed after it was written"),
+    ],
+)
+def test_a_changed_line_is_named(
+    seeds: Path, tmp_path: Path, name: str, part: str, line: str
+) -> None:
+    out, file = tmp_path / "new.jsonl", tmp_path / name
+    run(seeds, out, 12)
+    if "waiting" in name:
+        row = {"key": "99", "text": "a", "finish_reason": "stop"}
+        file.write_bytes(sealed(row))
+    whole = file.read_text()
+    file.write_text(whole.replace(part, f"{part}Not ", 1))
+    with pytest.raises(RunError, match=re.escape(f"{name}:1: {line}")):
+        run(seeds, out, 14)
+    file.write_text(whole)  # "restore the file"
+    run(seeds, out, 14)
 
 
 def test_queries_read_back_as_prompts(seeds: Path, tmp_path: Path) -> None:

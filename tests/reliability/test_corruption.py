@@ -152,7 +152,7 @@ def a_threshold(run: Path) -> str:
 
 TABLE = [
     *((a_setting, name) for name in READ_ROWS[:-1]),
-    *((a_threshold, name) for name in READ_PAIRS),
+    *((a_threshold, name) for name in (*READ_PAIRS, "generate", "retry", "merge")),
     *((a_digit, name) for name in READ_ROWS),
     *((a_digit_of_the_last_row, name) for name in ("generate", "filter", "push")),
     *((a_text, name) for name in ("generate", "filter", "merge")),
@@ -376,5 +376,6 @@ def test_the_files_of_a_model_are_bound_to_their_training(tmp_path: Path) -> Non
     manifest = {"files": {"config.json": "0" * 64}}
     with pytest.raises(SsoDataError, match=r"config\.json: is not as the training wrote it"):
         check_model(tmp_path, manifest)
+    check_model(tmp_path, manifest, "metrics.jsonl")
     del manifest["files"]["config.json"]  # "take config.json out of `files`"
     check_model(tmp_path, manifest)
