@@ -183,6 +183,7 @@ def generate(
     progress: Progress | None = None,
     *,
     except_: Sequence[Path] = (),
+    people: bool = False,
     overwrite: bool = False,
     price_per_hour: float | None = None,
 ) -> Summary:
@@ -191,7 +192,8 @@ def generate(
     Rows of the runs `except_` are not made here, also when the run is continued without them. A
     decision of `filter` stays in force, unless `config` was given filter settings. A prompt that
     cannot be done is written to failed.jsonl. Estimates tell the cost where a `price_per_hour` is
-    given. Raises InputError, ConfigError, ModelError, EngineError or RunError.
+    given. `people`: the prompts are of people's own chats, which `source` may not show. Raises
+    InputError, ConfigError, ModelError, EngineError or RunError.
     """
     started, progress = time.monotonic(), progress or NullProgress()
     progress.phase("checking the prompts")
@@ -204,10 +206,10 @@ def generate(
     if begun:  # a run goes on as it began, and one that takes over like the first that it goes on
         config = with_defaults(config, stored_defaults(begun, RUN))
     rules = rules_of(config)
-    line, people = layouts_in(source, config.source)
+    stands = {"filter": standing_filter(out, config.filter, asked=asked, new=not manifest)}
+    line, chats = layouts_in(source, config.source)
     progress.note(line)
-    samples = config.sampling.samples
-    name = Ledger().next_ids
+    samples, name = config.sampling.samples, Ledger().next_ids
     with ExitStack() as stack:
         scratch = stack.enter_context(closing(ScratchLines())) if rules.asks_a_model else None
         rows = _kept(read_prompts(source, config.source), scratch)
@@ -223,13 +225,11 @@ def generate(
         opened = open_run(out, identity=setup.identity, details=setup.details, overwrite=overwrite)
         run = stack.enter_context(opened)
         elsewhere.leave_to_them(run, keys, samples, progress)
-        _note_given(run, source, config, keys, people=people)
-        stands = {"filter": standing_filter(out, config.filter, asked=asked)}
+        _note_given(run, source, config, keys, people=people or chats)
         making = replace(
             setup, config=config.model_copy(update=stands), price_per_hour=price_per_hour
         )
         del keys  # the run's ledger knows them from here on
-
         left = partial(_prompts_left, scratch or (), samples, run.is_open)
         with run_guide(setup, run, left, total) as guide:
             prompts = read_prompts(source, config.source)

@@ -58,6 +58,7 @@ from sso_data.iteration.training import (
     training_facts,
 )
 from sso_data.models.directory import resolve_model
+from sso_data.prompts import layouts_in
 from sso_data.prompts.preferences import read_preferences
 from sso_data.runs.checksums import changed, recorded_in, sha256_of
 from sso_data.runs.pairs import CHECKSUMS
@@ -195,7 +196,8 @@ def _make_run(
     if place.step(mark):
         return
     work.begin(place.number, what)
-    summary = generate(str(place.path / PROMPTS), run, config, work.progress)
+    people = layouts_in(work.config.prompts, work.config.generate.source)[1]
+    summary = generate(str(place.path / PROMPTS), run, config, work.progress, people=people)
     manifest = require_run(run)
     device = manifest["engine"]["device"]
     if config.engine.isolation == "inline" and not device.startswith("cpu"):
@@ -221,7 +223,7 @@ def _make_run(
             "kept": len(decision.kept),
             "dropped": {reason: n for reason, n in decision.dropped.items() if n},
             "effect": why.effect.verdict,
-            "to_keep": why.next_step(prefix="generate.") if why.is_few else None,
+            "to_keep": why.next_step(prefix="generate."),
             "model": manifest["identity"]["model"],
         },
     )

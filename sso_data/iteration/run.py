@@ -13,8 +13,14 @@ from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.fingerprints import same
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.evaluation.judges import judge_identity
-from sso_data.generation.generate import prepare
-from sso_data.iteration.plans import fingerprint_at, generate_config, identity_of, merges_adapters
+from sso_data.generation.generate import prepare, rules_of
+from sso_data.iteration.plans import (
+    eval_config,
+    fingerprint_at,
+    generate_config,
+    identity_of,
+    merges_adapters,
+)
 from sso_data.iteration.report import Iterated, iterated, write_files
 from sso_data.iteration.rounds import MODEL, Work, evaluate_policy, make_round, measure
 from sso_data.iteration.slices import rows_a_round
@@ -22,8 +28,9 @@ from sso_data.iteration.state import ITERATION, PolicyAt, open_iteration
 from sso_data.iteration.stopping import Stop, after_training
 from sso_data.iteration.table import line_of, totals
 from sso_data.iteration.training import Train, train_in_a_process
-from sso_data.models.checks import check_trainable
+from sso_data.models.checks import check_space, check_trainable
 from sso_data.models.directory import resolve_model
+from sso_data.prompts import count_prompts
 from sso_data.runs.workdir import read_manifest, refuse_other_content, stored_defaults
 
 
@@ -49,13 +56,16 @@ def iterate(
     if there:
         config = with_defaults(config, stored_defaults(out, ITERATION))
     progress.phase("checking the model, the prompts and the settings")
-    first = _first_policy(config, progress)
-    identity = identity_of(config, first.fingerprint)
     done = len(there.get("rounds", [])) if there else 0
     rows = there["slice_rows"] if there else None
     if done < config.rounds:
-        _check(config, first)
+        _check_without_model(config)
         rows = rows_a_round(config, rows)
+    found = fingerprint_at(config.model, config.train.revision, progress)
+    first = PolicyAt(path=config.model, fingerprint=found)
+    identity = identity_of(config, first.fingerprint)
+    if done < config.rounds:
+        _check(config, first, out, progress)
     if merges_adapters(config):
         progress.note("adapters are merged after each training: the next round needs a whole model")
     details = {
@@ -71,25 +81,32 @@ def iterate(
         return _ended(work, first, good, stop, new=new, started=started)
 
 
-def _first_policy(config: IterateConfig, progress: Progress) -> PolicyAt:
+def _check_without_model(config: IterateConfig) -> None:
+    """Find mistakes that no model is needed for: in names, principles, held-out prompts, extras."""
     if not config.model:
         raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or model: to --config")
     if not config.labelled and not config.prompts:
         raise ConfigError("no prompts given: name a file, a directory or a dataset on the Hub")
-    revision = config.train.revision
-    found = fingerprint_at(config.model, revision, progress)
-    return PolicyAt(path=config.model, fingerprint=found)
-
-
-def _check(config: IterateConfig, first: PolicyAt) -> None:
-    """Find mistakes before hours of work: in the template, principles, extras, the judge."""
     if not config.labelled:
-        prepare(generate_config(config, 1, first))
-    trusted = config.train.trust_remote_code
-    check_trainable(resolve_model(first.path, config.train.revision, trust_remote_code=trusted))
+        rules_of(generate_config(config, 1, PolicyAt(path=config.model, fingerprint="")))
+    if config.held_out.prompts:
+        count_prompts(config.held_out.prompts, eval_config(config).source)
     parts = [config.train, *([config.generator.train] if config.generator else [])]
     if any(part.lora.enabled for part in parts) and not importlib.util.find_spec("peft"):
         raise ConfigError("train.lora needs peft: pip install 'sso-data[lora]'")
+
+
+def _check(config: IterateConfig, first: PolicyAt, out: Path, progress: Progress) -> None:
+    """Find mistakes before hours of work: in the model, its template and space, the judge."""
+    if not config.labelled:
+        prepare(generate_config(config, 1, first))
+    trusted = config.train.trust_remote_code
+    policy = resolve_model(first.path, config.train.revision, trust_remote_code=trusted)
+    check_trainable(policy)
+    saved = 4 if config.carry_float32 else 2
+    keep = 0 if config.train.lora.enabled else config.train.checkpoints.keep + 1
+    if space := check_space(policy, out, saved_bytes=saved, checkpoints=keep):
+        progress.warn(space)
     if config.held_out.judge.kind != "none":
         judge_identity(config.held_out.judge)
 

@@ -105,5 +105,5 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four slices of prompts."""
-    return write_prompts(tmp_path_factory.mktemp("prompts") / "prompts.jsonl", 4 * PROMPTS)
+    """Four slices of prompts, from chats of people by the file's name."""
+    return write_prompts(tmp_path_factory.mktemp("prompts") / "wildchat.jsonl", 4 * PROMPTS)

@@ -84,7 +84,7 @@ def test_a_stop_ends_well(tmp_path: Path) -> None:
         (("--set", "rounds"), ("key=value",)),
         ((), ("no model given", "--model")),
         (("--model", TINY["model"]), ("no prompts given",)),
-        (("p.jsonl", "--model", "no/such/model"), ("no/such/model",)),
+        (("p.jsonl", "--model", "no/such/model"), ("p.jsonl", "no such file")),
         (("p.jsonl", "--model", TINY["model"]), ("p.jsonl", "no such file")),
     ],
 )

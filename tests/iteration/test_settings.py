@@ -1,18 +1,19 @@
 """What is refused before anything is done, and what belongs to an iteration's identity."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.loading import validated
-from sso_data.core.errors import ConfigError
+from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.yaml_files import deep_merge
 from sso_data.iteration.plans import generate_config, identity_of, merges_adapters, train_config
 from sso_data.iteration.state import PolicyAt
 from sso_data.training import run as train_run
-from tests.iteration.conftest import TINY
+from tests.iteration.conftest import TINY, run, tiny
 
 GENERATOR = {"train": {"loss": {"objective": "sso-generator"}}}
 
@@ -157,3 +158,12 @@ def test_another_system_message_is_another_iteration(tmp_path: Path) -> None:
     same = tmp_path / "same"
     same.mkdir()
     assert identity(generate={"templates": str(same)}) == identity()
+
+
+def test_a_disk_that_cannot_hold_a_policy_is_refused_first(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1000))
+    with pytest.raises(RunError, match=r"are free, the trained model takes"):
+        run(tiny(prompts), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -268,6 +268,13 @@ def test_nothing_of_this_machine_is_said(tmp_path: Path) -> None:
     assert "| prompts from | `prompts.jsonl`, `mine.jsonl`, `other` |" in text
 
 
+@pytest.mark.parametrize("people", [True, False])
+def test_conversations_of_people_are_said_to_be_theirs(tmp_path: Path, people: bool) -> None:
+    manifest = {"peoples_chats": True} if people else {}
+    run = make_run(tmp_path / "run", [asking(0, ("user", "a"))], manifest=manifest)
+    assert ("may hold personal data" in card(run)) == people
+
+
 def steering_by(writer: str) -> Any:
     return replace(asking(0, ("user", "a")).steering, written_by=(writer, "catalogue"))
 
