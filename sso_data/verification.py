@@ -53,7 +53,9 @@ def verify(directory: Path, progress: Progress | None = None) -> list[Finding]:
             progress.phase(f"checking {file}")
             found += kinds[file.name](file)
     if not found:
-        raise RunError(f"{directory}: no run, training or iteration of sso-data in it")
+        what = "no run, training or iteration of sso-data in it"
+        there = directory.is_dir()
+        raise RunError(f"{directory.absolute()}: {what if there else 'no such directory'}")
     return found
 
 

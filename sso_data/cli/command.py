@@ -1,6 +1,8 @@
 """The look of every command's help, and usage errors as JSON for those who ask for JSON."""
 
 import inspect
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +15,7 @@ from sso_data.cli.outcome import print_error
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """Base of all mistakes in a command line; typer names only some of them."""
 
+_HOME = re.compile(r"(?:^|(?<==))~[\w.-]*(?=/)", re.ASCII)
 _NO_BRACES = str.maketrans("", "", "{}")
 _METAVARS = {"int": "N", "float": "X", "Path": "PATH"}
 """What stands for a value of a type, by the name of the type; TEXT for others."""
@@ -36,9 +39,13 @@ class Command(TyperCommand):
         super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the command line; with --json a mistake in it is told on stdout, too."""
+        """Parse the command line; with --json a mistake in it is told on stdout, too.
+
+        Shells leave the tilde of a home directory in `--out=~/runs` and in `key=~/models/first`.
+        """
+        words = [_HOME.sub(_expanded, word) for word in args]
         with _told_as_json(args):
-            return list(super().parse_args(ctx, args))
+            return list(super().parse_args(ctx, words))
 
 
 class Group(TyperGroup):
@@ -52,6 +59,10 @@ class Group(TyperGroup):
         """Find the command that is named; with --json a wrong name is told on stdout, too."""
         with _told_as_json(args):
             return super().resolve_command(ctx, args)
+
+
+def _expanded(tilde: "re.Match[str]") -> str:
+    return os.path.expanduser(tilde[0])  # noqa: PTH111 - Path raises for an unknown user
 
 
 @contextmanager

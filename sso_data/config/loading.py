@@ -1,6 +1,7 @@
 """Read and validate configurations: defaults, a YAML file, options and `--set` settings."""
 
 import copy
+import json
 import re
 import reprlib
 from collections.abc import Mapping
@@ -112,8 +113,11 @@ def read_mapping(file: Path, example: str, noun: str = "file") -> Tree:
         content = read_yaml(file)
     except FileNotFoundError as error:
         raise ConfigError(f"{file.absolute()}: no such {noun}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8; save it as UTF-8") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: not readable as YAML: {one_line(error)}") from error
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise ConfigError(f"{file}: not readable as YAML: {reason}") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -137,10 +141,11 @@ def _first_problem(error: ValidationError, kind: type[Section]) -> str:
             one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == section
         )
         homes = [one for one in known if one.endswith(f".{name}")]
+        far = "" if section and beside else nearest(key, known)
         near = (
             f"; did you mean {' or '.join(map(repr, homes[:2]))}?"
             if homes
-            else nearest(name, beside) or nearest(key, known)
+            else nearest(name, beside) or far
         )
         return f"unknown key {key!r}{near}; the keys there are {', '.join(beside)} ({kind.page})"
     message = requirement(first)
@@ -158,7 +163,9 @@ def _first_problem(error: ValidationError, kind: type[Section]) -> str:
     short = reprlib.Repr()
     short.maxstring, short.maxother = 120, 80
     try:
-        excerpt = short.repr(first["input"])
+        given = first["input"]
+        is_word = given is None or isinstance(given, bool)
+        excerpt = json.dumps(given) if is_word else short.repr(given)
     except (ValueError, RecursionError):  # an integer of thousands of digits
         excerpt = f"a {type(first['input']).__name__}"
     return f"{key}: {message} (got {excerpt})"

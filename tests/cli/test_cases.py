@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from sso_data.world import policy_dir
 from tests.cases import models
 from tests.cli.conftest import INLINE, Cli, rows_of
 
@@ -20,8 +21,6 @@ STEPS = (
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The odd models, by name."""
-    from sso_data.world import policy_dir
-
     folder = tmp_path_factory.mktemp("models")
     models.main(policy_dir(), folder)
     return folder
@@ -54,10 +53,42 @@ def test_prompts_in_every_layout(cli: Cli, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "run.json").read_text())["peoples_chats"] is True
 
 
+def test_tables_and_line_ends_of_other_programs(cli: Cli, tmp_path: Path) -> None:
+    asked: list[set[str]] = []
+    for case in ("csv-messages/p.csv", "cr-only/p.txt", "cr-only/p.csv", "formats/alpaca.json"):
+        run = tmp_path / case.replace("/", "-")
+        assert cli("generate", CASES / case, "--out", run, *INLINE).exit_code == 0
+        asked.append({row["prompt"][0]["content"] for row in rows_of(run)})
+    both = {"Name some fruits.", "Tell me about the tiger."}
+    assert asked == [both, both, both, {"Sort.\n3"}]
+
+
+def test_a_system_column_of_pairs_is_the_system_message(cli: Cli, tmp_path: Path) -> None:
+    pairs = CASES / "system-column" / "pairs.jsonl"
+    done = cli("train", pairs, "--out", tmp_path / "model", f"--model={policy_dir()}", *STEPS)
+    assert done.exit_code == 0, done.output
+    assert "read as prompt (prompt: prompt, system)" in done.stderr
+    lines = pairs.read_text().splitlines()
+    others = tmp_path / "plain.jsonl"
+    others.write_text("".join(f"{line}\n" for line in lines).replace("system", "note"))
+    done = cli("train", others, "--out", tmp_path / "plain", f"--model={policy_dir()}", *STEPS)
+    assert "(prompt: prompt)" in done.stderr
+    read = [json.loads((tmp_path / name / "train.json").read_text()) for name in ("model", "plain")]
+    assert read[0]["data"]["fingerprint"] != read[1]["data"]["fingerprint"]
+
+
 def test_tools_are_refused_before_the_model_is_loaded(cli: Cli, tmp_path: Path) -> None:
     done = cli("generate", CASES / "formats" / "tools.jsonl", "--out", tmp_path / "run", *INLINE)
     refused(done, "tools.jsonl:1", "column 'tools' belongs to the prompt")
     assert "loading" not in done.stderr
+
+
+def test_a_prompt_that_ends_with_an_answer_fails(cli: Cli, tmp_path: Path) -> None:
+    """The rule for pairs (below) is that of prompts."""
+    prompts = CASES / "prefill-pairs" / "pairs.jsonl"
+    assert cli("generate", prompts, "--out", tmp_path / "run", *INLINE).exit_code == 3
+    [failure] = (tmp_path / "run" / "failed.jsonl").read_text().splitlines()
+    assert json.loads(failure)["reason"] == "ends_with_assistant"
 
 
 def test_a_turn_end_that_no_list_names_is_a_stop(cli: Cli, odd: Path, tmp_path: Path) -> None:
@@ -115,3 +146,6 @@ def test_pairs_that_cannot_be_shown(
     done = cli("train", pairs, "--out", tmp_path / "model", "--model", odd / "tool", *STEPS)
     refused(done, *parts)
     assert not (tmp_path / "model").exists()
+    left_out = ("--out", tmp_path / "other", "--skip-bad-rows", *STEPS)
+    done = cli("train", pairs, "--model", odd / "tool", *left_out)
+    refused(done, "holds no preference pairs" if case == "tool-pairs" else "no row is left")

@@ -127,6 +127,19 @@ class TestCheapFirst:
         first = [] if "--out=." in words else ["--out=out"]
         assert said in told(cli, "generate", prompts, *first, "--model=/no/model", *words)
 
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["none.jsonl"], "none.jsonl: no such file"),
+            (["--set=generate.steering.features=[Safty]"], "did you mean 'Safety'?"),
+            (["--set=held_out.prompts=none.jsonl"], "none.jsonl: no such file"),
+        ],
+    )
+    def test_iterate(self, cli: Cli, prompts: Path, words: list[str], said: str) -> None:
+        given = [str(prompts), *words] if words[0].startswith("--") else words
+        out = f"--out={prompts.parent / 'out'}"
+        assert said in told(cli, "iterate", *given, out, "--model=/no/model", "--rounds=1")
+
     def test_preview_and_train(self, cli: Cli, prompts: Path) -> None:
         model = "--model=/no/model"
         assert "no such file" in told(cli, "preview", prompts.parent / "none.jsonl", model)
@@ -192,6 +205,20 @@ def test_of_a_real_run(cli: Cli, prompts: Path, tmp_path: Path) -> None:
     assert cli(*words, f"--templates={own}").exit_code == 0
     assert f"templates is another: --templates {own} then, none now" in told(cli, *words)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["identity"]["templates"]
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_directory(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert cli("config", "init", "generate", "--out=~/keys.yaml").exit_code == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["keys.yaml"]
+    words = ["generate", "~/none.jsonl", "--out=~/run/", "--model=~/no", "--set=sampling.top_k=~"]
+    assert "sampling.top_k" in told(cli, *words), "YAML's null stays what it is"
+    assert told(cli, *words[:-1]).startswith(f"error: {tmp_path / 'none.jsonl'}: no such file")
+    nobody = tmp_path / "~nobody at all"
+    assert f"{nobody}/p.jsonl" in told(cli, "generate", "~nobody at all/p.jsonl", *words[2:-1])
 
 
 def test_a_tilde_is_left_to_the_shell() -> None:
