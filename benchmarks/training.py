@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,7 +43,8 @@ class Work:
     """The sizes of a benchmark.
 
     A row's longest plain sequence has `length` tokens, `prompt_share` of them the prompt; the other
-    responses are up to a third shorter. `model`: a directory, or "" for a random model.
+    responses have at least `shortest` of its response's tokens. `micro`: rows of a micro-batch of
+    ours (0: all of a step). `model`: a directory, or "" for a random model.
     """
 
     model: str
@@ -59,6 +60,8 @@ class Work:
     optimizer: str
     attention: str | None
     threads: int
+    micro: int = 0
+    shortest: float = 2 / 3
 
     @property
     def on_cuda(self) -> bool:
@@ -102,7 +105,8 @@ def rows_of(work: Work) -> list[EncodedRow]:
         return rng.integers(3, work.vocab, count).astype(np.int32)
 
     def response(index: int) -> Any:
-        count = longest if index == 0 else int(rng.integers(2 * longest // 3, longest + 1))
+        least = int(work.shortest * longest)
+        count = longest if index == 0 else int(rng.integers(least, longest + 1))
         return np.append(ids(max(1, count - 1)), np.int32(EOS))
 
     found = []
@@ -133,10 +137,20 @@ class Side(Protocol):
 
 
 class Ours:
-    """`SSOTrainer.training_step`; references were scored once, before the first step."""
+    """`SSOTrainer.training_step`; references were scored once, before the first step.
+
+    A step's rows go in micro-batches, the longest first as the trainer has them, or `unsorted`.
+    """
 
     def __init__(
-        self, model: Any, work: Work, folder: Path, *, backward: Any = "one_pair", **loss: Any
+        self,
+        model: Any,
+        work: Work,
+        folder: Path,
+        *,
+        backward: Any = "one_pair",
+        unsorted: bool = False,
+        **loss: Any,
     ) -> None:
         config = LossConfig(**loss)
         rows = rows_of(work)
@@ -146,10 +160,24 @@ class Ours:
             model, arguments(work, folder), loss=config, rows=rows, pad_id=PAD, backward=backward
         )
         self._model = model
-        self._batch: Batch = self._trainer.data_collator(list(enumerate(rows)))
+        items, terms = list(enumerate(rows)), terms_of(config).names
+        if not unsorted:
+            items.sort(key=lambda item: -item[1].length(terms))
+        size = work.micro or len(rows)
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        self._batches: list[Batch] = [self._trainer.data_collator(part) for part in parts]
 
     def gradients(self) -> float:
-        return float(self._trainer.training_step(self._model, self._batch))
+        count = sum(len(batch["row"]) for batch in self._batches)
+        steps = (self._trainer.training_step(self._model, one, count) for one in self._batches)
+        return float(sum(steps))
+
+    @property
+    def padding(self) -> float:
+        """The share of padding among the tokens of a step."""
+        parts = [part for one in self._batches for part in one.values() if isinstance(part, dict)]
+        masks = [part["attention_mask"] for part in parts]
+        return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
 
 
 class Authors:
@@ -284,7 +312,15 @@ SIDES: dict[str, Callable[[Any, Work, Path], Side]] = {
     "ours-two-pairs": lambda model, work, folder: Ours(model, work, folder, backward="two_pairs"),
     "ours-joint": lambda model, work, folder: Ours(model, work, folder, backward="joint"),
     "ours-one-pair": lambda model, work, folder: Ours(model, work, folder, objective="pairs"),
+    "ours-unsorted": lambda model, work, folder: Ours(model, work, folder, unsorted=True),
+    "ours-eager": lambda model, work, folder: Ours(model, work, folder),
+    "ours-fused": lambda model, work, folder: Ours(model, work, folder),
 }
+OWN: dict[str, dict[str, Any]] = {
+    "ours-eager": {"attention": "eager"},
+    "ours-fused": {"optimizer": "adamw-fused"},
+}
+"""What sides change of the work."""
 
 
 class Memory:
@@ -323,6 +359,7 @@ def serve(name: str, work: Work) -> None:
     The first answer says how much memory the policy and all imports take; `peak` of the others is
     what came on top of that in the step.
     """
+    work = replace(work, **OWN.get(name, {}))
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print goes to stderr
     if work.threads:
@@ -336,7 +373,8 @@ def serve(name: str, work: Work) -> None:
         side = SIDES[name](model, work, Path(folder))
         parameters = list(model.parameters())
         optimizer = optimizer_of(work, parameters)
-        print(json.dumps({"base": base, "ready": memory.now()}), file=answers)
+        start = {"base": base, "ready": memory.now(), "padding": getattr(side, "padding", None)}
+        print(json.dumps(start), file=answers)
         for _ in sys.stdin:
             memory.reset()
             answer = timed_step(side, optimizer, work)
