@@ -125,14 +125,13 @@ def index(of: Read, rows: Iterable[Row], edges: Edges | None = None) -> dict[str
     """
     rows_np, decision = of.scores.rows, of.decision
     names: dict[str, int] = {}
-    ids, heads, features, principles = [], [], [], []
-    checks = Checks(decision)
+    ids, heads, features = [], [], list[list[int]]()
+    checks = Checks(decision, lambda position: rows_at(of, np.array([position]))[0])
     for position, row in enumerate(rows):
         checks.add(position, row)
         ids.append(row.id)
         heads.append(head_of(row))
         features.append([names.setdefault(name, len(names)) for name in row.steering.features])
-        principles.append(row.steering.features)
     gaps = comparisons(rows_np)[:, :, 2]
     numbers = {
         "gap_good": gaps[:, 0],
@@ -146,10 +145,12 @@ def index(of: Read, rows: Iterable[Row], edges: Edges | None = None) -> dict[str
     columns |= {"id": ids, "head": heads, "features": features}
     columns["reason"] = decision.reason_code.tolist()
     unlike = [one.unlike(decision) for one in of.judged if one.question == SIGNAL]
+    named = list(names)
+    principles = features_of([named[number] for number in one] for one in features)
     return {
         **_head(of),
-        "features": list(names),
-        "principles": list(_principles(of, features_of(principles))),
+        "features": named,
+        "principles": list(_principles(of, principles)),
         "histograms": list(_histograms(of, edges or edges_of([of]))),
         "judges": [one.summary(decision) for one in of.judged],
         "checks": [asdict(one) | {"interval": one.interval} for one in (*checks.found(), *unlike)],
@@ -287,13 +288,12 @@ def edges_of(runs: Iterable[Read]) -> Edges:
 def _measured(of: Read) -> Iterator[tuple[str, str, Floats, float | None]]:
     """Yield (key, title, values [row], threshold) of each histogram; NaN: does not count.
 
-    Where rows were decided early, those count that are complete by design, and kept ones.
+    Where rows were decided early, those alone count that are complete by design.
     """
     rows, limits = of.scores.rows, of.decision.thresholds
     counts = ~lacking(rows)
     if not counts.all():
-        counts = of.decision.reason_code == 0
-        counts |= (rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE)) != 0
+        counts = (rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE)) != 0
     gap, far = smaller_gap(rows), distance(rows, of.config.closeness_offset)
     shown: list[tuple[str, str, Floats, float | None]] = [
         ("gap", "gap (nats/token)", gap, limits.get("gap")),

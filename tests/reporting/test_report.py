@@ -21,7 +21,8 @@ from sso_data.filtering.filters import decide, distance, smaller_gap
 from sso_data.filtering.ranking import margin
 from sso_data.filtering.refilter import refilter, run_config
 from sso_data.reporting.page import report
-from sso_data.runs.journal import load_scores
+from sso_data.runs.columns import row_key
+from sso_data.runs.journal import FIRST_ROWS, load_scores
 from sso_data.runs.workdir import write_json
 from tests.factories import make_row, strict
 from tests.reporting.conftest import HOSTILE, Make, asked
@@ -85,14 +86,16 @@ def early(index: int) -> Row:
 
 def test_rows_that_were_decided_early(make_run: Make, tmp_path: Path) -> None:
     run = make_run([*(make_row(index) for index in range(3)), early(3)])
+    manifest = json.loads((run / "run.json").read_text())
+    manifest[FIRST_ROWS] = [f"{row_key(make_row(index).id):016x}" for index in range(2)]
+    write_json(run / "run.json", manifest)
     done = report(run, tmp_path / "out")
     found = index_of(done.page)
     assert found["columns"]["tokens_plain"] == [8, 8, 8, None] and found["kept"] == 3
     lengths = next(one for one in found["histograms"] if one["key"] == "tokens_plain")
-    assert sum(lengths["all"]) == 3
+    assert sum(lengths["all"]) == sum(lengths["kept"]) == 2, "the third is whole as it passed"
     row = rows_of(tmp_path / "out")[3]
     assert row["answers"].keys() == {"good", "bad"} and "plain.plain" not in row["means"]
-    manifest = json.loads((run / "run.json").read_text())
     manifest["config"]["filter"]["preset"] = "none"
     write_json(run / "run.json", manifest)
     with pytest.raises(RunError, match=r"were not asked for .*`sso-data complete"):
