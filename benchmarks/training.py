@@ -177,7 +177,8 @@ class Ours:
         """The share of padding among the tokens of a step."""
         parts = [part for one in self._batches for part in one.values() if isinstance(part, dict)]
         masks = [part["attention_mask"] for part in parts]
-        return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+        real, all_ = sum(int(mask.sum()) for mask in masks), sum(int(m.numel()) for m in masks)
+        return 1 - real / all_
 
 
 class Authors:

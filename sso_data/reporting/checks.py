@@ -168,9 +168,9 @@ class Checks:
             yield self._of(
                 f"opening_{SIDE_OF[view]}", f'{SIDE_OF[view]} opens with "{opening}"', rows
             )
-        said = [np.array(hashes, np.uint64) for hashes in self._said.values()]
-        common, both = np.intersect1d(*said), set[int]()
-        for keys in said:
+        chosen, rejected = (np.array(hashes, np.uint64) for hashes in self._said.values())
+        common, both = np.intersect1d(chosen, rejected), set[int]()
+        for keys in (chosen, rejected):
             at = np.flatnonzero(np.isin(keys, common))
             both |= set(dict(zip(keys[at].tolist(), places[at].tolist(), strict=True)).values())
         yield self._of(

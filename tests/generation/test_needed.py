@@ -23,7 +23,7 @@ from sso_data.generation.complete import complete
 from sso_data.generation.generate import generate
 from sso_data.generation.merge import merge
 from sso_data.generation.pipeline import ORDER
-from sso_data.runs.columns import always_complete, lacking, row_key
+from sso_data.runs.columns import Flag, always_complete, lacking, row_key
 from sso_data.runs.journal import load_scores
 from sso_data.steering.stats import principle_stats
 from tests.factories import STRICT
@@ -319,8 +319,17 @@ class TestComplete:
         assert exported.skipped["not_asked_for"] == PROMPTS - with_original
         (note,) = (one for one in exported.notes if "left out" in one or "no such answer" in one)
         assert note.startswith(f"{PROMPTS - with_original} of {PROMPTS} rows have no such answer")
-        stats = principle_stats(lean)
-        assert sum(one.rows for one in stats) >= PROMPTS
+        scores = load_scores(lean, dry=True)
+        whole = scores.keys()[scores.rows["flags"] & Flag.ALWAYS_COMPLETE != 0]
+        for one in principle_stats(lean):
+            own = [row for row in rows if one.principle in row["principles"]]
+            gaps = [
+                (row["logp_good_good"] - row["logp_bad_good"]) / row["chosen_num_tokens"]
+                for row in own
+                if row_key(row["id"]) in whole
+            ]
+            assert one.rows == len(own) and (gaps or one.gap_good is None)
+            assert not gaps or one.gap_good == pytest.approx(np.mean(gaps)), "not those that passed"
         again = generate(str(tmp_path / "prompts.jsonl"), lean, config("needed"), Silent())
         assert again.counts.rows == 0
 
