@@ -61,6 +61,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--limit", type=float, default=560.0, help="seconds for all parts")
     parser.add_argument("--tiny", action="store_true", help="in small, on a CPU too")
+    parser.add_argument("--eager", action="store_true", help="vLLM without torch.compile")
     parser.add_argument("--parts", help="comma-separated, of the parts' names (default: all)")
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -242,10 +243,15 @@ def start(folder: Path, dtype: str, batch: int, name: str = "transformers", **vl
     from sso_data.config.run import EngineConfig
     from sso_data.engines import start_inline
 
-    settings: dict[str, Any] = {"name": name, "isolation": "inline", "dtype": dtype, "vllm": vllm}
+    settings: dict[str, Any] = {"name": name, "isolation": "inline", "dtype": dtype}
     settings |= {"max_num_seqs": batch, "max_model_len": 4096}
-    settings |= {"gpu_memory_utilization": 0.5} if name == "vllm" else {}
+    settings |= {"gpu_memory_utilization": 0.5, "vllm": vllm} if name == "vllm" else {}
     return start_inline(folder, EngineConfig.model_validate(settings))
+
+
+def eager(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `--eager` sets in vLLM."""
+    return {"enforce_eager": True} if arguments.eager else {}
 
 
 def rows(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -258,6 +264,7 @@ def rows(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-m", "sso_data", "generate", folder / "prompts.jsonl", "--json"]
     command += ["--out", folder / "run", "--engine", what, "--model", policy_dir()]
     command += ["--principles", catalogue_dir(), "--set", "sampling.max_tokens=192"]
+    command += ["--set", "engine.vllm.enforce_eager=true"] if arguments.eager else []
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, 3):
         raise SystemExit(done.returncode)
@@ -277,7 +284,7 @@ def vllm(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
     size, tokens_a_step = what.split()[:2]
     count, prompt, tokens = (6, 64, 16) if arguments.tiny else (192, 256, 300)
     folder = directory(size, arguments)
-    more = {"max_num_batched_tokens": int(tokens_a_step)}
+    more = {"max_num_batched_tokens": int(tokens_a_step), **eager(arguments)}
     one = start(folder, "auto", 8 if arguments.tiny else 256, "vllm", **more)
     asked(one, requests(count, prompt, 8, folder))  # warmed up
     one._engine.reset_prefix_cache()
@@ -301,7 +308,8 @@ def vllm(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
     except EngineError as error:
         return found | {"scoring died": str(error)[:900], "peak_gib": peak_gib()}
     found["scoring_s"] = time.perf_counter() - began
-    found["scoring_adds_gib"] = peak_gib() - before / 2**30
+    if device_of() == "cuda":
+        found["scoring_adds_gib"] = peak_gib() - before / 2**30
     one._engine.reset_prefix_cache()
     jobs = [[(ask.prompt_ids, len(drawn[ask.key])) for ask in samples]]
     jobs += [[((*ask.prompt_ids, *ask.completion_ids), 1) for ask in scores]]
@@ -364,7 +372,7 @@ def agree(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
     count, prompt, tokens = (4, 24, 16) if arguments.tiny else (32, 128, 128)
     folder = directory(size, arguments)
     samples, found = requests(count, prompt, tokens, folder), {}
-    one = start(folder, "bfloat16", 32, name)
+    one = start(folder, "bfloat16", 32, name, **eager(arguments))
     answers = asked(one, samples)
     drawn = {key: answer.token_ids for key, answer in answers.items()}
     totals = {"sampled": answers}
