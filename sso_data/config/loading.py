@@ -136,7 +136,12 @@ def _first_problem(error: ValidationError, kind: type[Section]) -> str:
         beside = sorted(
             one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == section
         )
-        near = nearest(name, beside) or nearest(key, known)
+        homes = [one for one in known if one.endswith(f".{name}")]
+        near = (
+            f"; did you mean {' or '.join(map(repr, homes[:2]))}?"
+            if homes
+            else nearest(name, beside) or nearest(key, known)
+        )
         return f"unknown key {key!r}{near}; the keys there are {', '.join(beside)} ({kind.page})"
     message = requirement(first)
     if first["type"] == "literal_error":

@@ -53,10 +53,11 @@ def run_config(run: Path, settings: list[str] | None, *, preset: str | None) -> 
     Raises ConfigError for other settings, RunError when there is no run.
     """
     manifest = require_run(run)
+    config = load_config(None, settings, base=manifest["config"], filter__preset=preset)
     for setting in settings or []:
         if not setting.startswith(("filter.", "output.")):
             raise ConfigError(f"--set {setting}: `filter` reads only filter.* and output.* keys")
-    return load_config(None, settings, base=manifest["config"], filter__preset=preset)
+    return config
 
 
 def standing_config(run: Path, settings: list[str] | None, **overrides: object) -> RunConfig:

@@ -149,6 +149,7 @@ class TestNearest:
         [
             (["--set=sampling.temprature=1"], "did you mean 'temperature'?"),
             (["--set=smpling.top_p=1"], "did you mean 'sampling'?"),
+            (["--set=temperature=1"], "'steering.temperature' or 'sampling.temperature'?"),
             (["--set=sampling.top_p=abc"], "sampling.top_p: must be a number (got 'abc')"),
             (["--set=filter.preset=referense"], "did you mean 'reference'?"),
             (["--principles=shrt"], "did you mean 'short'?"),
