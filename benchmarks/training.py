@@ -193,8 +193,6 @@ class Authors:
         disable_dropout(model)
         self._model = model
         self._reference = copy.deepcopy(model).eval().requires_grad_(False)
-        if work.checkpointing:
-            model.gradient_checkpointing_enable()
         batch = Collator(terms=PREFERENCE_TERMS, pad_id=PAD)(list(enumerate(rows_of(work))))
         self._tokens = spread_counts(batch, PREFERENCE_TERMS).to(work.device)
         self._pairs = [
@@ -368,6 +366,8 @@ def serve(name: str, work: Work) -> None:
     import_all(name)
     memory = Memory(work)
     model = policy_of(work)
+    if work.checkpointing:  # transformers.Trainer does it in `train`, which no side calls
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     memory.reset()
     base = memory.now()
     with tempfile.TemporaryDirectory(prefix="sso-data-bench-") as folder:

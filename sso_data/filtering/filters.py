@@ -364,17 +364,15 @@ def _incomplete(rows: Rows, _limits: Limits) -> Mask:
 
 def _not_chained(rows: Rows, _limits: Limits) -> Mask:
     """Mark rows without m.good.good > m.plain.good > m.bad.good, or the same for bad and good."""
-    return _any_not_over_zero(comparisons(rows))  # its ends are the gap, known before its middle
+    known: Floats = comparisons(rows)  # its ends are the gap, known before its middle
+    fails: Mask = np.any(np.less_equal(known, 0), axis=(1, 2))
+    return fails
 
 
 def _not_contrasted(rows: Rows, _limits: Limits) -> Mask:
     """Mark rows without m.good.good > m.bad.good, or without m.bad.bad > m.good.bad."""
-    return _any_not_over_zero(comparisons(rows)[:, :, 2:])
-
-
-def _any_not_over_zero(differences: Floats) -> Mask:
-    """Mark rows [row, response, comparison] with a difference that is known and not over 0."""
-    fails: Mask = np.any(np.less_equal(differences, 0), axis=(1, 2))
+    good, bad = gaps(rows)
+    fails: Mask = (good <= 0) | (bad <= 0)
     return fails
 
 
