@@ -4,7 +4,7 @@
     python benchmarks/train.py --device cuda --rows 2 --hidden 2048 --layers 16
     python benchmarks/train.py --model DIR --repeat 1   # a real model, such as SmolLM2
     python benchmarks/train.py --sides ours,ours-two-pairs,ours-joint,ours-one-pair
-    python benchmarks/train.py --rows 8 --micro 2 --shortest 0.1 --sides ours,ours-unsorted
+    python benchmarks/train.py --rows 12 --micro 2 --shortest 0.1 --sides ours,ours-unsorted
 
 Each side is a process of its own with the same model, by default a small random one that is built
 in memory; they take turns, step by step. `docs/benchmarks.md` says what is compared and why.
@@ -53,7 +53,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--micro", type=int, default=0, help="rows of a micro-batch of ours (0: all)"
     )
     parser.add_argument(
-        "--shortest", type=float, default=2 / 3, help="least share of the longest response's tokens"
+        "--shortest", type=float, default=1.0, help="shortest row, as a share of the longest"
     )
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=256)

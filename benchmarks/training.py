@@ -42,9 +42,10 @@ MIB = 2**20
 class Work:
     """The sizes of a benchmark.
 
-    A row's longest plain sequence has `length` tokens, `prompt_share` of them the prompt; the other
-    responses have at least `shortest` of its response's tokens. `micro`: rows of a micro-batch of
-    ours (0: all of a step). `model`: a directory, or "" for a random model.
+    The longest plain sequence has `length` tokens, `prompt_share` of them the prompt; the longest
+    responses of other rows are down to `shortest` of that one's, the others of a row up to a third
+    shorter. `micro`: rows of a micro-batch of ours (0: all of a step). `model`: a directory, or ""
+    for a random model.
     """
 
     model: str
@@ -61,7 +62,7 @@ class Work:
     attention: str | None
     threads: int
     micro: int = 0
-    shortest: float = 2 / 3
+    shortest: float = 1.0
 
     @property
     def on_cuda(self) -> bool:
@@ -104,9 +105,8 @@ def rows_of(work: Work) -> list[EncodedRow]:
     def ids(count: int) -> Any:
         return rng.integers(3, work.vocab, count).astype(np.int32)
 
-    def response(index: int) -> Any:
-        least = int(work.shortest * longest)
-        count = longest if index == 0 else int(rng.integers(least, longest + 1))
+    def response(index: int, most: int) -> Any:
+        count = most if index == 0 else int(rng.integers(2 * most // 3, most + 1))
         return np.append(ids(max(1, count - 1)), np.int32(EOS))
 
     found = []
@@ -117,9 +117,11 @@ def rows_of(work: Work) -> list[EncodedRow]:
             "good": np.concatenate([ids(STEERING), plain]),
             "bad": np.concatenate([ids(STEERING), plain]),
         }
+        least = longest if index == 0 else int(work.shortest * longest)
+        most = int(rng.integers(least, longest + 1)) if least < longest else longest
         order = rng.permutation(len(VIEWS))
         completions: dict[View, Any] = {
-            view: response(int(place)) for view, place in zip(VIEWS, order, strict=True)
+            view: response(int(place), most) for view, place in zip(VIEWS, order, strict=True)
         }
         nothing = np.full((len(PREFERENCE_TERMS), 2), np.nan)
         found.append(

@@ -41,7 +41,7 @@ def test_a_small_run_reports_every_side_with_the_same_loss() -> None:
 
 def test_rows_sorted_by_length_have_less_padding_and_the_same_loss() -> None:
     command = [sys.executable, str(SCRIPT), *SMALL[:4], "--hidden", "64", "--threads", "1"]
-    command += ["--rows", "4", "--micro", "2", "--shortest", "0.1", "--repeat", "1"]
+    command += ["--rows", "8", "--micro", "2", "--shortest", "0.1", "--repeat", "1"]
     command += ["--warm-up", "0", "--sides", "ours,ours-unsorted,ours-eager", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
