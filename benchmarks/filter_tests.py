@@ -2,18 +2,20 @@
 
     python -m benchmarks.filter_tests --work DIR              # the tiny world: choose, then confirm
     python -m benchmarks.filter_tests --work DIR --train      # and one round of SSO per test
-    python -m benchmarks.filter_tests --real shorter=RUN --real List=OTHER_RUN
+    python -m benchmarks.filter_tests --real shorter=RUN --real List=OTHER_RUN    # and --train
     python -m benchmarks.filter_tests --ends RUN --model DIR  # what the end of an answer costs
 
 Every finished line is kept in DIR/results.jsonl, and the same command goes on from there; the table
 is Markdown. The oracle judges the tiny world. Real runs (made with `sso-data generate` and one
 principle each) are judged by `shorter` (chosen has fewer tokens) or by the check of a principle of
-the catalogue `checkable`, by its name. Declared before any was run: the default changes only if the
-new test keeps at least as many rows and is at least as accurate, within the 95 % intervals,
-everywhere.
+the catalogue `checkable`, by its name; so are the answers to other questions before and after a
+round of training. Tests that keep the same rows share one training. Declared before any was run:
+the default changes only if the new test keeps at least as many rows and is at least as accurate,
+within the 95 % intervals, everywhere.
 """
 
 import argparse
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -25,15 +27,18 @@ import numpy as np
 import orjson
 
 from benchmarks.claims import checkpoint
-from sso_data.config.run import FilterConfig, RunConfig
+from sso_data.config.loading import load
+from sso_data.config.run import FilterConfig, RunConfig, load_config
+from sso_data.config.training import TrainConfig
+from sso_data.core.paths import examples_dir
 from sso_data.core.progress import NullProgress
 from sso_data.core.records import Row
 from sso_data.core.statistics import spearman, wilson
-from sso_data.demo import demo_config, one_round, tiny_story
+from sso_data.demo import Story, demo_config, one_round, tiny_story
 from sso_data.filtering.filters import decide
 from sso_data.filtering.refilter import refilter
 from sso_data.generation.generate import generate
-from sso_data.runs.journal import load_scores
+from sso_data.runs.journal import load_scores, read_rows
 from sso_data.runs.run import require_run
 from sso_data.steering.principles import load_catalogue
 from sso_data.world import queries, score
@@ -71,6 +76,7 @@ POLICIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 """Name -> checkpoint of the claims study, steering, sampling; the first two choose, the others
 confirm."""
 SEED = 7
+REAL_HELD_OUT, REAL_STEPS = 32, 12
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -103,8 +109,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (where, test) in known:
                 continue
             line = {"where": where, "test": test, **measured(run, config, judge)}
-            if given.train and not given.real and line["kept"]:
-                line |= trained(run, config, given.work / "training")
+            if given.train and line["kept"]:
+                line |= round_after(line, done) or trained(
+                    run,
+                    config,
+                    given.work / "training",
+                    real_story(run, where.rpartition(": ")[2]) if given.real else None,
+                )
             done.append(line)
             with file.open("a") as stream:
                 stream.write(json.dumps(line) + "\n")
@@ -150,28 +161,67 @@ def measured(run: Path, config: FilterConfig, judge: Callable[[Row], float]) -> 
     wins = [judge(row) for row in kept]
     accuracy = sum(wins) / len(wins) if wins else None
     low, high = wilson(accuracy, len(wins)) if accuracy is not None else (None, None)
-    found: dict[str, Any] = {"rows": len(scores), "kept": len(kept)}
+    pairs = hashlib.sha256(b"".join(sorted(row.id.encode() for row in kept))).hexdigest()[:16]
+    found: dict[str, Any] = {"rows": len(scores), "kept": len(kept), "pairs": pairs}
     found |= {"accuracy": accuracy, "low": low, "high": high}
     lengths = [row.responses["good"].num_tokens for row in kept]
     return found | {"tokens_chosen": sum(lengths) / len(lengths) if lengths else None}
 
 
-def trained(run: Path, config: FilterConfig, place: Path) -> dict[str, Any]:
-    """The unprompted score by the oracle before and after a round of SSO on what the filter keeps.
+def round_after(line: dict[str, Any], done: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The round of an earlier test that kept the same rows, if there is one."""
+    for one in done:
+        if (one["where"], one.get("pairs")) == (line["where"], line["pairs"]) and "after" in one:
+            return {key: one[key] for key in ("before", "after", "error")}
+    return None
 
-    `error`: the standard error of the gain over the held-out queries.
+
+def trained(
+    run: Path, config: FilterConfig, place: Path, story: Story | None = None
+) -> dict[str, Any]:
+    """The unprompted score before and after a round of SSO on what the filter keeps.
+
+    By the oracle, or as a real `story` measures it. `error`: the standard error of the gain over
+    the held-out queries.
     """
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(run, place / "run")
     refilter(place / "run", RunConfig(filter=config))
-    story, model = tiny_story(1), require_run(run)["config"]["model"]
-    story = replace(
-        story,
-        run=story.run.model_copy(update={"model": model}),
-        training=story.training.model_copy(update={"model": model}),
-    )
+    if story is None:
+        tiny, model = tiny_story(1), require_run(run)["config"]["model"]
+        story = replace(
+            tiny,
+            run=tiny.run.model_copy(update={"model": model}),
+            training=tiny.training.model_copy(update={"model": model}),
+        )
     found = one_round(story, place / "run", place / "model", NullProgress())
     return {"before": found.before, "after": found.after, "error": found.gain_error}
+
+
+def real_story(run: Path, name: str) -> Story:
+    """A round of LoRA on a real run, judged on questions that it does not ask, by `name`'s rule."""
+    config = load_config(base=require_run(run)["config"])
+    asked = {row.messages[-1].content for row in read_rows(run)}
+    texts = (examples_dir() / "demo" / "questions.txt").read_text(encoding="utf-8").splitlines()
+    degree = None if name == "shorter" else load_catalogue(Path("checkable")).checks[name].degree
+    return Story(
+        run=config,
+        training=load(
+            TrainConfig,
+            model=config.model,
+            optim={"lr": 2e-4, "max_steps": REAL_STEPS, "batch_size": 8},
+            lora={"enabled": True},
+            checkpoints={"every": REAL_STEPS},
+            log={"plot": False},
+        ),
+        prompts=(),
+        held_out=[text for text in texts if text not in asked][:REAL_HELD_OUT],
+        measure=lambda _, text: degree(text) if degree else -len(text.split()),
+        less_is_better=False,
+        unit="score",
+        signal="signal accuracy by the rule",
+        unprompted="unprompted score by the rule",
+    )
 
 
 def oracle(row: Row) -> float:

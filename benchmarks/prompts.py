@@ -32,13 +32,38 @@ TOPICS = (
     "keeping bees in a town",
     "teaching a dog to walk on a lead",
 )
+ASKED = (
+    "What is {thing}?",
+    "What is {thing} used for?",
+    "How does {thing} work?",
+    "Who needs {thing}?",
+    "What is {thing} made of?",
+    "How do I choose {thing}?",
+)
+THINGS = """
+a thermometer, a compass, a lighthouse, a telescope, a bicycle, a candle, a kite, a clock, an
+umbrella, a bridge, a calendar, a camera, a dictionary, a greenhouse, a hammer, a ladder, a
+lock, a magnet, a map, a microscope, a mirror, a needle, an oven, a pencil, a piano, a pump, a
+sail, a saw, a scale, a spoon, a stove, a tent, a torch, a tractor, a violin, a wheel, a
+whistle, a windmill, a zip, a dam, a drum, a kettle, a rope
+"""
 
 
 def everyday(count: int) -> list[str]:
     """The first `count` prompts; neighbours differ in topic, request and length."""
     topics = product(OPENINGS, REQUESTS, TOPICS)
-    made = [opening + request.format(topic=topic) for opening, request, topic in topics]
+    return _walk([start + request.format(topic=topic) for start, request, topic in topics], count)
+
+
+def questions(count: int) -> list[str]:
+    """The first `count` short questions: a small model's answers mostly end by themselves."""
+    things = [" ".join(thing.split()) for thing in THINGS.split(",")]
+    return _walk([ask.format(thing=thing) for ask, thing in product(ASKED, things)], count)
+
+
+def _walk(made: list[str], count: int) -> list[str]:
+    """The first `count` of a walk through all prompts."""
     if count > len(made):
-        raise SystemExit(f"there are {len(made)} prompts; give more with --prompts FILE")
-    step = 37  # coprime to their number: a walk through all of them
+        raise SystemExit(f"there are {len(made)} prompts of this kind, not {count}")
+    step = 37  # coprime to their numbers
     return [made[index * step % len(made)] for index in range(count)]

@@ -1,20 +1,24 @@
 """Which texts move a model: catalogues, numbers of features, placements, temperatures.
 
-    python benchmarks/steering.py --model DIR --out DIR                # every arm, 32 prompts each
-    python benchmarks/steering.py --model DIR --out DIR --arms "short;long, both"
+    python -m benchmarks.steering --model DIR --out DIR                # every arm, 32 prompts each
+    python -m benchmarks.steering --model DIR --out DIR --arms "short;long, both"
 
-Each arm is a run in `--out`, and a line of `results.jsonl` there once it is finished: the same
-command goes on after an interruption. Every arm differs from `short` in what its name says.
+Each arm is a run in `--out`, and a line of `docs/steering.jsonl` once it is finished: the same
+command goes on after an interruption. Every arm differs from `short` in what its name says. With
+another model or other numbers it is another arm. `make docs` puts the file into `principles.md`.
 """
 
 import argparse
 import json
 import os
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.real_model import NAMES, Line, comparisons, machine, read
+from sso_data.core.paths import public_name
+from sso_data.core.statistics import sign_test, wilson
 
 if TYPE_CHECKING:
     from sso_data.runs.columns import Rows
@@ -31,17 +35,11 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "short, temperature 1": {"sampling": {"temperature": 1.0}},
     "checkable": {"principles": "checkable"},
 }
-COLUMNS = {
-    "rows": "rows",
-    "y+: g>p / p>b / g>b": "good",
-    "y-: b>p / p>g / b>g": "bad",
-    "chain": "chain",
-    "contrast": "contrast",
-    "reverse": "reverse",
-    "tokens y+ / y0 / y-": "tokens",
-    "ended": "ended",
-    "signal by checks": "signal",
-}
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "steering.jsonl"
+HEADS = (
+    *("arm", "contrast", "reverse", "p", "chain", "y+: g>p / p>b / g>b", "y-: b>p / p>g / b>g"),
+    *("tokens y+ / y0 / y-", "ended", "signal by checks"),
+)
 
 
 def parse() -> argparse.Namespace:
@@ -53,37 +51,31 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=160)
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--arms", default=";".join(ARMS), help=f"of: {'; '.join(ARMS)}")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse()
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     from benchmarks.prompts import everyday
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    results = arguments.out / "results.jsonl"
     prompts = arguments.prompts or arguments.out / "prompts.jsonl"
     if not arguments.prompts:
         lines = [json.dumps({"prompt": text}) + "\n" for text in everyday(arguments.count)]
         prompts.write_text("".join(lines))
-    done = read(results)
+    keys = {key: getattr(arguments, key) for key in ("count", "max_tokens")}
+    given = {"model": public_name(arguments.model), "prompts": prompts.name, **keys}
     for arm in map(str.strip, arguments.arms.split(";")):
         if arm not in ARMS:
             raise SystemExit(f"--arms {arm}: there are {'; '.join(ARMS)}")
-        if arm not in done:
-            found = measured(arm, arguments, prompts)
-            with results.open("a") as stream:
-                stream.write(json.dumps({"arm": arm, **found}) + "\n")
-            done[arm] = found
-    print(table(done))
-
-
-def read(results: Path) -> dict[str, dict[str, Any]]:
-    lines = results.read_text().splitlines() if results.exists() else []
-    return {line["arm"]: line for line in map(json.loads, lines)}
+        if (arm, given) not in [(line["arm"], line["given"]) for line in read(arguments.results)]:
+            found = {"machine": machine(arguments.threads), **measured(arm, arguments, prompts)}
+            with arguments.results.open("a") as stream:
+                stream.write(json.dumps({"arm": arm, "given": given, **found}) + "\n")
+    print(part(read(arguments.results)))
 
 
 def measured(arm: str, arguments: argparse.Namespace, prompts: Path) -> dict[str, Any]:
@@ -157,22 +149,46 @@ def signal(rows: list[Any], catalogue: Path | None) -> dict[str, Any]:
     return {"judged": len(preferences), "rate": rate.value, "low": rate.low, "high": rate.high}
 
 
-def table(done: Mapping[str, Mapping[str, Any]]) -> str:
-    """The arms as a Markdown table."""
-    lines = [f"| arm | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for arm, found in done.items():
-        lines.append(f"| {arm} | {' | '.join(cell(found[key]) for key in COLUMNS.values())} |")
-    return "\n".join(lines)
+def part(lines: Sequence[Line]) -> str:
+    """Markdown of the finished arms, one model after the other; what is not finished is named."""
+    return "\n".join(text for found in comparisons(lines) for text in _comparison(found))
 
 
-def cell(value: Any) -> str:
-    if isinstance(value, list):
-        return " / ".join(f"{one:g}" for one in value)
-    if isinstance(value, dict):
-        if not value["judged"]:
-            return "-"
-        return f"{value['rate']:.2f} [{value['low']:.2f}, {value['high']:.2f}], {value['judged']}"
-    return str(value)
+def _comparison(found: Mapping[str, Line]) -> Iterator[str]:
+    """Yield a paragraph and a table of arms that were made with the same model and numbers."""
+    arms = [arm for arm in ARMS if arm in found]
+    given, missing = found[arms[0]]["given"], "; ".join(arm for arm in ARMS if arm not in found)
+    name = NAMES.get(given["model"], given["model"])
+    yield (
+        f"{name}, {given['count']} prompts an arm, at most {given['max_tokens']} tokens an answer; "
+        f"{found[arms[0]]['machine']}. {len(arms)} of {len(ARMS)} arms are finished"
+        f"{missing and f'; not yet: {missing}'}.\n"
+    )
+    yield f"| {' | '.join(HEADS)} |\n{'|---' * len(HEADS)}|"
+    for arm in arms:
+        yield f"| {arm} | {' | '.join(cells(found[arm]))} |"
+    yield ""
+
+
+def cells(found: Line) -> Iterator[str]:
+    """Yield the cells of an arm: shares with Wilson's 95 % interval, and an exact sign test."""
+    rows, contrast, reverse = (found[key] for key in ("rows", "contrast", "reverse"))
+    low, high = wilson(contrast / rows, rows)
+    yield f"{contrast} of {rows}: {contrast / rows:.2f} [{low:.2f}, {high:.2f}]"
+    yield f"{reverse}"
+    yield f"{sign_test(contrast, reverse):.2g}"
+    yield f"{found['chain']}"
+    for key in ("good", "bad", "tokens"):
+        yield " / ".join(f"{one:g}" for one in found[key])
+    yield f"{found['ended']}"
+    signal = found["signal"]
+    yield (
+        "-"
+        if not signal["judged"]
+        else (
+            f"{signal['rate']:.2f} [{signal['low']:.2f}, {signal['high']:.2f}], {signal['judged']}"
+        )
+    )
 
 
 if __name__ == "__main__":

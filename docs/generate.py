@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pydantic import BaseModel
 from typer.main import get_command
 
+from benchmarks import real_model, steering
 from sso_data.cli import app
 from sso_data.config.augmentation import AugmentConfig
 from sso_data.config.evaluation import EvalConfig, JudgeConfig
@@ -47,6 +49,8 @@ RECIPES_START, RECIPES_END = "<!-- recipes: made by `make docs` -->", "<!-- end 
 UPGRADE_START, UPGRADE_END = "<!-- upgrade: made by `make docs` -->", "<!-- end of upgrade -->"
 MEMORY_START, MEMORY_END = "<!-- memory: made by `make docs` -->", "<!-- end of memory -->"
 PAPER_START, PAPER_END = "<!-- paper: made by `make docs` -->", "<!-- end of paper -->"
+ARMS_START, ARMS_END = "<!-- arms: made by `make docs` -->", "<!-- end of arms -->"
+"""Results of benchmarks that go on arm by arm."""
 
 
 _SHAPES = {
@@ -243,6 +247,12 @@ def iterate() -> str:
     return _with_part("iterate.md", KEYS_START, keys, KEYS_END)
 
 
+def _with_arms(name: str, study: ModuleType) -> str:
+    """A page with the results of a study, from the finished arms in its file."""
+    results = study.part(real_model.read(study.RESULTS))
+    return _with_part(name, ARMS_START, f"\n{results}\n", ARMS_END)
+
+
 def _with_part(name: str, start: str, part: str, end: str) -> str:
     """A page with the part between two marks replaced."""
     return _replaced((DOCS / name).read_text(encoding="utf-8"), start, part, end)
@@ -333,6 +343,8 @@ PAGES = {
     "train_configuration.md": train_configuration,
     "commands.md": commands,
     "recipes.md": recipes,
+    "real_model.md": lambda: _with_arms("real_model.md", real_model),
+    "principles.md": lambda: _with_arms("principles.md", steering),
     "llms.txt": llms,
     "../CHANGELOG.md": changelog,
 }

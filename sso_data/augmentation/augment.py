@@ -36,7 +36,7 @@ from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.engines.driver import Window
 from sso_data.engines.interface import Refused
-from sso_data.models.directory import adapter_fingerprint, model_fingerprint, resolve_model
+from sso_data.models.directory import engine_dir, engine_fingerprint
 
 State = Literal["finished", "attempts", "patience"]
 
@@ -155,9 +155,8 @@ def _prepare(source: str, config: AugmentConfig) -> _Setup:
     if config.endpoint:
         name, fingerprint = config.model, f"{config.model} at an endpoint"
     else:
-        fingerprint = model_fingerprint(resolve_model(config.model, config.engine.revision))
-        if config.engine.adapter is not None:
-            fingerprint = f"{fingerprint}+{adapter_fingerprint(config.engine.adapter)}"
+        directory = engine_dir(config.model, config.engine)
+        fingerprint = engine_fingerprint(config.model, directory, config.engine)
         name = f"{public_name(config.model)}@{fingerprint}"
     seeds = read_seeds(source, config.source)
     contamination = Contamination(config.decontaminate)
@@ -197,7 +196,7 @@ def _lazy_model(config: AugmentConfig, progress: Progress) -> Iterator[Callable[
         def start() -> Completions:
             at = f"asking {config.model} at {config.endpoint}"
             progress.phase(at if config.endpoint else f"loading {config.model}")
-            chat = open_chat(config.model, config, config.engine, config.views, tell=progress.warn)
+            chat = open_chat(config.model, config, config.engine, config.views, progress=progress)
             opened = stack.enter_context(chat)
             progress.phase("queries")
             return opened

@@ -48,9 +48,8 @@ def start_engine(
         cluster = Cluster(model_path, config, resolve_name(config), tell=tell)
         note(cluster.text)
         names = [f"engine {number}" for number in range(1, cluster.count + 1)]
-        room = cluster.room if config.count == "auto" else None
         places = [cluster.start] * cluster.count
-        return Fleet(places, cluster.config, names=names, tell=tell, room=room)
+        return Fleet(places, cluster.config, names=names, tell=tell, room=cluster.room)
     if config.servers:
 
         def reach(changed: EngineConfig, url: str) -> ChildEngine:

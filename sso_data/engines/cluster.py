@@ -23,13 +23,16 @@ from sso_data import __version__
 from sso_data.config.run import EngineConfig
 from sso_data.core.errors import EngineDeadError, EngineError, ModelError, described, one_line
 from sso_data.engines import start_inline, worker
-from sso_data.engines.child import RemoteEngine
+from sso_data.engines.child import GRACE_SECONDS, RemoteEngine
 from sso_data.engines.devices import gpus_each
 from sso_data.engines.environment import prepare_environment
 from sso_data.engines.interface import Engine, Request
 
 MISSING = "Ray is not installed: pip install 'sso-data[ray]', on this machine and on every node"
 ANSWER_SECONDS = 20.0
+HEAD_SECONDS, HEAD_ANSWER_SECONDS = 30.0, 2.0
+"""Seconds without a head after which a cluster is gone, as Ray would end this process after 60; and
+those that it has to answer in."""
 FULL_SECONDS = 30.0
 """Seconds without a place for an engine after which it is said that the cluster is full."""
 BEAT_SECONDS = 1.0
@@ -37,16 +40,18 @@ GATHER_SECONDS = 0.02
 """Seconds in which more messages may join the first one: each answer costs the driver a call."""
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
 }
-"""What Ray reads when it is imported: no statistics, nothing of the cluster on our stdout."""
+"""What Ray reads when it is imported: no statistics, no cluster of its own in place of one that is
+lost, nothing of the cluster on our stdout."""
 
 
 class Cluster:
     """The cluster that `config.cluster` names, and the places of engines in it.
 
-    `config` is what the engines get, `room` says for how many there is room, `text` what is
+    `config` is what the engines get, `room` says how many there are to be, `text` what is
     planned. Raises EngineError where no cluster answers, or none of its nodes has room.
     """
 
@@ -60,7 +65,7 @@ class Cluster:
         start: worker.Start | None = None,
     ) -> None:
         assert config.cluster is not None
-        join(config.cluster)
+        self._address, self._away = join(config.cluster), 0.0
         self._model_path, self._tell, self._start = model_path, tell, start or start_there
         nodes = _nodes()
         size, vllm = gpus_each(config, name), dict(config.vllm)
@@ -81,7 +86,8 @@ class Cluster:
             self._bundles = [{"GPU": 1, "CPU": 1}] + [{"GPU": 1}] * (size - 1)
             self._options = {"num_cpus": 1, "num_gpus": 0}
             vllm["distributed_executor_backend"] = "ray"
-        room = self.room()
+        self._follows = config.count == "auto"
+        room = self._has_room_for()
         self.count = room if config.count == "auto" else config.count
         key, needs = next(iter(self._bundles[0].items()))
         needs = size if key == "GPU" else needs
@@ -102,6 +108,23 @@ class Cluster:
         )
 
     def room(self) -> int:
+        """The number of engines to have; for `auto` it follows the cluster.
+
+        Raises EngineError when its head has been away for 30 seconds.
+        """
+        if why := _silence(self._address, HEAD_ANSWER_SECONDS):
+            self._away = self._away or time.monotonic()
+            if time.monotonic() - self._away > HEAD_SECONDS:
+                raise EngineError(
+                    f"{self._address}: the head of this Ray cluster is gone ({why}); what is done "
+                    "is kept, run the same command again when there is a cluster"
+                )
+        else:
+            self._away = 0.0
+            self.count = self._has_room_for() if self._follows else self.count
+        return self.count
+
+    def _has_room_for(self) -> int:
         """The number of engines that the nodes have room for, whatever else works there."""
         if self._spans:
             return int(_total("GPU")) // len(self._bundles)
@@ -109,20 +132,30 @@ class Cluster:
         return sum(int(min(node.get(key, 0) // need for key, need in needs)) for node in _nodes())
 
     def start(self, config: EngineConfig) -> "ActorEngine":
-        """Begin to start an engine, which Ray places as soon as there is room."""
+        """Begin to start an engine, which Ray places as soon as there is room.
+
+        Raises EngineError where Ray cannot be asked.
+        """
         import ray
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        group = placement_group(self._bundles, strategy="PACK")
-        place = PlacementGroupSchedulingStrategy(
-            group, placement_group_bundle_index=0, placement_group_capture_child_tasks=self._spans
-        )
-        actor = ray.remote(Host).options(
-            scheduling_strategy=place, max_concurrency=4, max_restarts=0, **self._options
-        )
-        made = actor.remote(str(self._model_path), config, self._start, __version__)
-        return ActorEngine(config, made, group, self._is_full)
+        if why := _silence(self._address, HEAD_ANSWER_SECONDS):  # Ray would wait for it
+            raise EngineError(f"{self._address}: the head of this Ray cluster is away ({why})")
+        try:
+            group = placement_group(self._bundles, strategy="PACK")
+            place = PlacementGroupSchedulingStrategy(
+                group,
+                placement_group_bundle_index=0,
+                placement_group_capture_child_tasks=self._spans,
+            )
+            actor = ray.remote(Host).options(
+                scheduling_strategy=place, max_concurrency=4, max_restarts=0, **self._options
+            )
+            made = actor.remote(str(self._model_path), config, self._start, __version__)
+            return ActorEngine(config, made, group, self._is_full)
+        except Exception as error:  # noqa: BLE001 - Ray raises anything where its head is gone
+            raise EngineError(f"Ray cannot start an engine: {_why(error)}") from None
 
     def _is_full(self) -> None:
         self._tell(f"the cluster is full: waiting for room for an engine of {self._needs}")
@@ -164,7 +197,10 @@ class ActorEngine(RemoteEngine):
             self._waker.send(b".", socket.MSG_DONTWAIT)
 
     def _send(self, requests: Sequence[Request]) -> None:
-        self._actor.submit.remote(list(requests))
+        try:
+            self._actor.submit.remote(list(requests))
+        except Exception as error:  # noqa: BLE001 - whatever Ray says of a cluster that is lost
+            raise self._lost(error) from None
 
     def _receive(self, timeout: float) -> list[tuple[Any, ...]]:
         if not self._answer.done():
@@ -179,25 +215,33 @@ class ActorEngine(RemoteEngine):
             return []
         try:
             messages = self._answer.result()
+            self._answer = self._ask()
         except Exception as error:  # noqa: BLE001 - whatever Ray says of an actor that is lost
-            raise EngineDeadError(
-                f"the engine's actor{self._where} was lost: {_why(error)}; requests in flight: "
-                f"{len(self._open)}"
-            ) from None
+            raise self._lost(error) from None
         for message in messages:
             if message[0] == "here":
                 self._where = f" on {message[1]}"
-        self._answer = self._ask()
         return messages
 
+    def _lost(self, error: Exception) -> EngineDeadError:
+        return EngineDeadError(
+            f"the engine's actor{self._where} was lost: {_why(error)}; requests in flight: "
+            f"{len(self._open)}"
+        )
+
     def _end(self, grace: float) -> None:
+        ending = threading.Thread(target=self._remove, daemon=True)
+        ending.start()
+        ending.join(GRACE_SECONDS)  # where the head is gone, Ray would wait for it
+        self._waker.close()
+
+    def _remove(self) -> None:
         import ray
         from ray.util.placement_group import remove_placement_group
 
         with suppress(Exception):  # the cluster may be gone
             ray.kill(self._actor)
             remove_placement_group(self._group)
-        self._waker.close()
 
 
 class Host:
@@ -256,19 +300,20 @@ def start_there(model_path: Path, config: EngineConfig) -> Engine:
     return start_inline(model_path, config)
 
 
-def join(address: str) -> None:
+def join(address: str) -> str:
     """Join a Ray cluster, unless this process has; quietly, and without its usage statistics.
 
-    Raises EngineError where the extra is missing, or no cluster answers within 20 seconds.
+    Returns its address. Raises EngineError where the extra is missing, or no cluster answers within
+    20 seconds.
     """
     if importlib.util.find_spec("ray") is None or importlib.util.find_spec("grpc") is None:
         raise EngineError(MISSING)
     os.environ.update(_QUIET)
     import ray
 
-    if ray.is_initialized():
-        return
     address = _answering(address)
+    if ray.is_initialized():
+        return address
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -278,6 +323,7 @@ def join(address: str) -> None:
     finally:
         if in_main:  # Ray's own would end the command without a word
             signal.signal(signal.SIGTERM, handler)
+    return address
 
 
 def summary(address: str) -> str:
@@ -288,35 +334,45 @@ def summary(address: str) -> str:
 
 def _answering(address: str) -> str:
     """Return the address, with `auto` looked up. Raises EngineError unless Ray answers there."""
-    import grpc
     from ray._private.services import canonicalize_bootstrap_address_or_die
 
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or address
-    method = "/ray.rpc.RayletDriver/ClusterInfo"
+    found = address
     if not address.startswith("ray://"):
-        method = "/ray.rpc.NodeInfoGcsService/CheckAlive"
         try:
-            address = canonicalize_bootstrap_address_or_die(address)
+            found = canonicalize_bootstrap_address_or_die(address)
         except (OSError, ValueError):
             raise EngineError(
                 f"engine.cluster {address}: no Ray cluster found; on this machine `ray start "
                 "--head` starts one, of another one give ray://host:10001"
             ) from None
+    if why := _silence(found, ANSWER_SECONDS):
+        where = found if address == "auto" else address
+        raise EngineError(
+            f"engine.cluster {where}: no Ray cluster answers there ({why}); ray://HOST:10001 is "
+            "Ray's client port, HOST:6379 the one of `ray start`, for machines that are part of "
+            "the cluster"
+        )
+    return found
+
+
+def _silence(address: str, seconds: float) -> str | None:
+    """Return why no Ray cluster answers at an address within so many seconds, or None."""
+    import grpc
+
+    method = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+    if address.startswith("ray://"):
+        method = "/ray.rpc.RayletDriver/ClusterInfo"
     options = [("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(address.removeprefix("ray://"), options) as channel:
         try:
-            channel.unary_unary(method)(b"", timeout=ANSWER_SECONDS)
+            channel.unary_unary(method)(b"", timeout=seconds)
         except grpc.RpcError as error:
-            code = error.code()
             absent = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "UNKNOWN", "INTERNAL")
-            if code.name in absent and os.environ.get("RAY_USE_TLS", "0") == "0":
-                raise EngineError(
-                    f"engine.cluster {address}: no Ray cluster answers there "
-                    f"({code.name.lower()}); ray://HOST:10001 is Ray's client port, HOST:6379 the "
-                    "one of `ray start`, for machines that are part of the cluster"
-                ) from None
-    return address
+            if error.code().name in absent and os.environ.get("RAY_USE_TLS", "0") == "0":
+                return str(error.code().name.lower())
+    return None
 
 
 def _nodes() -> list[Mapping[str, float]]:

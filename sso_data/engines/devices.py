@@ -232,8 +232,16 @@ def _needed(gpu: Gpu | None, config: EngineConfig, name: str, model_path: Path |
 
 
 def _on_cpu(config: EngineConfig, environ: Mapping[str, str]) -> EnginePlan:
-    """Engines that share the processor's cores, one unless more are asked for."""
+    """Engines that share the processor's cores, one unless more are asked for.
+
+    Raises ConfigError for more engines than the machine has cores.
+    """
     count = 1 if config.count == "auto" else config.count
+    if count > (most := os.cpu_count() or 1):
+        raise ConfigError(
+            f"engine.count: {count} engines, but no GPU is visible here, and {most} CPU cores; "
+            "lower it"
+        )
     shared: dict[str, str] = {}
     if count > 1 and config.threads is None and "OMP_NUM_THREADS" not in environ:
         shared["OMP_NUM_THREADS"] = str(max(1, _cores() // count))

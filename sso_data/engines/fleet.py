@@ -116,7 +116,7 @@ class Fleet:
 
     A row that kills engines is found by `CrashBisector`, on one slot that runs nothing else
     meanwhile, and refused. `tell` is given one line for each death and each retirement. `step`
-    and `submit` raise EngineError when all slots have retired.
+    and `submit` raise EngineError when all slots have retired, and what `room` raises.
     """
 
     def __init__(
@@ -251,7 +251,7 @@ class Fleet:
             if slot.engine is None and slot.start_at <= self._clock():
                 try:
                     slot.engine = slot.start(slot.config)
-                except SsoDataError as error:
+                except (SsoDataError, OSError) as error:  # no memory for a process, for example
                     self._start_failed(slot, error)
 
     def _forget_finished_rows(self) -> None:
@@ -389,7 +389,7 @@ class Fleet:
             self._results.append(Refused(key=key, detail=detail, reason="engine_died"))
         row.open.clear()
 
-    def _start_failed(self, slot: _Slot, error: SsoDataError) -> None:
+    def _start_failed(self, slot: _Slot, error: Exception) -> None:
         slot.stop()
         slot.failed_starts += 1
         ready = [other for other in self._slots if other.is_ready]
@@ -401,7 +401,7 @@ class Fleet:
         else:
             self._retire(slot, f"the engine cannot be started: {error}")
 
-    def _restart(self, slot: _Slot, error: SsoDataError, *, quiet: bool = False) -> None:
+    def _restart(self, slot: _Slot, error: Exception, *, quiet: bool = False) -> None:
         """Have the slot's engine started after a while, longer each time."""
         doublings = min(slot.deaths + slot.failed_starts - 1, 10)
         seconds = min(MOST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0**doublings)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from sso_data.engines.interface import (
 )
 from sso_data.engines.requests import sampled, score_slots, scored, sort_requests
 from sso_data.engines.vllm import grammar_of
+from sso_data.models.directory import hub_id_of
 from sso_data.models.facts import read_model_facts
 
 FLAGS = (
@@ -40,6 +42,7 @@ PROBE_TOKENS = 8
 AGREED_NATS = 0.05
 """The largest difference, nats/token, of log-probs of the same ids that bfloat16 may make."""
 _BUSY = (408, 429)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class _RefusedError(Exception):
@@ -57,7 +60,8 @@ class ServerEngine:
 
     def __init__(self, model_path: Path, config: EngineConfig) -> None:
         self._facts = read_model_facts(model_path, config)
-        self._url = config.servers[0]
+        self._hub_id = hub_id_of(model_path)
+        self._url = config.servers[0].removesuffix("/v1")  # with which others are told of it
         self._open: set[str] = set()
         self._ready: list[Result] = []
         self._tasks: set[asyncio.Task[Result]] = set()
@@ -239,6 +243,12 @@ class ServerEngine:
             )
         self._name = wanted
         by_name = dict(zip(names, cards, strict=True))
+        root, ours = str(by_name[wanted].get("root")), self._hub_id
+        if config.server_model is None and ours and _HUB_ID.fullmatch(root) and root != ours:
+            raise EngineError(
+                f"{self._url}: serves {root}, and the model is {ours}; give --model {root}, or, if "
+                f"the two are one, --set engine.server_model={wanted}"
+            )
         parent: dict[str, Any] = by_name.get(str(by_name[wanted].get("parent")), {})
         return parent | {key: value for key, value in by_name[wanted].items() if value is not None}
 

@@ -13,6 +13,7 @@ from sso_data.config.evaluation import JudgeConfig
 from sso_data.core.errors import one_line
 from sso_data.core.jinja import SHIPPED, Templates
 from sso_data.core.paths import public_name
+from sso_data.core.progress import Progress
 from sso_data.core.records import derive_seed
 from sso_data.engines.driver import Window, drive
 from sso_data.engines.interface import Refused
@@ -168,12 +169,12 @@ class LlmJudge:
         )
 
 
-def open_llm(config: JudgeConfig, *, tell: Callable[[str], None] = lambda line: None) -> LlmJudge:
+def open_llm(config: JudgeConfig, progress: Progress | None = None) -> LlmJudge:
     """The judge with its model: at an endpoint, or in an engine of its own. Raises SsoDataError."""
     assert config.model is not None
     with ExitStack() as opened:
         completions = opened.enter_context(
-            open_chat(config.model, config, config.loading, config.views, tell=tell)
+            open_chat(config.model, config, config.loading, config.views, progress=progress)
         )
         return LlmJudge(
             completions,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
 from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Message, Row, View
-from sso_data.models.directory import model_fingerprint, resolve_model
+from sso_data.models.directory import engine_dir, engine_fingerprint
 from sso_data.runs.files import make_dir, swap_dir
 from sso_data.runs.jsonl import JsonlStore, read_objects, unsealed
 from sso_data.runs.workdir import write_json
@@ -165,10 +165,10 @@ class Oracle:
         """Do nothing: there is nothing to close."""
 
 
-def open_judge(config: JudgeConfig, *, tell: Callable[[str], None] = lambda line: None) -> Judge:
+def open_judge(config: JudgeConfig, progress: Progress | None = None) -> Judge:
     """The judge of a configuration, ready to compare; the caller closes it. Loads its model.
 
-    `tell` is given one line when something goes wrong and the work goes on. Raises ConfigError
+    `progress` is told when something goes wrong and the work goes on. Raises ConfigError
     where no judge is configured or its function cannot be loaded, ModelError or EngineError where
     its model cannot.
     """
@@ -186,7 +186,7 @@ def open_judge(config: JudgeConfig, *, tell: Callable[[str], None] = lambda line
         case "llm":
             from sso_data.evaluation.judge_llm import open_llm
 
-            return open_llm(config, tell=tell)
+            return open_llm(config, progress)
         case "python":
             from sso_data.evaluation.judge_function import FunctionJudge
 
@@ -223,8 +223,9 @@ def judge_identity(config: JudgeConfig) -> dict[str, Any]:
     elif config.model and config.endpoint:
         found["model"] = f"{config.model}@{config.endpoint}"
     elif config.model:
-        directory = resolve_model(config.model, config.loading.revision)
-        found["model"] = f"{public_name(config.model)}@{model_fingerprint(directory)}"
+        directory = engine_dir(config.model, config.loading)
+        fingerprint = engine_fingerprint(config.model, directory, config.loading)
+        found["model"] = f"{public_name(config.model)}@{fingerprint}"
     return found
 
 
@@ -259,7 +260,7 @@ def judge_all(
         }
         if not todo:
             return name, found
-        with closing(open_judge(config, tell=progress.warn)) as judge:
+        with closing(open_judge(config, progress)) as judge:
             if name is None:
                 name = judge.name
                 write_json(directory / "judge.json", {"name": name, **identity})

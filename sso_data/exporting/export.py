@@ -120,7 +120,11 @@ def export(
         exported=counts.exported,
         skipped=dict(counts.skipped),
         files=files,
-        notes=(*counts.notes(source.missing), *_steps(wanted, job), *([doubt] if doubt else [])),
+        notes=(
+            *counts.notes(source.missing),
+            *_steps(wanted, job),
+            *([f"warning: {doubt}"] if doubt else []),
+        ),
         next=wanted.command(job),
     )
 

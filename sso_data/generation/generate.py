@@ -30,9 +30,8 @@ from sso_data.generation.pipeline import Pipeline, RowCounts, Sink
 from sso_data.models.checks import check_model
 from sso_data.models.directory import (
     Policy,
-    adapter_fingerprint,
-    model_fingerprint,
-    resolve_model,
+    engine_dir,
+    engine_fingerprint,
     tokenizer_fingerprint,
 )
 from sso_data.models.facts import read_model_facts
@@ -149,23 +148,12 @@ def prepare(
     """
     rules = rules_of(config)
     engine_name = resolve_name(config.engine)
-    trusted = config.engine.trust_remote_code
-    model_dir = resolve_model(
-        config.model,
-        config.engine.revision,
-        trust_remote_code=trusted,
-        weights=not config.engine.servers,
-    )
-    tokenizer = load_tokenizer(model_dir, trust_remote_code=trusted)
+    model_dir = engine_dir(config.model, config.engine)
+    tokenizer = load_tokenizer(model_dir, trust_remote_code=config.engine.trust_remote_code)
     template = ChatTemplate(tokenizer, config.views, today=date or today())
     for line in check_model(model_dir, template, read_model_facts(model_dir, config.engine)):
         (progress or NullProgress()).warn(line)
-    if config.engine.servers:  # whose weights nobody sees
-        fingerprint = f"server:{config.engine.server_model or public_name(config.model)}"
-    else:
-        fingerprint = model_fingerprint(model_dir, progress)
-    if config.engine.adapter is not None:
-        fingerprint = f"{fingerprint}+{adapter_fingerprint(config.engine.adapter)}"
+    fingerprint = engine_fingerprint(config.model, model_dir, config.engine, progress)
     policy = Policy(name=public_name(config.model), fingerprint=fingerprint, template=template)
     identity = {
         "seed": config.seed,

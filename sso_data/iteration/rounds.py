@@ -221,7 +221,7 @@ def _make_run(
             "kept": len(decision.kept),
             "dropped": {reason: n for reason, n in decision.dropped.items() if n},
             "effect": why.effect.verdict,
-            "to_keep": why.next_step(prefix="generate."),
+            "to_keep": why.next_step(prefix="generate.") if why.is_few else None,
             "model": manifest["identity"]["model"],
         },
     )

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sso_data.config.run import EngineConfig
 from sso_data.core.errors import ModelError, one_line
-from sso_data.core.paths import is_meant_as_path
+from sso_data.core.paths import is_meant_as_path, public_name
 from sso_data.core.progress import Progress
 from sso_data.runs.checksums import recorded_in, sha256_of
 from sso_data.templating.chat_template import ChatTemplate
@@ -95,6 +96,34 @@ def resolve_model(
             f"{reason}{there}"
         ) from error
     return Path(folder)
+
+
+def hub_id_of(directory: Path) -> str | None:
+    """Return the Hub id of a directory in the Hub's cache (`models--NAMESPACE--NAME`), or None."""
+    kept = directory.parent.parent.name
+    return kept[8:].replace("--", "/", 1) if kept.startswith("models--") else None
+
+
+def engine_dir(model: str, engine: EngineConfig) -> Path:
+    """The directory of a model that an engine loads, without weights where servers have them.
+
+    Raises ModelError as `resolve_model` does.
+    """
+    trusted, weights = engine.trust_remote_code, not engine.servers
+    return resolve_model(model, engine.revision, trust_remote_code=trusted, weights=weights)
+
+
+def engine_fingerprint(
+    model: str, directory: Path, engine: EngineConfig, progress: Progress | None = None
+) -> str:
+    """The fingerprint of what an engine loads; of servers, whose weights nobody sees, the name.
+
+    Raises ModelError.
+    """
+    if engine.servers:
+        return f"server:{engine.server_model or public_name(model)}"
+    found = model_fingerprint(directory, progress)
+    return f"{found}+{adapter_fingerprint(engine.adapter)}" if engine.adapter else found
 
 
 def is_offline(error: Exception) -> bool:

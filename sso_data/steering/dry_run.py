@@ -52,7 +52,7 @@ def write_principles(
             yield begun.pop(first)
 
     progress.phase(f"opening {config.steering.principle_model or config.model}")
-    with open_writer(config, tell=progress.warn) as model:
+    with open_writer(config, progress) as model:
         progress.phase("writing principles")
         progress.count(0, total, PROMPTS_STEERED)
         task = PassTask(

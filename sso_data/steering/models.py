@@ -104,7 +104,7 @@ def steered(
                 if not config.steering.endpoint:
                     engine.close()
                     progress.phase(f"loading {other}")
-                return stack.enter_context(open_writer(config, tell=progress.warn))
+                return stack.enter_context(open_writer(config, progress))
 
             yield start
 
@@ -121,9 +121,7 @@ def steered(
     return look_up(guide.store, rules)
 
 
-def open_writer(
-    config: RunConfig, tell: Callable[[str], None]
-) -> AbstractContextManager[Completions]:
+def open_writer(config: RunConfig, progress: Progress) -> AbstractContextManager[Completions]:
     """Return the context of the model that writes: `steering.principle_model`, else the policy.
 
     On this machine it is loaded with the policy's engine settings, but not its adapter and
@@ -134,7 +132,7 @@ def open_writer(
             update={"adapter": None, "revision": None, "servers": (), "server_model": None}
         )
         model = config.steering.principle_model
-        return open_chat(model, config.steering, engine, ViewsConfig(), tell=tell)
+        return open_chat(model, config.steering, engine, ViewsConfig(), progress=progress)
     if not config.model:
         raise ConfigError("no model given: add --model DIRECTORY_OR_HUB_ID, or --endpoint URL")
-    return open_chat(config.model, config.steering, config.engine, config.views, tell=tell)
+    return open_chat(config.model, config.steering, config.engine, config.views, progress=progress)

@@ -58,7 +58,7 @@ def new_catalogue(
     made: list[Principle] = []
     progress.phase(f"opening {config.steering.principle_model or config.model}")
     try:
-        with open_writer(config, tell=progress.warn) as model:
+        with open_writer(config, progress) as model:
             progress.phase(f"asking for {count} principles")
             for number in range(1, ATTEMPTS + 1):
                 missing = count - len(made)

@@ -83,12 +83,15 @@ def test_an_engine_larger_than_the_box_is_refused() -> None:
 
 def test_engines_on_cpu_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     config = EngineConfig(count=4)
     plan = plan_engines(config, "transformers", gpus=[], environ={})
     assert plan.environments == ({"OMP_NUM_THREADS": "2"},) * 4
     assert plan.text == "4 engines on CPU"
     own = plan_engines(config, "transformers", gpus=[], environ={"OMP_NUM_THREADS": "1"})
     assert own.environments == ({},) * 4
+    with pytest.raises(ConfigError, match="9 engines, but no GPU is visible here, and 8 CPU cores"):
+        plan_engines(EngineConfig(count=9), "vllm", gpus=[], environ={})
 
 
 def test_the_output_of_nvidia_smi() -> None:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,8 @@ def of(kills: Kills, slow: float = 0.0) -> Callable[[EngineConfig, Clock], Morta
     return lambda config, clock: Mortal(config, kills, clock, slow)
 
 
-def no_engine(config: EngineConfig, clock: Clock) -> Mortal:
-    raise EngineError("no GPU memory")
+def no_engine(config: EngineConfig, clock: Clock, kind: type[Exception] = EngineError) -> Mortal:
+    raise kind("no GPU memory")
 
 
 def keys(rows: int) -> list[str]:
@@ -331,8 +332,9 @@ def test_a_row_that_kills_is_found_on_one_engine() -> None:
     assert deaths[0] == 1 and deaths[1] >= 3
 
 
-def test_an_engine_that_never_starts_costs_one_warning() -> None:
-    two = Two(of(immortal), no_engine)
+@pytest.mark.parametrize("kind", [EngineError, OSError])
+def test_an_engine_that_never_starts_costs_one_warning(kind: type[Exception]) -> None:
+    two = Two(of(immortal), partial(no_engine, kind=kind))
     assert len(answers(two.fleet, keys(1000))) == 3000
     while len(two.told) < 1:
         two.fleet.step()

@@ -17,11 +17,16 @@ from typing import Any
 
 import pytest
 
-from sso_data.config.run import EngineConfig
+from sso_data import chat
+from sso_data.chat.interface import CompletionRequest
+from sso_data.config.run import EngineConfig, ViewsConfig
+from sso_data.config.section import EndpointSection
 from sso_data.core.errors import EngineDeadError, EngineError
+from sso_data.core.progress import NullProgress
+from sso_data.core.records import Message
 from sso_data.engines import server as home
-from sso_data.engines import start_engine
-from sso_data.engines.interface import Refused, Sampled
+from sso_data.engines import start_engine, start_server
+from sso_data.engines.interface import Engine, Refused, Sampled
 from sso_data.engines.server import FLAGS, ServerEngine
 from sso_data.world import policy_dir
 from tests.engines.calls import ask, many_samples, sample, score
@@ -172,10 +177,85 @@ def test_a_server_that_would_give_wrong_rows_is_refused(wrong: Body, line: str) 
     assert not isinstance(caught.value, EngineDeadError) and "\n" not in str(caught.value)
 
 
+def test_another_model_of_the_hub_is_refused_unless_it_is_named(tmp_path: Path) -> None:
+    """Its vocabulary may be the same; names of directories are not compared."""
+    ours = tmp_path / "models--Qwen--Qwen3-8B" / "snapshots" / "abc"
+    ours.parent.mkdir(parents=True)
+    ours.symlink_to(policy_dir())
+    script = Scripted()
+    with serving(script.answer) as url:
+        config = EngineConfig(servers=(url,), max_model_len=512)
+        for root, path, named in (
+            ("Qwen/Qwen3-8B", ours, None),
+            ("/models/x", ours, None),
+            ("Qwen/Qwen3-4B", policy_dir(), None),
+            ("Qwen/Qwen3-4B", ours, "policy"),
+        ):
+            script.models[0]["root"] = root
+            ServerEngine(path, config.model_copy(update={"server_model": named})).close()
+        with pytest.raises(EngineError, match="serves Qwen/Qwen3-4B, and the model is Qwen/Qwen3-"):
+            ServerEngine(ours, config)
+
+
+def test_a_chat_model_of_a_server_needs_no_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are they hashed: its name says that it is a server's; and the plan is noted."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in policy_dir().iterdir():
+        if file.suffix != ".safetensors":
+            (bare / file.name).symlink_to(file)
+
+    def start(path: Path, config: EngineConfig, tell: Any, note: Any) -> Engine:
+        note("the plan")
+        return start_server(path, config)
+
+    class Noting(NullProgress):
+        def note(self, text: str) -> None:
+            noted.append(text)
+
+    noted: list[str] = []
+    hello = (Message(role="user", content="Hello"),)
+    script = Scripted()
+    monkeypatch.setattr(chat, "start_engine", start)
+    with serving(script.answer) as url:
+        engine = EngineConfig(servers=(url,), max_model_len=512)
+        more = {"progress": Noting()}
+        with chat.open_chat(str(bare), EndpointSection(), engine, ViewsConfig(), **more) as model:
+            assert (model.model, noted) == (f"{bare}@server:bare", ["the plan"])
+            model.submit([CompletionRequest(key="a", messages=hello, max_tokens=4, seed=1)])
+            while not (found := list(model.step())):
+                pass
+            assert [one.key for one in found] == ["a"]
+
+
+def test_no_more_is_under_way_than_an_engine_would_take() -> None:
+    """At most five requests, over at most five connections, which are kept."""
+    script, lock, under_way = Scripted(), threading.Lock(), [0, 0]
+    threads = set[threading.Thread]()
+
+    def slowly(path: str, body: Body) -> tuple[int, Any]:
+        with lock:
+            threads.add(threading.current_thread())
+            under_way[:] = under_way[0] + 1, max(under_way[0] + 1, under_way[1])
+        time.sleep(0.005)
+        with lock:
+            under_way[0] -= 1
+        return script.answer(path, body)
+
+    scores = [score(f"x{number}", (1, 2), (30, 40)) for number in range(20)]
+    limits = {"max_num_seqs": 3, "score_slots": 2}
+    with serving(slowly) as url, closing(reach(url, **limits)) as engine:
+        assert len(ask(engine, [*many_samples(20), *scores])) == 40
+    assert 1 < under_way[1] <= 5 and len(threads) <= 5
+
+
 def test_a_lora_adapter_is_asked_for_by_its_name() -> None:
+    """The address may end as other clients have it."""
     script = Scripted()
     script.models.append({"id": "tuned", "parent": "policy", "max_model_len": None})
-    with serving(script.answer) as url, closing(reach(url, server_model="tuned")) as engine:
+    with serving(script.answer) as url, closing(reach(f"{url}/v1", server_model="tuned")) as engine:
         assert engine.info.context_tokens == 511
 
 

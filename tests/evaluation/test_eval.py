@@ -131,6 +131,26 @@ def test_a_model_against_itself_ties_everywhere(
     assert stored.pop("crc") and stored == found
 
 
+@pytest.mark.long
+def test_two_engines_make_the_evaluation_of_one(
+    evaluated: Eval, made: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """Of either model one after the other, on processes of their own."""
+    out = tmp_path / "eval"
+    two = ("--engines=2", "--set=generate.engine.isolation=subprocess")
+    told = done(evaluated(*two, "--prompts", prompts, "--judge=oracle", "--out", out))
+    assert told.stderr.count("2 engines: transformers") == 2
+    for file in ("model/rows/00000.jsonl", "against/answers.jsonl"):
+        one, other = (
+            {
+                line["id"]: line.get("original_token_ids") or line["text"]
+                for line in lines_of(at / file)
+            }
+            for at in (made, out)
+        )
+        assert one == other and len(one) == 12
+
+
 def test_every_prompt_is_in_the_books(evaluated: Eval, tmp_path: Path) -> None:
     """A blank prompt fails for the models, a foreign one for the judge, a long one for its room."""
     query = queries(1, seed=3, held_out=True)[0]

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from sso_data.cli import app
 from sso_data.config.run import FilterConfig, RunConfig
 from sso_data.core.records import ALL_CELLS, Cell, Row, Steering
+from sso_data.exporting.export import export
 from sso_data.filtering.explain import effect_of, explain, features_of
 from sso_data.filtering.filters import decide
 from sso_data.filtering.refilter import doubt_about, why_nothing
@@ -278,6 +279,7 @@ def test_training_and_exports_hear_it(tmp_path: Path) -> None:
     run = make_run(tmp_path / "none", no_effect())
     doubt = doubt_about(str(make_run(tmp_path / "kept", no_effect(), settings=LOOSE)))
     assert doubt is not None and "no effect shown" in doubt
+    assert export(tmp_path / "kept", "trl", tmp_path / "out").notes[-1] == f"warning: {doubt}"
     assert doubt_about(str(make_run(tmp_path / "good", [make_row(i) for i in range(9)]))) is None
     assert "no filter setting helps" in why_nothing(run)
     assert why_nothing(make_run(tmp_path / "blank", [])).startswith(
@@ -314,5 +316,7 @@ def test_a_setting_without_a_command_stands_after_one_space() -> None:
     """`preview` has no run to filter, and `iterate` its own names."""
     found = explain(encode_rows(truncated()), DEFAULT)
     assert "\ntry: --set filter." in found.text()
-    assert "\ntry: --set generate.filter." in found.text(prefix="generate.")
+    text = found.text(prefix="generate.")
+    assert "\ntry: --set generate.filter." in text and "rows; with a new --out)" in text
+    assert found.next_step(prefix="generate.").endswith(" rows (tried; with a new --out)")
     assert "\ntry: C --set filter." in found.text(command="C")

@@ -121,6 +121,8 @@ def test_the_plan_is_of_all_prompts_and_writes_nothing(
     found = json.loads(done.stdout)
     assert (found["prompts"], found["probed"], found["forecast"]["total"]) == (90, 40, 90)
     assert found["cost"][0] >= 0 and sorted(tmp_path.iterdir()) == [prompts]
+    features = found["explanation"]["features"]
+    assert sum(one["rows"] for one in features.values()) >= 2 * 40, "which principles, too"
     exact = found["prompt_tokens"]
     assert exact[0] == exact[1] == exact[2] > 3 * 90
     monkeypatch.setattr(preview, "_MOST_COUNTED", 60)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sso_data.config.run import RunConfig, load_config
+from sso_data.config.run import EngineConfig, RunConfig, load_config
 from sso_data.core.records import (
     ALL_CELLS,
     NEEDED_CELLS,
@@ -17,7 +17,8 @@ from sso_data.core.records import (
     derive_seed,
     hash_ids,
 )
-from sso_data.engines.interface import Request, SampleRequest, ScoreRequest
+from sso_data.engines.interface import EngineInfo, Request, SampleRequest, ScoreRequest
+from sso_data.generation.generate import _resume_promise
 from sso_data.generation.logprob_check import CheckResult
 from sso_data.prompts import BadRow
 from sso_data.prompts.rows import unanswerable
@@ -268,3 +269,29 @@ class TestFailures:
             Message(role="user", content="Why?"),
         )
         assert unanswerable(turns) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype", "threads", "promise"),
+    [
+        ("vllm", "cpu", "float32", 1, "same tokens"),
+        ("vllm", "cpu", "float32", None, "same ids"),
+        ("vllm", "cpu", "bfloat16", 1, "same ids"),
+        ("vllm", "cuda", "float32", 1, "same ids"),
+        ("vllm", "server", "server", 1, "same ids"),
+        ("transformers", "cpu", "float32", 1, "same ids"),
+    ],
+)
+def test_run_json_says_what_several_engines_and_interruptions_may_change(
+    name: str, device: str, dtype: str, threads: int | None, promise: str
+) -> None:
+    info = EngineInfo(
+        name=name,
+        version="1",
+        device=device,
+        dtype=dtype,
+        context_tokens=1,
+        max_in_flight=1,
+        engines=2,
+    )
+    assert _resume_promise(info, EngineConfig(threads=threads)).startswith(promise)

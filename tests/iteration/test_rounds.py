@@ -106,7 +106,7 @@ def test_policies_are_carried_in_float32(done: Iterated, out: Path) -> None:
         assert any(not torch.equal(t.bfloat16().float(), t) for t in tensors.values())
         left = json.loads((model / "train.json").read_text())["comparison"]
         assert line["train_d_memory"] == line["train_d_saved"] == left["memory"][0]
-        assert line["train_d_loaded"] == left["loaded"][0]
+        assert [line["train_d_loaded"], *line["train_d_loaded_interval"]] == left["loaded"]
         assert line["train_changed_saved"] > line["train_changed_loaded"] > 0
     shown_rows = dict(shown(done.lines))
     assert "D over the start, same rows: in memory / saved / in bfloat16" in shown_rows
@@ -324,6 +324,9 @@ def test_nothing_kept_is_a_stop(prompts: Path, tmp_path: Path) -> None:
     told = "\n".join(heard.warnings)
     assert "no pairs: 0 of 8 rows" in told and "try: --set generate.filter.gap=" in told
     assert done.stop is not None and done.stop.rule == "nothing_kept"
+    assert done.stop.advice[0].endswith("of 8 rows (tried; with a new --out)")
+    with pytest.raises(RunError, match=r"generate\.filter\.gap"):
+        run(tiny(prompts), tmp_path / "out", by=never)
     assert done.policy.path == str(policy_dir())
     assert done.to_json()["totals"]["kept"] == 0
 

@@ -1,7 +1,7 @@
 """The engine's process is killed or stopped again and again: the run goes on to the same content.
 
 Two deaths an engine in `make test-long`; `make chaos` asks for twenty by SSO_DATA_ENGINE_DEATHS.
-In `make test` one real process is killed and one stopped: tests/engines/test_restarting.py.
+In `make test` one real process is killed and one stopped: tests/engines/test_fleet.py.
 """
 
 import json

@@ -116,6 +116,11 @@ def test_words() -> None:
         "; loaded in bfloat16 +1.1 [+1, +1.2]; 3.20% of the saved weights changed, 3.20% in "
         "bfloat16; D of the files was not measured"
     )
+    single = dict.fromkeys(("memory", "saved", "loaded"), None) | {"rows": 1}
+    assert summary(FOUND | single) == (
+        "D of y+ over y- (nats) is measured from two training rows on: 3.20% of the saved weights "
+        "changed"
+    )
     (line,) = warnings(FOUND, merged=False)
     assert "undid 83%" in line and "optim.save_dtype=float32" in line and "lora" not in line
     assert "lora.merge=false" in warnings(FOUND, merged=True)[0]
