@@ -1,12 +1,14 @@
-"""What a GPU has to show, as one prepared script: engine, LM head, agreement, training, memory.
+"""What a GPU has to show, as one prepared script: vLLM, engine, LM head, agreement, training.
 
-    python benchmarks/gpu.py --out results.json [--model DIR] [--limit 700]
+    python benchmarks/gpu.py --out results.json [--model DIR] [--limit 560]
     python benchmarks/gpu.py --tiny --out results.json      # the same on a CPU, in small
 
 Models have random weights and the sizes of published ones; `--model` adds a real one. Every part is
 a process of its own, with the time that is left; the results are written after each of them. A
-part that failed, or for which there was no time, says "not measured" and why. Needs torch,
-transformers and this package, for one side TRL, for another peft; nothing is downloaded.
+part that failed, or for which there was no time, says "not measured" and why. The same command
+again, with the same --out, goes on with those. Needs torch, transformers, what this package
+imports (PYTHONPATH, where it cannot be installed) and, by part, vLLM, TRL or peft; nothing is
+downloaded.
 """
 
 import argparse
@@ -16,11 +18,13 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,14 +38,17 @@ SIZES = {
 }
 """Layers, hidden, intermediate, heads, key-value heads, head size, vocabulary, tied."""
 PLAN = (
-    *(("agree", "0.5B", 60), ("engine", "0.5B", 70), ("head", "0.5B", 30)),
-    *(("steps", "0.5B", 90), ("memory", "0.5B bfloat16", 50), ("memory", "1.5B bfloat16", 60)),
-    *(("engine", "8B", 120), ("memory", "8B lora", 80), ("memory", "3B bfloat16", 70)),
-    *(("steps", "1.5B", 90), ("engine", "1.5B", 70)),
+    *(("rows", "vllm", 80), ("agree", "0.5B vllm", 80), ("vllm", "0.5B 2048", 90)),
+    *(("vllm", "0.5B 8192 V1", 70), ("vllm", "0.5B 8192", 70), ("vllm", "0.5B 16384", 70)),
+    *(("agree", "0.5B transformers", 60), ("engine", "0.5B", 70), ("head", "0.5B", 30)),
+    *(("rows", "transformers", 60), ("steps", "0.5B", 90), ("memory", "0.5B bfloat16", 50)),
+    *(("memory", "1.5B bfloat16", 60), ("engine", "8B", 120), ("memory", "8B lora", 80)),
+    *(("memory", "3B bfloat16", 70), ("steps", "1.5B", 90), ("engine", "1.5B", 70)),
 )
 """(part, what, seconds it may take), the most wanted first."""
 TINY_PLAN = (
-    *(("agree", "tiny", 600), ("engine", "tiny", 600), ("head", "tiny", 600)),
+    *(("rows", "vllm", 600), ("agree", "tiny vllm", 600), ("vllm", "tiny 4096 V1", 600)),
+    *(("agree", "tiny transformers", 600), ("engine", "tiny", 600), ("head", "tiny", 600)),
     *(("memory", "tiny float32", 600), ("memory", "tiny lora", 600), ("steps", "tiny", 600)),
 )
 
@@ -52,8 +59,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--model", default="", help="a real model's directory, for engine and agree"
     )
-    parser.add_argument("--limit", type=float, default=700.0, help="seconds for all parts")
+    parser.add_argument("--limit", type=float, default=560.0, help="seconds for all parts")
     parser.add_argument("--tiny", action="store_true", help="in small, on a CPU too")
+    parser.add_argument("--eager", action="store_true", help="vLLM without torch.compile")
     parser.add_argument("--parts", help="comma-separated, of the parts' names (default: all)")
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -68,15 +76,21 @@ def main() -> None:
         arguments.out.write_text(json.dumps(found))
         return
     began = time.monotonic()
-    results: dict[str, Any] = {"machine": machine()}
+    here = machine()
+    results: dict[str, Any] = {"machine": here}
+    if arguments.out.exists():
+        results = json.loads(arguments.out.read_text())
+        if results["machine"] != here:
+            raise SystemExit(f"{arguments.out}: measured on {results['machine']}, not {here}")
     for name, what, seconds in plan(arguments):
         left = float("inf" if arguments.tiny else arguments.limit) - (time.monotonic() - began)
         label = f"{name}, {what}"
+        if label in results and "not measured" not in results[label]:
+            continue
         if left < seconds / 2:
             results[label] = {"not measured": f"{left:.0f} s were left"}
         else:
             results[label] = in_process(name, what, min(left, 2 * seconds))
-        results["seconds"] = round(time.monotonic() - began, 1)
         arguments.out.write_text(json.dumps(results, indent=2) + "\n")
         print(label, json.dumps(results[label])[:300], file=sys.stderr, flush=True)
 
@@ -85,7 +99,10 @@ def plan(arguments: argparse.Namespace) -> list[tuple[str, str, int]]:
     """The parts to run: those of a real model come first."""
     parts = list(TINY_PLAN if arguments.tiny else PLAN)
     if arguments.model:
-        parts[:0] = [("agree", "model", 60), ("engine", "model", 70)]
+        parts[:0] = [
+            *(("agree", "model vllm", 80), ("agree", "model transformers", 60)),
+            ("engine", "model", 70),
+        ]
     wanted = arguments.parts.split(",") if arguments.parts else list(PARTS)
     return [part for part in parts if part[0] in wanted]
 
@@ -99,26 +116,42 @@ def machine() -> dict[str, Any]:
 
 
 def in_process(name: str, what: str, seconds: float) -> dict[str, Any]:
-    """A part in a process of its own; why it was not measured where it failed."""
-    with tempfile.TemporaryDirectory(prefix="sso-data-gpu-") as folder:
-        out = Path(folder) / "found.json"
+    """A part in processes of its own, which end with it; why it was not measured where it failed.
+
+    `what` may end with the model runner of vLLM, V1; V2 is its own choice on a GPU.
+    """
+    with tempfile.TemporaryDirectory(prefix="sso-data-gpu-", ignore_cleanup_errors=True) as folder:
+        out, log = Path(folder) / "found.json", Path(folder) / "log.txt"
         command = [sys.executable, __file__, *sys.argv[1:], "--part", name, what, "--out", str(out)]
-        quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TMPDIR": folder}
-        try:
-            done = subprocess.run(
+        own = {
+            **{"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TMPDIR": folder},
+            "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it would compile kernels
+            "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
+            **({"VLLM_USE_V2_MODEL_RUNNER": "0"} if what.endswith(" V1") else {}),
+        }
+        began = time.monotonic()
+        with log.open("w") as stream:
+            process = subprocess.Popen(
                 command,
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-                env=os.environ | quiet,
-                check=False,
+                stdout=stream,
+                stderr=stream,
+                env=os.environ | own,
+                start_new_session=True,
             )
-        except subprocess.TimeoutExpired:
-            return {"not measured": f"more than {seconds:.0f} s"}
-        if done.returncode:
-            return {"not measured": done.stderr[-1500:]}
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
+                process.wait()
+                return {"not measured": f"more than {seconds:.0f} s: {tail(log)}"}
+        if code:
+            return {"not measured": tail(log)}
         found: dict[str, Any] = json.loads(out.read_text())
-        return found
+        return found | {"wall_s": round(time.monotonic() - began, 1)}
+
+
+def tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-1500:]
 
 
 # parts
@@ -205,13 +238,98 @@ def crossed(samples: Sequence[Any], drawn: dict[str, tuple[int, ...]], turn: int
     ]
 
 
-def start(folder: Path, dtype: str, batch: int) -> Any:
+def start(folder: Path, dtype: str, batch: int, name: str = "transformers", **vllm: Any) -> Any:
+    """An engine in this process; vLLM with a part of the GPU, so that others fit beside it."""
     from sso_data.config.run import EngineConfig
     from sso_data.engines import start_inline
 
-    settings: dict[str, Any] = {"name": "transformers", "isolation": "inline", "dtype": dtype}
+    settings: dict[str, Any] = {"name": name, "isolation": "inline", "dtype": dtype}
     settings |= {"max_num_seqs": batch, "max_model_len": 4096}
+    settings |= {"gpu_memory_utilization": 0.5, "vllm": vllm} if name == "vllm" else {}
     return start_inline(folder, EngineConfig.model_validate(settings))
+
+
+def eager(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `--eager` sets in vLLM."""
+    return {"enforce_eager": True} if arguments.eager else {}
+
+
+def rows(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """`generate` over queries of the tiny world: its summary, and its check of log-probs."""
+    from sso_data.world import catalogue_dir, policy_dir, queries
+
+    folder = Path(tempfile.mkdtemp())
+    lines = [json.dumps({"prompt": one}) for one in queries(8 if arguments.tiny else 64, seed=1)]
+    (folder / "prompts.jsonl").write_text("\n".join(lines) + "\n")
+    command = [sys.executable, "-m", "sso_data", "generate", folder / "prompts.jsonl", "--json"]
+    command += ["--out", folder / "run", "--engine", what, "--model", policy_dir()]
+    command += ["--principles", catalogue_dir(), "--set", "sampling.max_tokens=192"]
+    command += ["--set", "engine.vllm.enforce_eager=true"] if arguments.eager else []
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode not in (0, 3):
+        raise SystemExit(done.returncode)
+    summary, manifest = json.loads(done.stdout), (folder / "run" / "run.json").read_text()
+    kept = {key: summary[key] for key in ("rows", "failed", "kept", "dropped")}
+    return kept | {"logprob_check": json.loads(manifest)["logprob_check"]}
+
+
+def vllm(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """vLLM with so many tokens a step: seconds of samples and of scores, those of vLLM alone for
+    the same tokens, and the memory that scoring adds."""
+    import torch
+
+    from sso_data.core.errors import EngineError
+    from sso_data.engines.interface import ScoreRequest
+
+    size, tokens_a_step = what.split()[:2]
+    count, prompt, tokens = (6, 64, 16) if arguments.tiny else (192, 256, 300)
+    folder = directory(size, arguments)
+    more = {"max_num_batched_tokens": int(tokens_a_step), **eager(arguments)}
+    one = start(folder, "auto", 8 if arguments.tiny else 256, "vllm", **more)
+    asked(one, requests(count, prompt, 8, folder))  # warmed up
+    one._engine.reset_prefix_cache()
+    samples = requests(count, prompt, tokens, folder)
+    found: dict[str, Any] = {}
+    began = time.perf_counter()
+    drawn = {key: answer.token_ids for key, answer in asked(one, samples).items()}
+    found["sampling_s"] = time.perf_counter() - began
+    scores = [
+        ScoreRequest(
+            key=f"{number}",
+            prompt_ids=samples[number % count].prompt_ids,
+            completion_ids=drawn[f"{(number + 1) % count}"],
+        )
+        for number in range(5 * count // 3)
+    ]
+    reset_peak()
+    before, began = torch.cuda.memory_allocated(), time.perf_counter()
+    try:
+        asked(one, scores)
+    except EngineError as error:
+        return found | {"scoring died": str(error)[:900], "peak_gib": peak_gib()}
+    found["scoring_s"] = time.perf_counter() - began
+    if device_of() == "cuda":
+        found["scoring_adds_gib"] = peak_gib() - before / 2**30
+    one._engine.reset_prefix_cache()
+    jobs = [[(ask.prompt_ids, len(drawn[ask.key])) for ask in samples]]
+    jobs += [[((*ask.prompt_ids, *ask.completion_ids), 1) for ask in scores]]
+    raw = [raw_seconds(one._engine, job) for job in jobs]
+    ours = found["sampling_s"] + found["scoring_s"]
+    made = sum(map(len, drawn.values()))
+    return found | {"raw_s": raw, "ours / raw": ours / sum(raw), "tokens": made}
+
+
+def raw_seconds(core: Any, jobs: Sequence[tuple[Sequence[int], int]]) -> float:
+    """Seconds that vLLM alone takes for (prompt, tokens to draw), without log-probs."""
+    from vllm import SamplingParams
+
+    began = time.perf_counter()
+    for number, (ids, most) in enumerate(jobs):
+        how = SamplingParams(max_tokens=most, ignore_eos=True, detokenize=False)
+        core.add_request(f"raw-{most}-{number}", {"prompt_token_ids": list(ids)}, how)
+    while core.has_unfinished_requests():
+        core.step()
+    return time.perf_counter() - began
 
 
 def engine(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -248,28 +366,31 @@ def engine(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def agree(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Nats a token: sampled against scored (the log-prob check), and scored against float32."""
+    """Nats a token of an engine in bfloat16: sampled against scored (the log-prob check), scored
+    with cached prefixes read, and scored against the transformers engine in float32."""
+    size, name = what.split()
     count, prompt, tokens = (4, 24, 16) if arguments.tiny else (32, 128, 128)
-    folder = directory(what, arguments)
+    folder = directory(size, arguments)
     samples, found = requests(count, prompt, tokens, folder), {}
-    totals: dict[str, dict[str, float]] = {}
-    drawn: dict[str, tuple[int, ...]] = {}
-    for dtype in ("bfloat16", "float32"):
-        one = start(folder, dtype, 32)
-        if not drawn:
-            answers = asked(one, samples)
-            drawn = {key: answer.token_ids for key, answer in answers.items()}
-            totals["sampled"] = {key: answer.total_nats for key, answer in answers.items()}
-        scored = asked(one, crossed(samples, drawn, 0))
-        totals[dtype] = {key: answer.total_nats for key, answer in scored.items()}
-        one.close()
-        gc.collect()
-    for label, other in (
-        ("sampled - scored, bfloat16", "sampled"),
-        ("float32 - bfloat16", "float32"),
-    ):
-        gaps = [(totals[other][k] - totals["bfloat16"][k]) / len(drawn[k]) for k in drawn]
-        found[label] = {"mean": sum(gaps) / len(gaps), "worst": max(map(abs, gaps))}
+    one = start(folder, "bfloat16", 32, name, **eager(arguments))
+    answers = asked(one, samples)
+    drawn = {key: answer.token_ids for key, answer in answers.items()}
+    totals = {"sampled": answers}
+    scores = crossed(samples, drawn, 0)
+    totals["scored, cache read"] = asked(one, scores)
+    fresh = [replace(score, was_sampled=True) for score in scores]
+    totals["scored"] = asked(one, fresh)
+    one.close()
+    del one
+    gc.collect()
+    totals["float32"] = asked(start(folder, "float32", 32), scores)
+    for label, answers in totals.items():
+        gaps = [
+            (answers[key].total_nats - totals["scored"][key].total_nats) / len(drawn[key])
+            for key in drawn
+        ]
+        found[f"{label} - scored"] = {"mean": sum(gaps) / len(gaps), "worst": max(map(abs, gaps))}
+    del found["scored - scored"]
     return found
 
 
@@ -427,7 +548,8 @@ def peak_gib() -> float:
 
 
 PARTS: dict[str, Callable[[str, argparse.Namespace], dict[str, Any]]] = {
-    **{"agree": agree, "engine": engine, "head": head, "steps": steps, "memory": memory},
+    **{"rows": rows, "vllm": vllm, "agree": agree, "engine": engine, "head": head},
+    **{"steps": steps, "memory": memory},
 }
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     python benchmarks/train.py --device cuda --rows 2 --hidden 2048 --layers 16
     python benchmarks/train.py --model DIR --repeat 1   # a real model, such as SmolLM2
     python benchmarks/train.py --sides ours,ours-two-pairs,ours-joint,ours-one-pair
+    python benchmarks/train.py --rows 12 --micro 2 --shortest 0.1 --sides ours,ours-unsorted
 
 Each side is a process of its own with the same model, by default a small random one that is built
 in memory; they take turns, step by step. `docs/benchmarks.md` says what is compared and why.
@@ -30,8 +31,10 @@ SIDES = (
     "ours-two-pairs",
     "ours-joint",
     "ours-one-pair",
+    "ours-unsorted",
+    "ours-eager",
+    "ours-fused",
 )
-WARM_UP = 1
 AIMS = {
     "authors / ours, seconds": 1.3,
     "authors / ours, peak memory": 4.0,
@@ -46,9 +49,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=1024, help="tokens of the longest sequence")
     parser.add_argument("--prompt-share", type=float, default=0.25, help="of them, the prompt's")
     parser.add_argument("--rows", type=int, default=1, help="rows a step; ours trains 3 pairs each")
+    parser.add_argument(
+        "--micro", type=int, default=0, help="rows of a micro-batch of ours (0: all)"
+    )
+    parser.add_argument(
+        "--shortest", type=float, default=1.0, help="shortest row, as a share of the longest"
+    )
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--repeat", type=int, default=5, help="steps that count, after one more")
+    parser.add_argument("--repeat", type=int, default=5, help="steps that count")
+    parser.add_argument("--warm-up", type=int, default=1, help="steps before, which do not count")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", help="number format (default: float32, on cuda bfloat16)")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
@@ -93,7 +103,7 @@ def work_of(arguments: argparse.Namespace) -> Any:
 class Served:
     """One side in a process of its own."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, warm_up: int) -> None:
         quiet = {
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -109,7 +119,7 @@ class Served:
             env=os.environ | quiet,
         )
         self.start = self._answer()
-        self.warm = [self.step() for _ in range(WARM_UP)]
+        self.warm = [self.step() for _ in range(warm_up)]
         self.steps: list[dict[str, float]] = []
 
     def __enter__(self) -> "Served":
@@ -148,7 +158,8 @@ class Served:
             "cpu_seconds": statistics.median(step["cpu_seconds"] for step in self.steps),
             "peak_mib": max(step["peak"] for step in self.steps) / 2**20,
             "base_mib": self.start["base"] / 2**20,
-            "first_loss": self.warm[0]["loss"],
+            "first_loss": [*self.warm, *self.steps][0]["loss"],
+            "padding": self.start["padding"],
         }
 
 
@@ -156,7 +167,8 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """Start every side, let them take turns `--repeat` times, and sum up."""
     load_before = os.getloadavg()[0]
     with ExitStack() as stack:
-        served = [stack.enter_context(Served(name)) for name in arguments.sides.split(",")]
+        names, warm_up = arguments.sides.split(","), arguments.warm_up
+        served = [stack.enter_context(Served(name, warm_up)) for name in names]
         for turn in range(arguments.repeat):
             shift = turn % len(served)
             for side in served[shift:] + served[:shift]:
@@ -204,12 +216,13 @@ def as_text(report: Mapping[str, Any]) -> str:
         f"{report['length']} tokens, {report['rows']} row(s), "
         f"{report['layers']} layers of {report['hidden']}, {report['dtype']} on "
         f"{report['device']}, {report['optimizer']}; medians of {report['repeat']} steps",
-        f"{'side':<18}{'seconds':>9}{'cpu s':>9}{'peak MiB':>10}{'first loss':>12}",
+        f"{'side':<18}{'seconds':>9}{'cpu s':>9}{'peak MiB':>10}{'first loss':>12}{'padding':>9}",
     ]
     for name, side in report["sides"].items():
+        padding = "-" if side["padding"] is None else f"{side['padding']:.1%}"
         lines.append(
             f"{name:<18}{side['seconds']:>9.2f}{side['cpu_seconds']:>9.2f}"
-            f"{side['peak_mib']:>10.0f}{side['first_loss']:>12.4f}"
+            f"{side['peak_mib']:>10.0f}{side['first_loss']:>12.4f}{padding:>9}"
         )
     load = report["load"]
     lines.append(

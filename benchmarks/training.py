@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,8 +42,10 @@ MIB = 2**20
 class Work:
     """The sizes of a benchmark.
 
-    A row's longest plain sequence has `length` tokens, `prompt_share` of them the prompt; the other
-    responses are up to a third shorter. `model`: a directory, or "" for a random model.
+    The longest plain sequence has `length` tokens, `prompt_share` of them the prompt; the longest
+    responses of other rows are down to `shortest` of that one's, the others of a row up to a third
+    shorter. `micro`: rows of a micro-batch of ours (0: all of a step). `model`: a directory, or ""
+    for a random model.
     """
 
     model: str
@@ -59,6 +61,8 @@ class Work:
     optimizer: str
     attention: str | None
     threads: int
+    micro: int = 0
+    shortest: float = 1.0
 
     @property
     def on_cuda(self) -> bool:
@@ -101,8 +105,8 @@ def rows_of(work: Work) -> list[EncodedRow]:
     def ids(count: int) -> Any:
         return rng.integers(3, work.vocab, count).astype(np.int32)
 
-    def response(index: int) -> Any:
-        count = longest if index == 0 else int(rng.integers(2 * longest // 3, longest + 1))
+    def response(index: int, most: int) -> Any:
+        count = most if index == 0 else int(rng.integers(2 * most // 3, most + 1))
         return np.append(ids(max(1, count - 1)), np.int32(EOS))
 
     found = []
@@ -113,9 +117,11 @@ def rows_of(work: Work) -> list[EncodedRow]:
             "good": np.concatenate([ids(STEERING), plain]),
             "bad": np.concatenate([ids(STEERING), plain]),
         }
+        least = longest if index == 0 else int(work.shortest * longest)
+        most = int(rng.integers(least, longest + 1)) if least < longest else longest
         order = rng.permutation(len(VIEWS))
         completions: dict[View, Any] = {
-            view: response(int(place)) for view, place in zip(VIEWS, order, strict=True)
+            view: response(int(place), most) for view, place in zip(VIEWS, order, strict=True)
         }
         nothing = np.full((len(PREFERENCE_TERMS), 2), np.nan)
         found.append(
@@ -133,10 +139,20 @@ class Side(Protocol):
 
 
 class Ours:
-    """`SSOTrainer.training_step`; references were scored once, before the first step."""
+    """`SSOTrainer.training_step`; references were scored once, before the first step.
+
+    A step's rows go in micro-batches, the longest first as the trainer has them, or `unsorted`.
+    """
 
     def __init__(
-        self, model: Any, work: Work, folder: Path, *, backward: Any = "one_pair", **loss: Any
+        self,
+        model: Any,
+        work: Work,
+        folder: Path,
+        *,
+        backward: Any = "one_pair",
+        unsorted: bool = False,
+        **loss: Any,
     ) -> None:
         config = LossConfig(**loss)
         rows = rows_of(work)
@@ -146,10 +162,25 @@ class Ours:
             model, arguments(work, folder), loss=config, rows=rows, pad_id=PAD, backward=backward
         )
         self._model = model
-        self._batch: Batch = self._trainer.data_collator(list(enumerate(rows)))
+        items, terms = list(enumerate(rows)), terms_of(config).names
+        if not unsorted:
+            items.sort(key=lambda item: -item[1].length(terms))
+        size = work.micro or len(rows)
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        self._batches: list[Batch] = [self._trainer.data_collator(part) for part in parts]
 
     def gradients(self) -> float:
-        return float(self._trainer.training_step(self._model, self._batch))
+        count = sum(len(batch["row"]) for batch in self._batches)
+        steps = (self._trainer.training_step(self._model, one, count) for one in self._batches)
+        return float(sum(steps))
+
+    @property
+    def padding(self) -> float:
+        """The share of padding among the tokens of a step."""
+        parts = [part for one in self._batches for part in one.values() if isinstance(part, dict)]
+        masks = [part["attention_mask"] for part in parts]
+        real, all_ = sum(int(mask.sum()) for mask in masks), sum(int(m.numel()) for m in masks)
+        return 1 - real / all_
 
 
 class Authors:
@@ -164,8 +195,6 @@ class Authors:
         disable_dropout(model)
         self._model = model
         self._reference = copy.deepcopy(model).eval().requires_grad_(False)
-        if work.checkpointing:
-            model.gradient_checkpointing_enable()
         batch = Collator(terms=PREFERENCE_TERMS, pad_id=PAD)(list(enumerate(rows_of(work))))
         self._tokens = spread_counts(batch, PREFERENCE_TERMS).to(work.device)
         self._pairs = [
@@ -284,7 +313,15 @@ SIDES: dict[str, Callable[[Any, Work, Path], Side]] = {
     "ours-two-pairs": lambda model, work, folder: Ours(model, work, folder, backward="two_pairs"),
     "ours-joint": lambda model, work, folder: Ours(model, work, folder, backward="joint"),
     "ours-one-pair": lambda model, work, folder: Ours(model, work, folder, objective="pairs"),
+    "ours-unsorted": lambda model, work, folder: Ours(model, work, folder, unsorted=True),
+    "ours-eager": lambda model, work, folder: Ours(model, work, folder),
+    "ours-fused": lambda model, work, folder: Ours(model, work, folder),
 }
+OWN: dict[str, dict[str, Any]] = {
+    "ours-eager": {"attention": "eager"},
+    "ours-fused": {"optimizer": "adamw-fused"},
+}
+"""What sides change of the work."""
 
 
 class Memory:
@@ -323,6 +360,7 @@ def serve(name: str, work: Work) -> None:
     The first answer says how much memory the policy and all imports take; `peak` of the others is
     what came on top of that in the step.
     """
+    work = replace(work, **OWN.get(name, {}))
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print goes to stderr
     if work.threads:
@@ -330,13 +368,16 @@ def serve(name: str, work: Work) -> None:
     import_all(name)
     memory = Memory(work)
     model = policy_of(work)
+    if work.checkpointing:  # transformers.Trainer does it in `train`, which no side calls
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     memory.reset()
     base = memory.now()
     with tempfile.TemporaryDirectory(prefix="sso-data-bench-") as folder:
         side = SIDES[name](model, work, Path(folder))
         parameters = list(model.parameters())
         optimizer = optimizer_of(work, parameters)
-        print(json.dumps({"base": base, "ready": memory.now()}), file=answers)
+        start = {"base": base, "ready": memory.now(), "padding": getattr(side, "padding", None)}
+        print(json.dumps(start), file=answers)
         for _ in sys.stdin:
             memory.reset()
             answer = timed_step(side, optimizer, work)

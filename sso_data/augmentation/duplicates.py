@@ -3,9 +3,13 @@
 Memory: about 2 KB a text (measured figures in `docs/augment.md`).
 """
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sso_data.config.augmentation import DuplicatesConfig
 from sso_data.core.errors import ConfigError
@@ -111,15 +115,26 @@ def near_duplicates(texts: Iterable[tuple[str, str]]) -> set[int]:
     where all of them follow one pattern. Raises ConfigError where rensa is not installed.
     """
     config = DuplicatesConfig()
-    index, last, found = NearDuplicateIndex(config), dict[int, int](), set[int]()
-    known: list[str] = []
-    for place, (scope, text) in enumerate(texts):
+    index, known, bands = NearDuplicateIndex(config), list[str](), array("q")
+    for scope, text in texts:
         known.append(normal(text)[:_MOST_CHARS])
-        grams = shingles(known[-1], config.ngram)
-        bands = index.bands(known[-1], scope=scope)
-        for other in {last[band] for band in bands if band in last}:
+        bands.extend(index.bands(known[-1], scope=scope))
+    columns = np.array(bands, np.int64).reshape(-1, _BANDS).T
+    before = np.stack([_last_equal(hashes) for hashes in columns], axis=1)
+    found = set[int]()
+    for place in np.flatnonzero((before >= 0).any(axis=1)).tolist():
+        grams = shingles(known[place], config.ngram)
+        for other in {*before[place].tolist()} - {-1}:
             theirs = shingles(known[other], config.ngram)
             if len(grams & theirs) >= config.threshold * len(grams | theirs):
                 found |= {place, other}
-        last |= dict.fromkeys(bands, place)
+    return found
+
+
+def _last_equal(values: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return for each value the place of the last equal one before it, or -1."""
+    order = np.argsort(values, kind="stable")
+    found = np.full(len(values), -1, np.int32)
+    equal = values[order[1:]] == values[order[:-1]]
+    found[order[1:][equal]] = order[:-1][equal]
     return found

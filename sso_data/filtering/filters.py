@@ -9,7 +9,7 @@ Means are nats/token; `m.<seen>.<drawn>` is `logp.<seen>.<drawn>.mean`.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import takewhile
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sso_data.config.run import FilterConfig, quantile_of
 from sso_data.core.errors import RunError
-from sso_data.core.records import NEEDED_CELLS, Row, View
+from sso_data.core.records import OPTIONAL_SCORE, VIEWS, Row, View
 from sso_data.filtering.ranking import Ranking, best, margin, ranking_of
 from sso_data.runs.columns import (
     FINISH_REASONS,
@@ -67,6 +67,7 @@ Floats = NDArray[np.float64]
 Limits = Mapping[str, float]
 _STEERED: tuple[Literal["good", "bad"], ...] = ("good", "bad")
 _STOP = FINISH_REASONS.index("stop")
+_OPTIONAL = tuple(VIEWS.index(view) for view in OPTIONAL_SCORE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,13 +243,14 @@ def passing(rows: Rows, config: FilterConfig) -> NDArray[np.bool_]:
     return kept
 
 
-def decided_early(row: Row, config: FilterConfig) -> str | None:
+def decided_early(row: Row, config: FilterConfig, flags: Flag | None = None) -> str | None:
     """Return why a row is dropped, whatever is still to be asked about it; None if that is open.
 
     Checks after one that looks at other rows do not count here: that one would see the row.
+    `flags`: those of the row, where they are known.
     """
     own = takewhile(lambda check: check.row_local, checks(config))
-    rows: Rows = np.frombuffer(encode(row, b"", 0), SCORES)
+    rows: Rows = np.frombuffer(encode(row, b"", 0, flags), SCORES)
     failed = (one.reason for one in own if one.fails(rows, one.limits(rows, config))[0])
     return next(failed, None)
 
@@ -258,6 +260,7 @@ def _refuse_lacking(rows: Rows, left: NDArray[np.intp], of: int) -> None:
         raise NotAskedError(left[open_], of)
 
 
+@lru_cache(8)
 def checks(config: FilterConfig) -> tuple[Check, ...]:
     """Return the checks of a configuration, in order."""
     ranked = (_best(config.keep_best),) if config.keep_best < 1 else ()
@@ -291,18 +294,18 @@ def _texts(config: FilterConfig) -> tuple[Check, ...]:
 
 def _thresholds(config: FilterConfig) -> tuple[Check, Check]:
     """Return the closeness preset's two checks, each with a number or a quantile as threshold."""
-    offset = config.closeness_offset
+    far = partial(distance, offset=config.closeness_offset)
     return (
         Check(
             reason="off_policy",
-            fails=lambda rows, limits: distance(rows, offset) > limits["closeness"] + SLACK,
-            limits=lambda rows, c: {"closeness": _resolve(c.closeness, distance(rows, offset))},
+            fails=lambda rows, limits: far(rows) > limits["closeness"] + SLACK,
+            limits=lambda rows, c: {"closeness": _resolve(c.closeness, far, rows)},
             row_local=not isinstance(config.closeness, str),
         ),
         Check(
             reason="gap",
             fails=lambda rows, limits: smaller_gap(rows) < limits["gap"] - SLACK,
-            limits=lambda rows, c: {"gap": _resolve(c.gap, smaller_gap(rows))},
+            limits=lambda rows, c: {"gap": _resolve(c.gap, smaller_gap, rows)},
             row_local=not isinstance(config.gap, str),
         ),
     )
@@ -353,26 +356,23 @@ def _any_view(fails: Mask) -> Mask:
 
 def _incomplete(rows: Rows, _limits: Limits) -> Mask:
     """Mark rows in which a mean log-prob for the filter or the loss is missing or not finite."""
-    fails: Mask = np.zeros(len(rows), np.bool_)
-    for seen, drawn in NEEDED_CELLS:
-        fails |= ~np.isfinite(mean_logp(rows, seen, drawn))
-    fails &= ~lacking(rows)
+    known = np.isfinite(rows["logp"]) & (rows["num_tokens"] > 0)[:, None]
+    known[:, *_OPTIONAL] = True
+    fails: Mask = ~(known.all(axis=(1, 2)) | lacking(rows))
     return fails
 
 
 def _not_chained(rows: Rows, _limits: Limits) -> Mask:
     """Mark rows without m.good.good > m.plain.good > m.bad.good, or the same for bad and good."""
-    return _any_not_over_zero(comparisons(rows))  # its ends are the gap, known before its middle
+    known: Floats = comparisons(rows)  # its ends are the gap, known before its middle
+    fails: Mask = np.any(np.less_equal(known, 0), axis=(1, 2))
+    return fails
 
 
 def _not_contrasted(rows: Rows, _limits: Limits) -> Mask:
     """Mark rows without m.good.good > m.bad.good, or without m.bad.bad > m.good.bad."""
-    return _any_not_over_zero(comparisons(rows)[:, :, 2:])
-
-
-def _any_not_over_zero(differences: Floats) -> Mask:
-    """Mark rows [row, response, comparison] with a difference that is known and not over 0."""
-    fails: Mask = np.any(np.less_equal(differences, 0), axis=(1, 2))
+    good, bad = gaps(rows)
+    fails: Mask = (good <= 0) | (bad <= 0)
     return fails
 
 
@@ -382,13 +382,11 @@ def comparisons(rows: Rows) -> Floats:
     Responses: y+, y-. Comparisons of a response's means: its own view minus plain, plain minus the
     opposite view, own minus opposite (the gap). NaN where a log-prob is missing.
     """
+    found = np.empty((len(rows), 2, 3))
     pairs: tuple[tuple[View, View], ...] = (("good", "bad"), ("bad", "good"))
-    sides = []
-    for own, opposite in pairs:
-        at, against = mean_logp(rows, own, own), mean_logp(rows, opposite, own)
-        plain = mean_logp(rows, "plain", own)
-        sides.append(np.stack([at - plain, plain - against, at - against], axis=1))
-    found: Floats = np.stack(sides, axis=1)
+    for side, (own, opposite) in enumerate(pairs):
+        at, plain, against = (mean_logp(rows, seen, own) for seen in (own, "plain", opposite))
+        found[:, side] = np.stack([at - plain, plain - against, at - against], axis=1)
     return found
 
 
@@ -468,16 +466,17 @@ def distances(rows: Rows, offset: float = 0.0) -> tuple[Floats, Floats]:
     return good, bad
 
 
-def _resolve(threshold: float | str, values: Floats) -> float:
-    """Return the threshold as a number.
+def _resolve(threshold: float | str, measure: Callable[[Rows], Floats], rows: Rows) -> float:
+    """Return the threshold of a measure as a number.
 
     A quantile `qX` is the smallest value with a share X of all values at or under it. It is the
     value of some row, so a single row lies on it; NaN if there is no row.
     """
     if not isinstance(threshold, str):
         return threshold
-    if len(values) == 0:
+    if len(rows) == 0:
         return math.nan
+    values = measure(rows)
     rank = math.ceil(quantile_of(threshold) * len(values) - SLACK)
     position = max(rank, 1) - 1
     return float(np.partition(values, position)[position])

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from sso_data.config.run import FilterConfig
-from sso_data.core.records import SIDE_OF, VIEWS, Row, View
+from sso_data.core.records import SIDE_OF, VIEWS, Row
 from sso_data.filtering.filters import (
     SLACK,
+    Check,
     Limits,
     checks,
     comparisons,
@@ -24,12 +25,12 @@ from sso_data.filtering.ranking import margin
 from sso_data.runs.columns import (
     FINISH_REASONS,
     SCORES,
+    UNKNOWN,
     Flag,
     Rows,
     encode,
     lacking,
     mean_logp,
-    num_tokens,
 )
 
 Relation = Literal[">", ">=", "<="]
@@ -147,85 +148,90 @@ def outcomes_of(
     `thresholds`: the resolved ones of a decision, where they depend on other rows.
     """
     one: Rows = np.frombuffer(encode(row, b"", 0), SCORES) if isinstance(row, Row) else row
+    return outcomes(one, config, thresholds)[0]
+
+
+def outcomes(
+    rows: Rows, config: FilterConfig, thresholds: Mapping[str, float | None]
+) -> list[tuple[Outcome, ...]]:
+    """Return the same of each of some rows."""
     limits = {name: math.nan if v is None else v for name, v in thresholds.items()}
-    found = []
-    for check in checks(config):
-        own = {**limits, **(check.limits(one, config) if check.row_local else {})}
-        by_others = check.reason in _BY_OTHER_ROWS
-        is_known = not check.row_local or all(map(math.isfinite, own.values()))
-        measures = tuple(_measured(check.reason, one, config, own))
-        fails = bool(check.fails(one, own)[0])
-        if not fails and lacking(one)[0] and any(math.isnan(each.value) for each in measures):
-            is_known = False  # what it looks at was not asked for
-        found.append(
-            Outcome(
-                reason=check.reason,
-                fails=None if by_others or not is_known else fails,
-                measures=measures,
-                sides=tuple(_sides(check.reason, one)),
-            )
-        )
-    return tuple(found)
+    found = [_outcomes(check, rows, config, limits) for check in checks(config)]
+    return list(zip(*found, strict=True))
 
 
-def _measured(reason: str, row: Rows, config: FilterConfig, limits: Limits) -> Iterator[Measure]:
-    """Yield the numbers that a check compares with its limits."""
-    if reason == "low_margin":
-        yield Measure(
-            what="margin",
-            side="",
-            value=float(margin(row)[0]),
-            relation=">=",
-            limit=limits.get("margin", math.nan),
-        )
-    for what, values, relation, names in _NUMBERS.get(reason, lambda *_: ())(row, config):
-        for side, value, name in zip(SIDE_OF.values(), values, names, strict=False):
-            yield Measure(
+def _outcomes(check: Check, rows: Rows, config: FilterConfig, limits: Limits) -> Iterator[Outcome]:
+    """Yield what a check says of each row."""
+    own = {**limits, **(check.limits(rows, config) if check.row_local else {})}
+    is_known = not check.row_local or all(map(math.isfinite, own.values()))
+    is_known = is_known and check.reason not in _BY_OTHER_ROWS
+    columns = [
+        (what, side, np.asarray(side_values, np.float64).tolist(), relation, name)
+        for what, values, relation, names in _NUMBERS.get(check.reason, lambda *_: ())(rows, config)
+        for side, side_values, name in zip(SIDE_OF.values(), values, names, strict=False)
+    ]
+    parts = (check.fails(rows, own), lacking(rows), rows["flags"], rows["finish"])
+    texts = zip(*(part.tolist() for part in (*parts, rows["num_tokens"])), strict=True)
+    for place, (fails, lacks, *of_texts) in enumerate(texts):
+        measures = tuple(
+            Measure(
                 what=what,
-                side=side,
-                value=float(value),
+                side=side if what != "margin" else "",
+                value=values[place],
                 relation=relation,
-                limit=limits.get(name, math.nan) if name else 0.0,
+                limit=own.get(name, math.nan) if name else 0.0,
             )
+            for what, side, values, relation, name in columns
+        )
+        # what it looks at may not have been asked for
+        is_open = not fails and lacks and any(math.isnan(each.value) for each in measures)
+        yield Outcome(
+            reason=check.reason,
+            fails=fails if is_known and not is_open else None,
+            measures=measures,
+            sides=tuple(_sides(check.reason, *of_texts)),
+        )
 
 
 Numbers = Iterator[tuple[str, Any, Relation, tuple[str, ...]]]
-"""What is measured, the values of chosen, rejected, original, and the names of their limits."""
+"""What is measured, the values [row] of chosen, rejected, original, and the names of their
+limits."""
 
 
-def _steered(row: Rows, config: FilterConfig) -> Numbers:
-    found = comparisons(row)[0]
+def _steered(rows: Rows, config: FilterConfig) -> Numbers:
+    found = comparisons(rows)
     names = ("own - plain", "plain - opposite", "own - opposite")
     wanted = {"chain": (0, 1, 2), "contrast": (2,), "off": ()}[config.steering_test]
     for place in wanted:
-        yield names[place], found[:, place], ">", ("", "")
+        yield names[place], found[:, :, place].T, ">", ("", "")
 
 
-def _close(row: Rows, config: FilterConfig) -> Numbers:
+def _close(rows: Rows, config: FilterConfig) -> Numbers:
     if config.preset == "reference":
-        means = (mean_logp(row, "plain", "good")[0], mean_logp(row, "plain", "bad")[0])
+        means = (mean_logp(rows, "plain", "good"), mean_logp(rows, "plain", "bad"))
         limits = ("mean_logp_plain_chosen", "mean_logp_plain_rejected")
         yield "log-prob under plain", means, ">=", limits
     else:
-        far = [side[0] for side in distances(row, config.closeness_offset)]
+        far = distances(rows, config.closeness_offset)
         yield "closeness", far, "<=", ("closeness", "closeness")
 
 
-def _gap(row: Rows, config: FilterConfig) -> Numbers:
-    values = [side[0] for side in gaps(row)]
+def _gap(rows: Rows, config: FilterConfig) -> Numbers:
     if config.preset == "reference":
         relation: Relation = ">" if config.strict_paper else ">="
-        yield "gap", values, relation, ("mean_gap_good", "mean_gap_bad")
+        yield "gap", gaps(rows), relation, ("mean_gap_good", "mean_gap_bad")
     else:
-        yield "gap", values, ">=", ("gap", "gap")
+        yield "gap", gaps(rows), ">=", ("gap", "gap")
+
+
+def _margin(rows: Rows, _config: FilterConfig) -> Numbers:
+    yield "margin", (margin(rows),), ">=", ("margin",)
 
 
 def _tokens(limit: str, relation: Relation) -> Callable[[Rows, FilterConfig], Numbers]:
-    def numbers(row: Rows, config: FilterConfig) -> Numbers:
-        counts = [
-            num_tokens(row, view)[0] if _is_there(row, view) else math.nan for view in SIDE_OF
-        ]
-        yield "tokens", counts, relation, (limit,) * 3
+    def numbers(rows: Rows, config: FilterConfig) -> Numbers:
+        known = np.where(rows["finish"] != UNKNOWN, rows["num_tokens"], np.nan)
+        yield "tokens", [known[:, VIEWS.index(view)] for view in SIDE_OF], relation, (limit,) * 3
 
     return numbers
 
@@ -236,6 +242,7 @@ _NUMBERS: Mapping[str, Callable[[Rows, FilterConfig], Numbers]] = {
     "gap": _gap,
     "too_short": _tokens("min_tokens", ">="),
     "too_long": _tokens("max_tokens", "<="),
+    "low_margin": _margin,
 }
 
 _FLAGS: Mapping[str, Mapping[Flag, str]] = {
@@ -245,24 +252,13 @@ _FLAGS: Mapping[str, Mapping[Flag, str]] = {
 }
 
 
-def _sides(reason: str, row: Rows) -> Iterator[str]:
+def _sides(reason: str, flags: int, finish: Sequence[int], tokens: Sequence[int]) -> Iterator[str]:
     """Yield the sides that fail a check of texts."""
-    for flag, side in _FLAGS.get(reason, {}).items():
-        view = next(view for view, name in SIDE_OF.items() if name == side)
-        is_empty = _is_there(row, view) and int(num_tokens(row, view)[0]) == 0
-        if int(row["flags"][0]) & flag or (reason == "empty" and is_empty):
+    of_flag = {side: flag for flag, side in _FLAGS.get(reason, {}).items()}
+    for view, side in SIDE_OF.items():
+        place = VIEWS.index(view)
+        end = FINISH_REASONS[finish[place]] if finish[place] < len(FINISH_REASONS) else ""
+        if reason == "truncated" and end not in ("stop", ""):
+            yield f"{side} ({end})"
+        elif flags & of_flag.get(side, 0) or (reason == "empty" and end and not tokens[place]):
             yield side
-    if reason == "truncated":
-        for view, side in SIDE_OF.items():
-            finish = _finish(row, view)
-            if finish < len(FINISH_REASONS) and FINISH_REASONS[finish] != "stop":
-                yield f"{side} ({FINISH_REASONS[finish]})"
-
-
-def _is_there(row: Rows, view: View) -> bool:
-    """Return True for a response that was drawn."""
-    return _finish(row, view) < len(FINISH_REASONS)
-
-
-def _finish(row: Rows, view: View) -> int:
-    return int(row["finish"][0][VIEWS.index(view)])

@@ -48,7 +48,7 @@ from sso_data.generation.logprob_check import CheckResult, LogprobCheck
 from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
 from sso_data.prompts.rows import unanswerable
-from sso_data.runs.columns import row_key
+from sso_data.runs.columns import Flag, flags_of, row_key
 from sso_data.runs.tokens import Cells
 from sso_data.steering.rules import Steered
 from sso_data.templating.chat_template import (
@@ -129,7 +129,8 @@ class _InFlight:
     everything about it is asked for; `asked` are then the cells asked for so far. `verifies`: its
     on-view cells are scored for the log-prob check. `sampled` and `scored` hold total nats;
     `waiting` the cells that the engine was asked for, by request key (a response is asked for under
-    its on-view cell). `nats`: the log-probs of tokens, where they are kept.
+    its on-view cell). `nats`: the log-probs of tokens, where they are kept. `flags`: those of the
+    responses so far, where they were asked for.
     """
 
     base: Row
@@ -143,6 +144,7 @@ class _InFlight:
     scored: dict[Cell, float] = field(default_factory=dict)
     waiting: dict[str, Cell] = field(default_factory=dict)
     nats: dict[tuple[type[Result], Cell], tuple[float, ...]] = field(default_factory=dict)
+    flags: Flag | None = None
     number: int = 0
 
 
@@ -389,6 +391,7 @@ class Pipeline:
                 return
             case Sampled():
                 row.responses[drawn] = response_of(result, self._policy.template)
+                row.flags = None
                 row.sampled[cell] = result.total_nats
                 row.nats[Sampled, cell] = result.nats
                 self.counts.responses += 1
@@ -495,9 +498,11 @@ class Pipeline:
         logp = {cell: known[cell] for cell in (*row.asked, *on_view) if cell in known}
         found = replace(row.base, responses=row.responses, logp=logp, rest_not_asked="open")
         todo = self._next_cells(row)
+        if row.flags is None:
+            row.flags = flags_of(found)
         if not todo:
             self._write(row, replace(found, rest_not_asked=""))
-        elif reason := decided_early(found, self._config.filter):
+        elif reason := decided_early(found, self._config.filter, row.flags):
             self._write(row, replace(found, rest_not_asked=reason))
         for cell in todo if row.base.id in self._rows else ():
             if cell == Y0 and "plain" not in row.responses:

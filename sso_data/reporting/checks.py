@@ -1,9 +1,12 @@
 """Checks of the pairs that a person would make by reading them: each one names its rows."""
 
 import math
+from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from sso_data.augmentation.duplicates import near_duplicates
 from sso_data.core.errors import ConfigError
@@ -19,7 +22,7 @@ from sso_data.core.records import (
 from sso_data.core.statistics import wilson
 from sso_data.core.words import normal, runs, words
 from sso_data.filtering.filters import Decision
-from sso_data.runs.columns import leaks
+from sso_data.runs.columns import hash64, leaks
 from sso_data.steering.checks import refuses
 
 ONE_SIDED = 0.9
@@ -54,26 +57,33 @@ class Found:
 class Checks:
     """Looks at a run's rows one by one; `found` is asked at the end.
 
-    Kept rows alone are looked at, where there are any: what was dropped is not trained on.
+    Kept rows alone are looked at, where there are any: what was dropped is not trained on. Answers
+    are held as hashes, 8 bytes each; `read` gives the row at a position once more.
     """
 
-    def __init__(self, decision: Decision) -> None:
-        self._kept = frozenset(decision.kept.tolist())
-        self._seen = 0
+    def __init__(self, decision: Decision, read: Callable[[int], Row]) -> None:
+        self._is_kept = decision.reason_code == 0
+        self._read = read
+        self._places = array("Q")
         self._rows: dict[tuple[str, View], list[int]] = defaultdict(list)
         self._longer: list[int] = []
         self._shorter: list[int] = []
         self._languages: list[int] = []
-        self._openings: dict[tuple[View, str], list[int]] = defaultdict(list)
-        self._prompts: dict[str, list[int]] = defaultdict(list)
-        self._texts: dict[str, tuple[str, str]] = {}
-        self._roles: dict[tuple[str, str], dict[View, int]] = defaultdict(dict)
+        self._openings = {view: array("Q") for view in STEERED_VIEWS}
+        self._said = {view: array("Q") for view in STEERED_VIEWS}
+        self._prompts: dict[str, int] = {}
+        self._prompt_of = array("Q")
+        self._texts: list[tuple[str, str]] = []
+
+    @property
+    def _seen(self) -> int:
+        return len(self._places)
 
     def add(self, position: int, row: Row) -> None:
         """Look at the row at `position`."""
-        if position not in self._kept:
+        if not self._is_kept[position]:
             return
-        self._seen += 1
+        self._places.append(position)
         chosen, rejected = row.responses["good"], row.responses["bad"]
         if chosen.num_tokens != rejected.num_tokens:
             longer = chosen.num_tokens > rejected.num_tokens
@@ -82,8 +92,10 @@ class Checks:
             self._languages.append(position)
         last = row.messages[-1].content
         prompt = split_sample(row.id)[0]  # its other samples are no duplicates
-        self._prompts[prompt].append(position)
-        self._texts[prompt] = (content_hash(row.messages[:-1]), last)
+        number = self._prompts.setdefault(prompt, len(self._texts))
+        self._prompt_of.append(number)
+        if number == len(self._texts):
+            self._texts.append((content_hash(row.messages[:-1]), last))
         asked = content_hash(row.messages)
         for view in STEERED_VIEWS:
             text = row.responses[view].text
@@ -97,10 +109,9 @@ class Checks:
             for name, holds in properties.items():
                 if holds:
                     self._rows[name, view].append(position)
-            first = words(text[:200])[:_OPENING_WORDS]
-            if len(first) == _OPENING_WORDS:
-                self._openings[view, " ".join(first)].append(position)
-            self._roles[asked, normal(text)][view] = position
+            first = _opening(text)
+            self._openings[view].append(hash64(first) if first else 0)
+            self._said[view].append(hash64(f"{asked} {normal(text)}"))
 
     def found(self) -> Iterator[Found]:
         """Yield every check, those without rows too."""
@@ -145,34 +156,43 @@ class Checks:
     def _repeated(self) -> Iterator[Found]:
         """Yield the checks that compare rows with each other."""
         yield self._alike()
-        least = fewest_alike(self._seen)
-        alike = [one for one in self._openings.items() if len(one[1]) >= least]
-        for (view, opening), rows in sorted(alike, key=lambda one: (-len(one[1]), one[0])):
+        places, alike = np.array(self._places, np.int64), []
+        for view, hashes in self._openings.items():
+            keys = np.array(hashes, np.uint64)
+            for key, count in zip(*np.unique(keys, return_counts=True), strict=True):
+                if key and count >= fewest_alike(self._seen):
+                    rows = places[keys == key].tolist()
+                    opening = _opening(self._read(rows[0]).responses[view].text)
+                    alike.append((-count, view, opening, rows))
+        for _, view, opening, rows in sorted(alike):
             yield self._of(
                 f"opening_{SIDE_OF[view]}", f'{SIDE_OF[view]} opens with "{opening}"', rows
             )
-        both = [roles for roles in self._roles.values() if len(roles) > 1]
-        rows = sorted({row for roles in both for row in roles.values()})
+        chosen, rejected = (np.array(hashes, np.uint64) for hashes in self._said.values())
+        common, both = np.intersect1d(chosen, rejected), set[int]()
+        for keys in (chosen, rejected):
+            at = np.flatnonzero(np.isin(keys, common))
+            both |= set(dict(zip(keys[at].tolist(), places[at].tolist(), strict=True)).values())
         yield self._of(
             "contradicting",
             "the same answer to the same prompt is chosen once and rejected once",
-            rows,
-            "these pairs contradict each other" if rows else "",
+            sorted(both),
+            "these pairs contradict each other" if both else "",
         )
 
     def _alike(self) -> Found:
         """Return the rows of near-duplicate prompts; without rensa, of the same ones."""
         title = "nearly the same prompt as another pair (MinHash)"
         try:
-            found = near_duplicates(self._texts.values())
+            found = near_duplicates(self._texts)
         except ConfigError:
             title = "the same prompt as another pair, but for case and punctuation"
             places: dict[tuple[str, str], list[int]] = defaultdict(list)
-            for place, (before, text) in enumerate(self._texts.values()):
+            for place, (before, text) in enumerate(self._texts):
                 places[before, normal(text)].append(place)
             found = {place for same in places.values() if len(same) > 1 for place in same}
-        rows = [row for n, rows in enumerate(self._prompts.values()) if n in found for row in rows]
-        return self._of("prompts", title, sorted(rows))
+        asked = zip(self._places, self._prompt_of, strict=True)
+        return self._of("prompts", title, [place for place, prompt in asked if prompt in found])
 
     def _of(self, name: str, title: str, rows: Sequence[int], warning: str = "") -> Found:
         return Found(name=name, title=title, rows=rows, of=self._seen, warning=warning)
@@ -181,6 +201,12 @@ class Checks:
 def fewest_alike(pairs: int) -> int:
     """Return from how many of so many pairs on the same opening is told."""
     return max(_FEWEST_ALIKE, math.ceil(_OPENING_SHARE * pairs))
+
+
+def _opening(text: str) -> str:
+    """Return the first words of a text; "" where it has fewer."""
+    first = words(text[:200])[:_OPENING_WORDS]
+    return " ".join(first) if len(first) == _OPENING_WORDS else ""
 
 
 def _copies(text: str, principles: Sequence[str], prompt: str) -> bool:

@@ -27,7 +27,7 @@ from sso_data.reporting.data import (
     Floats,
     Read,
     blocks,
-    detail,
+    details,
     edges_of,
     head_of,
     index,
@@ -89,7 +89,7 @@ class Joined:
             for one, places in zip(self.runs.values(), self.positions, strict=True):
                 at = places[start : start + BLOCK]
                 rows = rows_at(one, at)
-                sides.append([detail(*of, one) for of in zip(rows, at.tolist(), strict=True)])
+                sides.append(details(one, at.tolist(), rows))
                 if len(sides) == 1:
                     found["id"] += [row.id for row in rows]
                     found["head"] += [head_of(row) for row in rows]

@@ -18,7 +18,7 @@ from sso_data.core.records import ALL_CELLS, SIDE_OF, STEERED_VIEWS, VIEWS, Json
 from sso_data.core.statistics import wilson
 from sso_data.filtering.explain import Explanation, Features, effect_of, explain_run, features_of
 from sso_data.filtering.filters import Decision, comparisons, distance, smaller_gap
-from sso_data.filtering.measures import outcomes_of, verdict_on
+from sso_data.filtering.measures import Outcome, outcomes, verdict_on
 from sso_data.filtering.ranking import margin
 from sso_data.filtering.refilter import decide_run, own_filter, standing_config
 from sso_data.reporting.checks import Checks
@@ -112,9 +112,10 @@ def rows_at(of: Read, positions: NDArray[np.intp]) -> list[Row]:
     return [Row.from_json(orjson.loads(found[place])) for place in range(len(positions))]
 
 
-def details(of: Read, number: int, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return what the page shows of each row of block `number`."""
-    return [detail(row, place, of) for place, row in enumerate(rows, number * BLOCK)]
+def details(of: Read, places: Sequence[int], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return what the page shows of the rows at `places`."""
+    found = outcomes(of.scores.rows[np.array(places, np.intp)], of.config, of.decision.thresholds)
+    return [detail(*one, of) for one in zip(rows, places, found, strict=True)]
 
 
 def index(of: Read, rows: Iterable[Row], edges: Edges | None = None) -> dict[str, Any]:
@@ -125,14 +126,13 @@ def index(of: Read, rows: Iterable[Row], edges: Edges | None = None) -> dict[str
     """
     rows_np, decision = of.scores.rows, of.decision
     names: dict[str, int] = {}
-    ids, heads, features, principles = [], [], [], []
-    checks = Checks(decision)
+    ids, heads, features = [], [], list[list[int]]()
+    checks = Checks(decision, lambda position: rows_at(of, np.array([position]))[0])
     for position, row in enumerate(rows):
         checks.add(position, row)
         ids.append(row.id)
         heads.append(head_of(row))
         features.append([names.setdefault(name, len(names)) for name in row.steering.features])
-        principles.append(row.steering.features)
     gaps = comparisons(rows_np)[:, :, 2]
     numbers = {
         "gap_good": gaps[:, 0],
@@ -146,10 +146,12 @@ def index(of: Read, rows: Iterable[Row], edges: Edges | None = None) -> dict[str
     columns |= {"id": ids, "head": heads, "features": features}
     columns["reason"] = decision.reason_code.tolist()
     unlike = [one.unlike(decision) for one in of.judged if one.question == SIGNAL]
+    named = list(names)
+    principles = features_of([named[number] for number in one] for one in features)
     return {
         **_head(of),
-        "features": list(names),
-        "principles": list(_principles(of, features_of(principles))),
+        "features": named,
+        "principles": list(_principles(of, principles)),
         "histograms": list(_histograms(of, edges or edges_of([of]))),
         "judges": [one.summary(decision) for one in of.judged],
         "checks": [asdict(one) | {"interval": one.interval} for one in (*checks.found(), *unlike)],
@@ -191,14 +193,13 @@ def head_of(row: Row) -> str:
     return " ".join(row.messages[-1].content[: 4 * _HEAD].split())[:_HEAD]
 
 
-def detail(row: Row, place: int, of: Read) -> dict[str, Any]:
+def detail(row: Row, place: int, tests: Sequence[Outcome], of: Read) -> dict[str, Any]:
     """Return everything that the page shows of one opened row; log-probs as means, nats/token.
 
     Answers that were not asked for are left out.
     """
-    outcomes = outcomes_of(row, of.config, of.decision.thresholds)
     return {
-        "verdict": verdict_on(of.decision.reason(place), outcomes),
+        "verdict": verdict_on(of.decision.reason(place), tests),
         "prompt": [message.to_json() for message in row.messages],
         "system": dict(row.system),
         "user": dict(row.user),
@@ -212,7 +213,7 @@ def detail(row: Row, place: int, of: Read) -> dict[str, Any]:
                 *(outcome.reason, one.misses, one.what, one.side),
                 *(_finite(one.value), one.relation, _finite(one.limit)),
             ]
-            for outcome in outcomes
+            for outcome in tests
             for one in outcome.measures
         ],
         "means": {
@@ -287,13 +288,12 @@ def edges_of(runs: Iterable[Read]) -> Edges:
 def _measured(of: Read) -> Iterator[tuple[str, str, Floats, float | None]]:
     """Yield (key, title, values [row], threshold) of each histogram; NaN: does not count.
 
-    Where rows were decided early, those count that are complete by design, and kept ones.
+    Where rows were decided early, those alone count that are complete by design.
     """
     rows, limits = of.scores.rows, of.decision.thresholds
     counts = ~lacking(rows)
     if not counts.all():
-        counts = of.decision.reason_code == 0
-        counts |= (rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE)) != 0
+        counts = (rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE)) != 0
     gap, far = smaller_gap(rows), distance(rows, of.config.closeness_offset)
     shown: list[tuple[str, str, Floats, float | None]] = [
         ("gap", "gap (nats/token)", gap, limits.get("gap")),

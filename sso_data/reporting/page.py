@@ -15,7 +15,7 @@ from sso_data.core.paths import templates_dir
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Row
 from sso_data.exporting.output import mark_as_ours, new_directory
-from sso_data.reporting.data import Read, blocks, details, index, packed, read, tinted
+from sso_data.reporting.data import BLOCK, Read, blocks, details, index, packed, read, tinted
 from sso_data.runs.files import make_dir, write_new
 from sso_data.runs.tokens import Answers
 
@@ -157,7 +157,8 @@ def _shown(
     found: Read, number: int, rows: Sequence[Row], tokens: Mapping[str, Answers]
 ) -> list[dict[str, Any]]:
     """Return what the page shows of the rows of a block, `tokens` of those that are there."""
-    shown = zip(rows, details(found, number, rows), strict=True)
+    places = range(number * BLOCK, number * BLOCK + len(rows))
+    shown = zip(rows, details(found, places, rows), strict=True)
     return [one | tinted(tokens.get(row.id, {})) for row, one in shown]
 
 

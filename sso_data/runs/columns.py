@@ -80,8 +80,11 @@ ECHO_WORDS = 6
 """A response with this many words in a row of its principles repeats them."""
 
 
-def encode(row: Row, line: bytes, offset: int) -> bytes:
-    """Return the SCORES record of `row`, whose journal line (with newline) starts at `offset`."""
+def encode(row: Row, line: bytes, offset: int, flags: Flag | None = None) -> bytes:
+    """Return the SCORES record of `row`, whose journal line (with newline) starts at `offset`.
+
+    `flags`: those of the row, where they are known.
+    """
     known = [row.responses.get(view) for view in VIEWS]
     content = _RECORD.pack(
         offset,
@@ -90,7 +93,7 @@ def encode(row: Row, line: bytes, offset: int) -> bytes:
         len(line),
         zlib.crc32(line),
         *(response.num_tokens if response else 0 for response in known),
-        flags_of(row),
+        flags_of(row) if flags is None else flags,
         *(FINISH_REASONS.index(one.finish_reason) if one else UNKNOWN for one in known),
         row.sample - 1,
     )
@@ -205,10 +208,9 @@ def prompt_keys(rows: Rows) -> NDArray[np.uint64]:
 
 def mean_logp(rows: Rows, seen: View, drawn: View) -> NDArray[np.float64]:
     """Return `logp.<seen>.<drawn>.mean` [row] in nats/token; NaN if missing or without tokens."""
-    totals = rows["logp"][:, VIEWS.index(seen), VIEWS.index(drawn)]
     tokens = num_tokens(rows, drawn)
-    means = np.full(len(rows), np.nan)
-    np.divide(totals, tokens, out=means, where=tokens > 0)
+    totals = rows["logp"][:, VIEWS.index(seen), VIEWS.index(drawn)]
+    means: NDArray[np.float64] = totals / np.where(tokens > 0, tokens, np.nan)
     return means
 
 

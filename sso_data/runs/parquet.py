@@ -1,6 +1,5 @@
 """Outside rows as Parquet, with a schema that does not depend on the rows."""
 
-import mmap
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ PART_BYTES = 512 << 20
 
 _BATCH_ROWS = 1000
 _BATCH_BYTES = 16 << 20
+_PIECE_BYTES = 1 << 20
 
 
 OPTIONAL = (
@@ -173,7 +173,7 @@ def card_features(*files: Path, journal: bool) -> list[dict[str, Any]]:
 
     OPTIONAL ones are there if any row has them.
     """
-    present = {name for name in OPTIONAL if any(_has_column(file, name) for file in files)}
+    present = set().union(*map(_columns_in, files))
     fields = [field for field in schema(present) if not (journal and field.name in _MESSAGES)]
     return [{"name": field.name, **_feature(field.type)} for field in fields]
 
@@ -188,9 +188,13 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
     return {"dtype": _NAMES.get(str(kind), str(kind))}
 
 
-def _has_column(file: Path, name: str) -> bool:
-    """Return True if a row has the column; inside of a text its quotes would be escaped."""
-    if not file.stat().st_size:
-        return False
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data.find(f'"{name}":'.encode()) >= 0
+def _columns_in(file: Path) -> set[str]:
+    """Return the OPTIONAL columns that a row has; inside of a text their quotes were escaped."""
+    missing, found, end = {f'"{name}":'.encode(): name for name in OPTIONAL}, set[str](), b""
+    longest = max(map(len, missing))
+    with file.open("rb") as stream:
+        while missing and (piece := stream.read(_PIECE_BYTES)):
+            piece = end + piece
+            found |= {missing.pop(key) for key in tuple(missing) if key in piece}
+            end = piece[-longest:]
+    return found

@@ -38,14 +38,34 @@ def test_the_transformers_engine_scores_what_full_logits_do() -> None:
 
 
 def test_the_script_for_a_gpu_measures_every_part_in_small(tmp_path: Path) -> None:
-    pytest.importorskip("peft")
-    run("gpu.py", "--tiny", "--out", str(tmp_path / "results.json"))
-    found = json.loads((tmp_path / "results.json").read_text())
+    for package in ("peft", "trl", "vllm"):
+        pytest.importorskip(package)
+    out = tmp_path / "results.json"
+    run("gpu.py", "--tiny", "--out", str(out))
+    found = json.loads(out.read_text())
     parts = {name: part for name, part in found.items() if ", " in name}
-    assert len(parts) == 6
+    assert len(parts) == 9
     assert not [(name, part) for name, part in parts.items() if "not measured" in part]
     assert parts["head, tiny"]["largest difference, nats"] < 1e-4
-    assert parts["agree, tiny"]["sampled - scored, bfloat16"]["worst"] < 0.05
+    for engine in ("transformers", "vllm"):
+        agree = parts[f"agree, tiny {engine}"]
+        assert agree["sampled - scored"]["worst"] < 0.05
+        assert agree["scored, cache read - scored"]["worst"] < 0.05
+    assert parts["rows, vllm"]["rows"] == 8 and parts["rows, vllm"]["logprob_check"]["agreed"]
+    assert parts["vllm, tiny 4096 V1"]["tokens"] > 0
+    del found["head, tiny"]
+    out.write_text(json.dumps(found))
+    run("gpu.py", "--tiny", "--out", str(out))
+    again = json.loads(out.read_text())
+    assert again.pop("head, tiny")["positions"] and again == found, "only what was missing is run"
+
+
+def test_what_there_is_no_time_for_says_so(tmp_path: Path) -> None:
+    run("gpu.py", "--limit", "1", "--parts", "head,vllm", "--out", str(tmp_path / "results.json"))
+    found = json.loads((tmp_path / "results.json").read_text())
+    del found["machine"]
+    assert found.keys() >= {"vllm, 0.5B 2048", "vllm, 0.5B 8192 V1", "head, 0.5B"}
+    assert all("s were left" in part["not measured"] for part in found.values())
 
 
 def test_every_step_runs_at_two_sizes(tmp_path: Path) -> None:

@@ -39,6 +39,18 @@ def test_a_small_run_reports_every_side_with_the_same_loss() -> None:
     assert set(report["aims"]) <= set(report["ratios"])
 
 
+def test_rows_sorted_by_length_have_less_padding_and_the_same_loss() -> None:
+    command = [sys.executable, str(SCRIPT), *SMALL[:4], "--hidden", "64", "--threads", "1"]
+    command += ["--rows", "8", "--micro", "2", "--shortest", "0.1", "--repeat", "1"]
+    command += ["--warm-up", "0", "--sides", "ours,ours-unsorted,ours-eager", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    sides = json.loads(done.stdout)["sides"]
+    assert 0 < sides["ours"]["padding"] < sides["ours-unsorted"]["padding"] < 1
+    losses = [side["first_loss"] for side in sides.values()]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+
+
 def test_an_unknown_side_is_a_usage_error() -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--sides", "ours,theirs"],

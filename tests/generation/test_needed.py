@@ -13,17 +13,18 @@ import pytest
 
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import RunError
-from sso_data.core.records import VIEWS, derive_seed
+from sso_data.core.records import VIEWS, Row, derive_seed
 from sso_data.engines.interface import Request, Result, Sampled, SampleRequest, Scored, ScoreRequest
 from sso_data.exporting.export import export
 from sso_data.filtering.filters import Decision
 from sso_data.filtering.refilter import refilter, run_config, standing_config
 from sso_data.generation import generate as module
+from sso_data.generation import pipeline
 from sso_data.generation.complete import complete
 from sso_data.generation.generate import generate
 from sso_data.generation.merge import merge
 from sso_data.generation.pipeline import ORDER
-from sso_data.runs.columns import always_complete, lacking, row_key
+from sso_data.runs.columns import Flag, always_complete, flags_of, lacking, row_key
 from sso_data.runs.journal import load_scores
 from sso_data.steering.stats import principle_stats
 from tests.factories import STRICT
@@ -32,6 +33,7 @@ from tests.reliability.injector import Recorder, in_place_of_os, plant
 
 PROMPTS = 40
 FIRST = 4
+HELLO = tuple(range(40, 44))
 FILTERS: dict[str, dict[str, Any]] = {
     "the default": {},
     "chain": STRICT,
@@ -213,6 +215,32 @@ class TestSamePairs:
             found_in(tmp_path / "two")["rows"].items() < found_in(tmp_path / "one")["rows"].items()
         )
 
+    def test_y0_is_looked_at_as_soon_as_it_is_there_and_texts_once_an_answer(
+        self, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is y+ again in every row, and nothing else drops one."""
+
+        class Same(HashEngine):
+            def _answer(self, request: Request) -> Result:
+                answer = super()._answer(request)
+                if isinstance(answer, Sampled) and not request.key.endswith("bad"):
+                    return replace(answer, token_ids=HELLO, total_nats=-4.0)
+                return answer
+
+        looked = Counter[str]()
+
+        def flags(row: Row) -> Any:
+            looked[row.id] += 1
+            return flags_of(row)
+
+        monkeypatch.setattr(module, "start_engine", lambda *_, **__: Same(refused=None))
+        monkeypatch.setattr(pipeline, "flags_of", flags)
+        rows = made(prompts, tmp_path / "run", "needed", filter={"steered": "off"})["rows"]
+        lean = [orjson.loads(line) for line in rows.values() if b"rest_not_asked" in line]
+        assert len(lean) > PROMPTS / 2 and "logp_plain_good" not in lean[0]
+        assert {row["rest_not_asked"] for row in lean} == {"identical_chosen_original"}
+        assert set(looked.values()) == {2}
+
     def test_the_orders_ask_for_every_cell_once(self) -> None:
         from sso_data.core.records import NEEDED_CELLS, ON_VIEW
 
@@ -319,8 +347,17 @@ class TestComplete:
         assert exported.skipped["not_asked_for"] == PROMPTS - with_original
         (note,) = (one for one in exported.notes if "left out" in one or "no such answer" in one)
         assert note.startswith(f"{PROMPTS - with_original} of {PROMPTS} rows have no such answer")
-        stats = principle_stats(lean)
-        assert sum(one.rows for one in stats) >= PROMPTS
+        scores = load_scores(lean, dry=True)
+        whole = scores.keys()[scores.rows["flags"] & Flag.ALWAYS_COMPLETE != 0]
+        for one in principle_stats(lean):
+            own = [row for row in rows if one.principle in row["principles"]]
+            gaps = [
+                (row["logp_good_good"] - row["logp_bad_good"]) / row["chosen_num_tokens"]
+                for row in own
+                if row_key(row["id"]) in whole
+            ]
+            assert one.rows == len(own) and (gaps or one.gap_good is None)
+            assert not gaps or one.gap_good == pytest.approx(np.mean(gaps)), "not those that passed"
         again = generate(str(tmp_path / "prompts.jsonl"), lean, config("needed"), Silent())
         assert again.counts.rows == 0
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from sso_data.core.records import STEERED_VIEWS, Row
 from sso_data.filtering.filters import decide, distance, smaller_gap
 from sso_data.filtering.ranking import margin
 from sso_data.filtering.refilter import refilter, run_config
+from sso_data.reporting.checks import Checks
 from sso_data.reporting.page import report
-from sso_data.runs.journal import load_scores
+from sso_data.runs.columns import row_key
+from sso_data.runs.journal import FIRST_ROWS, load_scores
 from sso_data.runs.workdir import write_json
-from tests.factories import make_row, strict
+from tests.factories import encode_rows, make_row, strict
 from tests.reporting.conftest import HOSTILE, Make, asked
 
 
@@ -85,14 +88,16 @@ def early(index: int) -> Row:
 
 def test_rows_that_were_decided_early(make_run: Make, tmp_path: Path) -> None:
     run = make_run([*(make_row(index) for index in range(3)), early(3)])
+    manifest = json.loads((run / "run.json").read_text())
+    manifest[FIRST_ROWS] = [f"{row_key(make_row(index).id):016x}" for index in range(2)]
+    write_json(run / "run.json", manifest)
     done = report(run, tmp_path / "out")
     found = index_of(done.page)
     assert found["columns"]["tokens_plain"] == [8, 8, 8, None] and found["kept"] == 3
     lengths = next(one for one in found["histograms"] if one["key"] == "tokens_plain")
-    assert sum(lengths["all"]) == 3
+    assert sum(lengths["all"]) == sum(lengths["kept"]) == 2, "the third is whole as it passed"
     row = rows_of(tmp_path / "out")[3]
     assert row["answers"].keys() == {"good", "bad"} and "plain.plain" not in row["means"]
-    manifest = json.loads((run / "run.json").read_text())
     manifest["config"]["filter"]["preset"] = "none"
     write_json(run / "run.json", manifest)
     with pytest.raises(RunError, match=r"were not asked for .*`sso-data complete"):
@@ -113,6 +118,25 @@ def test_each_number_stands_beside_what_the_filter_asks(run: Path, tmp_path: Pat
         ["gap", True, "gap", "chosen"],
     ], "numbers of a test that drops the row may pass"
     assert rows[8]["verdict"].startswith("dropped by not_steered: own - plain of chosen is -1.5")
+
+
+def test_the_checks_hold_no_answers() -> None:
+    """Two answers of 4,000 letters a row, all of them different: hashes of them are held."""
+    rows = [
+        make_row(n, texts={view: f"{n} {view} " + "word " * 800 for view in STEERED_VIEWS})
+        for n in range(60)
+    ]
+    checks = Checks(decide(encode_rows(rows), strict()), rows.__getitem__)
+    for position, row in enumerate(rows[:10]):
+        checks.add(position, row)  # what is loaded, and the first sizes of tables
+    tracemalloc.start()
+    for position, row in enumerate(rows[10:], 10):
+        checks.add(position, row)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 50 * 1500
+    same = {one.name: one.rows for one in checks.found()}
+    assert same["contradicting"] == [] and len(same["shorter"]) + len(same["longer"]) == 0
 
 
 def test_histograms_count_every_row(run: Path, tmp_path: Path) -> None:

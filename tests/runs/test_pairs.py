@@ -239,6 +239,35 @@ def test_a_value_that_fits_no_column_is_named(tmp_path: Path) -> None:
         make_pairs(tmp_path, [make_row(0, seed={"plain": 1, "good": 2, "bad": 2**63})])
 
 
+@pytest.mark.parametrize("size", [1, 7, 19, 40, 1 << 20])
+def test_columns_of_the_card_are_found_wherever_a_piece_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(parquet_module, "_PIECE_BYTES", size)
+    first, second = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
+    first.write_bytes(orjson.dumps({"id": '"sample":', "user_good": '"placement":'}) + b"\n")
+    second.write_bytes(orjson.dumps({"id": "b", "logp_good_plain": 0.5, "rest_not_asked": "gap"}))
+    found = {one["name"] for one in parquet_module.card_features(first, second, journal=True)}
+    assert found & {*parquet_module.OPTIONAL} == {"user_good", "logp_good_plain", "rest_not_asked"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux")
+def test_looking_for_them_takes_no_memory_of_the_files(tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    with file.open("wb") as stream:
+        for _ in range(64):
+            stream.write(b'{"prompt":"' + b"a" * (1 << 20) + b'"}\n')
+    before = resident("VmRSS:")
+    Path("/proc/self/clear_refs").write_text("5")
+    parquet_module.card_features(file, journal=False)
+    assert resident("VmHWM:") - before < 16 << 20
+
+
+def resident(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
 def test_outside_row_leaves_its_argument_alone() -> None:
     row = make_row().to_json()
     before = json.dumps(row)
