@@ -18,7 +18,7 @@ from sso_data.core.records import Failure, Row, content_hash
 from sso_data.core.statistics import Estimate, mean_of
 from sso_data.engines import resolve_name
 from sso_data.engines.score_memory import planned_scoring
-from sso_data.filtering.explain import Explanation, explain, features_of
+from sso_data.filtering.explain import Explanation, Features, explain, features_of
 from sso_data.filtering.filters import Decision, decide
 from sso_data.generation.forecast import FEWEST, LESS_LATER, Forecast, forecast
 from sso_data.generation.generate import Setup, make_rows, prepare, rules_of
@@ -98,13 +98,12 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
         rows=tuple((row, decision.reason(place)) for place, row in enumerate(rows)),
         failures=tuple(memory.failures),
         decision=decision,
-        explanation=explain(
-            records,
-            config.filter,
-            decision,
-            features=features_of(row.steering.features for row in rows),
-        ),
+        explanation=explain(records, config.filter, decision, features=_features(rows)),
     )
+
+
+def _features(rows: Iterable[Row]) -> Features:
+    return features_of(row.steering.features for row in rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +197,9 @@ def plan(
         in_flight=memory.findings["engine"]["max_in_flight"],
         loading=loading,
         forecast=found,
-        explanation=explain(np.frombuffer(data, SCORES), config.filter),
+        explanation=explain(
+            np.frombuffer(data, SCORES), config.filter, features=_features(memory.rows)
+        ),
         prompt_tokens=_prompt_tokens(some, prompts, setup),
     )
 

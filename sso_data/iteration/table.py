@@ -135,6 +135,7 @@ def line_of(place: RoundDir) -> dict[str, Any]:
         "train_stopped": trained.get("stopped"),
         **{f"train_{name}": value for name, value in trained.get("numbers", {}).items()},
         **{f"train_d_{name}": (left.get(name) or [None])[0] for name in _COMPARED},
+        **{f"train_d_{name}_interval": (left.get(name) or [])[1:] or None for name in _COMPARED},
         **{f"train_changed_{name}": left.get(f"changed_{name}") for name in _COMPARED[1:]},
         **{f"{name}_interval": intervals.get(name) for name in _WITH_INTERVALS},
         **{name: evaluated.get(name) for name in _EVALUATED},

@@ -151,6 +151,8 @@ def summary(found: dict[str, Any]) -> str:
     counts = [f"{share:.2%} {text}" for text, share in changed if share is not None]
     failed = ["D of the files was not measured"] if "error" in found else []
     what = f"{found['of']} on {found['rows']} training rows, mean and 95 % interval"
+    if found["rows"] < 2:  # nothing has an interval
+        what = f"{found['of']} is measured from two training rows on"
     return f"{what}: {'; '.join([*parts, ', '.join(counts), *failed])}"
 
 
