@@ -1,7 +1,9 @@
 """Preference rows from elsewhere: their layouts, and control tokens typed into responses."""
 
+from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sso_data.config.run import ViewsConfig
@@ -9,6 +11,8 @@ from sso_data.core.errors import InputError
 from sso_data.core.records import JsonRow, Message
 from sso_data.templating.chat_template import ChatTemplate, Unrenderable
 from sso_data.templating.external_rows import completion_ids, preference_of, sequence_ids
+from sso_data.training.data import Data, describe
+from sso_data.training.encode import EncodedRow, EncodeReport
 from tests import tokenizers_of_the_field as field
 
 SYSTEM = {"role": "system", "content": "Be kind."}
@@ -117,3 +121,27 @@ class TestLayouts:
     def test_what_does_not_go_on_from_the_prompt_is_named(self, row: JsonRow) -> None:
         with pytest.raises(InputError, match=r"^row 1: chosen must continue .* assistant turn"):
             preference_of(row, "row 1")
+
+
+def test_pairs_of_two_equal_responses_are_counted() -> None:
+    rows = [
+        EncodedRow(
+            id=str(last),
+            prompts={},
+            completions={"good": np.array([1, 2], np.int32), "bad": np.array([1, last], np.int32)},
+            ref_CS=np.zeros((3, 2)),
+        )
+        for last in (2, 3)
+    ]
+    data = Data(
+        train=rows,
+        held_out=[],
+        report=EncodeReport(rows=2, encoded=2),
+        fingerprint="",
+        template_fingerprint="",
+        made_by=Counter(),
+        off_policy=False,
+    )
+    assert describe(data)[1:] == [
+        "1 rows have chosen and rejected of the same tokens: they teach nothing"
+    ]
