@@ -154,9 +154,7 @@ def describe(data: Data) -> list[str]:
         lines.append(f"{report.without_eos} responses have no end-of-sequence token")
     sides = [(row.completions.get("good"), row.completions.get("bad")) for row in data.train]
     if equal := sum(one is not None and np.array_equal(one, other) for one, other in sides):
-        lines.append(
-            f"{equal} rows have chosen and rejected of the same tokens: they teach nothing"
-        )
+        lines.append(f"{equal} rows have two responses of the same tokens: they teach nothing")
     return lines
 
 

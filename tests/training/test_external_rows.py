@@ -143,5 +143,5 @@ def test_pairs_of_two_equal_responses_are_counted() -> None:
         off_policy=False,
     )
     assert describe(data)[1:] == [
-        "1 rows have chosen and rejected of the same tokens: they teach nothing"
+        "1 rows have two responses of the same tokens: they teach nothing"
     ]
