@@ -152,8 +152,12 @@ def describe(data: Data) -> list[str]:
         )
     if report.without_eos:
         lines.append(f"{report.without_eos} responses have no end-of-sequence token")
-    sides = [(row.completions.get("good"), row.completions.get("bad")) for row in data.train]
-    if equal := sum(one is not None and np.array_equal(one, other) for one, other in sides):
+    equal = sum(
+        np.array_equal(row.completions["good"], row.completions["bad"])
+        for row in data.train
+        if {"good", "bad"} <= row.completions.keys()
+    )
+    if equal:
         lines.append(f"{equal} rows have two responses of the same tokens: they teach nothing")
     return lines
 
