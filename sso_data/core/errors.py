@@ -24,10 +24,10 @@ from collections.abc import Iterable
 from urllib.parse import unquote
 
 _SECRETS = re.compile(
-    r"\b(?:hf_|api_org_|gh[opsu]_|glpat-|xox[abp]-)[\w-]{16,}|\bgithub_pat_\w{16,}"
+    r"(?<=[Bb]earer )\S{4,}"  # first, so that no key within it ends it
+    r"|\b(?:hf_|api_org_|gh[opsu]_|glpat-|xox[abp]-)[\w-]{16,}|\bgithub_pat_\w{16,}"
     r"|\bsk-(?:\w+-)*\w{20,}|\bA(?:KIA|SIA)[A-Z0-9]{16}\b|\bAIza[\w-]{30,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|(?<=[Bb]earer )\S{4,}"
-    r"|(?<=://)[^\s/@]+(?=@)",
+    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|(?<=://)[^\s/@]+(?=@)",
     re.ASCII,
 )
 """Tokens of the Hub and of other services, and the user part of addresses."""

@@ -158,7 +158,7 @@ def describe(data: Data) -> list[str]:
         if {"good", "bad"} <= row.completions.keys()
     )
     if equal:
-        lines.append(f"{equal} rows have two responses of the same tokens: they teach nothing")
+        lines.append(f"{equal} rows have two responses of the same tokens, and no preference")
     return lines
 
 

@@ -50,6 +50,7 @@ ROOM = "https://host.example"
         ("https%3A%2F%2Fme%3Apa55%40host/x", "https://<token>@host/x"),
         ("see https%253A%252F%252Fme%253Apa55%2540host now", "see https://<token>@host now"),
         (f"%68f_{TOKEN[3:]}", "<token>"),
+        (f"Bearer {TOKEN}:rest of it", "Bearer <token> of it"),
         ("ghp_" + "a1" * 18, "<token>"),
         ("AKIA" + "QYLPMN5HFIQR7XYA", "<token>"),
     ],

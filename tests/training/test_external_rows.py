@@ -142,6 +142,4 @@ def test_pairs_of_two_equal_responses_are_counted() -> None:
         made_by=Counter(),
         off_policy=False,
     )
-    assert describe(data)[1:] == [
-        "1 rows have two responses of the same tokens: they teach nothing"
-    ]
+    assert describe(data)[1:] == ["1 rows have two responses of the same tokens, and no preference"]
