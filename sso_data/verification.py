@@ -6,6 +6,7 @@ from pathlib import Path
 
 import orjson
 
+from sso_data.augmentation.output import check_output, is_report
 from sso_data.core.errors import RunError, SsoDataError
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Row
@@ -33,7 +34,7 @@ _NO_CHECKSUMS = "none needed: versions before 0.2.0 wrote no checksums; taken as
 
 
 def verify(directory: Path, progress: Progress | None = None) -> list[Finding]:
-    """Return what was found about every run and training in `directory`, itself included.
+    """Return what was found about every run, training, iteration and augmentation in `directory`.
 
     Raises RunError where there is none.
     """
@@ -49,11 +50,12 @@ def verify(directory: Path, progress: Progress | None = None) -> list[Finding]:
         **dict.fromkeys(("iterate.json", "setup.json", "eval.json"), _sealed_object),
     }
     for file in sorted(directory.rglob("*.json*")):
-        if file.name in kinds and not file.parent.name.startswith(".") and not _is_for_hub(file):
+        check = _augmentation if is_report(file) else kinds.get(file.name)
+        if check and not file.parent.name.startswith(".") and not _is_for_hub(file):
             progress.phase(f"checking {file}")
-            found += kinds[file.name](file)
+            found += check(file)
     if not found:
-        what = "no run, training or iteration of sso-data in it"
+        what = "no run, training, iteration or augmentation of sso-data in it"
         there = directory.is_dir()
         raise RunError(f"{directory.absolute()}: {what if there else 'no such directory'}")
     return found
@@ -191,6 +193,10 @@ def _sealed_lines(file: Path) -> Iterator[Finding]:
 
 def _sealed_object(file: Path) -> Iterator[Finding]:
     yield from _tried(file, lambda: read_json(file, what="a JSON object") and "")
+
+
+def _augmentation(report: Path) -> Iterator[Finding]:
+    yield from _tried(report, lambda: check_output(report))
 
 
 def _round(file: Path) -> Iterator[Finding]:

@@ -38,6 +38,7 @@ from sso_data.runs.workdir import (
     locked,
     read_manifest,
     refuse_another,
+    require_manifest,
     stored_defaults,
     write_json,
 )
@@ -46,6 +47,7 @@ Answer = Completion | Refused
 _Counted = tuple[str, str | None, str | None]
 """(operation, reason or None, benchmark file or None) of an attempt."""
 _SUFFIXES = (".jsonl", ".ndjson")
+_REPORT = ".report.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Paths:
 
     @property
     def report(self) -> Path:
-        return self.queries.with_name(f"{self.queries.name}.report.json")
+        return self.queries.with_name(f"{self.queries.name}{_REPORT}")
 
     @property
     def waiting(self) -> Path:
@@ -286,15 +288,7 @@ class Output:
 
     def accepted(self) -> Iterator[tuple[tuple[Message, ...], str]]:
         """(messages, id) of every query in the file. Raises RunError for one that was changed."""
-        for where, row in read_objects(self.paths.queries):
-            said = row["prompt"]
-            turns = [{"role": "user", "content": said}] if isinstance(said, str) else said
-            messages = messages_from_json(turns)
-            if row["id"] != row_id(content_hash(messages), 0):
-                raise RunError(
-                    f"{where}: its prompt is not that of its id; restore the file, or {OVERWRITE}"
-                )
-            yield messages, row["id"]
+        return _accepted(self.paths.queries)
 
     def _recover(self, promised: int) -> None:
         """Count the attempts 0, 1, 2, ... that both files hold, and cut what is after a gap.
@@ -312,15 +306,53 @@ class Output:
                 sizes[which] = min(sizes[which], offset)
             else:
                 self.tally.add(*counted)
-        if self.num_decided < promised:
-            raise RunError(
-                f"{self.paths.queries}: lines of this file or of the rejected ones are missing or "
-                f"changed after attempt {self.num_decided} of {promised}; restore them, or "
-                f"{OVERWRITE}"
-            )
+        _refuse_missing(self.paths.queries, self.num_decided, promised)
         for file, size in zip(files, sizes, strict=True):
             if size < file.size:
                 file.cut(size)
+
+
+def is_report(file: Path) -> bool:
+    """Return True for the name of an augmentation's report."""
+    return file.name.endswith(tuple(f"{suffix}{_REPORT}" for suffix in _SUFFIXES))
+
+
+def check_output(report: Path) -> str:
+    """Say what the files of the augmentation with this report hold.
+
+    Raises RunError that names the file, and the line where one is known, that is not as augment
+    wrote it.
+    """
+    paths = Paths(report.with_name(report.name.removesuffix(_REPORT)))
+    promised = int(require_manifest(report.parent, paths.kind).get("attempts", 0))
+    lines = [_decided(file, which) for which, file in enumerate((paths.queries, paths.rejected))]
+    merged = heapq.merge(*lines, key=lambda line: line[0])
+    whole = sum(1 for expected, (number, *_) in enumerate(merged) if number == expected)
+    _refuse_missing(paths.queries, whole, promised)
+    queries = sum(1 for _ in _accepted(paths.queries))
+    return f"{queries} queries of {whole} attempts, each as it was written"
+
+
+def _accepted(queries: Path) -> Iterator[tuple[tuple[Message, ...], str]]:
+    """(messages, id) of every query in the file. Raises RunError for one that was changed."""
+    for where, row in read_objects(queries):
+        said = row["prompt"]
+        turns = [{"role": "user", "content": said}] if isinstance(said, str) else said
+        messages = messages_from_json(turns)
+        if row["id"] != row_id(content_hash(messages), 0):
+            raise RunError(
+                f"{where}: its prompt is not that of its id; restore the file, or {OVERWRITE}"
+            )
+        yield messages, row["id"]
+
+
+def _refuse_missing(queries: Path, whole: int, promised: int) -> None:
+    """RunError where fewer attempts are `whole` in the two files than the report counts."""
+    if whole < promised:
+        raise RunError(
+            f"{queries}: lines of this file or of the rejected ones are missing or changed after "
+            f"attempt {whole} of {promised}; restore them, or {OVERWRITE}"
+        )
 
 
 def _attempt_of(line: JsonRow) -> tuple[int, _Counted]:

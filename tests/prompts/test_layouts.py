@@ -230,6 +230,14 @@ def test_one_line_says_how_a_file_is_read(tmp_path: Path) -> None:
     )
 
 
+def test_a_split_of_one_file_is_told(tmp_path: Path) -> None:
+    file = str(write_jsonl(tmp_path / "p.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}]))
+    told = "one file has no splits: 'test' chooses nothing, every row is read"
+    assert layouts_in(file, SourceConfig(split="test"))[0].endswith(told)
+    assert pairs_layout(file, "test").endswith(told)
+    assert told not in layouts_in(file, SourceConfig())[0] + pairs_layout(file, "train")
+
+
 @pytest.mark.parametrize("name", ["p.jsonl", "lmsys-chat.jsonl"])
 def test_peoples_own_chats_are_known(tmp_path: Path, name: str) -> None:
     column = "conversation" if name == "p.jsonl" else "messages"

@@ -188,7 +188,7 @@ def test_a_run_as_it_was_written_is_verified(run: Path) -> None:
     found = sso_data.verify(run)
     assert {finding.state for finding in found} == {"ok"}, found
     assert f"{PROMPTS} lines, each as it was written" in [finding.detail for finding in found]
-    with pytest.raises(SsoDataError, match="no run, training or iteration"):
+    with pytest.raises(SsoDataError, match="no run, training, iteration or augmentation"):
         sso_data.verify(run / "rows")
 
 
