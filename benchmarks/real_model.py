@@ -5,7 +5,8 @@
 
 An arm is an `iterate` of two rounds. When it ends it leaves its numbers in `docs/real_model.jsonl`,
 and the same command goes on with the next arm; an arm that was interrupted is continued. With
-another model or other numbers it is another arm. `make docs` puts the file into `real_model.md`.
+another model, numbers or `--set` (a key of `iterate`) it is another arm. `make docs` puts the file
+into `real_model.md`.
 """
 
 import argparse
@@ -43,6 +44,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ask", choices=PROMPTS, default="questions")
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--steps", type=int, default=12, help="training steps of a round")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     return parser.parse_args()
@@ -72,7 +74,8 @@ def given_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
     keys = ("ask", "prompts", "held_out", "max_tokens", "steps")
     given = {"model": public_name(arguments.model)}
-    return given | {key: getattr(arguments, key) for key in keys}
+    given |= {key: getattr(arguments, key) for key in keys}
+    return given | ({"set": arguments.set} if arguments.set else {})
 
 
 def machine(threads: int) -> str:
@@ -121,6 +124,7 @@ def measured(arm: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Make or continue the iteration of an arm; return its numbers."""
     from benchmarks import prompts as made
     from sso_data import iterate
+    from sso_data.config.loading import config_tree
 
     count = ROUNDS * arguments.prompts
     texts = getattr(made, arguments.ask)(count + arguments.held_out)
@@ -129,7 +133,8 @@ def measured(arm: str, arguments: argparse.Namespace) -> dict[str, Any]:
     for name, some in files.items():
         lines = [json.dumps({"prompt": text}) + "\n" for text in some]
         (arguments.work / f"{name}.jsonl").write_text("".join(lines))
-    config = settings(arm, arguments, arguments.work / "held_out.jsonl")
+    held_out = arguments.work / "held_out.jsonl"
+    config = config_tree(None, arguments.set, base=settings(arm, arguments, held_out))
     prompts, out = arguments.work / "prompts.jsonl", arguments.work / arm.replace(", ", "-")
     done = iterate(prompts, out, model=arguments.model, config=config)
     stopped = done.stop.reason if done.stop else None
@@ -163,9 +168,12 @@ def _comparison(found: Mapping[str, Line]) -> Iterator[str]:
         f"{given['held_out']} held-out {asked}, at most {given['max_tokens']} tokens an answer. "
         f"Machine: {machines}.\n"
     )
-    done = sum(arm in found for arm in STUDY)
-    missing = "; ".join(arm for arm in STUDY if arm not in found)
-    yield f"{done} of {len(STUDY)} arms are finished{missing and f'; not yet: {missing}'}.\n"
+    if changed := given.get("set"):
+        yield f"With {' '.join(f'`--set {setting}`' for setting in changed)}.\n"
+    else:
+        done = sum(arm in found for arm in STUDY)
+        missing = "; ".join(arm for arm in STUDY if arm not in found)
+        yield f"{done} of {len(STUDY)} arms are finished{missing and f'; not yet: {missing}'}.\n"
     yield "\n".join(_held_out_table({arm: found[arm]["rounds"] for arm in arms}))
     for name in PRINCIPLES:
         if {f"{name}, sso", f"{name}, base"} <= found.keys():

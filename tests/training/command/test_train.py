@@ -194,6 +194,15 @@ def test_uneven_lengths_are_warned_about(train: Train, run: Path, tmp_path: Path
     assert "warning: rejected responses are 1." in done.stderr
 
 
+def test_few_rows_taken_often_are_warned_about(train: Train, run: Path, tmp_path: Path) -> None:
+    few = "--set=data.limit=2"
+    done = train(run, tmp_path / "often", few)
+    assert "warning: each of 2 rows is trained on 12 times" in done.stderr
+    assert "lower optim.max_steps" in done.stderr
+    done = train(run, tmp_path / "less", few, "--set=optim.max_steps=2")
+    assert "times: the policy" not in done.stderr
+
+
 def test_reward_models(train: Train, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = train(run, out, "--objective", "reward", "--json")
