@@ -3,12 +3,13 @@
     python -m tests.reliability.children killed FOLDER K...
     python -m tests.reliability.children traced FOLDER SYSCALL:WHAT:when=K...
 
-Forking is safe here, as this process has no threads; that of pytest may have some. After each death
-or failure the same command goes on in this process, and the run must be whole. Prints JSON.
+Forked from a process of its own, since that of pytest has more threads. After each death or
+failure the same command goes on in this process, and the run must be whole. Prints JSON.
 """
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -45,11 +46,26 @@ class Killer(Os):
 
 
 def forked(body: Callable[[], None]) -> int:
-    """The wait status of a child that ran `body`."""
-    child = os.fork()
-    if not child:
-        _leave(body)
-    return os.waitpid(child, 0)[1]
+    """A child that runs `body`.
+
+    A thread of a flow that is just ending holds a lock of CPython, for which a child that is forked
+    at that moment waits for ever: it is killed before it has begun, and another one is forked.
+    """
+    while True:
+        begun, said = os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(said, b"x")
+            os.close(begun)
+            os.close(said)
+            _leave(body)
+        os.close(said)
+        has_begun = select.select([begun], [], [], 10)[0]
+        os.close(begun)
+        if has_begun:
+            return child
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def _leave(body: Callable[[], None]) -> None:
@@ -79,7 +95,7 @@ def killed(flow: Flow, folder: Path, numbers: Sequence[str]) -> dict[str, Any]:
             with in_place_of_os(Killer(k)):
                 flow(run)
 
-        status = forked(body)
+        status = os.waitpid(forked(body), 0)[1]
         assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
         deaths += 1
         flow(run)
@@ -110,11 +126,13 @@ def traced(flow: Flow, folder: Path, injections: Sequence[str]) -> dict[str, Any
 def _under_strace(body: Callable[[], Any], injection: str, log: Path) -> tuple[int, int]:
     """The wait status of a traced child, and how often the injection happened."""
     ours, theirs = os.pipe()
-    child = os.fork()
-    if not child:
+
+    def once_attached() -> None:
         os.close(theirs)
-        os.read(ours, 1)  # until strace is attached
-        _leave(body)
+        os.read(ours, 1)
+        body()
+
+    child = forked(once_attached)
     os.close(ours)
     tracer = subprocess.Popen(
         ["strace", "-o", str(log), "-p", str(child), "-e", f"inject={injection}"],
