@@ -85,7 +85,7 @@ def demo(
     decision, config = result.summary.decision, result.story.run.filter
     for row in result.examples:
         console.print(RowView(row, None, outcomes_of(row, config, decision.thresholds)))
-    output.show_decision(result.summary.decision, result.summary.account)
+    output.show_decision(result.summary)
     echo(result.verdict)
     shown = [shlex.join(["sso-data", "show", str(out)])] if out else []
     output.next_step(*shown, "sso-data doctor --model MODEL")
@@ -93,18 +93,10 @@ def demo(
 
 def doctor(model: opt.Model = None, as_json: opt.Json = False) -> None:
     """Check this machine, and a model's chat template, and say what to do."""
-    from dataclasses import asdict
-
     from sso_data.config.run import EngineConfig
     from sso_data.doctor import examine
 
-    found = list(examine(model, EngineConfig()))
-    if as_json:
-        print_json([asdict(finding) for finding in found])
-    else:
-        output.console().print(output.findings(found))
-    if any(finding.state == "fail" for finding in found):
-        raise typer.Exit(1)
+    output.show_findings(list(examine(model, EngineConfig())), as_json=as_json)
 
 
 def verify(
@@ -118,18 +110,11 @@ def verify(
     Names what is not as it was written, by file and line, and says what can be done about it. Exit
     code 1 if anything is wrong.
     """
-    from dataclasses import asdict
-
     from sso_data.verification import verify as run_verify
 
     with showing_progress() as progress:
         found = run_verify(directory, progress)
-    if as_json:
-        print_json([asdict(finding) for finding in found])
-    else:
-        output.console().print(output.findings(found))
-    if any(finding.state == "fail" for finding in found):
-        raise typer.Exit(1)
+    output.show_findings(found, as_json=as_json)
 
 
 _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (

@@ -69,10 +69,7 @@ def augment(
         endpoint=endpoint,
         templates=templates,
         decontaminate__files=tuple(decontaminate) if decontaminate else None,
-        engine__name=engine,
-        engine__count=engines,
-        engine__cluster=cluster,
-        engine__servers=servers or None,
+        **opt.engine_keys(engine, engines, cluster, servers),
         **opt.source_keys(split, column, skip_bad_rows=skip_bad_rows),
     )
     hint = f"every new query is safe in {out}; run the same command again to continue"

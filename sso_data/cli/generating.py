@@ -17,8 +17,6 @@ from sso_data.core.records import TEMPORARY
 
 if TYPE_CHECKING:
     from sso_data.config.run import RunConfig
-    from sso_data.filtering.explain import Explanation
-    from sso_data.filtering.filters import Decision
     from sso_data.generation.generate import Summary
 
 PrincipleModel = Annotated[
@@ -82,10 +80,7 @@ def generate(
         sampling__samples=samples,
         steering__principle_model=principle_model,
         steering__principles="written" if principle_model else None,
-        engine__name=engine,
-        engine__count=engines,
-        engine__cluster=cluster,
-        engine__servers=servers or None,
+        **opt.engine_keys(engine, engines, cluster, servers),
         **opt.source_keys(
             split, column, limit, shard, layout=format_, take=take, skip_bad_rows=skip_bad_rows
         ),
@@ -105,15 +100,14 @@ def _show_run(
 ) -> None:
     """Print what `generate` did, and end with the exit code that says so."""
     if as_json:
-        summary = output.run_summary(out, done.decision, done.account, done.explanation)
-        print_json(summary | done.work_json(price_per_hour))
+        print_json(output.run_summary(out, done) | done.work_json(price_per_hour))
     else:
-        output.show_decision(done.decision, done.account)
+        output.show_decision(done)
         output.show_steering(done.steering)
         work = _work(done, price_per_hour)
         echo(f"{out / 'pairs' / 'train.jsonl'} ({work})")
-        _say_next(out, done.decision, done.explanation, model)
-    output.end(done.account, done.explanation, out)
+        _say_next(out, done, model)
+    output.end(done, out)
 
 
 def _work(done: "Summary", price_per_hour: float | None) -> str:
@@ -126,15 +120,16 @@ def _work(done: "Summary", price_per_hour: float | None) -> str:
     return f"{duration(done.seconds)}{rows}{paid}"
 
 
-def _say_next(run: Path, decision: "Decision", why: "Explanation", model: str) -> None:
+def _say_next(run: Path, done: "output.Decided", model: str) -> None:
     """Print what to do with a run's pairs, or without any: look at what the binding test drops.
 
     Pairs without an effect of the principles are nothing to train on.
     """
-    if len(decision.kept) and why.effect.is_missing:
+    kept, why = len(done.decision.kept), done.explanation
+    if kept and why.effect.is_missing:
         stats = shlex.join(["sso-data", "principles", "stats", str(run)])
         output.next_step(shlex.join(["sso-data", "show", str(run)]), stats)
-    elif len(decision.kept):
+    elif kept:
         named = run if run.name.strip(".") else run.resolve()
         trained = named.with_name(f"{named.name}-model")
         train = shell_command("sso-data", "train", str(run), "-m", model, "--out", str(trained))
@@ -193,13 +188,12 @@ def filter_(
             output.console().print(output.sweep(swept))
         return
     if as_json:
-        summary = output.run_summary(run, done.decision, done.account, done.explanation)
-        print_json(summary | {"dry_run": dry_run})
+        print_json(output.run_summary(run, done) | {"dry_run": dry_run})
     else:
-        output.show_decision(done.decision, done.account)
+        output.show_decision(done)
         if not dry_run:
             echo(str(run / "pairs" / "train.jsonl"))
-            _say_next(run, done.decision, done.explanation, resolved.model)
+            _say_next(run, done, resolved.model)
     if done.unfinished:
         say(
             f"the run is unfinished: {done.account.done} of {done.expected} "
@@ -210,10 +204,7 @@ def filter_(
 
 def retry(
     run: opt.RunPath,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="New path of the same model, if it was moved."),
-    ] = None,
+    model: opt.ModelMoved = None,
     engines: opt.Engines = None,
     cluster: opt.Cluster = None,
     servers: opt.Servers = None,
@@ -230,9 +221,7 @@ def retry(
     resolved, asked = _standing(run, settings, model, engines, servers, cluster)
     with showing_progress(_SAFE.format(run)) as progress:
         done = run_retry(run, resolved, progress, asked=asked)
-    tried, rows = done.counts.taken, done.counts.rows
-    decision, account = done.refiltered.decision, done.refiltered.account
-    explanation = done.refiltered.explanation
+    tried, rows, decided = done.counts.taken, done.counts.rows, done.refiltered
     if as_json:
         counts = {
             "tried": tried,
@@ -240,10 +229,10 @@ def retry(
             "failed_again": done.counts.failed,
             "failed_again_by_reason": dict(done.again),
         }
-        summary = output.run_summary(run, decision, account, explanation)
+        summary = output.run_summary(run, decided)
         print_json(summary | counts | {"no_prompts": done.no_prompts})
     elif tried:
-        output.show_decision(decision, account)
+        output.show_decision(decided)
         output.show_steering(done.steering)
         echo(f"{rows} of {tried} failed prompts are rows now ({duration(done.seconds)})")
     else:
@@ -256,13 +245,14 @@ def retry(
             f"{done.no_prompts} {bad} cannot be retried; correct the prompt file and run "
             "`generate` again"
         )
-    if done.refiltered.unfinished:
+    if decided.unfinished:
         say(
-            f"the run is unfinished: {account.done} of {done.refiltered.expected} {account.unit} "
-            "are done; `retry` runs failed prompts only, run `generate` for the rest"
+            f"the run is unfinished: {decided.account.done} of {decided.expected} "
+            f"{decided.account.unit} are done; `retry` runs failed prompts only, run `generate` "
+            "for the rest"
         )
     if tried or done.no_prompts:
-        output.end(account, explanation, run)
+        output.end(decided, run)
 
 
 def _failed_again(again: Mapping[str, int]) -> Iterator[str]:
@@ -289,23 +279,14 @@ def _standing(
     """Return the configuration of work on a run, and whether a filter was asked for."""
     from sso_data.filtering.refilter import standing_config
 
-    resolved = standing_config(
-        run,
-        settings,
-        model=model,
-        engine__count=engines,
-        engine__servers=servers or None,
-        engine__cluster=cluster,
-    )
+    engine = opt.engine_keys(None, engines, cluster, servers)
+    resolved = standing_config(run, settings, model=model, **engine)
     return resolved, any(setting.startswith("filter.") for setting in settings or [])
 
 
 def complete(
     run: opt.RunPath,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="New path of the same model, if it was moved."),
-    ] = None,
+    model: opt.ModelMoved = None,
     engines: opt.Engines = None,
     cluster: opt.Cluster = None,
     servers: opt.Servers = None,
@@ -322,15 +303,13 @@ def complete(
     resolved, asked = _standing(run, settings, model, engines, servers, cluster)
     with showing_progress(_SAFE.format(run)) as progress:
         done = run_complete(run, resolved, progress, asked=asked)
-    decision, account = done.refiltered.decision, done.refiltered.account
-    explanation = done.refiltered.explanation
     if as_json:
-        summary = output.run_summary(run, decision, account, explanation)
+        summary = output.run_summary(run, done.refiltered)
         print_json(summary | {"completed": done.rows, "refused": len(done.refused)})
     else:
-        output.show_decision(decision, account)
+        output.show_decision(done.refiltered)
         echo(f"{done.rows} rows completed ({duration(done.seconds)})")
-    output.explain(explanation, run)
+    output.explain(done.refiltered.explanation, run)
     for failure in done.refused:
         say(f"stays as it is: {failure.id}: {failure.reason}: {failure.detail}")
     if done.refused:
@@ -354,13 +333,11 @@ def merge(
     hint = f"what was copied is safe in {out}; run the same command again to continue"
     with showing_progress(hint) as progress:
         merged = run_merge(runs, out, progress, overwrite=overwrite)
-    decision, account = merged.refiltered.decision, merged.refiltered.account
-    explanation = merged.refiltered.explanation
     if as_json:
-        summary = output.run_summary(out, decision, account, explanation)
+        summary = output.run_summary(out, merged.refiltered)
         print_json(summary | {"repeated": merged.repeated, "not_here": merged.not_here})
     else:
-        output.show_decision(decision, account)
+        output.show_decision(merged.refiltered)
         echo(str(out / "pairs" / "train.jsonl"))
     if merged.repeated:
         say(f"{merged.repeated} rows were in more than one of the runs; the first was taken")
@@ -371,7 +348,7 @@ def merge(
         )
     for run, how_far in merged.unfinished:
         say(f"{run} is unfinished: {how_far}; finish it and merge again")
-    output.end(account, explanation, out)
+    output.end(merged.refiltered, out)
 
 
 def preview(
@@ -412,10 +389,7 @@ def preview(
         seed=seed,
         principles=principles,
         templates=templates,
-        engine__name=engine,
-        engine__count=engines,
-        engine__cluster=cluster,
-        engine__servers=servers or None,
+        **opt.engine_keys(engine, engines, cluster, servers),
         **opt.source_keys(split, column, number, layout=format_, take=take),
     )
     with showing_progress() as progress:

@@ -59,6 +59,10 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Model directory or Hub id of the policy.", metavar="MODEL"),
 ]
+ModelMoved = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="New path of the same model, if it was moved."),
+]
 ModelNow = Annotated[
     str | None,
     typer.Option(
@@ -175,6 +179,18 @@ Public = Annotated[
 Private = Annotated[
     bool, typer.Option("--private", help="Make the repository private first, if it is public.")
 ]
+
+
+def engine_keys(
+    name: str | None, count: str | None, cluster: str | None, servers: list[str] | None
+) -> dict[str, Any]:
+    """Return the configuration keys of the options about engines, with `__` for dots."""
+    return {
+        "engine__name": name,
+        "engine__count": count,
+        "engine__cluster": cluster,
+        "engine__servers": servers or None,
+    }
 
 
 def source_keys(

@@ -10,17 +10,20 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from sso_data.cli.outcome import SOME_FAILED, SafeConsole, echo, say
+from sso_data.cli.outcome import SOME_FAILED, SafeConsole, echo, print_json, say
 
 if TYPE_CHECKING:
     from sso_data.doctor import Finding
     from sso_data.filtering.explain import Explanation
     from sso_data.filtering.filters import Decision
+    from sso_data.filtering.refilter import Refiltered
     from sso_data.filtering.sweep import Sweep
-    from sso_data.runs.run import Account
+    from sso_data.generation.generate import Summary
     from sso_data.steering.counts import SteeringCounts
     from sso_data.steering.principles import Catalogue, Principle
     from sso_data.steering.stats import PrincipleStats
+
+    Decided = Summary | Refiltered
 
 _MARK = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 
@@ -88,9 +91,9 @@ def funnel(decision: "Decision") -> Group:
     )
 
 
-def show_decision(decision: "Decision", account: "Account") -> None:
+def show_decision(done: "Decided") -> None:
     """Print the funnel, the resolved thresholds, and where every prompt and row went."""
-    out = console()
+    out, decision, account = console(), done.decision, done.account
     out.print(funnel(decision))
     parts = [
         f"{name} {'-' if value is None else f'{value:.6g}'}"
@@ -143,22 +146,21 @@ def show_steering(counts: "SteeringCounts | None") -> None:
         echo(text)
 
 
-def run_summary(
-    run: Path, decision: "Decision", account: "Account", explanation: "Explanation"
-) -> dict[str, Any]:
+def run_summary(run: Path, done: "Decided") -> dict[str, Any]:
     """Return the counts, thresholds, funnel and explanation for `--json`."""
     from dataclasses import asdict
 
+    decision = done.decision
     return {
         "run": str(run),
-        **asdict(account),
+        **asdict(done.account),
         "kept": len(decision.kept),
         "dropped": decision.dropped,
         "thresholds": dict(decision.thresholds),
         **({"not_asked": decision.not_asked} if decision.not_asked else {}),
         "funnel": [stage.to_json() for stage in decision.funnel],
         **({"ranking": decision.ranking.to_json()} if decision.ranking else {}),
-        "explanation": explanation.to_json(),
+        "explanation": done.explanation.to_json(),
     }
 
 
@@ -168,14 +170,14 @@ def explain(found: "Explanation", run: Path | None) -> None:
         say(f"warning: {text}" if found.is_few or found.effect.is_missing else text)
 
 
-def end(account: "Account", explanation: "Explanation", run: Path) -> None:
+def end(done: "Decided", run: Path) -> None:
     """Explain the pairs; exit with code 3 where prompts failed."""
-    explain(explanation, run)
-    if account.failed:
+    explain(done.explanation, run)
+    if done.account.failed:
         from sso_data.runs.run import failed_reasons
 
         reasons = ", ".join(f"{name} {n}" for name, n in sorted(failed_reasons(run).items()))
-        prompts = f"{account.failed} prompt{'s' * (account.failed != 1)}"
+        prompts = f"{done.account.failed} prompt{'s' * (done.account.failed != 1)}"
         say(f"{prompts} failed ({reasons}); see {run / 'failed.jsonl'}")
         raise typer.Exit(SOME_FAILED)
 
@@ -225,6 +227,18 @@ def principle_stats(found: "Sequence[PrincipleStats]") -> Group:
         "gap of good / bad; closeness: how far chosen / rejected lie below the policy's own "
         "answer; both in nats/token; signal by the principle's check, all / kept rows",
     )
+
+
+def show_findings(found: "Sequence[Finding]", *, as_json: bool) -> None:
+    """Print what the doctor, or `verify`, found; exit with code 1 if anything is wrong."""
+    from dataclasses import asdict
+
+    if as_json:
+        print_json([asdict(finding) for finding in found])
+    else:
+        console().print(findings(found))
+    if any(finding.state == "fail" for finding in found):
+        raise typer.Exit(1)
 
 
 def findings(found: "Sequence[Finding]") -> Table:

@@ -59,10 +59,7 @@ def plan(
         seed=seed,
         principles=principles,
         templates=templates,
-        engine__name=engine,
-        engine__count=engines,
-        engine__cluster=cluster,
-        engine__servers=servers or None,
+        **opt.engine_keys(engine, engines, cluster, servers),
         **opt.source_keys(
             split, column, limit, layout=format_, take=take, skip_bad_rows=skip_bad_rows
         ),

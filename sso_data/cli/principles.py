@@ -121,10 +121,7 @@ def new(
         endpoint,
         seed=seed,
         templates=templates,
-        engine__name=engine,
-        engine__count=engines,
-        engine__cluster=cluster,
-        engine__servers=servers or None,
+        **opt.engine_keys(engine, engines, cluster, servers),
     )
     with showing_progress() as progress:
         made = new_catalogue(description, number, out, resolved, progress)
@@ -167,10 +164,7 @@ def write(
         seed=seed,
         principles=principles,
         templates=templates,
-        engine__name=engine,
-        engine__count=engines,
-        engine__cluster=cluster,
-        engine__servers=servers or None,
+        **opt.engine_keys(engine, engines, cluster, servers),
         **opt.source_keys(split, column, number),
     )
     counts = SteeringCounts()
