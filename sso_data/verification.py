@@ -99,7 +99,7 @@ def _run(file: Path) -> Iterator[Finding]:
     if steering.exists():
         yield from _tried(steering, lambda: f"{sum(1 for _ in read_steering(run))} lines")
     if not damaged:
-        yield from _books(run)
+        yield from _accounted(run)
     yield from _pairs(run / "pairs")
 
 
@@ -131,7 +131,7 @@ def _part(part: Path) -> Iterator[Finding]:
         yield Finding(str(part), "ok", f"{count} lines, each as it was written")
 
 
-def _books(run: Path) -> Iterator[Finding]:
+def _accounted(run: Path) -> Iterator[Finding]:
     """Yield whether every prompt is there once."""
     try:
         manifest, scores = require_run(run), load_scores(run, dry=True)

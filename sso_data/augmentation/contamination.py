@@ -9,10 +9,8 @@ import hashlib
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +18,7 @@ import numpy.typing as npt
 from sso_data.config.augmentation import DecontaminateConfig
 from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError
+from sso_data.core.words import texts_in
 from sso_data.prompts import raw_rows
 from sso_data.prompts.rows import BadRow
 
@@ -62,7 +61,7 @@ class Benchmark:
         for number, row in enumerate(raw_rows(self.name, SourceConfig(column="")), start=1):
             if isinstance(row, BadRow):
                 raise InputError(f"{row.where}: {row.detail}; correct the row")
-            for text in _strings(row.fields):
+            for text in texts_in(row.fields):
                 if sum(map(str.isalpha, text)) >= _MIN_LETTERS and (found := words(text)):
                     hashes.extend(map(_hash_of, found))
                     lengths.append(len(found))
@@ -145,15 +144,3 @@ def _run_hashes(text: Hashes, places: npt.NDArray[np.int64], size: int) -> Hashe
     for offset in range(size):
         total = total * _PRIME + text[places + offset]
     return total
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every text in a row's values, however deep."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _strings(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _strings(one)

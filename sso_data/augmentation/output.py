@@ -22,7 +22,7 @@ from sso_data.config.migration import FORMAT
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.records import JsonRow, Message, content_hash, messages_from_json, row_id
 from sso_data.engines.interface import Refused
-from sso_data.runs.files import make_dir, remove_tree
+from sso_data.runs.files import closing_on_error, make_dir, remove_tree
 from sso_data.runs.jsonl import (
     PeriodicSync,
     open_lines,
@@ -177,12 +177,8 @@ def open_output(
             else:
                 refuse_another(out, paths.kind.noun, report["identity"], identity)
             output = Output(paths, report, identity=identity, defaults=defaults)
-            try:
+            with closing_on_error(output.close):
                 yield output
-            except BaseException:
-                with suppress(RunError):  # what went wrong first is what the user should read
-                    output.close()
-                raise
             output.close()
         finally:
             with suppress(RunError):

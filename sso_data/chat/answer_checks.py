@@ -2,12 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from sso_data.core.jinja import phrases
 from sso_data.core.records import Message
-from sso_data.core.words import holds, normal, share_run
+from sso_data.core.words import holds, normal, share_run, texts_in
 
 COPIED_WORDS = 6
 """This many words in a row of an example are copied from it."""
@@ -62,7 +61,7 @@ class Examples:
             except ValueError:
                 value = None
             if isinstance(value, dict):
-                found += _strings(value)
+                found += texts_in(value)
             elif len(line) >= _LEAST_QUOTE:
                 found.append(plain)
         self.texts = tuple(dict.fromkeys(found))
@@ -75,12 +74,3 @@ class Examples:
     def lend(self, text: str) -> bool:
         """Return True where the text is part of the template, or repeats a passage of it."""
         return self.hold(text) or any(share_run(text, one, COPIED_WORDS) for one in self.texts)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Yield the texts in a JSON value, keys left out."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _strings(part)

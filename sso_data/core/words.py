@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 _WORD = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+"
@@ -15,6 +17,15 @@ _BEFORE = re.compile(r"(?<!\w)[\"'“‘„«(\[¿¡「]+")
 def words(text: str) -> list[str]:
     """Return the case-folded words of a text; in scripts without spaces, its characters."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Yield the texts in a JSON value, however deep, keys left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_in(part)
 
 
 def runs(found: list[str], size: int) -> set[tuple[str, ...]]:

@@ -26,7 +26,7 @@ from sso_data.filtering.filters import (
     distance,
     smaller_gap,
 )
-from sso_data.runs.columns import Flag, Rows, lacking, representative
+from sso_data.runs.columns import Rows, are_representative, lacking, representative
 from sso_data.runs.journal import Scores
 
 FEW = 0.2
@@ -204,7 +204,7 @@ def explain(
     decision = decision or decide(rows, config)
     total, kept = len(rows), len(decision.kept)
     if lacking(rows).any():
-        chosen = np.flatnonzero(rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE))
+        chosen = np.flatnonzero(are_representative(rows))
         features = {
             name: np.flatnonzero(np.isin(chosen, places))
             for name, places in (features or {}).items()
@@ -240,7 +240,7 @@ def explain(
         idle=idle,
         without_idle=(int(without[decision.kept].sum()), int(without.sum())),
         binding=_binding(decision),
-        largest=_largest(decision),
+        largest=max(_drops(decision), key=lambda one: (one.dropped, 1 / _left(one)), default=None),
         steps=tuple(tried) if is_few and not effect.is_missing else (),
     )
 
@@ -300,11 +300,6 @@ def _binding(decision: Decision) -> Binding | None:
 
 def _left(test: Binding) -> float:
     return max(test.reached - test.dropped, 0.5)
-
-
-def _largest(decision: Decision) -> Binding | None:
-    """Return the test that drops most rows, the binding one of equals."""
-    return max(_drops(decision), key=lambda one: (one.dropped, 1 / _left(one)), default=None)
 
 
 def _drops(decision: Decision) -> Iterator[Binding]:

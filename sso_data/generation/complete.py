@@ -1,13 +1,11 @@
 """`complete`: what `scoring.when=needed` did not ask for, for a filter that needs it."""
 
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from sso_data.config.run import FilterConfig, RunConfig
@@ -18,7 +16,7 @@ from sso_data.filtering.refilter import Refiltered, filter_again, last_decision
 from sso_data.generation.generate import make_rows, prepare
 from sso_data.runs.columns import Rows, lacking
 from sso_data.runs.files import remove_tree
-from sso_data.runs.journal import Journal, Scores, load_scores, replace_rows
+from sso_data.runs.journal import Journal, load_scores, replace_rows
 from sso_data.runs.jsonl import PeriodicSync
 from sso_data.runs.run import COMPLETED, RUN, require_run
 from sso_data.runs.workdir import locked, open_workdir
@@ -93,7 +91,7 @@ def complete(
                 wanted = _wanted(scores.rows, config, asked=asked)
                 todo = wanted[~np.isin(scores.keys()[wanted], done)]
                 progress.note(f"{len(todo)} rows to complete")
-                rows, total = _rows_at(scores, todo), len(todo)
+                rows, total = scores.read(todo), len(todo)
                 counts = make_rows(None, setup, sink, work, progress, total=total, lacking=rows)
                 made, refused = counts.rows, sink.refused
             replace_rows(out, load_scores(beside, dry=True))
@@ -119,8 +117,3 @@ def undecided(rows: Rows, config: FilterConfig) -> NDArray[np.intp]:
     except NotAskedError as error:
         return error.positions
     return np.empty(0, np.intp)
-
-
-def _rows_at(scores: Scores, positions: NDArray[np.intp]) -> Iterator[Row]:
-    for line in scores.lines(positions):
-        yield Row.from_json(orjson.loads(line))

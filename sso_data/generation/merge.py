@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from sso_data.config.run import RunConfig, load_config
 from sso_data.core.errors import RunError
 from sso_data.core.progress import NullProgress, Progress
-from sso_data.core.records import Row
-from sso_data.filtering.refilter import Refiltered, filter_again, in_words, last_decision
+from sso_data.filtering.refilter import (
+    Refiltered,
+    filter_again,
+    in_words,
+    own_filter,
+    standing_filter,
+)
 from sso_data.generation.elsewhere import EXCEPT, taken_over, unlike
 from sso_data.runs.columns import row_key
 from sso_data.runs.journal import FIRST_ROWS, Scores, load_scores
@@ -97,7 +101,8 @@ def merge(
     for position, path in enumerate(resolved):
         if path in resolved[:position]:
             raise RunError(f"{runs[position]}: is given more than once; give each run once")
-    parts = _parts(runs)
+    manifests = [require_run(run) for run in runs]
+    parts = [_part(run, one, manifests) for run, one in zip(runs, manifests, strict=True)]
     _refuse_mixture(parts)
     if out.resolve() in resolved:
         raise RunError(f"{out}: is one of the runs to merge; use another --out")
@@ -134,11 +139,6 @@ def merge(
         unfinished=tuple((part.path, part.unfinished) for part in parts if part.unfinished),
         not_here=len(not_here),
     )
-
-
-def _parts(runs: Sequence[Path]) -> list[_Part]:
-    manifests = [require_run(run) for run in runs]
-    return [_part(run, manifest, manifests) for run, manifest in zip(runs, manifests, strict=True)]
 
 
 def _part(run: Path, manifest: Manifest, all_manifests: Sequence[Manifest]) -> _Part:
@@ -182,13 +182,10 @@ def _joined_config(parts: Sequence[_Part], progress: Progress) -> RunConfig:
     Its filter is the one that `filter` last used on the first run, or else the configured one; a
     note says if the other runs were filtered otherwise.
     """
-    filters = []
-    for part in parts:
-        last = last_decision(part.path)
-        if last and last.by_filter:
-            filters.append(last.config)
-        else:
-            filters.append(load_config(None, base=part.manifest["config"]).filter)
+    filters = [
+        standing_filter(part.path, own_filter(part.manifest), asked=False, new=False)
+        for part in parts
+    ]
     first = parts[0]
     if any(one != filters[0] for one in filters):
         progress.note(
@@ -224,8 +221,7 @@ def _add_rows(run: Run, parts: Sequence[_Part], total: int, progress: Progress) 
     """Write the `total` rows that the merged run lacks, each line checked by its CRC."""
     written = 0
     for part in parts:
-        for line in part.scores.lines(np.arange(len(part.scores))):
-            row = Row.from_json(orjson.loads(line))
+        for row in part.scores.read(np.arange(len(part.scores))):
             if run.ledger.has(row_key(row.id), DONE):
                 continue
             run.write_row(row)

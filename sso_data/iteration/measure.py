@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from sso_data.config.evaluation import JudgeConfig
@@ -143,10 +142,7 @@ def sample(
     order = order[:most]
     chosen = np.sort(order)
     is_kept = np.isin(chosen, run.kept)
-    pairs = [
-        (Row.from_json(orjson.loads(line)), bool(kept))
-        for line, kept in zip(run.scores.lines(chosen), is_kept, strict=True)
-    ]
+    pairs = zip(run.scores.read(chosen), is_kept.tolist(), strict=True)
     return sorted(pairs, key=lambda pair: pair[0].id)
 
 

@@ -26,8 +26,8 @@ from sso_data.reporting.made import made
 from sso_data.reporting.verdicts import SIGNAL, Judged, judged, of_row
 from sso_data.runs.columns import (
     UNKNOWN,
-    Flag,
     Rows,
+    are_representative,
     lacking,
     mean_logp,
     num_tokens,
@@ -101,15 +101,14 @@ def blocks(of: Read, number: int | None = None) -> Iterator[list[Row]]:
     starts = range(0, count, BLOCK) if number is None else (number * BLOCK,)
     for start in starts:
         positions = np.arange(start, min(start + BLOCK, count))
-        yield [Row.from_json(orjson.loads(line)) for line in of.scores.lines(positions)]
+        yield list(of.scores.read(positions))
 
 
 def rows_at(of: Read, positions: NDArray[np.intp]) -> list[Row]:
     """Return the rows at positions, in their order. Raises RunError."""
     order = np.argsort(positions)
-    lines = of.scores.lines(positions[order])
-    found = dict(zip(order.tolist(), lines, strict=True))
-    return [Row.from_json(orjson.loads(found[place])) for place in range(len(positions))]
+    found = dict(zip(order.tolist(), of.scores.read(positions[order]), strict=True))
+    return [found[place] for place in range(len(positions))]
 
 
 def details(of: Read, places: Sequence[int], rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -291,9 +290,7 @@ def _measured(of: Read) -> Iterator[tuple[str, str, Floats, float | None]]:
     Where rows were decided early, those alone count that are complete by design.
     """
     rows, limits = of.scores.rows, of.decision.thresholds
-    counts = ~lacking(rows)
-    if not counts.all():
-        counts = (rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE)) != 0
+    counts = are_representative(rows)
     gap, far = smaller_gap(rows), distance(rows, of.config.closeness_offset)
     shown: list[tuple[str, str, Floats, float | None]] = [
         ("gap", "gap (nats/token)", gap, limits.get("gap")),

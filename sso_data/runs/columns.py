@@ -142,16 +142,22 @@ def lacking(rows: Rows) -> NDArray[np.bool_]:
     return mask
 
 
-def representative(rows: Rows) -> Rows:
-    """Return the rows that stand for all of a run, over which shares and means are taken.
+def are_representative(rows: Rows) -> NDArray[np.bool_]:
+    """Mark the rows that stand for all of a run, over which shares and means are taken.
 
     Where some rows lack what was not asked for, the complete ones are those that passed, and would
     mislead: then it is the rows that are complete by design.
     """
     if not lacking(rows).any():
-        return rows
-    chosen: Rows = rows[(rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE)) != 0]
-    return chosen
+        return np.ones(len(rows), np.bool_)
+    mask: NDArray[np.bool_] = np.not_equal(rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE), 0)
+    return mask
+
+
+def representative(rows: Rows) -> Rows:
+    """Return the rows that `are_representative`."""
+    mask = are_representative(rows)
+    return rows if mask.all() else rows[mask]
 
 
 def leaks(text: str) -> bool:

@@ -309,13 +309,13 @@ class Appender:
 
 
 @contextmanager
-def closing_on_error(appender: Appender) -> Iterator[None]:
-    """Close `appender` when the block fails; otherwise leave it open."""
+def closing_on_error(close: Callable[[], None]) -> Iterator[None]:
+    """Call `close` when the block fails, whose error is the one to report."""
     try:
         yield
     except BaseException:
         with suppress(RunError):
-            appender.close()
+            close()
         raise
 
 

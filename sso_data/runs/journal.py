@@ -75,8 +75,7 @@ def read_rows(run: Path) -> Iterator[Row]:
     Raises RunError that names a line which is not a row, or not the one that was written.
     """
     scores = load_scores(run, dry=True)
-    for line in scores.lines(np.arange(len(scores))):
-        yield Row.from_json(orjson.loads(line))
+    yield from scores.read(np.arange(len(scores)))
 
 
 def _row(part: Path, number: int, line: bytes) -> Row:
@@ -163,6 +162,10 @@ class Scores:
             wanted = positions[self.part[positions] == number]
             before = int(np.searchsorted(self.part, number))
             yield from _described(self.parts[number], self.rows[wanted], wanted - before)
+
+    def read(self, positions: NDArray[np.intp]) -> Iterator[Row]:
+        """Yield the rows at ascending `positions`. Raises RunError as `lines`."""
+        return (Row.from_json(orjson.loads(line)) for line in self.lines(positions))
 
     def place(self, position: int) -> str:
         """Return "FILE:LINE" of the row at a position."""
@@ -285,7 +288,7 @@ def _open_side(part: Path, loaded: _Loaded) -> Appender:
     if loaded.stored is None and len(loaded.rows):  # in one step: it holds the only checksums
         write_atomic(side_file(part), _header() + loaded.rows.tobytes())
     side = Appender(side_file(part))
-    with closing_on_error(side):
+    with closing_on_error(side.close):
         if loaded.stored is None and not len(loaded.rows):
             side.cut(0)
             side.append(_header())

@@ -61,7 +61,7 @@ def open_lines(path: Path) -> Appender:
         whole = whole_lines_size(path)
     appender = Appender(path)
     if whole < appender.size:
-        with closing_on_error(appender):
+        with closing_on_error(appender.close):
             appender.cut(whole)
     return appender
 

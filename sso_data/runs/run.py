@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from io import BytesIO
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sso_data.core.errors import RunError, one_line
 from sso_data.core.records import Failure, Row, content_hash, split_sample
 from sso_data.runs.columns import prompt_keys, row_key
-from sso_data.runs.files import locked_file, make_dir, recover_dir, write_atomic
+from sso_data.runs.files import closing_on_error, locked_file, make_dir, recover_dir, write_atomic
 from sso_data.runs.journal import Journal, Scores, load_scores
 from sso_data.runs.jsonl import PeriodicSync, open_lines, read_lines, to_line
 from sso_data.runs.ledger import DONE, ELSEWHERE, FAILED, SEEN, Ledger
@@ -215,12 +215,8 @@ def open_run(
             if is_ours:  # undo an interrupted swap of the pairs
                 recover_dir(path / "pairs")
         run = Run(path, opened.manifest)
-        try:
+        with closing_on_error(run.close):
             yield run
-        except BaseException:
-            with suppress(RunError):  # the first error is the one to report
-                run.close()
-            raise
         run.close()
 
 

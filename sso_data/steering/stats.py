@@ -14,7 +14,7 @@ import orjson
 
 from sso_data.core.errors import InputError, RunError
 from sso_data.core.records import JsonRow
-from sso_data.runs.columns import Flag, closeness, gap, lacking, mean_logp, row_key
+from sso_data.runs.columns import are_representative, closeness, gap, mean_logp, row_key
 from sso_data.runs.journal import load_scores
 from sso_data.runs.pairs import read_pairs
 from sso_data.runs.run import require_run
@@ -69,9 +69,7 @@ def principle_stats(run: Path, *, wordings: bool = False) -> list[PrincipleStats
         [gap(mean, "good"), gap(mean, "bad"), closeness(mean, "good"), closeness(mean, "bad")],
         axis=1,
     )
-    is_scored = np.asarray(np.isfinite(numbers).all(axis=1))
-    if lacking(scores.rows).any():  # the other whole rows are those that passed
-        is_scored &= np.not_equal(scores.rows["flags"] & np.uint16(Flag.ALWAYS_COMPLETE), 0)
+    is_scored = np.isfinite(numbers).all(axis=1) & are_representative(scores.rows)
     is_kept = np.array([key in kept for key in scores.keys().tolist()])
     places: dict[tuple[str, str | None], list[int]] = defaultdict(list)
     better: dict[tuple[str, int], float] = {}
