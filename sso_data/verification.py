@@ -43,15 +43,15 @@ def verify(directory: Path, progress: Progress | None = None) -> list[Finding]:
     kinds: Mapping[str, Callable[[Path], Iterator[Finding]]] = {
         RUN.manifest: _run,
         TRAINING.manifest: _training,
-        "verdicts.jsonl": _sealed_lines,
-        "answers.jsonl": _sealed_lines,
-        TOKENS: _sealed_lines,
+        **dict.fromkeys(("verdicts.jsonl", "answers.jsonl", TOKENS), _sealed_lines),
         "round.json": _round,
         **dict.fromkeys(("iterate.json", "setup.json", "eval.json"), _sealed_object),
     }
     for file in sorted(directory.rglob("*.json*")):
         check = _augmentation if is_report(file) else kinds.get(file.name)
-        if check and not file.parent.name.startswith(".") and not _is_for_hub(file):
+        # what `push --dry-run` made of a run is read by no later command
+        of_push = file.parent.name == DRY_PUSH and (file.parents[1] / RUN.manifest).is_file()
+        if check and not file.parent.name.startswith(".") and not of_push:
             progress.phase(f"checking {file}")
             found += check(file)
     if not found:
@@ -59,12 +59,6 @@ def verify(directory: Path, progress: Progress | None = None) -> list[Finding]:
         there = directory.is_dir()
         raise RunError(f"{directory.absolute()}: {what if there else 'no such directory'}")
     return found
-
-
-def _is_for_hub(file: Path) -> bool:
-    """Return True in what `push --dry-run` made of a run, which no later command reads."""
-    folder = file.parent
-    return folder.name == DRY_PUSH and (folder.parent / RUN.manifest).is_file()
 
 
 def _tried(what: Path, check: Callable[[], object], said: str = "") -> Iterator[Finding]:

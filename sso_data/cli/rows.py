@@ -65,7 +65,8 @@ class RowView:
         source = f" (source {row.source_id})" if row.source_id is not None else ""
         about = ", ".join(part for part in (self._heading, visible(f"{row.id}{source}")) if part)
         yield Rule(Text(about, style="bold"), align="left", style="dim", characters="-")
-        yield self._verdict()
+        style = "green" if self._reason is None else "yellow"
+        yield Text(verdict_on(self._reason, self._outcomes), style=style)
         yield from self._prompt()
         yield from self._principles()
         yield Text()
@@ -84,11 +85,6 @@ class RowView:
         yield Text()
         yield self._numbers()
         yield Text()
-
-    def _verdict(self) -> Text:
-        """Say whether it is kept, and else which check dropped it and by how much."""
-        style = "green" if self._reason is None else "yellow"
-        return Text(verdict_on(self._reason, self._outcomes), style=style)
 
     def _prompt(self) -> Iterator[RenderableType]:
         for message in self._row.messages:

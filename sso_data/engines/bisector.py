@@ -1,7 +1,7 @@
 """The search for the row that kills engines."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 
 class CrashBisector:
@@ -63,12 +63,7 @@ class CrashBisector:
         else:
             again = under_way if narrowed else [row for row in under_way if row in self._before]
         self._before.update(under_way)
-        groups = _halves(again)
+        middle = len(again) // 2  # the half to run first comes last
+        groups = [half for half in (again[middle:], again[:middle]) if half]
         self._groups = [*self._groups, *groups] if narrowed else [*groups, *self._groups]
         return None
-
-
-def _halves(rows: Sequence[str]) -> list[list[str]]:
-    """The rows in two groups, the one to run first last; a group without rows is left out."""
-    middle = len(rows) // 2
-    return [list(half) for half in (rows[middle:], rows[:middle]) if half]

@@ -74,9 +74,10 @@ def plan_engines(
         return EnginePlan(names=("the engine",), environments=({},))
     found = visible_gpus(_gpus_of(config, name) if gpus is None else gpus, environ)
     if name == "vllm" and size > max(1, len(found)):
+        there = "one GPU is" if len(found) == 1 else f"{len(found) or 'no'} GPUs are"
         raise ConfigError(
-            f"engine.tensor_parallel_size: an engine of {size} GPUs, but {_counted(len(found))} "
-            "visible here (CUDA_VISIBLE_DEVICES counts); lower it"
+            f"engine.tensor_parallel_size: an engine of {size} GPUs, but {there} visible here "
+            "(CUDA_VISIBLE_DEVICES counts); lower it"
         )
     if not found:
         return _on_cpu(config, environ)
@@ -254,7 +255,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _counted(gpus: int) -> str:
-    return {0: "no GPU is", 1: "one GPU is"}.get(gpus, f"{gpus} are")

@@ -242,7 +242,8 @@ def cpu_cache_bytes(facts: ModelFacts, bytes_each: int, *, max_num_seqs: int, fr
     """The key-value cache's size on CPU, in bytes.
 
     Room for `max_num_seqs` sequences of 1024 tokens (or of the context, if that is shorter), at
-    least 64 MiB and at most a quarter of the `free` bytes; but always one whole context.
+    least 64 MiB and at most a quarter of the `free` bytes; but always one whole context. Raises
+    EngineError where that takes more than half of them.
     """
     per_token = facts.kv_numbers * bytes_each
     wanted = max(64 << 20, per_token * max_num_seqs * min(facts.context, 1024))

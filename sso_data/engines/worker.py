@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sso_data.config.run import EngineConfig
-from sso_data.core.errors import SsoDataError
+from sso_data.core.errors import SsoDataError, one_line
 from sso_data.core.process_guard import at_parents_death
 from sso_data.core.streams import sound_streams
 from sso_data.engines.environment import prepare_environment
@@ -101,8 +101,8 @@ def work(link: Link, model_path: Path, config: EngineConfig, start: Start) -> bo
         import traceback
 
         traceback.print_exc()
-        text = " ".join(str(error).split())[:300]
-        link.send("failed", "EngineError", f"the engine failed: {type(error).__name__}: {text}")
+        text = f"the engine failed: {type(error).__name__}: {one_line(error, 300)}"
+        link.send("failed", "EngineError", text)
         return False
     return True
 

@@ -235,9 +235,10 @@ def _frame(done: Iterated, runs: int) -> Frame:
         last_tables=[lineage, settings],
         curves=list(_curves(done.lines)),
         pictures=[
-            (f"Training of round {number}", _embedded((plot / "loss.png").read_bytes()))
+            (f"Training of round {number}", f"data:image/png;base64,{encoded}")
             for number, plot in plots
             if (plot / "loss.png").is_file()
+            and (encoded := base64.b64encode((plot / "loss.png").read_bytes()).decode())
         ],
     )
 
@@ -256,8 +257,3 @@ def _curves(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
 def report_files(out: Path) -> list[Path]:
     """The files of the report that are there."""
     return [file for name in (PAGE, LINES) if (file := out / name).is_file()]
-
-
-def _embedded(picture: bytes) -> str:
-    """A picture as a data URL, so that the page needs no other file."""
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"

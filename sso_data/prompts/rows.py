@@ -78,7 +78,7 @@ def unanswerable(messages: tuple[Message, ...]) -> tuple[str, str] | None:
 
 
 def encodable(text: str, name: str) -> str:
-    """`text`, if UTF-8 can encode it: a JSON escape such as \\ud800 makes a lone surrogate."""
+    """Return `text`; raises RowError where UTF-8 cannot encode it (a lone surrogate, \\ud800)."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -341,8 +341,7 @@ def _set_words(prefix: str, values: Mapping[str, Any], defaults: Mapping[str, An
     words = []
     for key, value in public_setting(values).items():
         if key not in defaults or value != defaults[key]:
-            shown = value
-            text = yaml_text(shown, width=float("inf"), sort_keys=True, default_flow_style=True)
+            text = yaml_text(value, width=float("inf"), sort_keys=True, default_flow_style=True)
             text = text.removesuffix("...\n").strip()
             words += ["--set", f"{prefix}{key}={text}"]
     return words

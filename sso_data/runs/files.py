@@ -124,7 +124,10 @@ def _sync_dir(directory: Path) -> None:
 
 
 def make_dir(directory: Path) -> None:
-    """Create `directory` and its missing parents, and make their names durable."""
+    """Create `directory` and its missing parents, and make their names durable.
+
+    Raises RunError where that is not possible, or a file has the name.
+    """
     with named(directory):
         missing = [path for path in (directory, *directory.parents) if not path.exists()]
         for path in reversed(missing):

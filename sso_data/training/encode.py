@@ -106,7 +106,10 @@ class Encoder:
     report: EncodeReport = field(default_factory=EncodeReport)
 
     def encode(self, rows: Iterable[JsonRow]) -> list[EncodedRow]:
-        """The rows that fit, in their order."""
+        """Return the rows that fit, in their order.
+
+        Raises InputError that names a row which is malformed, unless those are skipped.
+        """
         fitted = []
         for number, row in enumerate(rows, start=1):
             where = f"row {row.get('id') or number}"
@@ -256,7 +259,10 @@ def _wrong(where: str, column: str, value: Any, wanted: str) -> InputError:
 
 
 def recorded_nats(row: JsonRow, terms: Sequence[PreferenceTerm], where: str) -> NDArray[np.float64]:
-    """The row's `logp_<seen>_<drawn>` in the places of `EncodedRow.ref_CS`; NaN where missing."""
+    """The row's `logp_<seen>_<drawn>` (nats) in the places of `EncodedRow.ref_CS`; NaN: missing.
+
+    Raises InputError, which names `where`, for a value that is no log-probability.
+    """
     found = np.full((len(PREFERENCE_TERMS), 2), np.nan)
     for name in terms:
         for side, drawn in enumerate(DRAWN[name]):

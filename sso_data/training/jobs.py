@@ -280,10 +280,8 @@ def reward_job(source: str, policy: PolicyFiles, config: TrainConfig) -> Job:
             eval_rows=data.eval_rows or None,
             pad_id=pad_id,
         )
-        none = {"text": "a reward model needs none"}
-        findings = {"references": none}
-        tokenizer = policy.tokenizer
-        return Prepared(trainer=trainer, findings=findings, load=load, tokenizer=tokenizer)
+        findings = {"references": {"text": "a reward model needs none"}}
+        return Prepared(trainer=trainer, findings=findings, load=load, tokenizer=policy.tokenizer)
 
     return Job(
         identity={"data": fingerprint},

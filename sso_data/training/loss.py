@@ -92,8 +92,10 @@ def means(totals: Tensor, tokens: Tensor) -> Tensor:
 
 
 def margin(policy: Tensor, ref: Tensor | None, tokens: Tensor, config: LossConfig) -> Tensor:
-    """D = [s(a) - s_ref(a)] - [s(b) - s_ref(b)], shape [...] of sides [..., S]; no s_ref without
-    a reference."""
+    """D = [s(a) - s_ref(a)] - [s(b) - s_ref(b)], shape [...] of sides [..., S].
+
+    Without s_ref where the loss needs no reference; raises ValueError where it needs one.
+    """
     s = scores(policy, tokens, config)
     if config.needs_reference:
         if ref is None:

@@ -23,7 +23,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from sso_data.core.errors import ConfigError, RunError, TrainError, described
+from sso_data.core.errors import ConfigError, RunError, TrainError, described, one_line
 from sso_data.models.head import disable_dropout
 from sso_data.runs.files import remove_tree, sync_tree
 from sso_data.training.batch import Batch, Collator, LengthSortedSampler, PairRows
@@ -239,8 +239,7 @@ def _readable(checkpoint: str | None) -> Iterator[None]:
 
 def unwritten(path: Path, error: BaseException) -> str:
     """One line for a model that could not be written."""
-    reason = " ".join(str(error).split())[:200]
     return (
-        f"{path}: cannot write: {reason}; free some space (a checkpoint holds weights and "
-        "optimizer) and run the same command again to continue"
+        f"{path}: cannot write: {one_line(error, 200)}; free some space (a checkpoint holds "
+        "weights and optimizer) and run the same command again to continue"
     )
