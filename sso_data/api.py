@@ -278,10 +278,12 @@ def push(  # noqa: PLR0913 - the options of the command
 
 
 def verify(directory: str | Path, progress: Progress | None = None) -> "list[Finding]":
-    """Check every file of a run, a training or an iteration that later calls read; change nothing.
+    """Check every file below a directory that later calls read; change nothing.
+
+    It holds runs, trainings, iterations or augmentations.
 
     Returns a finding a file, or a line that is wrong: what, its state (`ok`, `warn`, `fail`), the
-    detail and what can be done. Raises RunError where the directory is none of these.
+    detail and what can be done. Raises RunError where the directory holds none of these.
     """
     from sso_data.verification import verify as run_verify
 

@@ -22,7 +22,7 @@ from sso_data.runs.columns import row_key
 from sso_data.runs.files import NewFile, make_dir, recover_dir, remove_tree, swap_dir, write_new
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.runs.jsonl import read_lines, read_objects
-from sso_data.runs.workdir import read_json, sealed_json
+from sso_data.runs.workdir import read_json, refuse_later_format, sealed_json
 
 _PROGRESS_ROWS = 256
 _NO_PAIRS = "{run}: no pairs in it; decide on them with `sso-data filter {run}`"
@@ -183,6 +183,7 @@ def read_decided(run: Path) -> dict[str, Any]:
     content = read_json(file, what="the filter.json of a run", remedy=f"; {rewrite}")
     if content is None:
         raise RunError(_NO_PAIRS.format(run=run))
+    refuse_later_format(file, content, known=SCHEMA_VERSION)
     try:
         stages = [stage["dropped"] + stage["left"] for stage in content["funnel"]]
         named = [stage["reason"] for stage in content["funnel"]]

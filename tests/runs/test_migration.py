@@ -19,6 +19,8 @@ from sso_data.config.migration import (
 from sso_data.config.run import RunConfig, load_config
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.records import Failure, Row
+from sso_data.filtering.refilter import last_decision
+from sso_data.runs.pairs import read_decided
 from sso_data.runs.run import RUN, open_run, read_run
 from sso_data.runs.workdir import stored_defaults, write_json
 from tests.factories import make_row
@@ -38,6 +40,15 @@ def test_a_manifest_of_a_later_format_is_refused_in_one_line(tmp_path: Path) -> 
     write_json(tmp_path / "run.json", later)
     with pytest.raises(RunError, match=rf"format {FORMAT + 1} of sso-data 9\.9\.9; .*upgrade"):
         read_run(tmp_path)
+
+
+def test_a_decision_of_a_later_format_is_refused_in_one_line(tmp_path: Path) -> None:
+    """`filter` of a later version rewrites filter.json of a run and leaves its run.json."""
+    (tmp_path / "pairs").mkdir()
+    write_json(tmp_path / "pairs/filter.json", {"schema_version": 2, "sso_data": "9.9.9"})
+    for read in (read_decided, last_decision):
+        with pytest.raises(RunError, match=r"^\S+/filter.json: has format 2 of sso-data 9.9.9"):
+            read(tmp_path)
 
 
 def test_a_row_or_failure_of_a_later_format_is_refused() -> None:
