@@ -25,7 +25,7 @@ from sso_data.exporting.output import RowsWriter, mark_as_ours, new_directory
 from sso_data.exporting.recipes import FEW_STEPS, ExportJob
 from sso_data.filtering.refilter import doubt_about, why_nothing
 from sso_data.runs.files import write_new
-from sso_data.runs.journal import load_scores
+from sso_data.runs.journal import NOT_A_ROW, load_scores
 from sso_data.runs.pairs import not_a_row, read_decided, read_pairs
 from sso_data.runs.run import expected_rows, require_run, run_account
 from sso_data.runs.workdir import section
@@ -165,7 +165,7 @@ def _answers(run: Path, manifest: dict[str, Any]) -> _Source:
 def _row(row: JsonRow, where: str) -> Row:
     try:
         return Row.from_json(row)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except NOT_A_ROW as error:
         raise not_a_row(where, error) from error
 
 

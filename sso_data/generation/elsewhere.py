@@ -23,14 +23,27 @@ EXCEPT = "except"
 """Key of run.json: the runs that were left out, each with how many of its rows are made here."""
 
 
+def resolved_once(runs: Sequence[Path]) -> list[Path]:
+    """Return the absolute paths of runs. Raises RunError for one that is given twice."""
+    found = [run.resolve() for run in runs]
+    for position, path in enumerate(found):
+        if path in found[:position]:
+            raise RunError(f"{runs[position]}: is given more than once; give each run once")
+    return found
+
+
+def failed_keys(run: Path) -> Keys:
+    """Return the keys of the prompts that failed, including those that are rows by now."""
+    return np.fromiter({row_key(failure.id) for failure in iterate_failures(run)}, np.uint64)
+
+
 class Other:
     """A run that others go on with: the keys of its rows and of its failures."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.manifest = path, require_run(path)
         self.rows: Keys = load_scores(path, dry=True).keys()
-        failed = {row_key(failure.id) for failure in iterate_failures(path)}
-        self.failed = np.fromiter(failed, np.uint64)
+        self.failed = failed_keys(path)
         config = self.manifest["config"]
         shard = config.get("source", {}).get("shard")
         self.share = shard_of(shard) if shard else (1, 1)
@@ -50,12 +63,8 @@ class Elsewhere:
 
     def __init__(self, runs: Sequence[Path], out: Path) -> None:
         """Read them. Raises RunError for what is no run, is given twice, or is `out`."""
-        resolved = [run.resolve() for run in runs]
-        for position, path in enumerate(resolved):
-            if path in resolved[:position]:
-                raise RunError(f"{runs[position]}: is given more than once; give each run once")
-            if path == out.resolve():
-                raise RunError(f"{out}: cannot leave out its own rows; leave out --except {out}")
+        if out.resolve() in resolved_once(runs):
+            raise RunError(f"{out}: cannot leave out its own rows; leave out --except {out}")
         self.others = [Other(run) for run in runs]
 
     def noting(self, contents: Iterable[str]) -> Iterator[str]:

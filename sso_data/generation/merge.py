@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sso_data.config.run import RunConfig, load_config
 from sso_data.core.errors import RunError
@@ -19,14 +18,20 @@ from sso_data.filtering.refilter import (
     own_filter,
     standing_filter,
 )
-from sso_data.generation.elsewhere import EXCEPT, taken_over, unlike
+from sso_data.generation.elsewhere import (
+    EXCEPT,
+    Keys,
+    failed_keys,
+    resolved_once,
+    taken_over,
+    unlike,
+)
 from sso_data.runs.columns import row_key
 from sso_data.runs.journal import FIRST_ROWS, Scores, load_scores
 from sso_data.runs.ledger import DONE
 from sso_data.runs.run import (
     Run,
     expected_rows,
-    iterate_failures,
     open_run,
     origin_of,
     read_elsewhere,
@@ -46,8 +51,6 @@ _ITS_OWN = (
 )
 """Keys of run.json that are not copied from the first run."""
 _PROGRESS_ROWS = 256
-
-Keys = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +100,7 @@ def merge(
     """
     progress = progress or NullProgress()
     progress.phase(f"merging {len(runs)} runs")
-    resolved = [run.resolve() for run in runs]
-    for position, path in enumerate(resolved):
-        if path in resolved[:position]:
-            raise RunError(f"{runs[position]}: is given more than once; give each run once")
+    resolved = resolved_once(runs)
     manifests = [require_run(run) for run in runs]
     parts = [_part(run, one, manifests) for run, one in zip(runs, manifests, strict=True)]
     _refuse_mixture(parts)
@@ -117,7 +117,7 @@ def merge(
     first: dict[str, Any] = {} if goes_on else details
     with open_run(out, identity=identity, details=first, overwrite=overwrite) as run:
         stored = load_scores(out, dry=True).keys()
-        others = np.setdiff1d(_union([stored, _failed_keys(out)]), prompts, assume_unique=True)
+        others = np.setdiff1d(_union([stored, failed_keys(out)]), prompts, assume_unique=True)
         if len(others):
             raise RunError(
                 f"{out}: holds {len(others)} prompts that are in none of the runs; use another "
@@ -149,16 +149,11 @@ def _part(run: Path, manifest: Manifest, all_manifests: Sequence[Manifest]) -> _
         path=run,
         manifest=manifest,
         scores=scores,
-        failed=_failed_keys(run),
+        failed=failed_keys(run),
         elsewhere=read_elsewhere(run)[:, 0],
         missing=max(0, missing),
         unfinished=unfinished(manifest, account) if missing > 0 else None,
     )
-
-
-def _failed_keys(run: Path) -> Keys:
-    """Return the keys of the prompts that failed, including those that are rows by now."""
-    return np.fromiter({row_key(failure.id) for failure in iterate_failures(run)}, np.uint64)
 
 
 def _union(keys: Iterable[Keys]) -> Keys:

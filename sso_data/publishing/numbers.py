@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sso_data.core.records import SIDE_OF, VIEWS, JsonRow, View
+from sso_data.runs.columns import gap
 from sso_data.runs.pairs import not_a_row, read_pairs
 
 NATS_BIN = 0.001
@@ -27,9 +28,9 @@ class Distribution:
     count: int = 0
     total: float = 0.0
 
-    def add(self, value: float | None) -> None:
-        """Count one value, unless it is None or not finite; far outliers share the last bins."""
-        if value is None or not math.isfinite(value):
+    def add(self, value: float) -> None:
+        """Count one value, unless it is not finite; far outliers share the last bins."""
+        if not math.isfinite(value):
             return
         place = round(value / self.width)
         self.bins[max(-_MOST_BINS, min(place, _MOST_BINS))] += 1
@@ -80,9 +81,9 @@ class PairNumbers:
     def add(self, row: JsonRow) -> None:
         """Count one outside row."""
 
-        def mean(seen: View, drawn: View) -> float | None:
+        def mean(seen: View, drawn: View) -> float:
             total, tokens = row.get(f"logp_{seen}_{drawn}"), row[f"{SIDE_OF[drawn]}_num_tokens"]
-            return total / tokens if total is not None and tokens else None
+            return float(total / tokens) if total is not None and tokens else math.nan
 
         self.rows += 1
         self.features.update(row["principles"])
@@ -95,10 +96,8 @@ class PairNumbers:
             self.tokens[view].add(row[f"{side}_num_tokens"])
             self.cut_off[view] += row[f"{side}_finish_reason"] != "stop"
             self.logp[view].add(mean("plain", view))
-        opposites: tuple[tuple[View, View], ...] = (("good", "bad"), ("bad", "good"))
-        for view, other in opposites:
-            own, others = mean(view, view), mean(other, view)
-            self.gap[view].add(own - others if own is not None and others is not None else None)
+        self.gap["good"].add(gap(mean, "good"))
+        self.gap["bad"].add(gap(mean, "bad"))
 
 
 def count_pairs(run: Path) -> PairNumbers:

@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from sso_data.core.errors import SsoDataError, described
 from sso_data.core.statistics import Estimate, mean_of
+from sso_data.models.memory import release_device_memory
 from sso_data.models.training_model import PolicyFiles, load_trained
 from sso_data.training.encode import EncodedRow
 from sso_data.training.reference import evenly
@@ -134,8 +135,7 @@ def _release(trainer: RowTrainer) -> None:
         for parameter in trainer.model.parameters():
             parameter.grad = None
             parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    release_device_memory()
 
 
 def summary(found: dict[str, Any]) -> str:
