@@ -84,6 +84,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("filter-tests"), help="where it is kept")
     parser.add_argument("--rows", type=int, default=320, help="queries of a tiny policy")
     parser.add_argument("--policy", action="append", choices=POLICIES, help="only these of them")
+    parser.add_argument("--test", action="append", choices=TESTS, help="only these of them")
     parser.add_argument("--train", action="store_true", help="one round of training for each test")
     parser.add_argument("--real", action="append", default=[], metavar="CHECK=RUN")
     parser.add_argument("--ends", type=Path, metavar="RUN", help="measure the last tokens of a run")
@@ -105,9 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     file.write_text("".join(json.dumps(line) + "\n" for line in done))
     known = {(line["where"], line["test"]) for line in done}
     for where, run, judge in places(given):
-        for test, config in TESTS.items():
+        for test in given.test or TESTS:
             if (where, test) in known:
                 continue
+            config = TESTS[test]
             line = {"where": where, "test": test, **measured(run, config, judge)}
             if given.train and line["kept"]:
                 line |= round_after(line, done) or trained(
