@@ -74,7 +74,7 @@ def plan_engines(
         return EnginePlan(names=("the engine",), environments=({},))
     found = visible_gpus(_gpus_of(config, name) if gpus is None else gpus, environ)
     if name == "vllm" and size > max(1, len(found)):
-        there = "one GPU is" if len(found) == 1 else f"{len(found) or 'no'} GPUs are"
+        there = ("no GPU is", "one GPU is", f"{len(found)} are")[min(len(found), 2)]
         raise ConfigError(
             f"engine.tensor_parallel_size: an engine of {size} GPUs, but {there} visible here "
             "(CUDA_VISIBLE_DEVICES counts); lower it"
