@@ -460,7 +460,7 @@ def steps(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def memory(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Steps of `SSOTrainer.train` as the product does them: GiB, computed and measured."""
-    from sso_data.models.memory import Shape, TrainingMethod, training_bytes
+    from benchmarks.memory import Shape, TrainingMethod, training_bytes
 
     size, _, method = what.partition(" ")
     sizes: dict[str, Any] = dict(zip(Shape.__dataclass_fields__, SIZES[size], strict=True))

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 from benchmarks import real_model, steering
+from benchmarks.memory import Shape, TrainingMethod, training_bytes
 from sso_data.cli import app
 from sso_data.config.augmentation import AugmentConfig
 from sso_data.config.evaluation import EvalConfig, JudgeConfig
@@ -28,7 +29,6 @@ from sso_data.config.paper import LOSSES, RUN, TRAINING
 from sso_data.config.recipes import load_recipe, recipe_names
 from sso_data.config.run import RunConfig
 from sso_data.config.training import TrainConfig
-from sso_data.models.memory import Shape, TrainingMethod, training_bytes
 from tests.house.test_floors import FLOORS
 
 _AT_THE_ROOT = ("CHANGELOG.md", "CONTRIBUTING.md")

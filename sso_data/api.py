@@ -320,9 +320,12 @@ def _config(kind: type[C], config: C | Config, **given: object) -> C:
         tree = config.model_dump(exclude_unset=True)
     elif isinstance(config, str | Path):
         tree = config_tree(Path(config))
-    else:
-        assert config is None or isinstance(config, Mapping)
+    elif config is None or isinstance(config, Mapping):
         tree = copy.deepcopy(dict(config or {}))
+    else:
+        raise ConfigError(
+            f"config: is a {type(config).__name__}; give a file, a mapping or a {kind.__name__}"
+        )
     return validated(kind, config_tree(None, None, base=tree, **given), origin="config")
 
 

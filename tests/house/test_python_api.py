@@ -115,6 +115,11 @@ def test_prompts_are_not_written_where_the_configuration_is_wrong(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_configuration_of_another_kind_is_named() -> None:
+    with pytest.raises(SsoDataError, match="config: is a list; give a file, a mapping or a RunCon"):
+        sso_data.generate(["a prompt"], "run", model="m", config=[])  # type: ignore[arg-type]
+
+
 def test_the_page_names_every_field_of_every_result() -> None:
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*) \|$", page, re.MULTILINE)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sso_data.models.memory import Shape, training_bytes
+from benchmarks.memory import Shape, training_bytes
 
 SIZES = {"layers": 2, "hidden": 48, "intermediate": 80, "heads": 3, "kv_heads": 1}
 SHAPE = Shape(**SIZES, head_dim=16, vocab=100, tied=True)
