@@ -10,7 +10,8 @@ from benchmarks.claims_rounds import QUIET, Rounds, write_labelled
 from sso_data.config.evaluation import JudgeConfig
 from sso_data.config.loading import load
 from sso_data.config.training import TrainConfig
-from sso_data.evaluation.judges import Verdict, open_judge
+from sso_data.evaluation.judges import open_judge
+from sso_data.evaluation.verdicts import Verdict
 from sso_data.iteration.measure import labelled_comparison
 from sso_data.prompts.preferences import read_preferences
 from sso_data.templating.chat_template import load_tokenizer

@@ -107,8 +107,8 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """Load the engine, run every side `--repeat` times in turn, and sum up."""
     from generation import Bench, Work, write_source
 
-    from sso_data.engines import start_inline
     from sso_data.engines.environment import prepare_vllm
+    from sso_data.engines.inline import start_inline
     from sso_data.generation.generate import prepare
 
     setup = prepare(make_config(arguments))

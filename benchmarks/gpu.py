@@ -241,7 +241,7 @@ def crossed(samples: Sequence[Any], drawn: dict[str, tuple[int, ...]], turn: int
 def start(folder: Path, dtype: str, batch: int, name: str = "transformers", **vllm: Any) -> Any:
     """An engine in this process; vLLM with a part of the GPU, so that others fit beside it."""
     from sso_data.config.run import EngineConfig
-    from sso_data.engines import start_inline
+    from sso_data.engines.inline import start_inline
 
     settings: dict[str, Any] = {"name": name, "isolation": "inline", "dtype": dtype}
     settings |= {"max_num_seqs": batch, "max_model_len": 4096}

@@ -140,8 +140,8 @@ def shares(rows: "Rows") -> dict[str, Any]:
 def signal(rows: list[Any], catalogue: Path | None) -> dict[str, Any]:
     """How often y+ follows the checks of its row better than y-, with Wilson's 95 % interval."""
     from sso_data.evaluation.judge_rule import RuleJudge
-    from sso_data.evaluation.judges import Verdict, signal_comparison
     from sso_data.evaluation.statistics import rate_of
+    from sso_data.evaluation.verdicts import Verdict, signal_comparison
 
     said = RuleJudge(catalogue or Path("long")).compare([signal_comparison(row) for row in rows])
     preferences = [one.preference for one in said if isinstance(one, Verdict)]

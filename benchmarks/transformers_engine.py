@@ -216,8 +216,8 @@ def make_sides(arguments: argparse.Namespace, setup: Any) -> dict[str, Side]:
     import transformers
 
     from sso_data.config.run import EngineConfig
-    from sso_data.engines import start_inline
     from sso_data.engines.environment import prepare_vllm
+    from sso_data.engines.inline import start_inline
     from sso_data.models.facts import read_model_facts
     from sso_data.models.loading import pick_device, pick_dtype
 

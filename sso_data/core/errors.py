@@ -11,7 +11,7 @@
     ├── RunError          a run directory belongs to another run, or cannot be written
     │   └── LicenceError  a run is to be published to everybody without a licence
     ├── TrainError        training cannot start on these rows, or must not go on
-    ├── JudgeError        a judge cannot be opened, or answers nothing (evaluation.judges)
+    ├── JudgeError        a judge cannot be opened, or answers nothing (evaluation.verdicts)
     └── RoundTrainingError    the training of a round failed (iteration.training)
 
 The failure of one row is a `records.Failure`, and the run continues.

@@ -19,7 +19,8 @@ from sso_data.config.run import EngineConfig
 from sso_data.core import errors
 from sso_data.core.errors import EngineDeadError, EngineError, SsoDataError
 from sso_data.core.streams import open_closed
-from sso_data.engines import start_inline, worker
+from sso_data.engines import worker
+from sso_data.engines.inline import start_inline
 from sso_data.engines.interface import EngineInfo, Request, Result
 from sso_data.engines.requests import take_keys
 

@@ -22,10 +22,11 @@ from typing import Any
 from sso_data import __version__
 from sso_data.config.run import EngineConfig
 from sso_data.core.errors import EngineDeadError, EngineError, ModelError, described, one_line
-from sso_data.engines import start_inline, worker
+from sso_data.engines import worker
 from sso_data.engines.child import GRACE_SECONDS, RemoteEngine
 from sso_data.engines.devices import gpus_each
 from sso_data.engines.environment import prepare_environment
+from sso_data.engines.inline import start_inline
 from sso_data.engines.interface import Engine, Request
 
 MISSING = "Ray is not installed: pip install 'sso-data[ray]', on this machine and on every node"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.core.errors import ConfigError, described, one_line
-from sso_data.evaluation.judges import Comparison, JudgeError, NoVerdict, Verdict, preference_of
+from sso_data.evaluation.verdicts import Comparison, JudgeError, NoVerdict, Verdict, preference_of
 
 AT_ONCE = 64
 """Comparisons in one call of the function."""

@@ -17,7 +17,10 @@ from sso_data.core.progress import Progress
 from sso_data.core.records import derive_seed
 from sso_data.engines.driver import Window, drive
 from sso_data.engines.interface import Refused
-from sso_data.evaluation.judges import TEMPLATE, Comparison, NoVerdict, Verdict
+from sso_data.evaluation.verdicts import Comparison, NoVerdict, Verdict
+
+TEMPLATE = "judge.j2"
+"""The prompt of a chat model that judges."""
 
 Order = Literal["ab", "ba"]
 ORDERS: tuple[Order, ...] = ("ab", "ba")

@@ -7,7 +7,7 @@ from sso_data.config.evaluation import JudgeConfig
 from sso_data.core.paths import public_name
 from sso_data.core.records import Message
 from sso_data.engines.environment import prepare_environment
-from sso_data.evaluation.judges import Answered, Comparison, NoVerdict, Verdict, preference_of
+from sso_data.evaluation.verdicts import Answered, Comparison, NoVerdict, Verdict, preference_of
 from sso_data.models.directory import resolve_model
 from sso_data.models.facts import read_model_facts
 from sso_data.templating.chat_template import ChatTemplate, Unrenderable, load_tokenizer, today

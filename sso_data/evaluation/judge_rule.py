@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from sso_data.evaluation.judges import Comparison, NoVerdict, Verdict, preference_of
+from sso_data.evaluation.verdicts import Comparison, NoVerdict, Verdict, preference_of
 from sso_data.steering.principles import load_catalogue
 
 _CATALOGUE = Path("checkable")

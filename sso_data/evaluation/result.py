@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sso_data.core.records import SCHEMA_VERSION, View
 from sso_data.core.statistics import Estimate
 from sso_data.evaluation.answers import Answer, NoAnswer
-from sso_data.evaluation.judges import NoVerdict, Verdict
 from sso_data.evaluation.statistics import (
     Consistency,
     Rate,
@@ -22,6 +21,7 @@ from sso_data.evaluation.statistics import (
     rate_of,
     tied,
 )
+from sso_data.evaluation.verdicts import NoVerdict, Verdict
 from sso_data.filtering.explain import Effect, effect_of
 from sso_data.runs.columns import Rows, closeness, gap, mean_logp
 

@@ -25,18 +25,10 @@ from sso_data.core.records import Prompt, Row, content_hash
 from sso_data.core.statistics import mean_of
 from sso_data.evaluation.answers import Answer, NoAnswer, answer_all, answer_to, stored_answer
 from sso_data.evaluation.exports import COMMANDS, EXPORTS, BenchmarkFiles, export_all
-from sso_data.evaluation.judges import (
-    JUDGES,
-    Answered,
-    Comparison,
-    NoVerdict,
-    Verdict,
-    judge_all,
-    judge_identity,
-    signal_comparison,
-)
+from sso_data.evaluation.judges import JUDGES, judge_all, judge_identity
 from sso_data.evaluation.result import Evaluation, failures_of, side_of, steering_of, wins_of
 from sso_data.evaluation.statistics import consistency_of, rate_of
+from sso_data.evaluation.verdicts import Answered, Comparison, NoVerdict, Verdict, signal_comparison
 from sso_data.generation.generate import Setup, generate, lazy_engine, prepare
 from sso_data.prompts import read_prompts
 from sso_data.runs.files import make_dir

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sso_data.core.statistics import Z_95, wilson
-from sso_data.evaluation.judges import Verdict
+from sso_data.evaluation.verdicts import Verdict
 
 LENGTH_PENALTY = 0.01
 """Ridge on the length coefficient: the fit exists even where the longer answer always won."""

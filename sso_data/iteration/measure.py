@@ -18,16 +18,9 @@ from sso_data.config.run import FilterConfig
 from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Row
 from sso_data.core.statistics import mean_of
-from sso_data.evaluation.judges import (
-    Answered,
-    Comparison,
-    NoVerdict,
-    Verdict,
-    answered,
-    judge_all,
-    judge_identity,
-)
+from sso_data.evaluation.judges import judge_all, judge_identity
 from sso_data.evaluation.statistics import consistency_of, rate_of
+from sso_data.evaluation.verdicts import Answered, Comparison, NoVerdict, Verdict, answered
 from sso_data.filtering.filters import INCOMPLETE, STEERED, decide
 from sso_data.runs.columns import Rows, measures, representative
 from sso_data.runs.journal import Scores, load_scores

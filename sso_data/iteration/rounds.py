@@ -26,8 +26,9 @@ from sso_data.core.errors import RunError, SsoDataError
 from sso_data.core.fingerprints import same
 from sso_data.core.progress import Progress
 from sso_data.core.records import JsonRow, Row
-from sso_data.evaluation.judges import judge_identity, signal_comparison
+from sso_data.evaluation.judges import judge_identity
 from sso_data.evaluation.run import evaluate
+from sso_data.evaluation.verdicts import signal_comparison
 from sso_data.generation.generate import generate
 from sso_data.iteration.measure import (
     CountTokens,

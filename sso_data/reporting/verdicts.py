@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.core.paths import public_name
-from sso_data.evaluation.judges import Verdict, stored_verdicts
+from sso_data.evaluation.judges import stored_verdicts
 from sso_data.evaluation.run import EVALUATION, MODEL
 from sso_data.evaluation.statistics import rate_of
+from sso_data.evaluation.verdicts import Verdict
 from sso_data.filtering.filters import Decision
 from sso_data.reporting.checks import Found
 from sso_data.runs.columns import row_key

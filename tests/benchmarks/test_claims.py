@@ -26,7 +26,7 @@ from benchmarks.claims_reward import Rewarding
 from benchmarks.claims_rounds import Rounds, keeping, wins
 from benchmarks.claims_statistics import Estimate, differences, estimate, holm, p_value, verdict
 from sso_data.demo import demo_config
-from sso_data.evaluation.judges import Comparison
+from sso_data.evaluation.verdicts import Comparison
 from sso_data.iteration.measure import labelled_comparison
 from sso_data.world import policy_dir
 

@@ -25,7 +25,8 @@ from sso_data.core.errors import EngineDeadError, EngineError
 from sso_data.core.progress import NullProgress
 from sso_data.core.records import Message
 from sso_data.engines import server as home
-from sso_data.engines import start_engine, start_server
+from sso_data.engines import start_engine
+from sso_data.engines.inline import start_server
 from sso_data.engines.interface import Engine, Refused, Sampled
 from sso_data.engines.server import FLAGS, ServerEngine
 from sso_data.world import policy_dir

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sso_data.core.records import Message
-from sso_data.evaluation.judges import Answered, Comparison, Judge, NoVerdict, Verdict
+from sso_data.evaluation.verdicts import Answered, Comparison, Judge, NoVerdict, Verdict
 
 
 def compared(

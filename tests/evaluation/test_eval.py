@@ -21,9 +21,10 @@ from sso_data.core.errors import RunError
 from sso_data.core.records import VIEWS
 from sso_data.demo import demo_config
 from sso_data.engines.interface import Engine
-from sso_data.evaluation.judges import Comparison, NoVerdict, Oracle, Verdict
+from sso_data.evaluation.judges import Oracle
 from sso_data.evaluation.run import _checked, evaluate
 from sso_data.evaluation.statistics import length_controlled, rate_of
+from sso_data.evaluation.verdicts import Comparison, NoVerdict, Verdict
 from sso_data.generation.generate import generate
 from sso_data.runs.journal import read_rows
 from sso_data.runs.workdir import write_json

@@ -9,13 +9,8 @@ import pytest
 from sso_data.config.evaluation import JudgeConfig
 from sso_data.core.errors import ConfigError
 from sso_data.evaluation.judge_function import AT_ONCE
-from sso_data.evaluation.judges import (
-    JudgeError,
-    NoVerdict,
-    Verdict,
-    judge_identity,
-    open_judge,
-)
+from sso_data.evaluation.judges import judge_identity, open_judge
+from sso_data.evaluation.verdicts import JudgeError, NoVerdict, Verdict
 from tests.evaluation.sides import compared, judged, verdicts_of
 
 SOURCE = """

@@ -12,14 +12,9 @@ from sso_data.config.evaluation import JudgeConfig
 from sso_data.core.errors import ConfigError, EngineError
 from sso_data.core.jinja import SHIPPED, Templates
 from sso_data.evaluation.judge_llm import SCHEMA, LlmJudge, examples_of, read_verdict
-from sso_data.evaluation.judges import (
-    NoVerdict,
-    Verdict,
-    judge_identity,
-    open_judge,
-    signal_comparison,
-)
+from sso_data.evaluation.judges import judge_identity, open_judge
 from sso_data.evaluation.statistics import Consistency, consistency_of, rate_of, tied
+from sso_data.evaluation.verdicts import NoVerdict, Verdict, signal_comparison
 from tests.chat.server import Reply, failed, said, serving
 from tests.evaluation.sides import compared, judged, verdicts_of
 from tests.factories import make_row

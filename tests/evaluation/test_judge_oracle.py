@@ -8,15 +8,9 @@ from pydantic import ValidationError
 from sso_data.config.evaluation import JudgeConfig, judge_tree
 from sso_data.core.errors import ConfigError, ModelError
 from sso_data.core.records import Message, Row
-from sso_data.evaluation.judges import (
-    NoVerdict,
-    Oracle,
-    Verdict,
-    judge_identity,
-    open_judge,
-    signal_comparison,
-)
+from sso_data.evaluation.judges import Oracle, judge_identity, open_judge
 from sso_data.evaluation.statistics import mean_score, rate_of, tied
+from sso_data.evaluation.verdicts import NoVerdict, Verdict, signal_comparison
 from sso_data.world import lexicon, queries, score
 from tests.evaluation.sides import compared, judged, verdicts_of
 from tests.factories import make_row

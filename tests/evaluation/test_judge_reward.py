@@ -17,16 +17,9 @@ from sso_data.config.run import EngineConfig, ViewsConfig
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import EngineError, ModelError
 from sso_data.core.records import Message, Row
-from sso_data.evaluation.judges import (
-    Comparison,
-    NoVerdict,
-    Verdict,
-    answered,
-    judge_identity,
-    open_judge,
-    signal_comparison,
-)
+from sso_data.evaluation.judges import judge_identity, open_judge
 from sso_data.evaluation.statistics import mean_score
+from sso_data.evaluation.verdicts import Comparison, NoVerdict, Verdict, answered, signal_comparison
 from sso_data.models.inference import RewardModel
 from sso_data.runs.journal import read_rows
 from sso_data.templating.chat_template import ChatTemplate, load_tokenizer

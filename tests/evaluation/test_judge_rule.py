@@ -8,13 +8,8 @@ import pytest
 from sso_data.config.evaluation import JudgeConfig, judge_tree
 from sso_data.core.errors import InputError
 from sso_data.core.records import Row
-from sso_data.evaluation.judges import (
-    NoVerdict,
-    Verdict,
-    judge_identity,
-    open_judge,
-    signal_comparison,
-)
+from sso_data.evaluation.judges import judge_identity, open_judge
+from sso_data.evaluation.verdicts import NoVerdict, Verdict, signal_comparison
 from tests.evaluation.sides import judged
 from tests.factories import make_row
 

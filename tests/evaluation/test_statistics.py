@@ -7,7 +7,6 @@ import pytest
 from numpy.typing import NDArray
 
 from sso_data.core.statistics import Z_95
-from sso_data.evaluation.judges import Verdict
 from sso_data.evaluation.statistics import (
     LENGTH_PENALTY,
     NO_RATE,
@@ -19,6 +18,7 @@ from sso_data.evaluation.statistics import (
     rate_of,
     tied,
 )
+from sso_data.evaluation.verdicts import Verdict
 
 Floats = NDArray[np.float64]
 

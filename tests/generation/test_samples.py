@@ -11,7 +11,8 @@ import yaml
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import InputError
 from sso_data.core.records import Row, View
-from sso_data.evaluation.judges import Oracle, Verdict, signal_comparison
+from sso_data.evaluation.judges import Oracle
+from sso_data.evaluation.verdicts import Verdict, signal_comparison
 from sso_data.models.training_model import find_policy
 from sso_data.runs.journal import read_rows
 from sso_data.training.data import load_data
