@@ -20,6 +20,7 @@ from sso_data.augmentation.attempts import OPERATIONS
 from sso_data.chat.interface import Completion
 from sso_data.config.migration import FORMAT
 from sso_data.core.errors import ConfigError, RunError
+from sso_data.core.paths import real_path
 from sso_data.core.records import JsonRow, Message, content_hash, messages_from_json, row_id
 from sso_data.engines.interface import Refused
 from sso_data.runs.files import closing_on_error, make_dir, remove_tree
@@ -134,7 +135,7 @@ def check_name(out: Path, source: str) -> None:
     if out.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"--out {out}: must end in .jsonl, so that it can be read as prompts")
     with suppress(OSError, ValueError):
-        if Path(source).resolve() == out.resolve():
+        if real_path(Path(source)) == real_path(out):
             raise ConfigError(f"--out {out}: is the file of the seeds; name a new one")
         if out.is_dir():
             raise RunError(f"{out}: is a directory; name a file that ends in .jsonl")

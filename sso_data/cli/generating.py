@@ -11,7 +11,7 @@ from sso_data.cli import options as opt
 from sso_data.cli import output
 from sso_data.cli.outcome import SOME_FAILED, echo, print_json, say
 from sso_data.cli.progress import showing_progress
-from sso_data.core.paths import shell_command
+from sso_data.core.paths import real_path, shell_command
 from sso_data.core.progress import duration
 from sso_data.core.records import TEMPORARY
 
@@ -130,7 +130,7 @@ def _say_next(run: Path, done: "output.Decided", model: str) -> None:
         stats = shlex.join(["sso-data", "principles", "stats", str(run)])
         output.next_step(shlex.join(["sso-data", "show", str(run)]), stats)
     elif kept:
-        named = run if run.name.strip(".") else run.resolve()
+        named = run if run.name.strip(".") else real_path(run)
         trained = named.with_name(f"{named.name}-model")
         train = shell_command("sso-data", "train", str(run), "-m", model, "--out", str(trained))
         output.next_step(shlex.join(["sso-data", "show", str(run)]), train)

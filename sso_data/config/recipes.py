@@ -11,7 +11,7 @@ from typing import Any
 
 from sso_data.config.loading import read_mapping
 from sso_data.core.errors import ConfigError, nearest, one_line
-from sso_data.core.paths import examples_dir, world_dir
+from sso_data.core.paths import examples_dir, real_path, world_dir
 from sso_data.core.yaml_files import Tree, deep_merge
 
 _FOLDERS = {"examples": examples_dir, "world": world_dir}
@@ -66,7 +66,7 @@ def _found(name: str) -> Path:
 
 def _chain(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, Tree]]:
     """Yield the recipes that `file` extends, lowest first, then itself; `above` extend it."""
-    place = file.resolve()
+    place = real_path(file)
     if place in above:
         names = " -> ".join(part.name for part in (*above[above.index(place) :], place))
         raise ConfigError(f"{file}: extends itself ({names})")

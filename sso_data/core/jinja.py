@@ -13,7 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from sso_data.core.errors import ConfigError, one_line
 from sso_data.core.limits import TooMuchError, limited
 from sso_data.core.markdown import code, inline
-from sso_data.core.paths import templates_dir
+from sso_data.core.paths import real_path, templates_dir
 from sso_data.core.records import Message
 
 SYSTEM = "system.j2"
@@ -134,8 +134,8 @@ class Templates:
             return
         try:
             files = sorted(self.directory.glob("*.j2"))
-            home = self.directory.resolve()
-            linked = [file for file in files if not file.resolve().is_relative_to(home)]
+            home = real_path(self.directory)
+            linked = [file for file in files if not real_path(file).is_relative_to(home)]
             odd = [f for f in files if not f.is_file() or f.stat().st_size > _MOST_BYTES]
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a loop
             raise ConfigError(f"{self.directory}: cannot be read: {one_line(error)}") from error

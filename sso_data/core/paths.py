@@ -1,5 +1,6 @@
 """Folders of the shipped files, and names for output that contain no path of this machine."""
 
+import os
 import re
 import shlex
 from contextlib import suppress
@@ -65,6 +66,11 @@ def is_local(name: str) -> bool:
     return Path(name).suffix.lower() in _FILE_SUFFIXES or Path(name).exists()
 
 
+def real_path(path: Path) -> Path:
+    """Return the absolute path without links; of a loop of links what there is of it."""
+    return Path(os.path.realpath(path))
+
+
 def is_meant_as_path(name: str) -> bool:
     """Return True for a name that is no Hub id by its form, or whose folder exists here."""
     path = Path(name)
@@ -81,7 +87,7 @@ def public_name(name: str) -> str:
     if not is_local(name):
         return name
     path = Path(name)
-    return path.name if path.name not in ("", "..") else path.resolve().name
+    return path.name if path.name not in ("", "..") else real_path(path).name
 
 
 def shell_command(*words: str) -> str:

@@ -10,6 +10,7 @@ import orjson
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import InputError
 from sso_data.core.jinja import render
+from sso_data.core.paths import real_path
 from sso_data.core.records import JsonRow, Response, Row
 from sso_data.evaluation.answers import Answer, NoAnswer
 from sso_data.exporting.export import export, model_name
@@ -122,7 +123,7 @@ def _model_args(config: RunConfig) -> str:
     if engine.revision and not local.is_dir():
         parts.append(f"revision={engine.revision}")
     if engine.adapter is not None:
-        parts.append(f"peft={engine.adapter.resolve()}")
+        parts.append(f"peft={real_path(engine.adapter)}")
     if engine.dtype != "auto":
         parts.append(f"dtype={engine.dtype}")
     if engine.trust_remote_code:
@@ -131,4 +132,4 @@ def _model_args(config: RunConfig) -> str:
 
 
 def _quoted(path: Path | None) -> str:
-    return shlex.quote(str(path.resolve())) if path else ""
+    return shlex.quote(str(real_path(path))) if path else ""

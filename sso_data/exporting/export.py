@@ -17,7 +17,7 @@ from sso_data.config.loading import validated
 from sso_data.config.run import RunConfig
 from sso_data.config.training import TrainConfig
 from sso_data.core.errors import ConfigError, InputError, RunError, one_line
-from sso_data.core.paths import public_name
+from sso_data.core.paths import public_name, real_path
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import VIEWS, JsonRow, Row, View
 from sso_data.exporting.formats import Format, format_of
@@ -292,7 +292,7 @@ def _job_of(
     lengths = (funnel.get(f"mean_tokens_{side}") for side in ("chosen", "rejected"))
     known = [float(length) for length in lengths if length is not None]
     return ExportJob(
-        directory=out.resolve(),
+        directory=real_path(out),
         config=config,
         drawn=view,
         name=name or model_name(config.model, view),

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from sso_data.core.errors import ConfigError, RunError
+from sso_data.core.paths import real_path
 from sso_data.core.records import SCHEMA_VERSION, JsonRow
 from sso_data.runs.files import (
     NewFile,
@@ -29,7 +30,7 @@ def new_directory(out: Path, *, overwrite: bool, mark: str = MARK) -> Iterator[P
 
     Raises RunError where `out` holds something that may not be replaced, or cannot be written.
     """
-    final = out.resolve()
+    final = real_path(out)
     if final == Path.cwd():
         raise ConfigError(f"--out {out}: is the directory you are in; name a new one")
     make_dir(final.parent)

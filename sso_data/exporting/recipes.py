@@ -10,6 +10,7 @@ from typing import Any
 from sso_data.config.run import RunConfig
 from sso_data.config.training import TrainConfig
 from sso_data.core.jinja import render
+from sso_data.core.paths import real_path
 from sso_data.core.records import View
 from sso_data.core.yaml_files import yaml_text
 
@@ -63,7 +64,7 @@ def recipe_text(template: str, job: ExportJob) -> str:
         template,
         folder=quote(str(job.directory)),
         file=quote(str(job.directory / "train.jsonl")),
-        model=quote(str(local.resolve()) if local.exists() else config.model),
+        model=quote(str(real_path(local)) if local.exists() else config.model),
         revision=quote(comment(config.engine.revision)) if config.engine.revision else "",
         adapter=comment(str(config.engine.adapter)) if config.engine.adapter else "",
         out=quote(f"{job.directory}-model"),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sso_data.config.migration import Tree
 from sso_data.config.run import shard_of
 from sso_data.core.errors import RunError
+from sso_data.core.paths import real_path
 from sso_data.core.progress import Progress
 from sso_data.runs.columns import row_key
 from sso_data.runs.journal import load_scores
@@ -25,7 +26,7 @@ EXCEPT = "except"
 
 def resolved_once(runs: Sequence[Path]) -> list[Path]:
     """Return the absolute paths of runs. Raises RunError for one that is given twice."""
-    found = [run.resolve() for run in runs]
+    found = [real_path(run) for run in runs]
     for position, path in enumerate(found):
         if path in found[:position]:
             raise RunError(f"{runs[position]}: is given more than once; give each run once")
@@ -63,7 +64,7 @@ class Elsewhere:
 
     def __init__(self, runs: Sequence[Path], out: Path) -> None:
         """Read them. Raises RunError for what is no run, is given twice, or is `out`."""
-        if out.resolve() in resolved_once(runs):
+        if real_path(out) in resolved_once(runs):
             raise RunError(f"{out}: cannot leave out its own rows; leave out --except {out}")
         self.others = [Other(run) for run in runs]
 
@@ -110,7 +111,7 @@ class Elsewhere:
             one for one in run.get(EXCEPT) or () if (one["created"], one["shard"]) not in named
         ]
         entries = [
-            {"run": other.path.resolve().name, "created": name[0], "shard": name[1], "took": count}
+            {"run": real_path(other.path).name, "created": name[0], "shard": name[1], "took": count}
             for name, (other, count) in named.items()
         ]
         engine = next((o.manifest["engine"] for o in self.others if "engine" in o.manifest), None)

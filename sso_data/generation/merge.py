@@ -10,6 +10,7 @@ import numpy as np
 
 from sso_data.config.run import RunConfig, load_config
 from sso_data.core.errors import RunError
+from sso_data.core.paths import real_path
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.filtering.refilter import (
     Refiltered,
@@ -104,7 +105,7 @@ def merge(
     manifests = [require_run(run) for run in runs]
     parts = [_part(run, one, manifests) for run, one in zip(runs, manifests, strict=True)]
     _refuse_mixture(parts)
-    if out.resolve() in resolved:
+    if real_path(out) in resolved:
         raise RunError(f"{out}: is one of the runs to merge; use another --out")
     rows = _union(part.scores.keys() for part in parts)
     prompts = _union([rows, *(part.failed for part in parts)])
@@ -198,7 +199,7 @@ def _details(parts: Sequence[_Part], config: RunConfig, prompts: int) -> dict[st
     """
     manifests = [part.manifest for part in parts]
     sources = chain.from_iterable(manifest.get("sources") or [] for manifest in manifests)
-    origins = [origin_of(part.manifest, part.path.resolve().name) for part in parts]
+    origins = [origin_of(part.manifest, real_path(part.path).name) for part in parts]
     first = dict.fromkeys(chain.from_iterable(one.get(FIRST_ROWS) or () for one in manifests))
     return {
         **{key: value for key, value in manifests[0].items() if key not in _ITS_OWN},

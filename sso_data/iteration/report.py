@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sso_data.core.paths import real_path
 from sso_data.core.progress import Progress
 from sso_data.iteration.rounds import EVAL, GENERATOR_RUN, MODEL, RUN
 from sso_data.iteration.state import ITERATION, LINES, PAGE, PLOT, IterationDir, PolicyAt
@@ -163,7 +164,7 @@ def report(
     done = read_iteration(out)
     runs, same = _runs(done, None)
     return write_report(
-        to or out.resolve().with_name(f"{out.resolve().name}-report"),
+        to or real_path(out).with_name(f"{real_path(out).name}-report"),
         partial(contents, runs, same, _frame(done, len(runs)), progress=progress),
         rows=len(same) * len(same.runs),
         single=single,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sso_data.config.run import EngineConfig
 from sso_data.core.errors import ModelError, one_line
-from sso_data.core.paths import FETCH_LFS, is_lfs_pointer, is_meant_as_path, public_name
+from sso_data.core.paths import FETCH_LFS, is_lfs_pointer, is_meant_as_path, public_name, real_path
 from sso_data.core.progress import Progress
 from sso_data.runs.checksums import recorded_in, sha256_of
 from sso_data.templating.chat_template import ChatTemplate
@@ -71,7 +71,7 @@ def resolve_model(
         local = Path(model).expanduser()
         if local.is_dir():
             _refuse_odd_files(local)
-            return local.resolve()
+            return real_path(local)
         is_there = local.exists()
     except (OSError, ValueError, RuntimeError) as error:  # too long, no permission, no such user
         raise ModelError(f"{model}: cannot be read: {one_line(error, 200)}") from error

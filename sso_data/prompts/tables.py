@@ -11,7 +11,7 @@ from typing import Any
 
 from sso_data.config.run import SourceConfig
 from sso_data.core.errors import InputError, one_line, without_secrets
-from sso_data.core.paths import FETCH_LFS, is_lfs_pointer
+from sso_data.core.paths import FETCH_LFS, is_lfs_pointer, real_path
 from sso_data.prompts.layouts import check_header
 from sso_data.prompts.rows import BadRow, RawRow, excerpt, listed
 from sso_data.prompts.textfiles import read_csv, read_jsonl
@@ -85,7 +85,7 @@ def read_directory(directory: Path, config: SourceConfig) -> Iterator[RawRow | B
 
     Raises InputError where `datasets` cannot read them.
     """
-    place = str(directory.resolve())  # a bare name such as `json` would mean a format to `datasets`
+    place = str(real_path(directory))  # not a bare name: `json` is a format to `datasets`
     if any((directory / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return _rows(str(directory), config, lambda library: _saved(library, place))
     load = lambda library: _streamed(library, place, None, place)  # noqa: E731 - as above
@@ -102,7 +102,7 @@ def lines_files(directory: Path, split: str) -> list[Path]:
     import datasets
 
     try:
-        place = str(directory.resolve())
+        place = str(real_path(directory))
         builder = datasets.load_dataset_builder(place)
         named = (builder.config.data_files or {}).get(split, ())
         found = [Path(os.path.normpath(file)) for file in named]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sso_data.core.errors import ConfigError
+from sso_data.core.paths import real_path
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Row
 from sso_data.core.statistics import Estimate, difference, mean_of, wilson
@@ -133,7 +134,7 @@ def compare(
 
     Raises as `page.report`, and ConfigError where the same run is named twice.
     """
-    parts = [run.resolve().parts for run in runs]
+    parts = [real_path(run).parts for run in runs]
     if len(set(parts)) < len(parts):
         raise ConfigError("the same run is named twice; name different ones")
     depth = next(n for n in range(1, 1000) if len({part[-n:] for part in parts}) == len(parts))
@@ -142,7 +143,7 @@ def compare(
     same = joined(found)
     name = f"{names[-1]}-against-{names[0]}".replace("/", "-")
     return write_report(
-        out or runs[-1].resolve().with_name(name),
+        out or real_path(runs[-1]).with_name(name),
         partial(contents, found, same, Frame(name=" and ".join(names)), progress=progress),
         rows=len(same) * len(names),
         single=single,

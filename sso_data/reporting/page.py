@@ -11,7 +11,7 @@ from typing import Any
 
 from sso_data.core.errors import ConfigError
 from sso_data.core.jinja import render
-from sso_data.core.paths import templates_dir
+from sso_data.core.paths import real_path, templates_dir
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import Row
 from sso_data.exporting.output import mark_as_ours, new_directory
@@ -54,7 +54,7 @@ def report(
     ConfigError for a run that is too large for one file.
     """
     found, told = read(run), progress or NullProgress()
-    out = out or run.resolve().with_name(f"{run.resolve().name}-report")
+    out = out or real_path(run).with_name(f"{real_path(run).name}-report")
     told.phase("reading rows")
 
     def content(add: Add) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sso_data.core.paths import public_name
+from sso_data.core.paths import public_name, real_path
 from sso_data.evaluation.judges import stored_verdicts
 from sso_data.evaluation.run import EVALUATION, MODEL
 from sso_data.evaluation.statistics import rate_of
@@ -65,7 +65,7 @@ def judged(run: Path, scores: Scores) -> list[Judged]:
     Verdicts on y+ and y- of a round with a generator are about the generator's run. Raises RunError
     where they cannot be read.
     """
-    folder = run.resolve()
+    folder = real_path(run)
     evaluation = read_manifest(folder.parent, EVALUATION) if folder.name == MODEL else None
     if not evaluation and not (folder.name in _RUNS and (folder.parent / "round.json").is_file()):
         return []

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event, Lock
 
 from sso_data.core.errors import RunError
+from sso_data.core.paths import real_path
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.runs.files import make_dir, reading, write_atomic
 
@@ -106,7 +107,7 @@ def _named_by_the_hub(path: Path) -> str | None:
 def _entry(path: Path) -> Path:
     """Return the file in the user's cache that remembers the checksum of `path`."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    name = hashlib.sha256(os.fsencode(real_path(path))).hexdigest()[:32]
     return cache / "sso-data" / "checksums" / f"{name}.json"
 
 

@@ -19,7 +19,7 @@ from pydantic import (
 
 from sso_data.config.loading import requirement
 from sso_data.core.errors import InputError, SsoDataError, nearest, one_line
-from sso_data.core.paths import CATALOGUES, principles_dir
+from sso_data.core.paths import CATALOGUES, principles_dir, real_path
 from sso_data.core.yaml_files import read_yaml, yaml_text
 from sso_data.runs.files import make_dir, remove_tree, swap_dir, write_new
 from sso_data.steering.response_checks import ResponseCheck
@@ -141,9 +141,9 @@ def load_catalogue(
                 f"catalogue ({', '.join(CATALOGUES)}){nearest(name, CATALOGUES)}"
             )
         files = sorted((*directory.glob("*.yaml"), *directory.glob("*.yml")))
-        home = directory.resolve()
+        home = real_path(directory)
         for file in files:
-            if not may_link and not file.resolve().is_relative_to(home):
+            if not may_link and not real_path(file).is_relative_to(home):
                 raise InputError(f"{file}: is a link to another directory; copy the file here")
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a loop
         raise InputError(f"{directory}: cannot be read: {one_line(error)}") from error

@@ -24,6 +24,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from sso_data.core.errors import ConfigError, RunError, TrainError, described, one_line
+from sso_data.core.paths import real_path
 from sso_data.models.head import disable_dropout
 from sso_data.runs.files import remove_tree, sync_tree
 from sso_data.training.batch import Batch, Collator, LengthSortedSampler, PairRows
@@ -207,7 +208,7 @@ class RowTrainer(Trainer):  # type: ignore[misc]
             mark_whole(folder, self.state.global_step)
             best = self.state.best_model_checkpoint
             for old in checkpoints(folder.parent.parent)[: -self.keep]:
-                if best is None or old.resolve() != Path(best).resolve():
+                if best is None or real_path(old) != real_path(Path(best)):
                     remove_tree(old)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

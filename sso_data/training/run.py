@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 from sso_data.config.migration import defaults_of, with_defaults
 from sso_data.config.training import OptimConfig, TrainConfig
 from sso_data.core.errors import ConfigError, InputError, RunError, TrainError
-from sso_data.core.paths import is_local, is_meant_as_path
+from sso_data.core.paths import is_local, is_meant_as_path, real_path
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.filtering.refilter import doubt_about
 from sso_data.models.checks import check_model, check_space, check_trainable
@@ -210,8 +210,8 @@ def _refuse_in(out: Path, what: str, name: str, path: Path) -> None:
     """Raise ConfigError if the model or the data at `path` is inside `out`."""
     if not name.strip() or not path.exists():
         return
-    targets = (path.resolve(), path.parent.resolve() / path.name)  # through links, and itself
-    if any(target.is_relative_to(out.resolve()) for target in targets):
+    targets = (real_path(path), real_path(path.parent) / path.name)  # through links, and itself
+    if any(target.is_relative_to(real_path(out)) for target in targets):
         raise ConfigError(
             f"{what} {name}: is inside --out {out}, which the training overwrites; "
             "use another --out"

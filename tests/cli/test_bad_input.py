@@ -396,3 +396,25 @@ class TestRunDirectories:
 
 def test_catalogue_of_the_tests_is_the_worlds() -> None:
     assert (catalogue_dir() / "safety.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "generate PROMPTS --out LOOP",
+        "generate PROMPTS --out run --except LOOP",
+        "merge LOOP LOOP --out joined",
+        "merge LOOP other --out joined",
+        "report LOOP",
+        "export LOOP --to trl --out LOOP",
+        "train PROMPTS --out LOOP",
+        "augment PROMPTS -n 2 --out LOOP.jsonl/new.jsonl",
+        "iterate PROMPTS --out LOOP",
+    ],
+)
+def test_a_loop_of_links_is_one_line(cli: Cli, tmp_path: Path, prompts: Path, words: str) -> None:
+    for name in ("loop", "loop.jsonl"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+    places = words.replace("PROMPTS", str(prompts)).replace("LOOP", str(tmp_path / "loop"))
+    taken = words.split()[0] in ("generate", "train", "augment", "iterate")
+    one_line(cli(*places.split(), *(("--model", policy_dir()) if taken else ())), "loop")
