@@ -24,6 +24,7 @@ from sso_data.core.paths import real_path
 from sso_data.core.records import JsonRow, Message, content_hash, messages_from_json, row_id
 from sso_data.engines.interface import Refused
 from sso_data.runs.files import closing_on_error, make_dir, remove_tree
+from sso_data.runs.journal import NOT_A_ROW
 from sso_data.runs.jsonl import (
     PeriodicSync,
     open_lines,
@@ -333,10 +334,14 @@ def check_output(report: Path) -> str:
 def _accepted(queries: Path) -> Iterator[tuple[tuple[Message, ...], str]]:
     """(messages, id) of every query in the file. Raises RunError for one that was changed."""
     for where, row in read_objects(queries):
-        said = row["prompt"]
-        turns = [{"role": "user", "content": said}] if isinstance(said, str) else said
-        messages = messages_from_json(turns)
-        if row["id"] != row_id(content_hash(messages), 0):
+        try:
+            said = row["prompt"]
+            turns = [{"role": "user", "content": said}] if isinstance(said, str) else said
+            messages = messages_from_json(turns)
+            is_own = row["id"] == row_id(content_hash(messages), 0)
+        except NOT_A_ROW:
+            is_own = False
+        if not is_own:
             raise RunError(
                 f"{where}: its prompt is not that of its id; restore the file, or {OVERWRITE}"
             )
@@ -368,6 +373,7 @@ def _decided(path: Path, which: int) -> Iterator[tuple[int, _Counted, int, int]]
         try:
             content = unsealed(orjson.loads(line), f"{path}:{number}")
             attempt, counted = _attempt_of(content)
+            attempt = int(attempt)
         except (ValueError, KeyError, TypeError, AttributeError, RunError) as error:
             raise RunError(
                 f"{path}:{number}: invalid line; restore the file, or {OVERWRITE}"

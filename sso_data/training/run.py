@@ -162,14 +162,11 @@ def train(
 
 
 def _often(optim: OptimConfig, rows: int) -> Iterator[str]:
-    """Say where few rows are taken many times; docs/real_model.md shows what comes of it."""
+    """Say where few rows are taken many times."""
     times = optim.max_steps * optim.batch_size / rows if optim.max_steps else optim.epochs
     if times >= _OFTEN:
         key = "optim.max_steps" if optim.max_steps else "optim.epochs"
-        yield (
-            f"each of {rows} rows is trained on {times:.0f} times: the policy may learn them by "
-            f"heart and answer everything so; lower {key}, or make more pairs"
-        )
+        yield f"each of {rows} rows is trained on {times:.0f} times ({key})"
 
 
 def _model_doubts(out: Path, policy: PolicyFiles, config: TrainConfig) -> list[str]:

@@ -315,6 +315,13 @@ def test_the_files_of_an_augmentation_are_verified(seeds: Path, tmp_path: Path) 
     (found,) = sso_data.verify(tmp_path)
     assert (found.what, found.state) == (f"{out}:1", "fail")
     assert found.detail == "its prompt is not that of its id"
+    for changed in ({"id": "x"}, {"prompt": 3}, {"prompt": [1]}):
+        first = json.loads(whole.splitlines()[0]) | changed
+        if "id" in changed:
+            del first["prompt"]
+        out.write_text(json.dumps(first) + whole[whole.index("\n") :])
+        (found,) = sso_data.verify(tmp_path)
+        assert (found.what, found.detail) == (f"{out}:1", "its prompt is not that of its id")
     out.write_text(whole[whole.index("\n") + 1 :])
     (found,) = sso_data.verify(tmp_path)
     assert (found.what, found.state) == (str(out), "fail")
