@@ -11,11 +11,12 @@ from pathlib import Path
 import orjson
 
 from sso_data.core.errors import RunError
-from sso_data.core.records import JsonRow, row_id
+from sso_data.core.records import SCHEMA_VERSION, JsonRow, row_id
 from sso_data.runs.columns import hash64
 from sso_data.runs.files import reading
 from sso_data.runs.jsonl import CRC, PeriodicSync, open_lines, read_lines, sealed, unsealed
 from sso_data.runs.ledger import KeyTable
+from sso_data.runs.workdir import refuse_later_format
 
 FILE = "steering.jsonl"
 
@@ -107,7 +108,7 @@ AnyStore = SteeringStore | MemorySteeringStore
 def read_steering(run: Path) -> Iterator[tuple[int, JsonRow]]:
     """Yield (offset in bytes, line) of a run's steering.jsonl; nothing if there is no file.
 
-    Raises RunError that names a line of another form, or one that was changed.
+    Raises RunError that names a line of another form, of a later format, or one that was changed.
     """
     path = run / FILE
     if not path.exists():
@@ -122,6 +123,7 @@ def read_steering(run: Path) -> Iterator[tuple[int, JsonRow]]:
             raise RunError(
                 f"{path}:{number}: not a valid line; remove it, and its prompt is steered again"
             )
+        refuse_later_format(path, content, known=SCHEMA_VERSION)
         yield offset, unsealed(content, f"{path}:{number}")
 
 

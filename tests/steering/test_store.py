@@ -5,6 +5,7 @@ from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
+import orjson
 import pytest
 
 from sso_data.core.errors import RunError
@@ -163,3 +164,10 @@ def test_overwriting_a_run_forgets_what_models_said(tmp_path: Path) -> None:
         run(tmp_path / "run", PROMPTS[:2])
     with open_run(tmp_path / "run", identity={"a": 2}, details=details, overwrite=True):
         assert not (tmp_path / "run" / FILE).exists()
+
+
+def test_a_line_of_a_later_format_is_refused(whole: Path, tmp_path: Path) -> None:
+    line = {"id": "x-0", "kind": "choice", "schema_version": 99, "sso_data": "9.0"}
+    (tmp_path / FILE).write_bytes((whole / FILE).read_bytes() + orjson.dumps(line) + b"\n")
+    with pytest.raises(RunError, match=r"has format 99 of sso-data 9\.0.*upgrade sso-data"):
+        run(tmp_path)
