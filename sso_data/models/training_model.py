@@ -123,6 +123,11 @@ def with_adapter(
         raise ConfigError(f"lora.targets: {described(error)}") from error
 
 
+def like_adapted(model: Any, adapted: Any) -> Any:
+    """Return the whole `model` with a new adapter of the same form as that of `adapted`."""
+    return _require_peft().get_peft_model(model, adapted.peft_config[adapted.active_adapter])
+
+
 def load_trained(directory: Path, policy: PolicyFiles, load: Callable[[Path], Any]) -> Any:
     """What a training wrote, by `load`: a model, or an adapter on the policy that it began with."""
     if not (directory / "adapter_config.json").is_file():

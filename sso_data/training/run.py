@@ -24,7 +24,13 @@ from sso_data.core.paths import is_local, is_meant_as_path, real_path
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.filtering.refilter import doubt_about
 from sso_data.models.checks import check_model, check_space, check_trainable
-from sso_data.models.training_model import PolicyFiles, find_policy, save_model, saved_dtype
+from sso_data.models.training_model import (
+    PolicyFiles,
+    find_policy,
+    like_adapted,
+    save_model,
+    saved_dtype,
+)
 from sso_data.prompts.preferences import read_preferences
 from sso_data.runs.checksums import sha256_of
 from sso_data.runs.files import make_dir, publish_files, remove_tree
@@ -296,11 +302,13 @@ def _steps(
     finally:
         metrics.close()
     memory = None
-    if is_first() and not trainer.is_sharded:
+    if is_first() or trainer.is_sharded:  # then each process has a part of every weight
         context.progress.phase("comparing the weights in memory with the saved ones")
         with _memory_named():
-            whole = trainer.accelerator.unwrap_model(trainer.model)
-            memory = trainer.preferences(whole, fixed_rows(trainer.train_dataset.rows))
+            model = trainer.model_wrapped
+            if not trainer.is_sharded:
+                model = trainer.accelerator.unwrap_model(trainer.model)
+            memory = trainer.preferences(model, fixed_rows(trainer.train_dataset.rows))
     context.progress.phase("writing the model")
     _write_model(trainer, prepared, policy, config, context.out)
     if is_first():
@@ -336,6 +344,8 @@ def _write_model(
         return
     dtype = saved_dtype(policy, config)
     if config.lora.enabled and config.lora.merge:
+        if trainer.is_sharded:  # this process has a part of each weight
+            unwrapped = like_adapted(prepared.load(policy.directory), unwrapped)
         unwrapped.load_state_dict(state)
         if dtype is torch.float32:  # frozen weights may be in bfloat16
             unwrapped.to(dtype)

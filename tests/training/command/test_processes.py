@@ -1,9 +1,11 @@
 """Two processes through the command end to end, and the shipped launch configurations."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,20 +13,23 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from sso_data.world import policy_dir
 from tests.training.command.conftest import QUICK, Train, lines_of, plain_set, weights, write_rows
+from tests.training.command.sharded import SETTINGS
 from tests.waiting import CHILD_SECONDS
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = sorted((ROOT / "examples" / "accelerate").glob("*.yaml"))
 
 
-def launched(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+def launched(
+    processes: int, *arguments: object, module: str = "sso_data", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`sso-data train` under torchrun."""
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     given = [str(argument) for argument in arguments]
     return subprocess.run(
-        [sys.executable, *launch, "-m", "sso_data", "train", *given],
-        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        [sys.executable, *launch, "-m", module, "train", *given],
+        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"} | environment,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -47,17 +52,61 @@ def test_two_processes_equal_one(
     model = ("--model", policy_dir(), *QUICK)
     both = launched(2, data, "--out", tmp_path / "two", *model, *options)
     assert both.returncode == 0, both.stderr[-3000:]
-    one, two = (
-        weights(tmp_path / name / "checkpoints" / "checkpoint-3") for name in ("one", "two")
-    )
-    for name, tensor in one.items():
-        assert tensor.dtype == torch.float32
-        torch.testing.assert_close(two[name], tensor, rtol=0.0, atol=1e-5)
+    assert_same_weights(tmp_path, "checkpoints/checkpoint-3")
     for first, second in zip(lines_of(tmp_path / "one"), lines_of(tmp_path / "two"), strict=True):
         for key in ("step", "loss", "margin_base", "logp_chosen", "tokens_rejected"):
             assert first[key] == pytest.approx(second[key], rel=1e-4, abs=1e-5)
     assert both.stderr.count("references ") == alone.stderr.count("references ")
     assert both.stdout.count("steps 3 of 3") == 1
+
+
+def sharded(out: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Two processes that hold half of each weight."""
+    model = ("--out", out, "--model", policy_dir(), *QUICK)
+    module = "tests.training.command.sharded"
+    return launched(2, *arguments, *model, module=module, **SETTINGS, **environment)
+
+
+def test_sharded_weights_are_trained_as_whole_ones(train: Train, run: Path, tmp_path: Path) -> None:
+    """FSDP 2: the same weights within 1e-5, and D of the weights in memory beside the files'."""
+    kept = ("--set=checkpoints.keep_finished=true", "--set=checkpoints.every=3")
+    alone = train(run, tmp_path / "one", *kept)
+    assert alone.exit_code == 0, alone.output
+    both = sharded(tmp_path / "two", run, *kept)
+    assert both.returncode == 0, both.stderr[-3000:]
+    assert_same_weights(tmp_path, "checkpoints/checkpoint-3")
+    one, two = (comparison(tmp_path / name) for name in ("one", "two"))
+    assert one["memory"][0] > 0.01
+    for key in ("memory", "saved"):
+        assert two[key] == pytest.approx(one[key], abs=1e-3)
+
+
+@pytest.mark.long
+def test_a_sharded_adapter_is_merged(train: Train, run: Path, tmp_path: Path) -> None:
+    """Killed after the second step, and continued."""
+    options = ("--lora", "--set=lora.merge=true", "--set=optim.save_dtype=float32")
+    options += ("--set=checkpoints.every=1",)
+    alone = train(run, tmp_path / "one", *options)
+    assert alone.exit_code == 0, alone.output
+    killed = sharded(tmp_path / "two", run, *options, KILLED_AFTER="2")
+    assert killed.returncode != 0
+    both = sharded(tmp_path / "two", run, *options)
+    assert both.returncode == 0, both.stderr[-3000:]
+    assert "continuing after step 2" in both.stderr
+    assert_same_weights(tmp_path)
+
+
+def comparison(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "train.json").read_text())["comparison"]
+    return found
+
+
+def assert_same_weights(directory: Path, inside: str = "") -> None:
+    """Those of `one`, within 1e-5, in float32; `two` may hold tied weights twice."""
+    one, two = (weights(directory / name / inside) for name in ("one", "two"))
+    for name, tensor in one.items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(two[name], tensor, rtol=0.0, atol=1e-5)
 
 
 def test_a_mistake_is_told_once(tmp_path: Path, run: Path) -> None:
