@@ -43,5 +43,5 @@ def _killed(self: Any, *given: Any) -> None:
 
 if __name__ == "__main__":
     AcceleratorState.__init__ = _on_cpus
-    RowTrainer._save_checkpoint = _killed  # type: ignore[method-assign]
+    RowTrainer._save_checkpoint = _killed  # type: ignore[assignment,method-assign]
     main()

@@ -84,8 +84,8 @@ def test_sharded_weights_are_trained_as_whole_ones(train: Train, run: Path, tmp_
 @pytest.mark.long
 def test_a_sharded_adapter_is_merged(train: Train, run: Path, tmp_path: Path) -> None:
     """Killed after the second step, and continued."""
-    options = ("--lora", "--set=lora.merge=true", "--set=optim.save_dtype=float32")
-    options += ("--set=checkpoints.every=1",)
+    keys = ("lora.merge=true", "checkpoints.every=1", "optim.save_dtype=float32")
+    options = ("--lora", *(f"--set={key}" for key in keys))
     alone = train(run, tmp_path / "one", *options)
     assert alone.exit_code == 0, alone.output
     killed = sharded(tmp_path / "two", run, *options, KILLED_AFTER="2")
