@@ -1,22 +1,24 @@
-"""What a GPU has to show, as one prepared script: vLLM, engine, LM head, agreement, training.
+"""What a GPU has to show, as one prepared script: vLLM first, then training and the engine.
 
-    python benchmarks/gpu.py --out results.json [--model DIR] [--limit 560]
+    python benchmarks/gpu.py --out results.json [--model DIR] [--seconds 600]
     python benchmarks/gpu.py --tiny --out results.json      # the same on a CPU, in small
 
-Models have random weights and the sizes of published ones; `--model` adds a real one. Every part is
-a process of its own, with the time that is left; the results are written after each of them. A
-part that failed, or for which there was no time, says "not measured" and why. The same command
-again, with the same --out, goes on with those. Needs torch, transformers, what this package
-imports (PYTHONPATH, where it cannot be installed) and, by part, vLLM, TRL or peft; nothing is
-downloaded.
+Models have random weights and the sizes of published ones; `--model` is a real one, which takes the
+place of some of them. Every part is a process of its own; the results are written after each. A
+part that failed, or that cannot end in the `--seconds` for all, says "not measured" and why. The
+same command again, with the same --out, goes on with those. Needs torch, transformers, what this
+package imports (PYTHONPATH, where it cannot be installed) and, by part, vLLM, TRL or peft; nothing
+is downloaded.
 """
 
 import argparse
 import gc
 import importlib.util
 import json
+import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -26,7 +28,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from benchmarks.memory import Shape
+    from sso_data.training.encode import EncodedRow
 
 HERE = Path(__file__).resolve().parent
 SIZES = {
@@ -38,33 +44,47 @@ SIZES = {
 }
 """Layers, hidden, intermediate, heads, key-value heads, head size, vocabulary, tied."""
 PLAN = (
-    *(("rows", "vllm", 80), ("agree", "0.5B vllm", 80), ("vllm", "0.5B 2048", 90)),
-    *(("vllm", "0.5B 8192 V1", 70), ("vllm", "0.5B 8192", 70), ("vllm", "0.5B 16384", 70)),
-    *(("agree", "0.5B transformers", 60), ("engine", "0.5B", 70), ("head", "0.5B", 30)),
-    *(("rows", "transformers", 60), ("steps", "0.5B", 90), ("memory", "0.5B bfloat16", 50)),
-    *(("memory", "1.5B bfloat16", 60), ("engine", "8B", 120), ("memory", "8B lora", 80)),
-    *(("memory", "3B bfloat16", 70), ("steps", "1.5B", 90), ("engine", "1.5B", 70)),
+    *(("rows", "vllm", 60), ("agree", "model/0.5B vllm", 50), ("vllm", "0.5B 8192 V1", 35)),
+    *(("vllm", "0.5B 8192", 55), ("vllm", "0.5B 2048", 55), ("vllm", "0.5B 16384", 55)),
+    *(("steps", "0.5B", 40), ("memory", "0.5B bfloat16", 20), ("steps", "model/1.5B", 45)),
+    *(("memory", "model/1.5B bfloat16", 20), ("memory", "3B bfloat16", 20)),
+    *(("memory", "8B lora", 25), ("head", "0.5B", 15), ("agree", "model/0.5B transformers", 25)),
+    *(("references", "model/policy vllm", 50), ("engine", "model/0.5B", 30)),
 )
-"""(part, what, seconds it may take), the most wanted first."""
+"""(part, what, seconds it is given), the most wanted first; it is ended at twice that.
+
+`model/SIZE`: the real model where there is one, else random weights of that size (`policy`: the
+embedded tiny policy, which is trained). `V1`: vLLM's model runner, for its memory.
+"""
 TINY_PLAN = (
-    *(("rows", "vllm", 600), ("agree", "tiny vllm", 600), ("vllm", "tiny 4096 V1", 600)),
-    *(("agree", "tiny transformers", 600), ("engine", "tiny", 600), ("head", "tiny", 600)),
-    *(("memory", "tiny float32", 600), ("memory", "tiny lora", 600), ("steps", "tiny", 600)),
+    *(("rows", "vllm", 600), ("agree", "model/tiny vllm", 600), ("vllm", "tiny 4096 V1", 600)),
+    *(("steps", "model/tiny", 600), ("memory", "model/tiny float32", 600)),
+    *(("memory", "tiny lora", 600), ("head", "tiny", 600)),
+    *(("agree", "model/tiny transformers", 600), ("references", "model/policy transformers", 600)),
+    ("engine", "model/tiny", 600),
 )
+SECONDS = 600.0
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure engine and trainer on one GPU.")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the results")
+    parser.add_argument("--model", default="", help="a real model's directory")
     parser.add_argument(
-        "--model", default="", help="a real model's directory, for engine and agree"
+        "--seconds", type=float, help=f"for all parts (default: {SECONDS:.0f}; --tiny: no limit)"
     )
-    parser.add_argument("--limit", type=float, default=560.0, help="seconds for all parts")
     parser.add_argument("--tiny", action="store_true", help="in small, on a CPU too")
     parser.add_argument("--eager", action="store_true", help="vLLM without torch.compile")
     parser.add_argument("--parts", help="comma-separated, of the parts' names (default: all)")
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if unknown := set(wanted_parts(arguments)) - PARTS.keys():
+        parser.error(f"unknown part {sorted(unknown)[0]!r}; parts are {', '.join(PARTS)}")
+    return arguments
+
+
+def wanted_parts(arguments: argparse.Namespace) -> list[str]:
+    return arguments.parts.split(",") if arguments.parts else list(PARTS)
 
 
 def main() -> None:
@@ -82,29 +102,32 @@ def main() -> None:
         results = json.loads(arguments.out.read_text())
         if results["machine"] != here:
             raise SystemExit(f"{arguments.out}: measured on {results['machine']}, not {here}")
+    budget = arguments.seconds or (math.inf if arguments.tiny else SECONDS)
+    missing = []
     for name, what, seconds in plan(arguments):
-        left = float("inf" if arguments.tiny else arguments.limit) - (time.monotonic() - began)
-        label = f"{name}, {what}"
-        if label in results and "not measured" not in results[label]:
+        left, label = budget - (time.monotonic() - began), f"{name}, {what}"
+        if "not measured" not in results.get(label, "not measured"):
             continue
-        if left < seconds / 2:
-            results[label] = {"not measured": f"{left:.0f} s were left"}
+        if left < seconds:
+            reason = f"it is given {seconds} s, and {max(0.0, left):.0f} s were left"
+            results.setdefault(label, {"not measured": reason})
         else:
             results[label] = in_process(name, what, min(left, 2 * seconds))
+        missing += [label] if "not measured" in results[label] else []
         arguments.out.write_text(json.dumps(results, indent=2) + "\n")
         print(label, json.dumps(results[label])[:300], file=sys.stderr, flush=True)
+    if missing:
+        print(f"not measured: {'; '.join(missing)}", file=sys.stderr)
 
 
 def plan(arguments: argparse.Namespace) -> list[tuple[str, str, int]]:
-    """The parts to run: those of a real model come first."""
-    parts = list(TINY_PLAN if arguments.tiny else PLAN)
-    if arguments.model:
-        parts[:0] = [
-            *(("agree", "model vllm", 80), ("agree", "model transformers", 60)),
-            ("engine", "model", 70),
-        ]
-    wanted = arguments.parts.split(",") if arguments.parts else list(PARTS)
-    return [part for part in parts if part[0] in wanted]
+    """The parts to run, with the real model in its places where there is one."""
+    pattern, place = (r"model/\w+(\.\w+)?", "model") if arguments.model else ("model/", "")
+    return [
+        (name, re.sub(pattern, place, what), seconds)
+        for name, what, seconds in (TINY_PLAN if arguments.tiny else PLAN)
+        if name in wanted_parts(arguments)
+    ]
 
 
 def machine() -> dict[str, Any]:
@@ -164,34 +187,61 @@ def device_of() -> str:
 
 
 def directory(what: str, arguments: argparse.Namespace) -> Path:
-    """A model directory: the real model's, or one of random weights, written to a scratch place."""
+    """A model directory: the real model's, the tiny policy's, or one of random weights."""
     if what == "model":
         return Path(arguments.model)
     from sso_data.world import policy_dir
 
+    if what == "policy":
+        return policy_dir()
     folder = Path(tempfile.mkdtemp()) / "model"
     shutil.copytree(policy_dir(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    random_model(what, "bfloat16").save_pretrained(folder)
+    loaded(what, "bfloat16", arguments).save_pretrained(folder)
     gc.collect()
     return folder
 
 
-def random_model(size: str, dtype: str) -> Any:
-    """A Llama of a size with random weights, made on the device."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def shape(size: str, arguments: argparse.Namespace) -> "Shape":
+    from transformers import AutoConfig
 
-    layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, tied = SIZES[size]
+    from benchmarks.memory import Shape
+
+    if size != "model":
+        sizes: dict[str, Any] = dict(zip(Shape.__dataclass_fields__, SIZES[size], strict=True))
+        return Shape(**sizes)
+    config = AutoConfig.from_pretrained(arguments.model)
+    each = config.hidden_size // config.num_attention_heads
+    return Shape(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=getattr(config, "head_dim", None) or each,
+        vocab=config.vocab_size,
+        tied=config.tie_word_embeddings,
+    )
+
+
+def loaded(size: str, dtype: str, arguments: argparse.Namespace) -> Any:
+    """The real model, or a Llama of a size with random weights, on the device."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    if size == "model":
+        real = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=getattr(torch, dtype))
+        return real.to(device_of())
+    of = shape(size, arguments)
     config = LlamaConfig(
-        vocab_size=vocab,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
+        vocab_size=of.vocab,
+        hidden_size=of.hidden,
+        intermediate_size=of.intermediate,
+        num_hidden_layers=of.layers,
+        num_attention_heads=of.heads,
+        num_key_value_heads=of.kv_heads,
+        head_dim=of.head_dim,
         max_position_embeddings=4096,
-        tie_word_embeddings=tied,
+        tie_word_embeddings=of.tied,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
@@ -249,9 +299,9 @@ def start(folder: Path, dtype: str, batch: int, name: str = "transformers", **vl
     return start_inline(folder, EngineConfig.model_validate(settings))
 
 
-def eager(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `--eager` sets in vLLM."""
-    return {"enforce_eager": True} if arguments.eager else {}
+def eager(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """vLLM's settings where it starts without torch.compile: by `--eager`, and on V1."""
+    return {"enforce_eager": True} if arguments.eager or what.endswith(" V1") else {}
 
 
 def rows(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -284,7 +334,7 @@ def vllm(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
     size, tokens_a_step = what.split()[:2]
     count, prompt, tokens = (6, 64, 16) if arguments.tiny else (192, 256, 300)
     folder = directory(size, arguments)
-    more = {"max_num_batched_tokens": int(tokens_a_step), **eager(arguments)}
+    more = {"max_num_batched_tokens": int(tokens_a_step), **eager(what, arguments)}
     one = start(folder, "auto", 8 if arguments.tiny else 256, "vllm", **more)
     asked(one, requests(count, prompt, 8, folder))  # warmed up
     one._engine.reset_prefix_cache()
@@ -316,7 +366,8 @@ def vllm(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
     raw = [raw_seconds(one._engine, job) for job in jobs]
     ours = found["sampling_s"] + found["scoring_s"]
     made = sum(map(len, drawn.values()))
-    return found | {"raw_s": raw, "ours / raw": ours / sum(raw), "tokens": made}
+    found |= {"ours / raw": ours / sum(raw), "tokens/s": made / found["sampling_s"]}
+    return found | {"raw_s": raw, "tokens": made, "eager": bool(eager(what, arguments))}
 
 
 def raw_seconds(core: Any, jobs: Sequence[tuple[Sequence[int], int]]) -> float:
@@ -338,8 +389,10 @@ def engine(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from benchmarks import transformers_engine as bench
+    from sso_data.config.run import EngineConfig
+    from sso_data.models.facts import read_model_facts
 
-    count, prompt, tokens, batch = (6, 24, 8, 4) if arguments.tiny else (128, 256, 256, 64)
+    count, prompt, tokens, batch = (6, 24, 8, 4) if arguments.tiny else (64, 256, 128, 64)
     folder = directory(what, arguments)
     samples = requests(count, prompt, tokens, folder)
     dtype = "bfloat16" if device_of() == "cuda" else "float32"
@@ -350,7 +403,8 @@ def engine(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
             side: bench.Side = bench.OurEngine(start(folder, dtype, batch))
         else:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-            side = bench.Generate(model.to(device_of()).eval(), [2], batch)
+            eos_ids = read_model_facts(folder, EngineConfig()).eos_ids
+            side = bench.Generate(model.to(device_of()).eval(), eos_ids, batch)
         drawn = side.sample(samples[:4])
         side.score(crossed(samples[:4], drawn, 1))  # warmed up
         scores = scores or crossed(samples, side.sample(samples), 1)
@@ -372,7 +426,7 @@ def agree(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
     count, prompt, tokens = (4, 24, 16) if arguments.tiny else (32, 128, 128)
     folder = directory(size, arguments)
     samples, found = requests(count, prompt, tokens, folder), {}
-    one = start(folder, "bfloat16", 32, name, **eager(arguments))
+    one = start(folder, "bfloat16", 32, name, **eager(what, arguments))
     answers = asked(one, samples)
     drawn = {key: answer.token_ids for key, answer in answers.items()}
     totals = {"sampled": answers}
@@ -392,6 +446,77 @@ def agree(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
         found[f"{label} - scored"] = {"mean": sum(gaps) / len(gaps), "worst": max(map(abs, gaps))}
     del found["scored - scored"]
     return found
+
+
+def references(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """An engine's recorded log-probs through the trainer's own check of references."""
+    import torch
+    from training import PAD, rows_of
+
+    from sso_data.config.training import TrainConfig
+    from sso_data.models.training_model import compute_dtype, find_policy, load_model
+    from sso_data.training.loss import terms_of
+    from sso_data.training.reference import model_scorer, resolve_references
+
+    size, name = what.split()
+    count, length = (4, 48) if arguments.tiny else (64, 256)
+    folder = directory(size, arguments)
+    config = TrainConfig(model=str(folder))
+    policy, loss, dtype = find_policy(config), config.loss, compute_dtype(config)
+    one = start(folder, "auto", 64, name, **eager(what, arguments))
+    rows = recorded(rows_of(work(policy.facts.vocab_size, length, count)), one, length // 2)
+    sampled_in = one.info.dtype
+    one.close()
+    del one
+    gc.collect()
+    model = load_model(policy, config).to(device_of())
+    autocast = dtype if dtype is torch.bfloat16 else None
+    scorer = model_scorer(model, terms_of(loss).names, pad_id=PAD, autocast=autocast)
+    formats = str(dtype).removeprefix("torch."), sampled_in
+    _, report = resolve_references(rows, scorer, loss, config.reference, formats=formats)
+    return {"text": str(report), **report.to_json()}
+
+
+def recorded(rows: Sequence["EncodedRow"], one: Any, tokens: int) -> list["EncodedRow"]:
+    """The rows with an engine's responses and the log-probs that `generate` records of them."""
+    import numpy as np
+
+    from sso_data.core.records import VIEWS
+    from sso_data.engines.interface import SampleRequest, ScoreRequest
+    from sso_data.training.loss import DRAWN, PREFERENCE_TERMS, SEEN
+
+    samples = [
+        SampleRequest(
+            key=f"{place}/{view}/{view}",
+            prompt_ids=row.prompts[view].tolist(),
+            max_tokens=tokens,
+            seed=place,
+            temperature=0.7,
+            top_p=0.8,
+        )
+        for place, row in enumerate(rows)
+        for view in VIEWS
+    ]
+    found = asked(one, samples)
+    drawn = {key.rpartition("/")[0]: answer.token_ids for key, answer in found.items()}
+    cells = [(SEEN[term], of) for term in PREFERENCE_TERMS for of in DRAWN[term]]
+    scores = [
+        ScoreRequest(
+            key=f"{place}/{of}/{seen}",
+            prompt_ids=row.prompts[seen].tolist(),
+            completion_ids=drawn[f"{place}/{of}"],
+        )
+        for place, row in enumerate(rows)
+        for seen, of in cells
+        if seen != of
+    ]
+    found |= asked(one, scores)
+    done = []
+    for place, row in enumerate(rows):
+        completions = {view: np.array(drawn[f"{place}/{view}"], np.int32) for view in VIEWS}
+        nats = np.array([found[f"{place}/{of}/{seen}"].total_nats for seen, of in cells])
+        done.append(replace(row, completions=completions, ref_CS=nats.reshape(-1, 2)))
+    return done
 
 
 def asked(one: Any, wanted: Sequence[Any]) -> dict[str, Any]:
@@ -441,40 +566,56 @@ def head(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def steps(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """`train.py`: ours, the authors' step, and TRL's where it is installed."""
-    layers, hidden, _, _, _, _, vocab, _ = SIZES[what]
-    sides = ["authors", "ours", "ours-one-pair"]
-    sides += ["trl"] if importlib.util.find_spec("trl") else []
-    length = 48 if arguments.tiny else 1024
+    """`train.py`: ours, the authors' step, and TRL's where it is installed and runs."""
+    of = shape(what, arguments)
     command = [sys.executable, str(HERE / "train.py"), "--json", "--device", device_of()]
-    command += ["--vocab", str(vocab), "--layers", str(layers), "--hidden", str(hidden)]
-    command += ["--length", str(length), "--sides", ",".join(sides), "--checkpointing"]
+    command += ["--length", "48" if arguments.tiny else "1024", "--checkpointing"]
     command += ["--repeat", "1" if arguments.tiny else "3"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-1500:])
-    found: dict[str, Any] = json.loads(done.stdout)
-    left_out = {} if "trl" in sides else {"trl": "not measured: not installed"}
-    return {name: found[name] for name in ("ratios", "sides", "dtype")} | left_out
+    command += ["--vocab", str(of.vocab), "--layers", str(of.layers), "--hidden", str(of.hidden)]
+    command += ["--model", arguments.model] if what == "model" else []
+    is_there = importlib.util.find_spec("trl") is not None
+    left_out = {} if is_there else {"trl": "not measured: not installed"}
+    for sides in ["authors,ours,trl"] * is_there + ["authors,ours"]:
+        done = subprocess.run(
+            [*command, "--sides", sides], capture_output=True, text=True, check=False
+        )
+        if not done.returncode:
+            found: dict[str, Any] = json.loads(done.stdout)
+            return {name: found[name] for name in ("ratios", "sides", "dtype")} | left_out
+        left_out = {"trl": f"not measured: {done.stderr[-600:]}"}
+    raise SystemExit(done.stderr[-1500:])
 
 
 def memory(what: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Steps of `SSOTrainer.train` as the product does them: GiB, computed and measured."""
-    from benchmarks.memory import Shape, TrainingMethod, training_bytes
+    """Steps of `SSOTrainer.train` as the product does them: seconds; GiB, computed and measured."""
+    from benchmarks.memory import TrainingMethod, training_bytes
 
     size, _, method = what.partition(" ")
-    sizes: dict[str, Any] = dict(zip(Shape.__dataclass_fields__, SIZES[size], strict=True))
-    shape = Shape(**sizes)
+    of = shape(size, arguments)
     length, count = (48, 2) if arguments.tiny else (1024, 4)
-    found = trained(size, method, length, count)
-    computed = training_bytes(shape, cast(TrainingMethod, method), tokens=2 * length)
+    reset_peak()
+    frozen = method == "lora" and device_of() == "cuda"
+    model = loaded(size, "bfloat16" if frozen else "float32", arguments)
+    found = trained(model, of.vocab, method, length, count)
+    computed = training_bytes(of, cast(TrainingMethod, method), tokens=2 * length)
     parts = {name: round(value / 2**30, 3) for name, value in computed.items()}
     return found | {"computed_gib": parts | {"all": round(sum(computed.values()) / 2**30, 3)}}
 
 
-def trained(size: str, method: str, length: int, count: int) -> dict[str, Any]:
+def work(vocab: int, length: int, count: int) -> Any:
+    """`count` rows of random ids, of at most `length` tokens and their steering."""
+    from training import Work
+
+    return Work(
+        **{"model": "", "vocab": vocab, "length": length, "prompt_share": 0.25, "rows": count},
+        **{"layers": 0, "hidden": 0, "device": device_of(), "dtype": "float32", "threads": 0},
+        **{"checkpointing": True, "optimizer": "adamw", "attention": None},
+    )
+
+
+def trained(model: Any, vocab: int, method: str, length: int, count: int) -> dict[str, Any]:
     """`count` optimizer steps of one row: seconds a step, and the peak."""
-    from training import PAD, Work, rows_of
+    from training import PAD, rows_of
     from transformers import TrainingArguments
 
     from sso_data.config.training import LossConfig, ReferenceConfig
@@ -483,22 +624,15 @@ def trained(size: str, method: str, length: int, count: int) -> dict[str, Any]:
     from sso_data.training.trainer import SSOTrainer
 
     on_gpu = device_of() == "cuda"
-    work = Work(
-        **{"model": "", "vocab": SIZES[size][6], "length": length, "prompt_share": 0.25},
-        **{"rows": count, "layers": 0, "hidden": 0, "device": device_of(), "dtype": "float32"},
-        **{"checkpointing": True, "optimizer": "adamw", "attention": None, "threads": 0},
-    )
-    reset_peak()
-    model = random_model(size, "bfloat16" if method == "lora" and on_gpu else "float32")
     if method == "lora":
         from peft import LoraConfig, get_peft_model
 
         adapter = LoraConfig(task_type="CAUSAL_LM", r=16, target_modules="all-linear")
         model = get_peft_model(model, adapter)
         model.enable_input_require_grads()
-    loss = LossConfig()
+    loss, rows = LossConfig(), rows_of(work(vocab, length, count))
     scorer = model_scorer(model, terms_of(loss).names, pad_id=PAD)
-    rows, _ = resolve_references(rows_of(work), scorer, loss, ReferenceConfig(mode="rescore"))
+    rows, _ = resolve_references(rows, scorer, loss, ReferenceConfig(mode="rescore"))
     with tempfile.TemporaryDirectory() as folder:
         options = TrainingArguments(
             output_dir=folder,
@@ -549,7 +683,7 @@ def peak_gib() -> float:
 
 PARTS: dict[str, Callable[[str, argparse.Namespace], dict[str, Any]]] = {
     **{"rows": rows, "vllm": vllm, "agree": agree, "engine": engine, "head": head},
-    **{"steps": steps, "memory": memory},
+    **{"steps": steps, "memory": memory, "references": references},
 }
 
 if __name__ == "__main__":

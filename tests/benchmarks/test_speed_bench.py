@@ -44,13 +44,15 @@ def test_the_script_for_a_gpu_measures_every_part_in_small(tmp_path: Path) -> No
     run("gpu.py", "--tiny", "--out", str(out))
     found = json.loads(out.read_text())
     parts = {name: part for name, part in found.items() if ", " in name}
-    assert len(parts) == 9
+    assert len(parts) == 10
     assert not [(name, part) for name, part in parts.items() if "not measured" in part]
     assert parts["head, tiny"]["largest difference, nats"] < 1e-4
     for engine in ("transformers", "vllm"):
         agree = parts[f"agree, tiny {engine}"]
         assert agree["sampled - scored"]["worst"] < 0.05
         assert agree["scored, cache read - scored"]["worst"] < 0.05
+    checked = parts["references, policy transformers"]
+    assert checked["source"] == "recorded" and checked["worst"] < 1e-3, checked["text"]
     assert parts["rows, vllm"]["rows"] == 8 and parts["rows, vllm"]["logprob_check"]["agreed"]
     assert parts["vllm, tiny 4096 V1"]["tokens"] > 0
     del found["head, tiny"]
@@ -61,7 +63,7 @@ def test_the_script_for_a_gpu_measures_every_part_in_small(tmp_path: Path) -> No
 
 
 def test_what_there_is_no_time_for_says_so(tmp_path: Path) -> None:
-    run("gpu.py", "--limit", "1", "--parts", "head,vllm", "--out", str(tmp_path / "results.json"))
+    run("gpu.py", "--seconds", "1", "--parts", "head,vllm", "--out", str(tmp_path / "results.json"))
     found = json.loads((tmp_path / "results.json").read_text())
     del found["machine"]
     assert found.keys() >= {"vllm, 0.5B 2048", "vllm, 0.5B 8192 V1", "head, 0.5B"}
