@@ -75,6 +75,8 @@ POLICIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 """Name -> checkpoint of the claims study, steering, sampling; the first two choose, the others
 confirm."""
+RESULTS = Path(__file__).parents[1] / "docs" / "filter_tests.jsonl"
+"""Lines of real runs that docs/filter.md shows."""
 SEED = 7
 REAL_HELD_OUT, REAL_STEPS = 32, 12
 
@@ -121,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             done.append(line)
             with file.open("a") as stream:
                 stream.write(json.dumps(line) + "\n")
-    print("\n".join(table(done)))
+    print(part(done), end="")
     return 0
 
 
@@ -245,6 +247,11 @@ def rule(name: str) -> Callable[[Row], float]:
     return lambda row: better(*(check.degree(row.responses[view].text) for view in ("good", "bad")))
 
 
+def part(done: Sequence[dict[str, Any]]) -> str:
+    """What docs/filter.md holds: the table."""
+    return "\n".join(table(done)) + "\n"
+
+
 def table(done: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The results as a Markdown table."""
     yield "| rows of | test | kept | signal accuracy | tokens of chosen | score after a round |"
@@ -257,7 +264,8 @@ def table(done: Sequence[dict[str, Any]]) -> Iterator[str]:
             after = f"{line['before']:.3f} to {line['after']:.3f} +- {line['error']:.3f}"
         tokens = "-" if line["tokens_chosen"] is None else f"{line['tokens_chosen']:.0f}"
         kept = f"{line['kept']} of {line['rows']}"
-        yield f"| {line['where']} | {line['test']} | {kept} | {accuracy} | {tokens} | {after} |"
+        where = line["where"].rpartition(": ")[2]
+        yield f"| {where} | {line['test']} | {kept} | {accuracy} | {tokens} | {after} |"
 
 
 def ends(run: Path, model: str) -> None:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pydantic import BaseModel
 from typer.main import get_command
 
-from benchmarks import real_model, steering
+from benchmarks import filter_tests, real_model, steering
 from benchmarks.memory import Shape, TrainingMethod, training_bytes
 from sso_data.cli import app
 from sso_data.config.augmentation import AugmentConfig
@@ -343,6 +343,7 @@ PAGES = {
     "train_configuration.md": train_configuration,
     "commands.md": commands,
     "recipes.md": recipes,
+    "filter.md": lambda: _with_arms("filter.md", filter_tests),
     "real_model.md": lambda: _with_arms("real_model.md", real_model),
     "principles.md": lambda: _with_arms("principles.md", steering),
     "llms.txt": llms,
