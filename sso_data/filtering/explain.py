@@ -248,8 +248,8 @@ def explain(
         without[features[name]] = False
     steps, far = tuple[Step, ...](), None
     if kept < FEW * total and not effect.is_missing:
-        steered = (differences[:, :, 2] > 0).all(axis=1) | (effect.verdict == "moves")
-        steps, far = _steps(rows, config, decision, own or config, steered)
+        surely = effect.verdict == "moves"
+        steps, far = _steps(rows, config, decision, own or config, are_steered=surely)
     return Explanation(
         rows=total,
         kept=kept,
@@ -338,13 +338,14 @@ def _steps(
     config: FilterConfig,
     decision: Decision,
     own: FilterConfig,
-    steered: NDArray[np.bool_],
+    *,
+    are_steered: bool,
 ) -> tuple[tuple[Step, ...], Binding | None]:
     """Return settings that keep more and more rows, and `Explanation.far`.
 
     The binding test is loosened, again and again. A setting without which as many rows are kept is
-    left out again, and a step is taken only if most of the rows that it keeps are `steered`. Ends
-    when half of the rows are kept or nothing is left to loosen.
+    left out again. Unless the rows `are_steered`, a step is taken only if most of those that it
+    keeps pass contrast. Ends when half of the rows are kept or nothing is left to loosen.
     """
     best, settings, found, steps = len(decision.kept), dict[str, Any](), decision, list[Step]()
     for _ in range(_MOST_STEPS):
@@ -359,7 +360,8 @@ def _steps(
             return tuple(steps), _far(reached, tried) if binding.reason == "off_policy" else None
         settings |= changed
         found = decide(rows, _with(config, settings))
-        if len(found.kept) > best and steered[found.kept].mean() > 0.5:
+        contrast = int((comparisons(rows[found.kept])[:, :, 2] > 0).all(axis=1).sum())
+        if len(found.kept) > best and (are_steered or 2 * contrast > len(found.kept)):
             best = len(found.kept)
             for key in list(settings):
                 fewer = {name: value for name, value in settings.items() if name != key}

@@ -1,7 +1,7 @@
 """What is told of principle texts: likeness, quotation, leaks, control tokens, language."""
 
 import json
-import time
+from pathlib import Path
 
 import pytest
 
@@ -317,7 +317,7 @@ def shipped_texts() -> list[str]:
     """Every side and wording of every shipped catalogue."""
     found = []
     for name in ("long", "short", "checkable"):
-        for one in load_catalogue(name).principles.values():
+        for one in load_catalogue(Path(name)).principles.values():
             found += [one.good, one.bad, *one.paraphrases.good, *one.paraphrases.bad]
     return found
 
@@ -344,12 +344,11 @@ def test_a_plain_request_is_no_order() -> None:
     assert not checks.obeys("Name tricks of NASA crews.", tricks)
 
 
-def test_long_requests_are_read_in_seconds() -> None:
-    """100,000 characters of words that an order may begin with."""
-    started = time.monotonic()
-    for part in ("ignore ", "say ", "say ignore ", "from now on ", "ignore all "):
-        assert not checks.obeys(GOOD, part * (100_000 // len(part)))
-    assert time.monotonic() - started < 30
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("part", ["ignore ", "say ", "say ignore ", "from now on ", "ignore all "])
+def test_a_long_request_takes_no_quadratic_time(part: str) -> None:
+    """100,000 characters of words that an order may begin with: a second, where it took minutes."""
+    assert not checks.obeys(GOOD, part * (100_000 // len(part)))
 
 
 def test_every_shipped_pair_and_example_passes_and_lies_within_the_limits() -> None:

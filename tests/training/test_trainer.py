@@ -388,7 +388,7 @@ def test_fewer_than_ten_steps_are_told(tmp_path: Path, in_bfloat16: bool | None)
     heard = Heard()
     few = FewSteps(heard, saved_in_bfloat16=in_bfloat16)
     options: dict[str, Any] = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
-    linear = {"learning_rate": 0.1, "lr_scheduler_type": "linear"} | options
+    linear = options | {"learning_rate": 0.1, "lr_scheduler_type": "linear"}
     make_trainer(tmp_path, random_rows(2), callbacks=[few], max_steps=2, **linear).train()
     steps = "2 steps: the weights change 2 times in all, by at most 2 rows each time"
     assert heard.notes == [f"{steps}, at rates of 0.1, 0.05"] and not heard.warnings
