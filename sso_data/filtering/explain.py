@@ -42,6 +42,10 @@ _MOST_READ = 4096
 _MOST_STEPS, _ROUNDING = 6, 1e-6
 _OFFSET = 5.0
 """`filter.closeness_offset` to try, nats: what ending early cost a real model (docs/filter.md)."""
+_FARTHEST = 2.0
+"""Largest `filter.closeness` that a step proposes, nats/token: a response beyond it is less likely
+than the model's own by more than e^2, a factor of 7, at each token. Such a response is off-policy,
+and a threshold that keeps it tests nothing."""
 
 Verdict = Literal["moves", "reversed", "none", "too_few"]
 Settings = Mapping[str, Any]
@@ -81,7 +85,12 @@ class Effect:
 
     def __str__(self) -> str:
         """One sentence: the verdict and its numbers."""
-        return render("effect.j2", effect=self)
+        return render("effect.j2", effect=self, in_short=False)
+
+    @property
+    def in_short(self) -> str:
+        """The verdict and the rows of contrast and reverse, for a line that says more."""
+        return render("effect.j2", effect=self, in_short=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +122,8 @@ class Explanation:
     of the rows that have it. `idle`: the principles that show none, in rows enough and where others
     show one; `without_idle`: rows without them, (kept, all). `binding` drops the largest share of
     the rows that reach it; `largest` is the test that drops most rows, the same one or one before.
+    `far`: most rows that reach closeness lie beyond any threshold that a step proposes, `dropped`
+    of the `reached`; else None.
     """
 
     rows: int
@@ -128,6 +139,7 @@ class Explanation:
     binding: Binding | None
     largest: Binding | None
     steps: tuple[Step, ...]
+    far: Binding | None = None
 
     @property
     def is_few(self) -> bool:
@@ -172,7 +184,15 @@ class Explanation:
         """`changed` is the command for other settings: they may need what was not asked for."""
         is_partial = self.measured < self.rows
         changed = command.replace("-data filter ", "-data complete ") if is_partial else command
-        return render(template, found=self, command=command, changed=changed, prefix=prefix)
+        return render(
+            template,
+            found=self,
+            command=command,
+            changed=changed,
+            prefix=prefix,
+            enough=_ENOUGH,
+            farthest=_FARTHEST,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return its form for `--json`."""
@@ -226,8 +246,10 @@ def explain(
     without = np.ones(len(rows), np.bool_)
     for name in idle:
         without[features[name]] = False
-    is_few = kept < FEW * total
-    tried = _steps(rows, config, decision, own or config)
+    steps, far = tuple[Step, ...](), None
+    if kept < FEW * total and not effect.is_missing:
+        surely = effect.verdict == "moves"
+        steps, far = _steps(rows, config, decision, own or config, are_steered=surely)
     return Explanation(
         rows=total,
         kept=kept,
@@ -241,7 +263,8 @@ def explain(
         without_idle=(int(without[decision.kept].sum()), int(without.sum())),
         binding=_binding(decision),
         largest=max(_drops(decision), key=lambda one: (one.dropped, 1 / _left(one)), default=None),
-        steps=tuple(tried) if is_few and not effect.is_missing else (),
+        steps=steps,
+        far=far,
     )
 
 
@@ -311,32 +334,48 @@ def _drops(decision: Decision) -> Iterator[Binding]:
 
 
 def _steps(
-    rows: Rows, config: FilterConfig, decision: Decision, own: FilterConfig
-) -> Iterator[Step]:
-    """Yield settings that keep more and more rows: the binding test is loosened, again and again.
+    rows: Rows,
+    config: FilterConfig,
+    decision: Decision,
+    own: FilterConfig,
+    *,
+    are_steered: bool,
+) -> tuple[tuple[Step, ...], Binding | None]:
+    """Return settings that keep more and more rows, and `Explanation.far`.
 
-    A setting without which as many rows are kept is left out again. Ends when half of the rows are
-    kept or nothing is left to loosen.
+    The binding test is loosened, again and again. A setting without which as many rows are kept is
+    left out again. Unless the rows `are_steered`, a step is taken only if most of those that it
+    keeps pass contrast. Ends when half of the rows are kept or nothing is left to loosen.
     """
-    best, settings, found = len(decision.kept), dict[str, Any](), decision
+    best, settings, found, steps = len(decision.kept), dict[str, Any](), decision, list[Step]()
     for _ in range(_MOST_STEPS):
         if len(found.kept) >= len(rows) / 2 or not (binding := _binding(found)):
-            return
+            break
         after = [stage.reason for stage in found.funnel[1:]]
         later = after[after.index(binding.reason) :]
         reached = rows[np.isin(found.reason_code, [0, *map(REASONS.index, later)])]
-        changed = _loosened(binding.reason, _with(config, settings), reached)
+        tried = _with(config, settings)
+        changed = _loosened(binding.reason, tried, reached)
         if not changed:
-            return
+            return tuple(steps), _far(reached, tried) if binding.reason == "off_policy" else None
         settings |= changed
         found = decide(rows, _with(config, settings))
-        if len(found.kept) > best:
+        contrast = int((comparisons(rows[found.kept])[:, :, 2] > 0).all(axis=1).sum())
+        if len(found.kept) > best and (are_steered or 2 * contrast > len(found.kept)):
             best = len(found.kept)
             for key in list(settings):
                 fewer = {name: value for name, value in settings.items() if name != key}
                 if len(decide(rows, _with(config, fewer)).kept) >= best:
                     settings = fewer
-            yield Step(settings=tuple(written(_with(config, settings), own)), kept=best)
+            steps.append(Step(settings=tuple(written(_with(config, settings), own)), kept=best))
+    return tuple(steps), None
+
+
+def _far(rows: Rows, config: FilterConfig) -> Binding | None:
+    """Return how many of `rows` no step comes to by closeness; None where they are half at most."""
+    far = int((distance(rows, config.closeness_offset) > _FARTHEST).sum())
+    found = Binding(reason="off_policy", dropped=far, reached=len(rows))
+    return found if 2 * far > len(rows) else None
 
 
 def written(config: FilterConfig, own: FilterConfig) -> Iterator[str]:
@@ -354,8 +393,9 @@ def _with(config: FilterConfig, settings: Settings) -> FilterConfig:
 def _loosened(reason: str, config: FilterConfig, rows: Rows) -> Settings:
     """Return settings under which the test `reason` would drop fewer of the rows that reach it.
 
-    Thresholds are those that four rows in five meet. Rows that fail `contrast` are not steered:
-    nothing is loosened for them.
+    Thresholds are those that four rows in five meet; for closeness, of the rows within _FARTHEST,
+    and none where these are fewer than half. Rows that fail `contrast` are not steered: nothing is
+    loosened for them.
     """
     if reason == "truncated":
         return {"drop_truncated": False}
@@ -368,9 +408,12 @@ def _loosened(reason: str, config: FilterConfig, rows: Rows) -> Settings:
     if reason == "off_policy":
         if not config.closeness_offset:
             return {"closeness_offset": _OFFSET}
-        far = distance(rows, config.closeness_offset)
-        farthest = max(0.0, math.ceil(float(np.quantile(far, 0.8)) * 20 - _ROUNDING) / 20)
-        return {"closeness": farthest} if farthest != config.closeness else {}
+        near = (far := distance(rows, config.closeness_offset))[far <= _FARTHEST]
+        if 2 * len(near) < len(far):
+            return {}
+        wider = max(0.0, math.ceil(float(np.quantile(near, 0.8)) * 20 - _ROUNDING) / 20)
+        is_wider = isinstance(config.closeness, str) or wider > config.closeness
+        return {"closeness": wider} if is_wider else {}
     if reason == "gap":
         narrow = float(np.quantile(smaller_gap(rows), 0.2))
         least = max(0.0, math.floor(narrow * 100 + _ROUNDING) / 100)

@@ -9,6 +9,7 @@ from sso_data.config.loading import validated
 from sso_data.config.migration import earlier_values
 from sso_data.config.run import FilterConfig, RunConfig, load_config
 from sso_data.core.errors import ConfigError, InputError, RunError
+from sso_data.core.paths import shell_command
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.filtering.explain import Explanation, explain_run, written
 from sso_data.filtering.filters import Decision, NotAskedError, decide
@@ -238,27 +239,43 @@ def doubt_about(source: str, scores: Scores | None = None) -> str | None:
     except RunError:
         return None
     if found.effect.is_missing:
-        return (
-            f"{run}: {found.effect}; which answer of a pair is called chosen may be chance "
-            "(docs/filter.md)"
-        )
-    if not found.is_few:
+        told = f"{found.effect}; which answer of a pair is called chosen may be chance"
+    elif found.is_few:
+        told = f"few pairs, {found.kept} of {found.rows} rows are kept; {_next_step(run, found)}"
+    else:
         return None
-    step = found.next_step(command=f"sso-data filter {run}")
-    return f"{run}: few pairs, {found.kept} of {found.rows} rows are kept; {step}"
+    return f"{run}: {told}; `{_dry_run(run)}` explains"
 
 
 def why_nothing(run: Path) -> str:
     """Return as one phrase what to do about a run whose filter kept nothing. Raises RunError."""
-    return _explained(run).next_step(command=f"sso-data filter {run}")
+    found = _explained(run)
+    explains = f"; `{_dry_run(run)}` explains" if found.rows else ""
+    return _next_step(run, found) + explains
+
+
+def _next_step(run: Path, found: Explanation) -> str:
+    return found.next_step(command=shell_command("sso-data", "filter", str(run)))
+
+
+def _dry_run(run: Path) -> str:
+    """Return the command that explains the decision that stands, in full, and writes nothing."""
+    own, config = _standing(run)
+    changed = (word for one in written(config, own) for word in ("--set", one))
+    return shell_command("sso-data", "filter", str(run), *changed, "--dry-run")
 
 
 def _explained(run: Path, scores: Scores | None = None) -> Explanation:
     """Return the explanation of the decision that stands."""
-    own, last = own_filter(require_run(run)), last_decision(run)
-    config = last.config if last else own
+    own, config = _standing(run)
     scores = load_scores(run, dry=True) if scores is None else scores
     return explain_run(scores, config, decide(scores.rows, config), own)
+
+
+def _standing(run: Path) -> tuple[FilterConfig, FilterConfig]:
+    """Return the filter of a run's own configuration, and that of the decision that stands."""
+    own, last = own_filter(require_run(run)), last_decision(run)
+    return own, last.config if last else own
 
 
 def own_filter(manifest: Manifest) -> FilterConfig:

@@ -20,7 +20,7 @@ from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import VIEWS, Prompt, Row, content_hash, messages_from_json
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import PROBE_NATS, Engine, EngineInfo
-from sso_data.filtering.explain import Explanation, explain
+from sso_data.filtering.explain import Explanation, explain, features_of
 from sso_data.filtering.filters import Decision, passing
 from sso_data.filtering.refilter import filter_again, standing_filter
 from sso_data.generation.elsewhere import Elsewhere
@@ -466,6 +466,7 @@ class _FirstRows:
         self._less_later = f"; upper estimates: {LESS_LATER}" * (config.scoring.when == "needed")
         self._first: dict[int, bytes] = {}
         self._warned_by: list[bytes] = []
+        self._features: list[Sequence[str]] = []
         self._next_look = 0
         self._undecided: list[bytes] = []
         self._decided = self._kept = 0
@@ -484,14 +485,15 @@ class _FirstRows:
         self._decided += len(rows)
         self._undecided.clear()
 
-    def add(self, record: bytes, number: int) -> None:
-        """Count a row by its SCORES record; `number` rows were begun before."""
+    def add(self, record: bytes, number: int, features: Sequence[str]) -> None:
+        """Count a row by its SCORES record and principles; `number` rows were begun before."""
         self._undecided.append(record)
         if len(self._first) < _MOST_FIRST:
             self._first[number] = record
         is_counted = self._counted(int(np.frombuffer(record, SCORES)["key"][0]))
         if is_counted and len(self._warned_by) < _FIRST_ROWS:
             self._warned_by.append(record)
+            self._features.append(features)
             if len(self._warned_by) == _FIRST_ROWS:
                 self._warn_if_few()
 
@@ -520,7 +522,8 @@ class _FirstRows:
                 self._progress.warn(short)
 
     def _warn_if_few(self) -> None:
-        found = explain(np.frombuffer(b"".join(self._warned_by), SCORES), self._config)
+        rows = np.frombuffer(b"".join(self._warned_by), SCORES)
+        found = explain(rows, self._config, features=features_of(self._features))
         if found.kept < _FEW_OF_FIRST * found.rows:
             self._progress.warn(f"of the first {found.rows} rows\n{found.text()}")
 

@@ -167,7 +167,7 @@ class Pipeline:
         *,
         check: LogprobCheck,
         on_check: Callable[[CheckResult], None] = lambda result: None,
-        on_record: Callable[[bytes, int], None] = lambda record, number: None,
+        on_record: Callable[[bytes, int, tuple[str, ...]], None] = lambda *_: None,
         is_complete: Callable[[int], bool] = lambda key: False,
         keep: Callable[[Row, Cells], None] | None = None,
     ) -> None:
@@ -536,7 +536,7 @@ class Pipeline:
         del self._rows[finished.id]
         self.counts.responses -= len(row.responses)
         self.counts.rows += 1
-        self._on_record(record, row.number)
+        self._on_record(record, row.number, finished.steering.features)
 
     def _fail(self, prompt: Prompt | Row, stage: str, reason: str, detail: str) -> None:
         """Write the failure of a prompt, with everything that a retry needs."""

@@ -17,6 +17,8 @@ from sso_data.runs.jsonl import open_lines, to_line
 
 _FEW = 0.25
 """Share of the weights that can move in bfloat16, under which a training counts as short."""
+_FEW_STEPS = 10
+"""Steps under which a training is told in full: as many as the rates that a line can list."""
 _WINDOW = 4
 """Logged steps over which the chosen log-prob is averaged before it is judged."""
 
@@ -81,26 +83,39 @@ def _in_short(values: Mapping[str, float]) -> str:
 
 
 class FewSteps(TrainerCallback):  # type: ignore[misc]
-    """Says before the first step when hardly a weight can move by a step of bfloat16.
+    """Says before the first step what fewer than ten steps are, and when hardly a weight can move.
 
-    AdamW moves a weight by about the rate a step at most, so in all by about the sum of the rates.
+    AdamW moves a weight by about the rate a step at most, so in all by about the sum of the rates:
+    compared with steps of bfloat16 unless `saved_in_bfloat16` is None (an adapter, sharded
+    weights).
     """
 
-    def __init__(self, progress: Progress, *, saved_in_bfloat16: bool) -> None:
-        self._say = progress.warn if saved_in_bfloat16 else progress.note
+    def __init__(self, progress: Progress, *, saved_in_bfloat16: bool | None) -> None:
+        self._progress, self._saved_in_bfloat16 = progress, saved_in_bfloat16
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Bound the share of the weights from the schedule."""
+        """Tell the steps, and bound the share of the weights from the schedule."""
         if state.global_step:  # said when it began
             return
-        share_of = kwargs["lr_scheduler"].lr_lambdas[0]
-        most = args.learning_rate * sum(share_of(step) for step in range(state.max_steps))
-        found = movable_share(kwargs["model"].parameters(), most)
+        share_of, steps = kwargs["lr_scheduler"].lr_lambdas[0], state.max_steps
+        rates = [args.learning_rate * share_of(step) for step in range(steps)]
+        counted = f"{steps} step{'s' * (steps != 1)}"
+        if steps < _FEW_STEPS:
+            micro = args.per_device_train_batch_size * args.gradient_accumulation_steps
+            self._progress.note(
+                f"{counted}: the weights change {'once' if steps == 1 else f'{steps} times'} in "
+                f"all, by at most {micro * args.world_size} rows each time, at rates of "
+                + ", ".join(f"{rate:.2g}" for rate in rates)
+            )
+        if self._saved_in_bfloat16 is None:
+            return
+        found = movable_share(kwargs["model"].parameters(), sum(rates))
         if found < _FEW:
-            self._say(
-                f"{state.max_steps} steps, whose rates add up to {most:.2g}: at most about "
+            say = self._progress.warn if self._saved_in_bfloat16 else self._progress.note
+            say(
+                f"{counted}, whose rates add up to {sum(rates):.2g}: at most about "
                 f"{found:.1%} of the weights can move by a step of bfloat16; raise optim.lr, train "
                 "more steps, or keep small changes by optim.save_dtype=float32"
             )

@@ -290,9 +290,9 @@ def _steps(
     trainer.add_callback(metrics)
     if prepared.stopping:
         trainer.add_callback(prepared.stopping)
-    if not (config.lora.enabled or trainer.is_sharded):
-        is_bf16 = saved_dtype(policy, config) is torch.bfloat16
-        trainer.add_callback(FewSteps(context.progress, saved_in_bfloat16=is_bf16))
+    is_whole = not (config.lora.enabled or trainer.is_sharded)
+    is_bf16 = saved_dtype(policy, config) is torch.bfloat16 if is_whole else None
+    trainer.add_callback(FewSteps(context.progress, saved_in_bfloat16=is_bf16))
     if is_first():
         folder.set(**prepared.findings)
     context.progress.phase("training")

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.steering import part
+from sso_data.config.run import RunConfig
+from sso_data.core.statistics import sign_test, wilson
 from sso_data.world import policy_dir, queries
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +34,26 @@ def test_the_table_has_an_interval_and_an_exact_test() -> None:
         f"| short, user | {start} | 2 | - |",
     ]
     assert part([]) == ""
+
+
+def test_the_pages_say_what_the_grid_of_smollm2_shows() -> None:
+    """docs/principles.md, few_pairs.md: which levers matter, and the one arm without an effect."""
+    lines = (ROOT / "docs" / "steering.jsonl").read_text().splitlines()
+    arms = {one["arm"]: one for one in map(json.loads, lines)}
+    effects = {name: (one["contrast"], one["reverse"]) for name, one in arms.items()}
+    assert effects["short, two features"] == (10, 4) and effects["long, two features"] == (15, 1)
+    shown = {name for name, counts in effects.items() if sign_test(*counts) < 0.05}
+    assert len(arms) == 9 and arms.keys() - shown == {"short, two features"}
+    (_, system), (user, _) = (
+        wilson(effects[name][0] / 32, 32) for name in ("short", "short, user")
+    )
+    assert user > system, "the intervals are apart"
+    page = (ROOT / "docs" / "principles.md").read_text()
+    assert "contrast in 15 of 32 rows, reverse in 1, two features each |" in page
+    assert "no effect was shown on SmolLM2-135M (10 rows, reverse in 4) |" in page
+    few = (ROOT / "docs" / "few_pairs.md").read_text()
+    assert "of nine arms only the short texts with two features, the default" in few
+    assert RunConfig().steering.count == 2
 
 
 RATE = {"rate": 0.5, "low": 0.15, "high": 0.85}

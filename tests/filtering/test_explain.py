@@ -71,6 +71,16 @@ def far_off() -> list[Row]:
     return [make_row(i, means=means) for i in range(40)]
 
 
+def too_far() -> list[Row]:
+    """Steered, and 3 nats/token from the policy's own answers."""
+    means: dict[Cell, float | None] = {("plain", "bad"): -4.0, ("good", "bad"): -5.0}
+    return [make_row(i, means=means) for i in range(40)]
+
+
+def few_and_too_far() -> list[Row]:
+    return too_far()[:5]
+
+
 def one_bad_principle() -> list[Row]:
     far: dict[Cell, float | None] = {("plain", "good"): -1.5}
     good = [make_row(i, means=far, steering=steered("Concision")) for i in range(16)]
@@ -94,7 +104,8 @@ def all_steered() -> list[Row]:
 CORPUS: dict[str, Callable[[], list[Row]]] = {
     made.__name__: made
     for made in (no_effect, placebo, truncated, cut_off_and_not_steered, off_policy)
-} | {made.__name__: made for made in (far_off, one_bad_principle, no_gap, all_steered)}
+} | {made.__name__: made for made in (far_off, too_far, few_and_too_far, one_bad_principle)}
+CORPUS |= {made.__name__: made for made in (no_gap, all_steered)}
 ADVISED = {"placebo": "steered=contrast", "truncated": "drop_truncated=false"}
 ADVISED |= {
     "off_policy": "closeness_offset=",
@@ -169,6 +180,59 @@ def test_texts_that_move_are_not_called_good_pairs() -> None:
     assert "the texts move this model: contrast in 3" in text
     assert "whether towards better answers, a judge or a checkable principle tells" in text
     assert "signal" not in text
+
+
+def test_what_may_help_another_run_is_named_and_not_said_to_be_tried() -> None:
+    text = text_of("no_effect")
+    told = text[text.index("What may, in another run") :]
+    assert "measured on one small model, docs/principles.md; none of it was tried here" in told
+    for key in ("steering.placement=user", "steering.count=1", "--principles short or checkable"):
+        assert key in told
+    assert "(tried" not in text and "a reader can check" in told
+
+
+@pytest.mark.parametrize("name", ["too_far", "few_and_too_far"])
+def test_responses_far_from_the_policy_get_no_threshold(name: str) -> None:
+    rows = encode_rows(CORPUS[name]())
+    text = text_of(name)
+    assert (
+        f"{len(rows)} of the {len(rows)} rows that reach off_policy hold a response that is far "
+        "from what the model says by itself, by more than 2 nats a token; no threshold is proposed"
+    ) in text
+    assert "try:" not in text and "filter.closeness" not in text
+    found = explain(rows, DEFAULT)
+    assert found.far and found.effect.verdict == ("moves" if name == "too_far" else "too_few")
+    assert ("32 rows are enough to tell" in text) == (name == "few_and_too_far")
+    assert "far from what the model says by itself" in found.next_step(command="C")
+    assert "no filter setting that was tried" not in text
+
+
+def test_a_threshold_is_of_the_rows_within_two_nats() -> None:
+    """Of 40 rows 12 are far: four in five of the others are kept, and the 12 by no step."""
+    rows = encode_rows([*far_off()[:28], *too_far()[28:]])
+    found = explain(rows, DEFAULT)
+    assert found.steps[-1].kept == 28 and not found.far
+    assert "filter.closeness=1.0" in found.steps[-1].settings
+    rows = encode_rows([*far_off()[:19], *too_far()[19:]])
+    assert explain(rows, DEFAULT).steps == () and explain(rows, DEFAULT).far
+    wide = strict(closeness=2.5, closeness_offset=0.5)
+    found = explain(encode_rows(far_off()[:4] + too_far()[4:]), wide)
+    assert found.steps == () and found.far and found.far.dropped == 36
+
+
+@pytest.mark.parametrize(("steered", "steps"), [(2, 0), (3, 1)])
+def test_at_too_few_rows_a_step_keeps_mostly_contrast(steered: int, steps: int) -> None:
+    """Five rows that were cut off, under a filter without a steering test."""
+    weak: dict[Cell, float | None] = {("bad", "bad"): -2.5}
+    rows = [
+        make_row(i, finish={"plain": "length"}, means={} if i < steered else weak) for i in range(5)
+    ]
+    found = explain(encode_rows(rows), FilterConfig(preset="none"))
+    assert found.effect.verdict == "too_few" and found.kept == 0
+    assert len(found.steps) == steps
+    told = f"too few rows to show an effect: contrast in {steered} rows, reverse in 0, of 5; "
+    assert found.next_step().startswith(told)
+    assert ("32 rows are enough" in found.next_step()) == (steps == 0)
 
 
 def test_longer_answers_are_advised_only_where_they_help() -> None:
@@ -260,18 +324,28 @@ def test_hardly_any_of_the_first_rows_kept_is_warned_about_once() -> None:
     listener = Heard()
     kept = generation._FirstRows(RunConfig(filter=DEFAULT), listener)  # type: ignore[arg-type]
     for number in range(200):
-        kept.add(bad, number)
+        kept.add(bad, number, ("Safety",))
         assert len(listener.warnings) == (number >= 63)
     assert "of the first 64 rows\nno pairs: 0 of 64 rows" in listener.warnings[0]
     assert "--set filter.steered=contrast" in listener.warnings[0]
     few = generation._FirstRows(RunConfig(filter=DEFAULT), listener)  # type: ignore[arg-type]
     for number, record in enumerate((good, good, *[bad] * 100)):  # 2 of the first 64 are 3 %
-        few.add(record, number)
+        few.add(record, number, ())
     assert len(listener.warnings) == 1 and few.share == pytest.approx(2 / 102)
-    few.add(good, 103)
+    few.add(good, 103, ())
     assert few.share == pytest.approx(2 / 102), "decided by dozens"
     few.decide()
     assert few.share == pytest.approx(3 / 103), "and all at the end"
+
+
+def test_the_first_rows_name_a_principle_without_effect() -> None:
+    rows = one_bad_principle()
+    listener = Heard()
+    first = generation._FirstRows(RunConfig(filter=DEFAULT), listener)  # type: ignore[arg-type]
+    for number, row in enumerate([*rows, *rows[:16], *rows[16:18]]):
+        first.add(encode(row, b"", 0), number, row.steering.features)
+    assert "principle Safety: no effect shown" in listener.warnings[0]
+    assert "principle Concision" not in listener.warnings[0]
 
 
 def test_training_and_exports_hear_it(tmp_path: Path) -> None:
@@ -287,7 +361,12 @@ def test_training_and_exports_hear_it(tmp_path: Path) -> None:
     )
     some = make_run(tmp_path / "some", [*placebo(), make_row(50)])
     doubt = doubt_about(str(some))
-    assert doubt is not None and "few pairs, 1 of 41 rows are kept; `sso-data filter" in doubt
+    effect = "the texts move this model: contrast in 38 rows, reverse in 2, of 41; "
+    command = f"sso-data filter {some}"
+    assert doubt is not None and doubt.startswith(
+        f"{some}: few pairs, 1 of 41 rows are kept; {effect}`{command} --set filter."
+    )
+    assert doubt.endswith(f" (tried); `{command} --dry-run` explains") and "\n" not in doubt
     (some / "rows" / "00000.jsonl").write_text("{}\n")
     assert doubt_about(str(some)) is None, "whoever needs the line reports it"
     far = make_run(tmp_path / "far", placebo())
@@ -298,6 +377,21 @@ def test_training_and_exports_hear_it(tmp_path: Path) -> None:
 
 
 LOOSE = ("filter.steered=off", "filter.closeness=9.0", "filter.gap=0")
+
+
+def test_the_command_that_explains_repeats_the_decision_that_stands(tmp_path: Path) -> None:
+    """`filter --dry-run` alone starts from the run's own settings; and a path may need quotes."""
+    rows = [*placebo(), *(make_row(i) for i in range(50, 56))]
+    run = make_run(tmp_path / "a run", rows, settings=LOOSE)
+    assert doubt_about(str(run)) is None
+    invoke("filter", run, "--set", "filter.steered=chain")
+    doubt = doubt_about(str(run))
+    assert doubt is not None
+    command = doubt.split("`")[-2]
+    assert command == f"sso-data filter '{run}' --set filter.steered=chain --dry-run"
+    found = invoke(*shlex.split(command)[1:])
+    assert found["kept"] == 6 and "few pairs, 6 of 46" in doubt
+    assert doubt.count("contrast in ") == 1
 
 
 def test_a_key_that_the_preset_ignores_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from sso_data.core.errors import ModelError
 from sso_data.core.progress import Progress
 from sso_data.models import smollm2
+from tests.real.conftest import REQUIRE, model_or_skip
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,24 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ModelError, match=r"pip install 'sso-data\[real\]'"):
         smollm2.make_smollm2()
+
+
+def test_a_model_that_cannot_be_had_is_a_skip_unless_it_is_required(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for value in (None, "0"):
+        monkeypatch.delenv(REQUIRE, raising=False)
+        if value:
+            monkeypatch.setenv(REQUIRE, value)
+        with pytest.raises(pytest.skip.Exception, match=f"could not download it.*{REQUIRE}=1"):
+            model_or_skip()
+    monkeypatch.setenv(REQUIRE, "1")
+    with pytest.raises(ModelError, match="pip could not download it"):
+        model_or_skip()
+
+
+def test_ci_requires_the_model() -> None:
+    assert f"export {REQUIRE}=1\n" in (Path(__file__).parents[2] / ".ci" / "run").read_text()
 
 
 def test_the_hub_comes_first(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """On SmolLM2-135M-Instruct: exact numbers with both engines, accounting, resume, a little training.
 
-Eight prompts, answers of at most 48 tokens, one short principle.
+Eight prompts, answers of at most 48 tokens, one short principle. A test that takes five minutes
+(with the making of the model and of its run, where it is the first) fails.
 """
 
 import json
@@ -31,7 +32,7 @@ from tests.engines.calls import ask
 from tests.engines.conftest import needs_vllm
 from tests.once import once
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(300)]
 
 PROMPTS, REDONE = 8, 2
 MOST_TOKENS = 48

@@ -15,7 +15,7 @@ from sso_data.core.errors import TrainError
 from sso_data.core.progress import NullProgress
 from sso_data.models.head import CompletionScorer
 from sso_data.training.backward import BackwardMode
-from sso_data.training.callbacks import EarlyStopping, FiniteGradients
+from sso_data.training.callbacks import EarlyStopping, FewSteps, FiniteGradients
 from sso_data.training.encode import EncodedRow
 from sso_data.training.loss import sso_loss
 from sso_data.training.processes import training_arguments
@@ -366,3 +366,35 @@ def test_the_first_step_has_a_rate(tmp_path: Path, from_zero: bool, shares: list
         trainer.optimizer.step()
         trainer.lr_scheduler.step()
     assert found == pytest.approx([2e-3 * share for share in shares])
+
+
+class Heard(NullProgress):
+    """Keeps notes and warnings."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.mark.parametrize("in_bfloat16", [True, None], ids=["saved", "adapter"])
+def test_fewer_than_ten_steps_are_told(tmp_path: Path, in_bfloat16: bool | None) -> None:
+    """At whatever rate; one of 0.1 moves every weight, and so nothing is warned about."""
+    heard = Heard()
+    few = FewSteps(heard, saved_in_bfloat16=in_bfloat16)
+    options: dict[str, Any] = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+    linear = options | {"learning_rate": 0.1, "lr_scheduler_type": "linear"}
+    make_trainer(tmp_path, random_rows(2), callbacks=[few], max_steps=2, **linear).train()
+    steps = "2 steps: the weights change 2 times in all, by at most 2 rows each time"
+    assert heard.notes == [f"{steps}, at rates of 0.1, 0.05"] and not heard.warnings
+    options |= {"learning_rate": 1e-9}
+    make_trainer(tmp_path, random_rows(2), callbacks=[few], max_steps=1, **options).train()
+    assert heard.notes[1].startswith("1 step: the weights change once in all, by")
+    assert [line[:7] for line in heard.warnings] == (["1 step,"] if in_bfloat16 else [])
+    make_trainer(tmp_path, random_rows(2), callbacks=[few], max_steps=10, **options).train()
+    assert len(heard.notes) == 2, "ten are not few"
