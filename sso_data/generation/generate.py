@@ -35,7 +35,7 @@ from sso_data.models.directory import (
     tokenizer_fingerprint,
 )
 from sso_data.models.facts import read_model_facts
-from sso_data.prompts import BadRow, Candidate, layouts_in, read_prompts
+from sso_data.prompts import BadRow, Candidate, open_prompts, read_prompts
 from sso_data.runs.columns import SCORES, is_always_complete, row_key
 from sso_data.runs.journal import FIRST_ROWS, first_rows
 from sso_data.runs.jsonl import ScratchLines
@@ -207,12 +207,12 @@ def generate(
         config = with_defaults(config, stored_defaults(begun, RUN))
     rules = rules_of(config)
     stands = {"filter": standing_filter(out, config.filter, asked=asked, new=not manifest)}
-    line, chats = layouts_in(source, config.source)
+    line, chats, prompts = open_prompts(source, config.source)
     progress.note(line)
     samples, name = config.sampling.samples, Ledger().next_ids
     with ExitStack() as stack:
         scratch = stack.enter_context(closing(ScratchLines())) if rules.asks_a_model else None
-        rows = _kept(read_prompts(source, config.source), scratch)
+        rows = _kept(prompts, scratch)
         contents = elsewhere.noting(content_hash(row.messages) for row in rows)
         ids = (one for content in contents for one in name(content, samples))
         keys = array("Q", map(row_key, ids))
