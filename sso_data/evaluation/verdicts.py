@@ -57,7 +57,7 @@ class Verdict:
     @classmethod
     def from_json(cls, line: JsonRow) -> "Verdict":
         """The verdict of such a line; raises KeyError, TypeError or ValueError for another."""
-        pairs = {name: tuple(line[name]) for name in ("scores", "orders") if name in line}
+        pairs: JsonRow = {name: tuple(line[name]) for name in ("scores", "orders") if name in line}
         if any(len(pair) != 2 for pair in pairs.values()):
             raise ValueError("a pair of another length")
         numbers = [line["preference"], *itertools.chain.from_iterable(pairs.values())]
