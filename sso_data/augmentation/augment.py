@@ -17,8 +17,8 @@ from typing import Any, Literal
 from sso_data.augmentation.attempts import TEMPLATE, Seeds, draw, read_seeds, request
 from sso_data.augmentation.contamination import Contamination
 from sso_data.augmentation.output import (
-    Answer,
     AttemptCounts,
+    ModelAnswer,
     Output,
     Paths,
     check_name,
@@ -242,10 +242,10 @@ class _Loop:
         self._output = output
         self._wanted = wanted
         self._most = math.ceil(wanted * setup.config.limits.attempts_per_query)
-        self._arrived: dict[int, Answer] = output.kept()
+        self._arrived: dict[int, ModelAnswer] = output.kept()
         self._next = output.num_decided
         model = cache(start)
-        self._window = Window[CompletionRequest, Answer](model, lambda: model().max_in_flight)
+        self._window = Window[CompletionRequest, ModelAnswer](model, lambda: model().max_in_flight)
 
     def run(self, progress: Progress) -> State:
         """Work until the end; returns its cause. Raises EngineError as `Window.step` does."""
@@ -296,7 +296,7 @@ class _Loop:
             self._output.write(self._reviewer.review(attempt, self._arrived.pop(number)))
         self._next = max(self._next, self._output.num_decided)
 
-    def _keep(self, news: dict[int, Answer]) -> None:
+    def _keep(self, news: dict[int, ModelAnswer]) -> None:
         """Write down the answers that came before their turn, so that none is asked for again."""
         turn = self._output.num_decided
         while turn in self._arrived:
@@ -308,7 +308,7 @@ class _Loop:
             self._output.clear_pending()
 
 
-def _writable(answer: Answer) -> Answer:
+def _writable(answer: ModelAnswer) -> ModelAnswer:
     """The answer with lone surrogates replaced (an API's JSON may hold them): files are UTF-8."""
 
     def whole(text: str) -> str:

@@ -135,7 +135,7 @@ def _first_problem(error: ValidationError, kind: type[Section]) -> str:
     if first["type"] == "extra_forbidden":
         if new := renamed(key):
             return f"{key!r} was renamed: use {new!r}"
-        known = keys_of(kind)
+        known = key_names(kind)
         section, _, name = key.rpartition(".")
         beside = sorted(
             one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == section
@@ -180,14 +180,14 @@ def requirement(error: Mapping[str, Any]) -> str:
     return text.replace("Input should", "must", 1)
 
 
-def keys_of(kind: type[Section], prefix: str = "") -> list[str]:
+def key_names(kind: type[Section], prefix: str = "") -> list[str]:
     """Return the dotted keys of a section and of those in it."""
     found = []
     for name, field in kind.model_fields.items():
         found.append(f"{prefix}{name}")
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Section):
-            found += keys_of(inner, f"{prefix}{name}.")
+            found += key_names(inner, f"{prefix}{name}.")
     return found
 
 

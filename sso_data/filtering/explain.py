@@ -43,7 +43,7 @@ _MOST_STEPS, _ROUNDING = 6, 1e-6
 _OFFSET = 5.0
 """`filter.closeness_offset` to try, nats: what ending early cost a real model (docs/filter.md)."""
 
-Verdict = Literal["moves", "reversed", "none", "too_few"]
+EffectVerdict = Literal["moves", "reversed", "none", "too_few"]
 Settings = Mapping[str, Any]
 Features = Mapping[str, NDArray[np.intp]]
 """Positions of the rows that have a principle, by its name."""
@@ -68,7 +68,7 @@ class Effect:
     high: float
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> EffectVerdict:
         if self.p < SIGNIFICANT:
             return "moves" if self.contrast > self.reverse else "reversed"
         is_short = self.contrast + self.reverse < _FEWEST and self.rows < _ENOUGH
