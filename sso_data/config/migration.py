@@ -44,7 +44,7 @@ PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
 """Key prefixes of the configurations in each kind of manifest."""
 
 IDENTITY_PLACES = {**PLACES, "evaluation": {"run": ("",)}}
-"""The same for the keys of the identity; that of an evaluation is that of its run."""
+"""Key prefixes of the configurations that identities hold; an evaluation's is its run's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
