@@ -34,6 +34,7 @@ from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
+from sso_data.core.trees import leaves
 from sso_data.engines.driver import Window
 from sso_data.engines.interface import Refused
 from sso_data.models.directory import engine_dir, engine_fingerprint
@@ -172,11 +173,7 @@ def _prepare(source: str, config: AugmentConfig) -> _Setup:
         "decontaminate.ngram": config.decontaminate.ngram,
         "decontaminate.shortest": config.decontaminate.shortest,
         "views.template_kwargs": dumped["views"]["template_kwargs"],
-        **{
-            f"{section}.{key}": value
-            for section in _IDENTITY_SECTIONS
-            for key, value in dumped[section].items()
-        },
+        **dict(leaves({name: dumped[name] for name in _IDENTITY_SECTIONS}, depth=2)),
     }
     return _Setup(
         config=config,

@@ -18,6 +18,7 @@ from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import VIEWS, Prompt, Row, content_hash, messages_from_json
+from sso_data.core.trees import leaves
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import PROBE_NATS, Engine, EngineInfo
 from sso_data.filtering.explain import Explanation, explain
@@ -554,10 +555,9 @@ def _flat(config: RunConfig) -> dict[str, Any]:
     """
     dumped = config.model_dump(mode="json")
     keys = {
-        f"{section}.{key}": value
-        for section in _IDENTITY_SECTIONS
-        for key, value in dumped[section].items()
-        if key not in ("samples", "keep_tokens")
+        key: value
+        for key, value in leaves({name: dumped[name] for name in _IDENTITY_SECTIONS}, depth=2)
+        if key not in ("sampling.samples", "scoring.keep_tokens")
     }
     keys |= {f"engine.{key}": dumped["engine"][key] for key in _IDENTITY_ENGINE_KEYS}
     return keys | {
