@@ -81,7 +81,7 @@ def main() -> None:
 def measured(arm: str, arguments: argparse.Namespace, prompts: Path) -> dict[str, Any]:
     """Make or continue the run of an arm; return its numbers."""
     from sso_data.config.run import load_config
-    from sso_data.core.yaml_files import deep_merge
+    from sso_data.core.trees import deep_merge
     from sso_data.generation.generate import generate
     from sso_data.runs.journal import load_scores, read_rows
 

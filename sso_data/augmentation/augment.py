@@ -17,8 +17,8 @@ from typing import Any, Literal
 from sso_data.augmentation.attempts import TEMPLATE, Seeds, draw, read_seeds, request
 from sso_data.augmentation.contamination import Contamination
 from sso_data.augmentation.output import (
-    Answer,
     AttemptCounts,
+    ModelAnswer,
     Output,
     Paths,
     check_name,
@@ -34,6 +34,7 @@ from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
+from sso_data.core.trees import leaves
 from sso_data.engines.driver import Window
 from sso_data.engines.interface import Refused
 from sso_data.models.directory import engine_dir, engine_fingerprint
@@ -172,11 +173,7 @@ def _prepare(source: str, config: AugmentConfig) -> _Setup:
         "decontaminate.ngram": config.decontaminate.ngram,
         "decontaminate.shortest": config.decontaminate.shortest,
         "views.template_kwargs": dumped["views"]["template_kwargs"],
-        **{
-            f"{section}.{key}": value
-            for section in _IDENTITY_SECTIONS
-            for key, value in dumped[section].items()
-        },
+        **dict(leaves({name: dumped[name] for name in _IDENTITY_SECTIONS}, depth=2)),
     }
     return _Setup(
         config=config,
@@ -242,10 +239,10 @@ class _Loop:
         self._output = output
         self._wanted = wanted
         self._most = math.ceil(wanted * setup.config.limits.attempts_per_query)
-        self._arrived: dict[int, Answer] = output.kept()
+        self._arrived: dict[int, ModelAnswer] = output.kept()
         self._next = output.num_decided
         model = cache(start)
-        self._window = Window[CompletionRequest, Answer](model, lambda: model().max_in_flight)
+        self._window = Window[CompletionRequest, ModelAnswer](model, lambda: model().max_in_flight)
 
     def run(self, progress: Progress) -> State:
         """Work until the end; returns its cause. Raises EngineError as `Window.step` does."""
@@ -296,7 +293,7 @@ class _Loop:
             self._output.write(self._reviewer.review(attempt, self._arrived.pop(number)))
         self._next = max(self._next, self._output.num_decided)
 
-    def _keep(self, news: dict[int, Answer]) -> None:
+    def _keep(self, news: dict[int, ModelAnswer]) -> None:
         """Write down the answers that came before their turn, so that none is asked for again."""
         turn = self._output.num_decided
         while turn in self._arrived:
@@ -308,7 +305,7 @@ class _Loop:
             self._output.clear_pending()
 
 
-def _writable(answer: Answer) -> Answer:
+def _writable(answer: ModelAnswer) -> ModelAnswer:
     """The answer with lone surrogates replaced (an API's JSON may hold them): files are UTF-8."""
 
     def whole(text: str) -> str:

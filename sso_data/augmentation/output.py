@@ -45,7 +45,7 @@ from sso_data.runs.workdir import (
     write_json,
 )
 
-Answer = Completion | Refused
+ModelAnswer = Completion | Refused
 _Counted = tuple[str, str | None, str | None]
 """(operation, reason or None, benchmark file or None) of an attempt."""
 _SUFFIXES = (".jsonl", ".ndjson")
@@ -247,7 +247,7 @@ class Output:
         """Replace the report; RunError where it cannot be written."""
         write_json(self.paths.report, {**self._head, **content})
 
-    def keep(self, answers: Mapping[int, Answer]) -> None:
+    def keep(self, answers: Mapping[int, ModelAnswer]) -> None:
         """Write down answers that arrived before their turn."""
         lines = []
         for answer in answers.values():
@@ -258,9 +258,9 @@ class Output:
             lines.append(sealed({"key": answer.key, **rest}))
         self._waiting.append(b"".join(lines))
 
-    def kept(self) -> dict[int, Answer]:
+    def kept(self) -> dict[int, ModelAnswer]:
         """Return the undecided answers that were kept earlier, by attempt. Raises RunError."""
-        found: dict[int, Answer] = {}
+        found: dict[int, ModelAnswer] = {}
         for where, line in read_objects(self.paths.waiting):
             row = unsealed(line, where)
             try:

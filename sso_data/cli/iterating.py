@@ -62,7 +62,7 @@ def iterate(
     from sso_data.config.iteration import IterateConfig
     from sso_data.config.loading import config_tree, validated
     from sso_data.config.recipes import load_recipe
-    from sso_data.core.yaml_files import deep_merge
+    from sso_data.core.trees import deep_merge
 
     if tiny and recipe is None:
         raise ConfigError("--tiny needs --recipe")

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from sso_data.config.run import EngineConfig, RunConfig, SourceConfig, ViewsConfig
 from sso_data.config.section import Count, EndpointSection, Section
 from sso_data.core.errors import ConfigError
-from sso_data.core.yaml_files import Tree
+from sso_data.core.trees import Tree
 
 FORMS = "oracle, rule, rule:CATALOGUE, reward:MODEL, llm:MODEL or python:MODULE:FUNCTION"
 """Values of `--judge`."""

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from sso_data.config.migration import renamed
 from sso_data.config.section import Section
 from sso_data.core.errors import ConfigError, nearest, one_line, without_secrets
-from sso_data.core.yaml_files import Tree, parse_yaml, read_yaml
+from sso_data.core.trees import Tree, put
+from sso_data.core.yaml_files import parse_yaml, read_yaml
 
 C = TypeVar("C", bound=Section)
 _KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "string": "a text"}
@@ -52,7 +53,8 @@ def config_tree(
     tree = read_mapping(file, example) if file else copy.deepcopy(base or {})
     for key, value in overrides.items():
         if value is not None:
-            _put(tree, key.split("__"), value, where=f"--{key.replace('__', '.')}")
+            name = key.replace("__", ".")
+            put(tree, name, value, where=f"--{name}")
     for setting in settings or []:
         key, sign, text = setting.partition("=")
         if not sign or not key.strip():
@@ -62,7 +64,7 @@ def config_tree(
         except ValueError as error:
             start = one_line(setting, 200)
             raise ConfigError(f"--set {start}: the value is not valid YAML") from error
-        _put(tree, key.strip().split("."), value, where=f"--set {setting}")
+        put(tree, key.strip(), value, where=f"--set {setting}")
     return tree
 
 
@@ -135,7 +137,7 @@ def _first_problem(error: ValidationError, kind: type[Section]) -> str:
     if first["type"] == "extra_forbidden":
         if new := renamed(key):
             return f"{key!r} was renamed: use {new!r}"
-        known = keys_of(kind)
+        known = key_names(kind)
         section, _, name = key.rpartition(".")
         beside = sorted(
             one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == section
@@ -180,21 +182,12 @@ def requirement(error: Mapping[str, Any]) -> str:
     return text.replace("Input should", "must", 1)
 
 
-def keys_of(kind: type[Section], prefix: str = "") -> list[str]:
+def key_names(kind: type[Section], prefix: str = "") -> list[str]:
     """Return the dotted keys of a section and of those in it."""
     found = []
     for name, field in kind.model_fields.items():
         found.append(f"{prefix}{name}")
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Section):
-            found += keys_of(inner, f"{prefix}{name}.")
+            found += key_names(inner, f"{prefix}{name}.")
     return found
-
-
-def _put(tree: Tree, path: list[str], value: object, *, where: str) -> None:
-    """Set a value in nested dicts. Raises ConfigError where a key on the way is not a section."""
-    for part in path[:-1]:
-        tree = tree.setdefault(part, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{where}: {part!r} is not a section of the configuration")
-    tree[path[-1]] = value

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from sso_data.core.yaml_files import deep_merge
+from sso_data.core.trees import Tree, deep_merge, leaf_at, put
 
 FORMAT = 5
 """`schema_version` of the manifests that this version writes."""
@@ -25,7 +25,6 @@ _SAME = object()
 """Marks a change that is no new key and no new default."""
 
 Kind = Literal["run", "training", "iteration", "evaluation", "augmentation"]
-Tree = dict[str, Any]
 C = TypeVar("C", bound=BaseModel)
 
 PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
@@ -44,7 +43,7 @@ PLACES: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
 """Key prefixes of the configurations in each kind of manifest."""
 
 IDENTITY_PLACES = {**PLACES, "evaluation": {"run": ("",)}}
-"""The same for the keys of the identity; that of an evaluation is that of its run."""
+"""Key prefixes of the configurations that identities hold; an evaluation's is its run's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +133,7 @@ def upgraded(manifest: Mapping[str, Any], kind: Kind) -> Tree:
         config = found.get("config")  # an iteration's may have no such part, e.g. a generator
         is_held = not isinstance(config, dict) or _section(config, f"{prefix}key") is not None
         if change.default is not _SAME and is_held:
-            _put(added, f"{prefix}{change.key}", change.default)
+            put(added, f"{prefix}{change.key}", change.default)
         for name in ("config", "defaults"):
             if isinstance(found.get(name), dict):
                 _rename_nested(found[name], change, prefix)
@@ -222,7 +221,7 @@ def _rename_nested(config: Tree, change: Change, prefix: str) -> None:
         leaf = change.old.rpartition(".")[2]
         if section is not None and leaf in section:
             value = section.pop(leaf)
-            _put(config, f"{prefix}{change.key}", change.values.get(value, value))
+            put(config, f"{prefix}{change.key}", change.values.get(value, value))
     elif change.default is not _SAME:
         section = _section(config, f"{prefix}{change.key}")
         if section is not None:
@@ -231,17 +230,9 @@ def _rename_nested(config: Tree, change: Change, prefix: str) -> None:
 
 def _section(tree: Tree, key: str) -> Tree | None:
     """Return the mapping that holds the leaf of a dotted key, or None."""
-    found: Any = tree
-    for part in key.split(".")[:-1]:
-        found = found.get(part) if isinstance(found, dict) else None
+    above = key.rpartition(".")[0]
+    found = leaf_at(tree, above) if above else tree
     return found if isinstance(found, dict) else None
-
-
-def _put(tree: Tree, key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
-    for part in parents:
-        tree = tree.setdefault(part, {})
-    tree[leaf] = value
 
 
 def _differing(tree: Mapping[str, Any], other: Mapping[str, Any]) -> Tree:

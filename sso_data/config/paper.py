@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from sso_data.core.yaml_files import Tree, deep_merge
+from sso_data.core.trees import Tree, deep_merge
 
 DefaultsFrom = Literal["default", "paper"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from sso_data.config.loading import read_mapping
 from sso_data.core.errors import ConfigError, nearest, one_line
 from sso_data.core.paths import examples_dir, real_path, world_dir
-from sso_data.core.yaml_files import Tree, deep_merge
+from sso_data.core.trees import Tree, deep_merge
 
 _FOLDERS = {"examples": examples_dir, "world": world_dir}
 """Placeholders of shipped folders at the start of a value: `{world}/policy`."""

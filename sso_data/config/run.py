@@ -24,7 +24,7 @@ from sso_data.config.section import (
 )
 from sso_data.core.errors import one_line
 from sso_data.core.records import MOST_SAMPLES
-from sso_data.core.yaml_files import Tree
+from sso_data.core.trees import Tree
 
 Quantile = Annotated[str, StringConstraints(pattern=r"^q(0(\.\d+)?|1(\.0+)?)$")]
 

@@ -1,4 +1,4 @@
-"""YAML: reading what users write, writing what others read, and merging.
+"""YAML: reading what users write, and writing what others read.
 
 Users' files are YAML 1.2 with plain values only: dates are text, keys unique, aliases few
 (ruamel.yaml). Files for others are written and read with PyYAML, as huggingface_hub, datasets and
@@ -6,8 +6,7 @@ trainers read them: it quotes texts that YAML 1.1 takes for another type. ruamel
 `language: no` for Norwegian, which they read as False.
 """
 
-import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from ruamel.yaml.error import YAMLError
 MOST_BYTES = 2**18
 MOST_VALUES = 50_000
 """Most values of a text, each alias counted as what it names."""
-
-Tree = dict[str, Any]
 
 _TAGS = ("map", "seq", "str", "int", "float", "bool", "null")
 
@@ -102,15 +99,3 @@ def _size(value: Any, known: dict[int, int]) -> int:
         known[id(value)] = 0
         known[id(value)] = 1 + sum(_size(child, known) for child in children)
     return known[id(value)]
-
-
-def deep_merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
-    """Return `under` with the values of `over`: mappings are merged, anything else replaced."""
-    merged = copy.deepcopy(dict(under))
-    for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(below, dict) and isinstance(value, Mapping):
-            merged[key] = deep_merge(below, value)
-        else:
-            merged[key] = copy.deepcopy(value)
-    return merged

@@ -138,7 +138,7 @@ class RemoteEngine(ABC):
 
 
 class ChildEngine(RemoteEngine):
-    """The same engine, in one child process; this process imports neither torch nor vLLM.
+    """An engine in one child process; this process imports neither torch nor vLLM.
 
     Make it in the main thread: on Linux the child is killed when the thread that started it ends.
     `start` makes the engine, there, and may take `start_timeout` seconds; the other limits are the

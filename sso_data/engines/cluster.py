@@ -164,7 +164,7 @@ class Cluster:
 
 
 class ActorEngine(RemoteEngine):
-    """The same engine in an actor, which is ended with its placement group.
+    """An engine in an actor of a Ray cluster, which is ended with its placement group.
 
     A call to the actor is always under way; it brings messages, at least every second. `is_full` is
     called when the actor has had no place for half a minute, which is no failure: it is waited for.

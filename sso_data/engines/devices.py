@@ -111,7 +111,7 @@ def plan_engines(
 
 
 def plan_with_patience(config: EngineConfig, name: str, model_path: Path) -> EnginePlan:
-    """The same; where GPUs lack memory, look again for some seconds: an engine may just have ended.
+    """Call `plan_engines`, for some seconds again where GPUs lack memory: an engine may just end.
 
     Raises ConfigError and EngineError as `plan_engines` does.
     """

@@ -78,7 +78,10 @@ def bound_scoring(config: EngineConfig, facts: ModelFacts, *, total: int) -> Sco
 def planned_scoring(
     model_path: Path, config: EngineConfig, environ: Mapping[str, str] = os.environ
 ) -> ScoreMemory:
-    """The same for the smallest GPU here, or for the CPU; imports no torch. Raises ModelError."""
+    """Bound scoring on the smallest GPU here, or on the CPU; imports no torch.
+
+    Raises ConfigError as `bound_scoring`, ModelError where the model cannot be read.
+    """
     facts = read_model_facts(model_path, config)
     if totals := [gpu.total for gpu in usable_gpus(config, "vllm", environ) if gpu.total]:
         return bound_scoring(config, facts, total=min(totals))

@@ -45,8 +45,10 @@ def answer_to(response: Response) -> Answer:
 
 
 def stored_answer(line: JsonRow) -> Answer | NoAnswer:
-    """The answer of a line of answers.jsonl."""
+    """The answer of a line of answers.jsonl; raises TypeError for a line of another form."""
     fields = {key: value for key, value in line.items() if key != "id"}
+    if any(type(fields[key]) is not (int if key == "num_tokens" else str) for key in fields):
+        raise TypeError("a field of another type")
     return NoAnswer(**fields) if "reason" in fields else Answer(**fields)
 
 

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from sso_data.config.evaluation import FORMS, JudgeConfig
-from sso_data.core.errors import ConfigError, RunError
+from sso_data.core.errors import ConfigError
 from sso_data.core.fingerprints import sampled
 from sso_data.core.jinja import Templates
 from sso_data.core.paths import public_name
 from sso_data.core.progress import Progress
+from sso_data.core.records import JsonRow
 from sso_data.evaluation.verdicts import Comparison, Judge, NoVerdict, Verdict, preference_of
 from sso_data.models.directory import engine_dir, engine_fingerprint
 from sso_data.runs.files import make_dir, swap_dir
-from sso_data.runs.jsonl import JsonlStore, read_objects, unsealed
+from sso_data.runs.jsonl import JsonlStore, parsed, read_objects, unsealed
 from sso_data.runs.workdir import write_json
 
 JUDGES = "judges"
@@ -144,7 +145,7 @@ def judge_all(
     if earlier.is_dir() and not directory.exists():
         swap_dir(earlier, directory)
     make_dir(directory)
-    with closing(JsonlStore(directory / "verdicts.jsonl", "key")) as store:
+    with closing(JsonlStore(directory / "verdicts.jsonl", "key", _said)) as store:
         name = store.lines[_NAME_KEY]["name"] if _NAME_KEY in store.lines else None
         todo = [one for one in comparisons if one.key not in store.lines]
         found: dict[str, Verdict | NoVerdict] = {
@@ -176,12 +177,14 @@ def stored_verdicts(out: Path) -> Iterator[tuple[str, dict[str, Verdict]]]:
     for file in sorted((out / JUDGES).glob("*/verdicts.jsonl")):
         name, found = file.parent.name, dict[str, Verdict]()
         for where, content in read_objects(file):
-            line = unsealed(content, where)
-            if line.get("key") == _NAME_KEY:
-                name = str(line["name"])
-                continue
-            try:
-                found[line["key"]] = Verdict.from_json(line)
-            except (KeyError, TypeError, IndexError) as error:
-                raise RunError(f"{where}: is not a verdict; remove the line") from error
+            said = parsed(_said, unsealed(content, where), where)
+            if isinstance(said, Verdict):
+                found[said.key] = said
+            else:
+                name = said
         yield name, found
+
+
+def _said(line: JsonRow) -> Verdict | str:
+    """The verdict of a line of verdicts.jsonl, or the judge's name in the line that holds it."""
+    return str(line["name"]) if line["key"] == _NAME_KEY else Verdict.from_json(line)

@@ -186,7 +186,7 @@ def _answers(checked: _Checked, progress: Progress) -> _Answers:
     mine |= {row.id: answer_to(row.responses["plain"]) for row in rows}
     progress.phase(f"answers of {checked.against.config.model}")
     with (
-        closing(JsonlStore(checked.out / AGAINST / "answers.jsonl", "id")) as store,
+        closing(JsonlStore(checked.out / AGAINST / "answers.jsonl", "id", stored_answer)) as store,
         lazy_engine(checked.against, progress, lambda info: None) as engine,
     ):
         answer_all(checked.prompts, checked.against, engine, store, progress)

@@ -1,5 +1,6 @@
 """What judges are asked and answer: comparisons, verdicts, and the interface of a judge."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
@@ -55,10 +56,14 @@ class Verdict:
 
     @classmethod
     def from_json(cls, line: JsonRow) -> "Verdict":
-        """The verdict of such a line."""
-        fields = dict(line)
-        fields |= {name: tuple(line[name]) for name in ("scores", "orders") if name in line}
-        return cls(**fields)
+        """The verdict of such a line; raises KeyError, TypeError or ValueError for another."""
+        pairs: JsonRow = {name: tuple(line[name]) for name in ("scores", "orders") if name in line}
+        if any(len(pair) != 2 for pair in pairs.values()):
+            raise ValueError("a pair of another length")
+        numbers = [line["preference"], *itertools.chain.from_iterable(pairs.values())]
+        if any(type(number) not in (int, float) for number in numbers if number is not None):
+            raise TypeError("a number of another type")  # None: a score that was NaN
+        return cls(**line | pairs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

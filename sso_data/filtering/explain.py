@@ -47,7 +47,7 @@ _FARTHEST = 2.0
 than the model's own by more than e^2, a factor of 7, at each token. Such a response is off-policy,
 and a threshold that keeps it tests nothing."""
 
-Verdict = Literal["moves", "reversed", "none", "too_few"]
+EffectVerdict = Literal["moves", "reversed", "none", "too_few"]
 Settings = Mapping[str, Any]
 Features = Mapping[str, NDArray[np.intp]]
 """Positions of the rows that have a principle, by its name."""
@@ -72,7 +72,7 @@ class Effect:
     high: float
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> EffectVerdict:
         if self.p < SIGNIFICANT:
             return "moves" if self.contrast > self.reverse else "reversed"
         is_short = self.contrast + self.reverse < _FEWEST and self.rows < _ENOUGH

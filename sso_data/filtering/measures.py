@@ -154,7 +154,7 @@ def outcomes_of(
 def outcomes(
     rows: Rows, config: FilterConfig, thresholds: Mapping[str, float | None]
 ) -> list[tuple[Outcome, ...]]:
-    """Return the same of each of some rows."""
+    """Return every check of `config` on each of some rows; `thresholds` as `outcomes_of`."""
     limits = {name: math.nan if v is None else v for name, v in thresholds.items()}
     found = [_outcomes(check, rows, config, limits) for check in checks(config)]
     return list(zip(*found, strict=True))

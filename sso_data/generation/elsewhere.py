@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sso_data.config.migration import Tree
 from sso_data.config.run import shard_of
 from sso_data.core.errors import RunError
 from sso_data.core.paths import real_path
 from sso_data.core.progress import Progress
+from sso_data.core.trees import Tree
 from sso_data.runs.columns import row_key
 from sso_data.runs.journal import load_scores
 from sso_data.runs.ledger import DONE, FAILED

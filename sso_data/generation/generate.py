@@ -18,6 +18,7 @@ from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.paths import public_name
 from sso_data.core.progress import NullProgress, Progress
 from sso_data.core.records import VIEWS, Prompt, Row, content_hash, messages_from_json
+from sso_data.core.trees import leaves
 from sso_data.engines import resolve_name, start_engine
 from sso_data.engines.interface import PROBE_NATS, Engine, EngineInfo
 from sso_data.filtering.explain import Explanation, explain, features_of
@@ -35,7 +36,7 @@ from sso_data.models.directory import (
     tokenizer_fingerprint,
 )
 from sso_data.models.facts import read_model_facts
-from sso_data.prompts import BadRow, Candidate, layouts_in, read_prompts
+from sso_data.prompts import BadRow, Candidate, open_prompts, read_prompts
 from sso_data.runs.columns import SCORES, is_always_complete, row_key
 from sso_data.runs.journal import FIRST_ROWS, first_rows
 from sso_data.runs.jsonl import ScratchLines
@@ -207,12 +208,12 @@ def generate(
         config = with_defaults(config, stored_defaults(begun, RUN))
     rules = rules_of(config)
     stands = {"filter": standing_filter(out, config.filter, asked=asked, new=not manifest)}
-    line, chats = layouts_in(source, config.source)
+    line, chats, prompts = open_prompts(source, config.source)
     progress.note(line)
     samples, name = config.sampling.samples, Ledger().next_ids
     with ExitStack() as stack:
         scratch = stack.enter_context(closing(ScratchLines())) if rules.asks_a_model else None
-        rows = _kept(read_prompts(source, config.source), scratch)
+        rows = _kept(prompts, scratch)
         contents = elsewhere.noting(content_hash(row.messages) for row in rows)
         ids = (one for content in contents for one in name(content, samples))
         keys = array("Q", map(row_key, ids))
@@ -557,10 +558,9 @@ def _flat(config: RunConfig) -> dict[str, Any]:
     """
     dumped = config.model_dump(mode="json")
     keys = {
-        f"{section}.{key}": value
-        for section in _IDENTITY_SECTIONS
-        for key, value in dumped[section].items()
-        if key not in ("samples", "keep_tokens")
+        key: value
+        for key, value in leaves({name: dumped[name] for name in _IDENTITY_SECTIONS}, depth=2)
+        if key not in ("sampling.samples", "scoring.keep_tokens")
     }
     keys |= {f"engine.{key}": dumped["engine"][key] for key in _IDENTITY_ENGINE_KEYS}
     return keys | {

@@ -23,7 +23,7 @@ from sso_data.filtering.filters import Decision, decide
 from sso_data.generation.forecast import FEWEST, LESS_LATER, Forecast, forecast
 from sso_data.generation.generate import Setup, make_rows, prepare, rules_of
 from sso_data.generation.pipeline import RowCounts
-from sso_data.prompts import BadRow, Candidate, layouts_in, read_prompts
+from sso_data.prompts import BadRow, Candidate, open_prompts
 from sso_data.runs.columns import SCORES, Rows, encode
 from sso_data.runs.jsonl import to_line
 from sso_data.runs.ledger import Ledger
@@ -87,8 +87,9 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     progress = progress or NullProgress()
     progress.phase("checking the prompts")
     rules_of(config)
-    progress.note(layouts_in(source, config.source)[0])
-    candidates = list(read_prompts(source, config.source))
+    line, _, found = open_prompts(source, config.source)
+    progress.note(line)
+    candidates = list(found)
     progress.phase("checking the model and its chat template")
     memory, _, _ = _made(candidates, config, progress)
     rows = sorted(memory.rows, key=lambda row: memory.order[row.id])
@@ -153,11 +154,12 @@ def plan(
     progress = progress or NullProgress()
     progress.phase("checking the prompts")
     rules_of(config)
-    progress.note(layouts_in(source, config.source)[0])
+    line, _, candidates = open_prompts(source, config.source)
+    progress.note(line)
     is_vllm = resolve_name(config.engine) == "vllm"
     number = number or (2 * config.engine.max_num_seqs if is_vllm else 32)
     counted = max(number, _MOST_COUNTED)
-    some, prompts, bad = _probe(read_prompts(source, config.source), counted)
+    some, prompts, bad = _probe(candidates, counted)
     probe, samples = some[:number], config.sampling.samples
     if len(probe) * samples < FEWEST:  # it is then the whole source
         of_each = f" of {samples} samples each" if samples > 1 else ""

@@ -88,7 +88,7 @@ def numbers_of(run: RunRows) -> dict[str, Any]:
 
 
 def means_of_pairs(rows: Iterable[JsonRow], count_tokens: CountTokens) -> dict[str, Any]:
-    """The same of labelled pairs: lengths only."""
+    """The mean lengths of labelled pairs in tokens, in the form of `numbers_of`; all are kept."""
     tokens: dict[str, list[float]] = {"tokens_chosen": [], "tokens_rejected": []}
     for number, row in enumerate(rows, start=1):
         _, chosen, rejected = preference_of(row, f"row {number}")

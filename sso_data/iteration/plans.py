@@ -1,7 +1,6 @@
 """The configurations of a round's steps, and the identity of an iteration."""
 
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from sso_data.config.training import TrainConfig
 from sso_data.core.jinja import Templates
 from sso_data.core.progress import Progress
 from sso_data.core.records import derive_seed
+from sso_data.core.trees import leaves
 from sso_data.iteration.slices import slice_source
 from sso_data.iteration.state import PolicyAt
 from sso_data.models.directory import model_fingerprint, resolve_model
@@ -121,7 +121,7 @@ def identity_of(config: IterateConfig, fingerprint: str) -> dict[str, Any]:
     the catalogue or the templates cannot be read.
     """
     dumped = config.model_dump(mode="json", exclude={"generate"} if config.labelled else set())
-    flat = {key: value for key, value in _leaves(dumped, "") if not _FREE.fullmatch(key)}
+    flat = {key: value for key, value in leaves(dumped) if not _FREE.fullmatch(key)}
     found = {"model": fingerprint, **flat}
     if not config.labelled:
         catalogue = load_catalogue(config.generate.principles)
@@ -139,12 +139,3 @@ def fingerprint_at(
 ) -> str:
     """The fingerprint of a model directory or Hub id; ModelError where it is none."""
     return model_fingerprint(resolve_model(str(path), revision), progress)
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) of every key; an empty section counts as a value."""
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

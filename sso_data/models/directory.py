@@ -219,7 +219,7 @@ def _siblings(names: set[str]) -> set[str]:
 
 
 def adapter_fingerprint(directory: Path, progress: Progress | None = None) -> str:
-    """Return the same of a LoRA adapter (PEFT directory). Raises ModelError."""
+    """Return 32 hexadecimal digits over a LoRA adapter (PEFT directory). Raises ModelError."""
     with _readable(directory):
         if not directory.is_dir():
             raise ModelError(f"{directory.absolute()}: not a LoRA adapter (no such directory)")

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from sso_data.prompts.textfiles import (
     starts_with,
 )
 
-__all__ = ["BadRow", "Candidate", "count_prompts", "layouts_in", "read_prompts"]
+__all__ = ["BadRow", "Candidate", "count_prompts", "layouts_in", "open_prompts", "read_prompts"]
 
 _TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 _KNOWN = f"known: {' '.join(_TEXT_SUFFIXES)} (each also with {', '.join(COMPRESSIONS)}), .parquet"
@@ -48,8 +48,37 @@ def read_prompts(source: str, config: SourceConfig) -> Iterator[Candidate | BadR
     Raises InputError, of one line, for a malformed row otherwise, and for a source that is missing,
     unreadable or without prompts.
     """
+    yield from _prompts_of(source, config, raw_rows(source, config))
+
+
+def open_prompts(
+    source: str, config: SourceConfig
+) -> tuple[str, bool, Iterator[Candidate | BadRow]]:
+    """Open a source once: how its first rows are read, and the prompts of `read_prompts`.
+
+    Returns (a line about the layouts, whether the prompts are people's chats, the prompts). Raises
+    InputError as `read_prompts` for a source that cannot be read, or of no known layout.
+    """
+    rows = raw_rows(source, config)
+    first = list(itertools.islice(rows, min(_FIRST_ROWS, config.limit or _FIRST_ROWS)))
+    prompts = _prompts_of(source, config, itertools.chain(first, rows))
+    if (found := _layouts_of(source, config, first)) is None:
+        prompts = itertools.chain(list(itertools.islice(prompts, 1)), prompts)
+    line, chats = found or (f"{source}: none of the first rows is a prompt", False)
+    return line, chats, prompts
+
+
+def layouts_in(source: str, config: SourceConfig) -> tuple[str, bool]:
+    """The first two results of `open_prompts`; raises as it does."""
+    return open_prompts(source, config)[:2]
+
+
+def _prompts_of(
+    source: str, config: SourceConfig, raws: Iterable[RawRow | BadRow]
+) -> Iterator[Candidate | BadRow]:
+    """The prompts of a source's rows; see `read_prompts`."""
     found = False
-    for raw in itertools.islice(raw_rows(source, config), config.limit):
+    for raw in itertools.islice(raws, config.limit):
         rows = candidates_of(raw, config) if isinstance(raw, RawRow) else [raw]
         for row in rows:
             if isinstance(row, BadRow) and not config.skip_bad_rows:
@@ -70,17 +99,18 @@ def read_prompts(source: str, config: SourceConfig) -> Iterator[Candidate | BadR
         raise InputError(f"{source}: holds no prompts")
 
 
-def layouts_in(source: str, config: SourceConfig) -> tuple[str, bool]:
+def _layouts_of(
+    source: str, config: SourceConfig, first: Sequence[RawRow | BadRow]
+) -> tuple[str, bool] | None:
     """How the first rows of a source are read, in one line; and whether they are people's chats.
 
-    Raises InputError as `read_prompts` for a source that cannot be read, or of no known layout.
+    None where none of them is of a known layout.
     """
     names: Counter[str] = Counter()
     prompt: dict[str, None] = {}
     beside: dict[str, None] = {}
     answered = several = False
-    first = min(_FIRST_ROWS, config.limit or _FIRST_ROWS)
-    for raw in itertools.islice(raw_rows(source, config), first):
+    for raw in first:
         if not isinstance(raw, RawRow):
             continue
         try:
@@ -97,8 +127,7 @@ def layouts_in(source: str, config: SourceConfig) -> tuple[str, bool]:
             isinstance(value, list) and all(isinstance(one, str) for one in value)
         )
     if not names:
-        next(read_prompts(source, config), None)
-        return f"{source}: none of the first rows is a prompt", False
+        return None
     take = config.take or ("last-user" if answered else None)
     parts = [
         f"{source}: read as {' and '.join(names)} (prompt: {listed(prompt)})",

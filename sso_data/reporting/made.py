@@ -11,6 +11,7 @@ from sso_data.config.run import RunConfig
 from sso_data.core.errors import without_secrets
 from sso_data.core.paths import CATALOGUES
 from sso_data.core.records import Row
+from sso_data.core.trees import leaves
 from sso_data.filtering.refilter import in_words
 from sso_data.publishing.public import clean_name, public_setting
 from sso_data.runs.workdir import Manifest, section
@@ -23,13 +24,9 @@ _CONTENTS = ("model", "tokenizer", "chat_template", "principles", "templates")
 
 def settings(config: RunConfig) -> dict[str, str]:
     """Return every setting by its dotted key; a value as in JSON, a text without quotes."""
-    found: dict[str, Any] = {}
-    for name, value in public_setting(config.model_dump(mode="json")).items():
-        inner = value.items() if isinstance(value, dict) else ()
-        found |= {f"{name}.{key}": one for key, one in inner} if inner else {name: value}
     texts = (
-        (k, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False))
-        for k, v in found.items()
+        (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for key, value in leaves(public_setting(config.model_dump(mode="json")), depth=2)
     )
     return {key: without_secrets(text) for key, text in texts}
 

@@ -132,7 +132,7 @@ def always_complete(rows: Rows, first: NDArray[np.uint64]) -> NDArray[np.bool_]:
 
 
 def is_always_complete(key: int, first: frozenset[int]) -> bool:
-    """Return the same of one row, by its key."""
+    """Return True for the key of a row that is complete by design, as `always_complete` does."""
     return key in first or key % _ONE_IN == 0
 
 

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
+from typing import TypeVar
 
 import orjson
 
 from sso_data.core.errors import RunError
 from sso_data.core.records import JsonRow
 from sso_data.runs.files import Appender, closing_on_error, make_dir, named, reading, replace_by
+
+T = TypeVar("T")
 
 CRC = "crc"
 """Field of a sealed line: the CRC-32 of the line without it, in hexadecimal digits."""
@@ -112,6 +115,18 @@ def read_objects(path: Path, remedy: str = "remove the line") -> Iterator[tuple[
         yield where, content
 
 
+def parsed(parse: Callable[[JsonRow], T], line: JsonRow, where: str) -> T:
+    """Return what `parse` makes of a line's object.
+
+    Raises RunError, which begins with `where`, where it has a field too many, too few or of
+    another type.
+    """
+    try:
+        return parse(line)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{where}: not a valid line; remove the line") from error
+
+
 class ScratchLines:
     """JSON objects in the temporary directory, written once and read again; gone when closed."""
 
@@ -155,18 +170,21 @@ class JsonlStore:
     A torn last line is cut off when it is opened. Close it, for example with `contextlib.closing`.
     """
 
-    def __init__(self, path: Path, key: str) -> None:
-        """Open `path`; raises RunError that names a line which is not an object with `key`."""
+    def __init__(
+        self, path: Path, key: str, parse: Callable[[JsonRow], object] = lambda line: line
+    ) -> None:
+        """Open `path`; raises RunError that names a line without `key`, or refused by `parse`."""
         make_dir(path.parent)
         self._key = key
         self._found: dict[str, JsonRow] = {}
         with ExitStack() as opened:
             self._lines = opened.enter_context(closing(open_lines(path)))
             for where, content in read_objects(path):
-                try:
-                    self._found[str(content[key])] = unsealed(content, where)
-                except KeyError as error:
-                    raise RunError(f"{where}: has no {key!r}; remove the line") from error
+                line = unsealed(content, where)
+                if key not in line:
+                    raise RunError(f"{where}: has no {key!r}; remove the line")
+                parsed(parse, line, where)
+                self._found[str(line[key])] = line
             self._opened = opened.pop_all()
         self._sync = PeriodicSync(self._lines.sync)
 

@@ -21,6 +21,7 @@ from sso_data.config import migration
 from sso_data.config.migration import Kind, upgraded
 from sso_data.core.errors import RunError, one_line
 from sso_data.core.fingerprints import same
+from sso_data.core.trees import leaf_at
 from sso_data.runs.files import locked_file, make_dir, remove_tree, write_atomic
 from sso_data.runs.jsonl import CRC
 
@@ -240,7 +241,7 @@ def _meant(
     if name in _CONTENT:
         return f"{_CONTENT[name]} changed ({old} then, {new} now)"
     for path in (key, f"generate.{key}"):
-        before, after = _at(then, path), _at(now, path)
+        before, after = leaf_at(then, path), leaf_at(now, path)
         if before != after:
             option = f"--{name}" if name in _OPTIONS else path
             return ", ".join(
@@ -250,14 +251,6 @@ def _meant(
         if before:
             return f"the content of {before} changed ({old} then, {new} now)"
     return f"{old} then, {new} now"
-
-
-def _at(config: Mapping[str, Any], path: str) -> Any:
-    """Return the value of a dotted key; None where there is none."""
-    found: Any = config
-    for part in path.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
 
 
 def _listed(changed: Sequence[str], most: int) -> str:
@@ -298,7 +291,7 @@ def _as_begun(
     noun: str, key: str, configs: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]
 ) -> str:
     """Return the option of texts as work was begun with them: DIR where that is named as now."""
-    then, now = (_at(config or {}, key) for config in configs)
+    then, now = (leaf_at(config or {}, key) for config in configs)
     value = then if then and then != now else "DIR"
     return f"--{key} {value}" if noun == "run" else f"--set {key}={value}"
 

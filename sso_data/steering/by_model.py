@@ -25,7 +25,7 @@ from sso_data.steering.questions import (
     shown_examples,
 )
 from sso_data.steering.replies import NAMES_NONE, NAMES_TOO_FEW, NO_PAIR, read_choice, read_pair
-from sso_data.steering.rules import FREE_FORM, Rules, Text
+from sso_data.steering.rules import FREE_FORM, Rules, TextPair
 
 ATTEMPTS = 2
 """Tries of a model before the rule's choice or the catalogue's text is taken."""
@@ -98,7 +98,7 @@ def steer_by_model(
         chosen_by = "fallback" if rules.choose == "policy" else rules.choose
     if task.kind == "choice":
         return line | {"principles": list(features), "chosen_by": chosen_by}
-    texts: dict[str, Text] = {}
+    texts: dict[str, TextPair] = {}
     if task.write:
         texts, line["written"] = yield from _write_all(prompt, features, task, model, known)
     if FREE_FORM in features and FREE_FORM not in texts:
@@ -120,7 +120,7 @@ def _write_all(
     conversation, content = conversation_of(prompt), content_of(prompt.id)
     config, templates = task.rules.config, task.rules.templates
 
-    def read(text: str, feature: Principle | None) -> Text | str:
+    def read(text: str, feature: Principle | None) -> TextPair | str:
         pair, request = read_pair(text, task.writer), conversation.request
         if pair is None:
             return NO_PAIR
@@ -130,7 +130,7 @@ def _write_all(
             wrong = content_problem(pair, request, feature, shown_examples(templates))
         return wrong or pair
 
-    texts: dict[str, Text] = {}
+    texts: dict[str, TextPair] = {}
     written: dict[str, JsonRow] = {}
     dialogues: dict[str, Dialogue] = {}
     for feature in features:
@@ -144,7 +144,7 @@ def _write_all(
         written[feature] = {"by": line["written"][feature]["by"], "as": line["id"]}
         if written[feature]["by"] != "catalogue":
             place = line["principles"].index(feature)
-            texts[feature] = Text(
+            texts[feature] = TextPair(
                 good=line["principles_good"][place],
                 bad=line["principles_bad"][place],
                 by=line["written_by"][place],

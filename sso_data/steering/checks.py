@@ -13,7 +13,7 @@ from sso_data.core.language import is_another_language
 from sso_data.core.words import containment, holds, likeness, normal, runs, words
 from sso_data.runs.columns import leaks
 from sso_data.steering.principles import Principle
-from sso_data.steering.rules import FREE_FORM, Text
+from sso_data.steering.rules import FREE_FORM, TextPair
 
 QUOTED_WORDS, QUOTED_SIGNS = 6, 12
 """This many words in a row, or characters of a script without spaces, are a quotation."""
@@ -124,7 +124,7 @@ def is_showable(text: str) -> bool:
 
 
 def problem(
-    pair: Text, request: str, *, max_ratio: float, is_control: Callable[[str], bool]
+    pair: TextPair, request: str, *, max_ratio: float, is_control: Callable[[str], bool]
 ) -> str | None:
     """Return why a written pair is unusable for a request, in one word, or None.
 
@@ -147,7 +147,7 @@ def problem(
 
 
 def content_problem(
-    pair: Text, request: str, feature: Principle | None, examples: Examples
+    pair: TextPair, request: str, feature: Principle | None, examples: Examples
 ) -> str | None:
     """Return why a pair of sound form gives no two opposite directions, in one word, or None.
 
@@ -212,7 +212,7 @@ def _shouts(text: str, order: str) -> bool:
     return any(holds(normal(text), normal(word)) for word in _LOUD.findall(sentence))
 
 
-def are_swapped(pair: Text, feature: Principle) -> bool:
+def are_swapped(pair: TextPair, feature: Principle) -> bool:
     """Return True when the good side asks for the bad adjective, and the bad side does not.
 
     An adjective with a negation among the three words before it does not count.

@@ -25,7 +25,7 @@ from sso_data.steering.principles import (
     refuse_existing,
     write_catalogue,
 )
-from sso_data.steering.rules import Text
+from sso_data.steering.rules import TextPair
 
 TEMPLATE = "new_principles.j2"
 TOKENS_EACH = 400
@@ -164,7 +164,7 @@ def _principle(
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         return f"{name}: {place}: {one_line(first['msg'], 120)}"
-    pair = Text(good=principle.good, bad=principle.bad)
+    pair = TextPair(good=principle.good, bad=principle.bad)
     if reason := content_problem(pair, "", principle, _examples(templates)):
         return f"{name}: {reason} (docs/principles.md): {one_line(pair.good, 60)!r}"
     errors = [one for one in review([*others, principle]) if one.severity == "error"]

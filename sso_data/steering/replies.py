@@ -7,7 +7,7 @@ from typing import Any
 
 from sso_data.chat.json_answers import bounded, json_values
 from sso_data.steering.principles import Principle
-from sso_data.steering.rules import Text
+from sso_data.steering.rules import TextPair
 
 NAMES_NONE, NAMES_TOO_FEW, NO_PAIR = "no_feature", "too_few", "missing_side"
 """Reasons why a reply is unusable."""
@@ -112,7 +112,7 @@ def _items(value: Any, names: Mapping[str, str], depth: int = 0) -> list[str]:
     return [item for part in value.values() for item in _items(part, names, depth + 1)]
 
 
-def read_pair(text: str, writer: str) -> Text | None:
+def read_pair(text: str, writer: str) -> TextPair | None:
     """Return the two sides in a reply, as JSON or under labels such as `**Bad principle:**`.
 
     None where a side is missing.
@@ -129,7 +129,7 @@ def read_pair(text: str, writer: str) -> Text | None:
                 found.setdefault(side, said)
     if found.keys() != both:
         return None
-    return Text(good=_line(found["good"]), bad=_line(found["bad"]), by=writer)
+    return TextPair(good=_line(found["good"]), bad=_line(found["bad"]), by=writer)
 
 
 def _line(text: str) -> str:

@@ -19,7 +19,7 @@ FREE_FORM = "free-form"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
+class TextPair:
     """One feature's two texts, their author, and the numbers of the catalogue's wordings."""
 
     good: str
@@ -80,7 +80,7 @@ class Rules:
         """Return features that a model chose, and Concision with its own probability."""
         return self._with_concision(tuple(features), self._rng(row, "concision"))
 
-    def text(self, row: str, feature: str) -> Text:
+    def text(self, row: str, feature: str) -> TextPair:
         """Return the catalogue's texts of a feature, in one of its wordings.
 
         Both sides take the n-th wording where they have equally many: paraphrases are opposites.
@@ -90,14 +90,14 @@ class Rules:
         goods = (principle.good, *principle.paraphrases.good)
         bads = (principle.bad, *principle.paraphrases.bad)
         good, bad = int(share * len(goods)), int(share * len(bads))
-        return Text(good=goods[good], bad=bads[bad], paraphrase_good=good, paraphrase_bad=bad)
+        return TextPair(good=goods[good], bad=bads[bad], paraphrase_good=good, paraphrase_bad=bad)
 
     def steering(
         self,
         row: str,
         features: Sequence[str],
         chosen_by: str,
-        written: Mapping[str, Text] | None = None,
+        written: Mapping[str, TextPair] | None = None,
     ) -> Steering:
         """Return the steering by these features; unwritten texts are the catalogue's."""
         written = written or {}

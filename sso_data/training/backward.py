@@ -35,7 +35,7 @@ sequences and one backward, for engines whose backward may run only once a step.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class MicroBatch:
     """The computation of one micro-batch; callers supply model and references.
 
     `totals` gives the total nats [B, C', S] of the given terms C' from one forward pass, under
@@ -62,14 +62,14 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class StepResult:
     """A step's loss per row and its parts, and the policy's total nats [B, C, S], all detached."""
 
     parts: Parts
     policy: Tensor
 
 
-def run_step(step: Step, mode: BackwardMode) -> Outcome:
+def run_step(step: MicroBatch, mode: BackwardMode) -> StepResult:
     """Add the micro-batch's gradients; the same numbers in every mode but for rounding."""
     terms = terms_of(step.config).names
     if mode == "joint":
@@ -80,7 +80,7 @@ def run_step(step: Step, mode: BackwardMode) -> Outcome:
     return _outcome(step, _pair_by_pair(step, keep_base=mode == "two_pairs"))
 
 
-def run_eval(step: Step) -> Outcome:
+def run_eval(step: MicroBatch) -> StepResult:
     """The loss without gradients, term by term."""
     with torch.no_grad():
         terms = terms_of(step.config).names
@@ -95,15 +95,15 @@ def spread(totals: Tensor, terms: tuple[PreferenceTerm, ...]) -> Tensor:
     )
 
 
-def _outcome(step: Step, policy: dict[PreferenceTerm, Tensor]) -> Outcome:
+def _outcome(step: MicroBatch, policy: dict[PreferenceTerm, Tensor]) -> StepResult:
     """The values of detached totals."""
     totals = spread(torch.stack(list(policy.values()), 1), tuple(policy))
     with torch.no_grad():
         parts = sso_loss(totals, step.ref, step.tokens, step.config)
-    return Outcome(parts=parts, policy=totals)
+    return StepResult(parts=parts, policy=totals)
 
 
-def _pair_by_pair(step: Step, *, keep_base: bool) -> dict[PreferenceTerm, Tensor]:
+def _pair_by_pair(step: MicroBatch, *, keep_base: bool) -> dict[PreferenceTerm, Tensor]:
     """Run every term's backward; returns their detached totals [B, S].
 
     With W attached, W is computed first and base comes last, where G is known; with W fixed or

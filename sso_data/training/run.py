@@ -22,6 +22,7 @@ from sso_data.config.training import OptimConfig, TrainConfig
 from sso_data.core.errors import ConfigError, InputError, RunError, TrainError
 from sso_data.core.paths import is_local, is_meant_as_path, real_path
 from sso_data.core.progress import NullProgress, Progress
+from sso_data.core.trees import leaves
 from sso_data.filtering.refilter import doubt_about
 from sso_data.models.checks import check_model, check_space, check_trainable
 from sso_data.models.training_model import (
@@ -60,11 +61,11 @@ from sso_data.training.state import (
     step_of,
 )
 
-_FREE_SECTIONS = ("stop", "log")
-_FREE_KEYS = {
-    "optim": ("micro_batch_rows", "gradient_checkpointing"),
-    "checkpoints": ("every", "keep", "keep_finished"),
-}
+_FREE_SECTIONS = ("stop.", "log.")
+_FREE_KEYS = (
+    *("optim.micro_batch_rows", "optim.gradient_checkpointing"),
+    *("checkpoints.every", "checkpoints.keep", "checkpoints.keep_finished"),
+)
 """Keys that may change between an interrupted training and its continuation."""
 
 _OFTEN = 10
@@ -253,15 +254,11 @@ def _opened(
 def _identity(config: TrainConfig, policy: PolicyFiles, job: Job) -> dict[str, Any]:
     """Return what decides the resulting weights, flat: a continued training must agree in it."""
     dumped = config.model_dump(mode="json", exclude={"model", "revision", "trust_remote_code"})
-    flat = {}
-    for section, values in dumped.items():
-        if section in _FREE_SECTIONS:
-            continue
-        if not isinstance(values, dict):
-            flat[section] = values
-            continue
-        free = _FREE_KEYS.get(section, ())
-        flat |= {f"{section}.{key}": value for key, value in values.items() if key not in free}
+    flat = {
+        key: value
+        for key, value in leaves(dumped, depth=2)
+        if key not in _FREE_KEYS and not key.startswith(_FREE_SECTIONS)
+    }
     return {
         "model": policy.fingerprint,
         "tokenizer": policy.tokenizer_fingerprint,

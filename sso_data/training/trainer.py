@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 
 from sso_data.config.training import LossConfig
 from sso_data.models.head import IGNORED, CompletionScorer
-from sso_data.training.backward import BackwardMode, Outcome, Step, run_eval, run_step
+from sso_data.training.backward import BackwardMode, MicroBatch, StepResult, run_eval, run_step
 from sso_data.training.batch import Batch, response_tokens
 from sso_data.training.encode import EncodedRow
 from sso_data.training.loss import (
@@ -139,9 +139,9 @@ class SSOTrainer(RowTrainer):
         inputs: Batch,
         scale: Tensor | float,
         backward: Callable[[Tensor], None] | None = None,
-    ) -> Step:
+    ) -> MicroBatch:
         device = self.args.device
-        return Step(
+        return MicroBatch(
             totals=lambda names: self._totals(model, inputs, names),
             ref=inputs["ref_nats"].to(device) if self.loss.needs_reference else None,
             tokens=spread_counts(inputs, self.terms).to(device),
@@ -165,7 +165,7 @@ class SSOTrainer(RowTrainer):
         context: AbstractContextManager[object] = self.accelerator.no_sync(model)
         return context
 
-    def _metrics(self, outcome: Outcome, inputs: Batch) -> dict[str, Tensor]:
+    def _metrics(self, outcome: StepResult, inputs: Batch) -> dict[str, Tensor]:
         """Return metrics per row, [B] each."""
         ref = inputs["ref_nats"].to(self.args.device) if self.loss.needs_reference else None
         tokens = spread_counts(inputs, self.terms).to(self.args.device)

@@ -294,12 +294,11 @@ def test_a_merged_run_holds_the_rows_of_its_parts(cli: Cli, tmp_path: Path) -> N
 def test_a_source_is_read_once_to_check_and_count_it_and_once_to_make_rows(
     cli: Cli, tmp_path: Path, opened_sources: list[str]
 ) -> None:
-    """And before it is opened for a look at its first rows, by which its layout is told."""
     first = questions(tmp_path / "a.jsonl", range(6))
     run = made(cli, tmp_path / "run", first)
-    assert opened_sources == [str(first)] * 3
+    assert opened_sources == [str(first)] * 2
     opened_sources.clear()
     more = questions(tmp_path / "b.jsonl", range(3, 10))
     assert made(cli, run, more) == run
-    assert opened_sources == [str(more)] * 3
+    assert opened_sources == [str(more)] * 2
     assert manifest_of(run)["prompts"] == len(rows_of(run)) == 10

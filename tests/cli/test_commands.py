@@ -120,10 +120,16 @@ def test_preview_predicts_the_kept_share(cli: Cli, tmp_path: Path, prompts: Path
     assert "the texts move this model" in shown.stderr and "drawn under" not in shown.stdout
 
 
-def test_preview_for_people(cli: Cli, prompts: Path) -> None:
+def test_preview_for_people(cli: Cli, prompts: Path, opened_sources: list[str]) -> None:
     shown = cli("preview", prompts, "-n", 1, *INLINE)
     for word in ("chosen (drawn under good", "rejected", "original", "log-prob under plain"):
         assert word in shown.stdout
+    assert opened_sources == [str(prompts)], "read once"
+
+
+def test_a_plan_reads_its_source_once(cli: Cli, prompts: Path, opened_sources: list[str]) -> None:
+    assert "foretell nothing" in cli("plan", prompts, *INLINE).stderr
+    assert opened_sources == [str(prompts)]
 
 
 def test_preview_drops_what_lies_beyond_a_relative_limit(cli: Cli, prompts: Path) -> None:

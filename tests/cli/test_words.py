@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from sso_data.config.loading import keys_of
+from sso_data.config.loading import key_names
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import ModelError, RunError, nearest
 from sso_data.core.paths import shell_command
@@ -155,7 +155,7 @@ class TestNearest:
         assert nearest("Honest", known, "l") == "; did you mean 'Honesty'?; `l` lists them"
 
     def test_keys(self) -> None:
-        assert {"seed", "sampling", "sampling.top_p", "engine.vllm"} <= set(keys_of(RunConfig))
+        assert {"seed", "sampling", "sampling.top_p", "engine.vllm"} <= set(key_names(RunConfig))
 
     @pytest.mark.parametrize(
         ("words", "said"),

@@ -27,6 +27,7 @@ from sso_data.evaluation.statistics import length_controlled, rate_of
 from sso_data.evaluation.verdicts import Comparison, NoVerdict, Verdict
 from sso_data.generation.generate import generate
 from sso_data.runs.journal import read_rows
+from sso_data.runs.jsonl import sealed
 from sso_data.runs.workdir import write_json
 from sso_data.steering.stats import principle_stats
 from sso_data.world import catalogue_dir, policy_dir, queries, score
@@ -386,6 +387,27 @@ def test_an_interrupted_judge_goes_on(
     assert calls["number"] == 6 + 24 - 5
     keys = [line["key"] for line in lines_of(journal)]
     assert len(keys) == len(set(keys)) == 1 + 24
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("against/answers.jsonl", {"id": "a", "reason": "blank_prompt"}),
+        ("against/answers.jsonl", {"id": "a", "text": "", "num_tokens": 1, "finish_reason": 3}),
+        ("judges/*/verdicts.jsonl", {"key": "a"}),
+        ("judges/*/verdicts.jsonl", {"key": "a", "preference": 1.0, "mood": "good"}),
+    ],
+)
+def test_a_stored_line_of_another_form_is_named(
+    evaluated: Eval, prompts: Path, place: Path, file: str, line: dict[str, Any]
+) -> None:
+    (path,) = place.glob(file)
+    with path.open("ab") as stream:
+        stream.write(sealed(line))
+    told = done(evaluated("--prompts", prompts, "--judge=oracle", "--out", place), 1).stderr
+    number = len(lines_of(path))
+    expected = f"error: {path}:{number}: not a valid line; remove the line"
+    assert told.strip().splitlines()[-1] == expected
 
 
 def test_what_is_another_evaluation_is_refused(

@@ -11,7 +11,7 @@ import torch
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.loading import validated
 from sso_data.core.progress import NullProgress
-from sso_data.core.yaml_files import deep_merge
+from sso_data.core.trees import deep_merge
 from sso_data.iteration.report import Iterated
 from sso_data.iteration.run import iterate
 from sso_data.iteration.training import Train, Training

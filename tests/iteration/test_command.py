@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sso_data.cli import app
-from sso_data.core.yaml_files import deep_merge
+from sso_data.core.trees import deep_merge
 from tests.cli.test_bad_input import one_line
 from tests.iteration.conftest import TINY, run, tiny, write_prompts
 

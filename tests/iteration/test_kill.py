@@ -13,7 +13,7 @@ import pytest
 
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.loading import validated
-from sso_data.core.yaml_files import deep_merge
+from sso_data.core.trees import deep_merge
 from sso_data.iteration.table import shown
 from tests.iteration.conftest import TINY, lines_of, run, write_prompts
 from tests.iteration.test_processes import children_of, linux

@@ -17,7 +17,7 @@ from sso_data.config.loading import validated
 from sso_data.config.migration import FORMAT
 from sso_data.core.errors import InputError, ModelError, RunError
 from sso_data.core.records import Row, View
-from sso_data.core.yaml_files import deep_merge
+from sso_data.core.trees import deep_merge
 from sso_data.iteration import report as iteration_report
 from sso_data.iteration.report import Iterated, read_iteration
 from sso_data.iteration.run import iterate

@@ -8,7 +8,7 @@ from sso_data.config.iteration import IterateConfig
 from sso_data.config.loading import validated
 from sso_data.config.recipes import load_recipe, recipe_names, recipes_dir
 from sso_data.core.errors import ConfigError
-from sso_data.core.yaml_files import deep_merge
+from sso_data.core.trees import deep_merge
 from tools.tiny_world.examples import FOLDER, files
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sso_data.cli.app import app
-from sso_data.core.errors import ConfigError
+from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.statistics import Estimate, difference, wilson
 from sso_data.filtering.refilter import refilter, run_config
 from sso_data.reporting.compare import compare
@@ -209,3 +209,22 @@ def test_verdicts_of_judges(make_run: Make, tmp_path: Path) -> None:
     (run.parent / "generator-run").mkdir()
     found = index_of(report(run, tmp_path / "out2").page)
     assert [one["question"] for one in found["judges"]] == ["score of original"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"key": "a/signal"},
+        {"key": "a/signal", "preference": 1.0, "mood": "good"},
+        {"key": "a/signal", "preference": "1"},
+        {"key": "a/signal", "preference": 1.0, "scores": 3},
+        {"key": "a/signal", "preference": 1.0, "orders": [1.0]},
+        {"key": "judge"},
+        {"preference": 1.0},
+    ],
+)
+def test_a_line_that_is_no_verdict(make_run: Make, tmp_path: Path, line: dict[str, Any]) -> None:
+    run = judged(make_run([make_row(0)]), line)
+    told = r"verdicts\.jsonl:2: not a valid line; remove the line"
+    with pytest.raises(RunError, match=told):
+        report(run, tmp_path / "out")

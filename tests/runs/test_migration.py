@@ -19,6 +19,7 @@ from sso_data.config.migration import (
 from sso_data.config.run import RunConfig, load_config
 from sso_data.core.errors import ConfigError, RunError
 from sso_data.core.records import Failure, Row
+from sso_data.core.trees import Tree
 from sso_data.filtering.refilter import last_decision
 from sso_data.runs.pairs import read_decided
 from sso_data.runs.run import RUN, open_run, read_run
@@ -176,9 +177,9 @@ def test_filter_keys_stand_in_identities_of_iterations_that_generate() -> None:
 def test_a_new_key_enters_the_identities_that_hold_its_section() -> None:
     """A run may grow in samples, an iteration may not; with labelled pairs nothing is generated."""
 
-    def identity(kind: migration.Kind, *held: str) -> migration.Tree:
+    def identity(kind: migration.Kind, *held: str) -> Tree:
         old = {"schema_version": 2, "identity": dict.fromkeys(held, 0), "config": {}}
-        found: migration.Tree = upgraded(old, kind)["identity"]
+        found: Tree = upgraded(old, kind)["identity"]
         return found
 
     of_run = identity("run", "steering.choose", "sampling.top_p")

@@ -13,7 +13,7 @@ from sso_data.steering import checks
 from sso_data.steering.checks import MAX_CONTAINED, MAX_LIKENESS, content_problem, review
 from sso_data.steering.principles import Adjectives, Paraphrases, Principle, load_catalogue
 from sso_data.steering.questions import conversation_of, pair_messages, shown_examples
-from sso_data.steering.rules import Text
+from sso_data.steering.rules import TextPair
 from tests.steering.malformed import BAD, GOOD
 from tests.steering.scripted import prompt
 
@@ -179,7 +179,7 @@ NOTHING = Examples([])
 
 def wrong(good: str, bad: str, request: str = REQUEST, feature: Principle | None = None) -> str:
     """Why the pair is no two directions, told with the examples that the model is shown."""
-    pair = Text(good=good, bad=bad)
+    pair = TextPair(good=good, bad=bad)
     return content_problem(pair, request, feature, shown_examples(SHIPPED)) or "sound"
 
 
@@ -355,14 +355,14 @@ def test_every_shipped_pair_and_example_passes_and_lies_within_the_limits() -> N
     for one in load_catalogue().principles.values():
         goods, bads = (one.good, *one.paraphrases.good), (one.bad, *one.paraphrases.bad)
         for good, bad in zip(goods, bads, strict=True):
-            assert content_problem(Text(good=good, bad=bad), "", one, NOTHING) is None
+            assert content_problem(TextPair(good=good, bad=bad), "", one, NOTHING) is None
         assert likeness(one.good, one.bad) <= 0.15
         assert containment(one.good, one.bad) <= 0.29
     blank = pair_messages(conversation_of(prompt("x")), None, SHIPPED)
     shots = [json.loads(turn.content) for turn in blank if turn.role == "assistant"]
     assert len(shots) == 3
     for shot in shots:
-        pair = Text(good=shot["good"], bad=shot["bad"])
+        pair = TextPair(good=shot["good"], bad=shot["bad"])
         assert content_problem(pair, "", None, NOTHING) is None
         assert content_problem(pair, "", None, shown_examples(SHIPPED)) == "copied_example"
 

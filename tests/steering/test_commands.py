@@ -136,7 +136,7 @@ def test_a_source_is_read_twice_whatever_steers(
 ) -> None:
     choose = ("--set=steering.choose=policy", "--set=steering.principles=written")
     done(cli("generate", prompts, "--out", tmp_path / "run", *INLINE, *choose, "--limit", 2))
-    assert opened_sources == [str(prompts)] * 3
+    assert opened_sources == [str(prompts)] * 2
 
 
 def test_by_rule_no_file_is_written(cli: Cli, prompts: Path, tmp_path: Path) -> None:
