@@ -84,7 +84,7 @@ class Work:
     """What every side does: a checked setup and the prompts, also as a file of prompts.
 
     `complete_first`: rows that are complete with `scoring.when=needed`, too. `filters`: by name,
-    those whose kept pairs are counted afterwards.
+    those whose kept pairs are looked up afterwards.
     """
 
     setup: Setup
@@ -120,15 +120,15 @@ class Timing:
     """One timed pass: seconds in all and by part, and the sampled tokens.
 
     `cpu_seconds` are processor seconds of this process, which other programs disturb less; `kept`
-    are the pairs that each filter keeps, where rows were made; `peak_mib` is set where the
-    work was done in another process.
+    are the `row_key`s of the rows that each filter keeps, where rows were made; `peak_mib` is set
+    where the work was done in another process.
     """
 
     seconds: float
     tokens: int
     parts: Mapping[str, float] = field(default_factory=dict)
     cpu_seconds: float = 0.0
-    kept: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, frozenset[int]] = field(default_factory=dict)
     peak_mib: float | None = None
 
 
@@ -370,7 +370,10 @@ def run_ours(work: Work, engine: Metered, *, bench: Bench | None) -> Timing:
                 account.check()
             seconds = time.perf_counter() - began
             rows = load_scores(Path(folder) / "run", dry=True).rows
-            kept = {name: len(decide(rows, test).kept) for name, test in work.filters.items()}
+            kept = {
+                name: frozenset(rows["key"][decide(rows, test).kept].tolist())
+                for name, test in work.filters.items()
+            }
     if account.rows != len(work.prompts):
         raise RuntimeError(f"{account.rows} rows of {len(work.prompts)} prompts")
     inside = engine.watch.seconds["engine"]

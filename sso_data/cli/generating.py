@@ -406,12 +406,12 @@ def preview(
         output.explain(shown.explanation, None)
     else:
         from sso_data.cli.rows import RowView
-        from sso_data.filtering.measures import outcomes_of
+        from sso_data.filtering.measures import outcomes
 
         console = output.console()
-        for row, verdict in shown.rows:
-            outcomes = outcomes_of(row, resolved.filter, shown.decision.thresholds)
-            console.print(RowView(row, verdict, outcomes))
+        checked = outcomes(shown.records, resolved.filter, shown.decision.thresholds)
+        for (row, verdict), one in zip(shown.rows, checked, strict=True):
+            console.print(RowView(row, verdict, one))
     for failure in shown.failures:
         say(f"failed: {failure.source_id or failure.id}: {failure.reason}: {failure.detail}")
     if shown.failures:

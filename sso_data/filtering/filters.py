@@ -18,16 +18,14 @@ from numpy.typing import NDArray
 
 from sso_data.config.run import FilterConfig, quantile_of
 from sso_data.core.errors import RunError
-from sso_data.core.records import OPTIONAL_SCORE, VIEWS, Row, View
+from sso_data.core.records import OPTIONAL_SCORE, VIEWS, View
 from sso_data.filtering.ranking import Ranking, best, margin, ranking_of
 from sso_data.runs.columns import (
     FINISH_REASONS,
-    SCORES,
     UNKNOWN,
     Flag,
     Rows,
     closeness,
-    encode,
     gap,
     lacking,
     leak_fingerprint,
@@ -243,16 +241,16 @@ def passing(rows: Rows, config: FilterConfig) -> NDArray[np.bool_]:
     return kept
 
 
-def decided_early(row: Row, config: FilterConfig, flags: Flag | None = None) -> str | None:
-    """Return why a row is dropped, whatever is still to be asked about it; None if that is open.
+def decided_early(rows: Rows, config: FilterConfig) -> list[str | None]:
+    """Return why each row is dropped, whatever is still to be asked about it; None if that is open.
 
     Checks after one that looks at other rows do not count here: that one would see the row.
-    `flags`: those of the row, where they are known.
     """
-    own = takewhile(lambda check: check.row_local, checks(config))
-    rows: Rows = np.frombuffer(encode(row, b"", 0, flags), SCORES)
-    failed = (one.reason for one in own if one.fails(rows, one.limits(rows, config))[0])
-    return next(failed, None)
+    found: list[str | None] = [None] * len(rows)
+    for check in takewhile(lambda check: check.row_local, checks(config)):
+        for place in np.flatnonzero(check.fails(rows, check.limits(rows, config))).tolist():
+            found[place] = found[place] or check.reason
+    return found
 
 
 def _refuse_lacking(rows: Rows, left: NDArray[np.intp], of: int) -> None:

@@ -24,13 +24,12 @@ from sso_data.filtering.filters import (
 from sso_data.filtering.ranking import margin
 from sso_data.runs.columns import (
     FINISH_REASONS,
-    SCORES,
     UNKNOWN,
     Flag,
     Rows,
-    encode,
     lacking,
     mean_logp,
+    record_of,
 )
 
 Relation = Literal[">", ">=", "<="]
@@ -147,7 +146,7 @@ def outcomes_of(
 
     `thresholds`: the resolved ones of a decision, where they depend on other rows.
     """
-    one: Rows = np.frombuffer(encode(row, b"", 0), SCORES) if isinstance(row, Row) else row
+    one = record_of(row) if isinstance(row, Row) else row
     return outcomes(one, config, thresholds)[0]
 
 

@@ -45,10 +45,10 @@ class _WholeRows:
     def admit(self, content: str, samples: int) -> list[tuple[str, bool]]:
         raise NotImplementedError("no prompt comes in")
 
-    def write_row(self, row: Row) -> bytes:
-        record = self._journal.append(row)
+    def write_row(self, row: Row, record: Rows | None = None) -> bytes:
+        stored = self._journal.append(row, record)
         self._sync()
-        return record
+        return stored
 
     def write_failure(self, failure: Failure) -> None:
         self.refused.append(failure)  # the row stays as it is

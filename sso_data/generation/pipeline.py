@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal, Protocol
 
+import numpy as np
+
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import RunError
 from sso_data.core.records import (
@@ -48,7 +50,7 @@ from sso_data.generation.logprob_check import CheckResult, LogprobCheck
 from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
 from sso_data.prompts.rows import unanswerable
-from sso_data.runs.columns import Flag, flags_of, row_key
+from sso_data.runs.columns import Flag, Rows, fill, record_of, row_key
 from sso_data.runs.tokens import Cells
 from sso_data.steering.rules import Steered
 from sso_data.templating.chat_template import (
@@ -82,8 +84,8 @@ class Sink(Protocol):
         """Return the ids of the next prompt with this hash, each with True if it is to be done."""
         ...
 
-    def write_row(self, row: Row) -> bytes:
-        """Keep a row; return its `columns.SCORES` record."""
+    def write_row(self, row: Row, record: Rows | None = None) -> bytes:
+        """Keep a row, of which `record_of` may be known; return its `columns.SCORES` record."""
         ...
 
     def write_failure(self, failure: Failure) -> None: ...
@@ -129,8 +131,8 @@ class _InFlight:
     everything about it is asked for; `asked` are then the cells asked for so far. `verifies`: its
     on-view cells are scored for the log-prob check. `sampled` and `scored` hold total nats;
     `waiting` the cells that the engine was asked for, by request key (a response is asked for under
-    its on-view cell). `nats`: the log-probs of tokens, where they are kept. `flags`: those of the
-    responses so far, where they were asked for.
+    its on-view cell). `nats`: the log-probs of tokens, where they are kept. `record`: of a
+    stepwise row, what the filter reads of it, made anew with each response.
     """
 
     base: Row
@@ -144,7 +146,7 @@ class _InFlight:
     scored: dict[Cell, float] = field(default_factory=dict)
     waiting: dict[str, Cell] = field(default_factory=dict)
     nats: dict[tuple[type[Result], Cell], tuple[float, ...]] = field(default_factory=dict)
-    flags: Flag | None = None
+    record: Rows | None = None
     number: int = 0
 
 
@@ -182,6 +184,7 @@ class Pipeline:
         self._is_complete = is_complete
         self._rows: dict[str, _InFlight] = {}
         self._held: list[_InFlight] = []
+        self._answered: list[_InFlight] = []
         self._verifying = self._begun = 0
         engine = self._engine = cache(start_engine)
         self._window = Window[Request, Result](engine, lambda: engine().info.max_in_flight)
@@ -208,7 +211,7 @@ class Pipeline:
             begin,
             self._take,
             is_full=self._is_full,
-            settle=self._settle_check,
+            settle=self._settle,
         ):
             yield self.counts
         yield self.counts
@@ -224,7 +227,7 @@ class Pipeline:
         window = self._window.size
         busy = len(VIEWS) * (len(self._rows) - len(self._held))
         if self._config.scoring.when == "needed":  # a row has from one to three requests in flight
-            busy = self._window.in_flight
+            busy = self._window.in_flight + len(self._answered)
         return busy >= window or (
             len(self._held) * len(VIEWS) >= window and len(self._held) >= self._verify_rows
         )
@@ -391,7 +394,7 @@ class Pipeline:
                 return
             case Sampled():
                 row.responses[drawn] = response_of(result, self._policy.template)
-                row.flags = None
+                row.record = None
                 row.sampled[cell] = result.total_nats
                 row.nats[Sampled, cell] = result.nats
                 self.counts.responses += 1
@@ -451,6 +454,12 @@ class Pipeline:
         else:
             self._finish(row)
 
+    def _settle(self, exhausted: bool) -> None:
+        """Decide what the answers of a step decide: the log-prob check, and stepwise rows."""
+        self._settle_check(exhausted)
+        if self._answered:
+            self._advance()
+
     def _settle_check(self, exhausted: bool) -> None:
         """Decide whether sampling-time log-probs are used, as soon as enough rows were compared.
 
@@ -477,7 +486,7 @@ class Pipeline:
     def _finish(self, row: _InFlight) -> None:
         """Write the row; ask for its on-view cells before, if the check decided on scored ones."""
         if row.stepwise:
-            self._advance(row)
+            self._answered.append(row)
             return
         on_view = row.scored if self._scores_on_view else row.sampled
         missing = [cell for cell in ON_VIEW if cell not in on_view]
@@ -488,28 +497,48 @@ class Pipeline:
         logp = {**row.scored, **{cell: on_view[cell] for cell in ON_VIEW}}
         self._write(row, replace(row.base, responses=row.responses, logp=logp, rest_not_asked=""))
 
-    def _advance(self, row: _InFlight) -> None:
-        """Write a row that is decided or whole; else ask for the next step of ORDER.
+    def _advance(self) -> None:
+        """Write the stepwise rows that are decided or whole; ask for the next step of the others.
 
-        What is written depends on the row alone, not on when its answers came.
+        All that a step of the engine answered are decided at once. What is written depends on each
+        row alone, not on when its answers came.
         """
+        rows, self._answered = self._answered, []
+        records = [self._record(row) for row in rows]
+        reasons = decided_early(np.concatenate(records), self._config.filter)
+        for row, record, reason in zip(rows, records, reasons, strict=True):
+            todo = self._next_cells(row)
+            if not todo:
+                reason = ""
+                record["flags"] &= ~np.uint16(Flag.REST_NOT_ASKED)
+            if reason is not None:
+                self._write(row, self._so_far(row, reason), record)
+                continue
+            for cell in todo:
+                if cell == Y0 and "plain" not in row.responses:
+                    self._ask_sample(row, "plain")
+                else:
+                    row.asked.add(cell)
+                    self._ask_score(row, cell)
+
+    def _record(self, row: _InFlight) -> Rows:
+        """Return the record of a stepwise row, with all that is known by now."""
+        if row.record is None:
+            row.record = record_of(self._so_far(row, "open"))
+        else:
+            fill(row.record, self._known(row))
+        return row.record
+
+    def _so_far(self, row: _InFlight, rest_not_asked: str) -> Row:
+        """Return a stepwise row with what is known of it."""
+        logp = self._known(row)
+        return replace(row.base, responses=row.responses, logp=logp, rest_not_asked=rest_not_asked)
+
+    def _known(self, row: _InFlight) -> dict[Cell, float]:
+        """Return the cells of a stepwise row that were asked for."""
         on_view = row.asked if self._scores_on_view else [(view, view) for view in row.responses]
         known = row.scored if self._scores_on_view else {**row.scored, **row.sampled}
-        logp = {cell: known[cell] for cell in (*row.asked, *on_view) if cell in known}
-        found = replace(row.base, responses=row.responses, logp=logp, rest_not_asked="open")
-        todo = self._next_cells(row)
-        if row.flags is None:
-            row.flags = flags_of(found)
-        if not todo:
-            self._write(row, replace(found, rest_not_asked=""))
-        elif reason := decided_early(found, self._config.filter, row.flags):
-            self._write(row, replace(found, rest_not_asked=reason))
-        for cell in todo if row.base.id in self._rows else ():
-            if cell == Y0 and "plain" not in row.responses:
-                self._ask_sample(row, "plain")
-            else:
-                row.asked.add(cell)
-                self._ask_score(row, cell)
+        return {cell: known[cell] for cell in (*row.asked, *on_view) if cell in known}
 
     def _next_cells(self, row: _InFlight) -> list[Cell]:
         """Return the next cells to ask for, none where the row is whole.
@@ -526,17 +555,17 @@ class Pipeline:
             return [own, cell] if with_own else [cell]
         return []
 
-    def _write(self, row: _InFlight, finished: Row) -> None:
+    def _write(self, row: _InFlight, finished: Row, record: Rows | None = None) -> None:
         if self._keep is not None:
             by_cell = {
                 cell: row.nats.get((self._source_of(cell), cell), ()) for cell in finished.logp
             }
             self._keep(finished, {cell: nats for cell, nats in by_cell.items() if nats})
-        record = self._sink.write_row(finished)
+        stored = self._sink.write_row(finished, record)
         del self._rows[finished.id]
         self.counts.responses -= len(row.responses)
         self.counts.rows += 1
-        self._on_record(record, row.number, finished.steering.features)
+        self._on_record(stored, row.number, finished.steering.features)
 
     def _fail(self, prompt: Prompt | Row, stage: str, reason: str, detail: str) -> None:
         """Write the failure of a prompt, with everything that a retry needs."""

@@ -41,6 +41,7 @@ class _Memory:
     """A sink and metadata that keep everything in memory."""
 
     rows: list[Row] = field(default_factory=list)
+    records: dict[str, bytes] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     findings: dict[str, Any] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
@@ -52,9 +53,10 @@ class _Memory:
         self.order |= {identity: len(self.order) + n for n, identity in enumerate(found)}
         return [(identity, True) for identity in found]
 
-    def write_row(self, row: Row) -> bytes:
+    def write_row(self, row: Row, record: Rows | None = None) -> bytes:
         self.rows.append(row)
-        return encode(row, b"", 0)
+        stored = self.records[row.id] = encode(row, to_line(row.to_json()), 0)
+        return stored
 
     def write_failure(self, failure: Failure) -> None:
         self.failures.append(failure)
@@ -70,10 +72,11 @@ class _Memory:
 class Preview:
     """Rows with the filter's verdict about them as a run (None: kept), and the failed prompts.
 
-    `decision` and `explanation` are the filter's about these rows.
+    `records`: those of the rows; `decision` and `explanation` are the filter's about them.
     """
 
     rows: tuple[tuple[Row, str | None], ...]
+    records: Rows
     failures: tuple[Failure, ...]
     decision: Decision
     explanation: Explanation
@@ -93,10 +96,11 @@ def preview(source: str, config: RunConfig, progress: Progress | None = None) ->
     progress.phase("checking the model and its chat template")
     memory, _, _ = _made(candidates, config, progress)
     rows = sorted(memory.rows, key=lambda row: memory.order[row.id])
-    records: Rows = np.frombuffer(b"".join(encode(row, b"", 0) for row in rows), SCORES)
+    records: Rows = np.frombuffer(b"".join(memory.records[row.id] for row in rows), SCORES)
     decision = decide(records, config.filter)
     return Preview(
         rows=tuple((row, decision.reason(place)) for place, row in enumerate(rows)),
+        records=records,
         failures=tuple(memory.failures),
         decision=decision,
         explanation=explain(records, config.filter, decision, features=_features(rows)),
@@ -174,8 +178,7 @@ def plan(
     started = time.monotonic()
     memory, counts, setup = _made(probe, config, progress)
     loading = time.monotonic() - started - counts.seconds
-    lines = (to_line(row.to_json()) for row in memory.rows)
-    data = b"".join(encode(row, line, 0) for row, line in zip(memory.rows, lines, strict=True))
+    data = b"".join(memory.records.values())
     found = forecast(
         data,
         config.filter,

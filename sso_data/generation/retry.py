@@ -18,7 +18,7 @@ from sso_data.generation.generate import make_rows, prepare, run_guide
 from sso_data.generation.pipeline import RowCounts
 from sso_data.prompts import Candidate
 from sso_data.prompts.rows import unanswerable
-from sso_data.runs.columns import row_key
+from sso_data.runs.columns import Rows, row_key
 from sso_data.runs.journal import load_scores
 from sso_data.runs.run import Run, open_run, read_failures, require_run
 from sso_data.steering.counts import SteeringCounts
@@ -70,8 +70,8 @@ class _FailedPrompts:
     def admit(self, content: str, samples: int) -> list[tuple[str, bool]]:
         return [(self._ids[content].popleft(), True)]  # each failed sample is a candidate
 
-    def write_row(self, row: Row) -> bytes:
-        return self._run.write_row(row)
+    def write_row(self, row: Row, record: Rows | None = None) -> bytes:
+        return self._run.write_row(row, record)
 
     def write_failure(self, failure: Failure) -> None:
         self.again[failure.reason] += 1

@@ -3,7 +3,7 @@
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntFlag
 from functools import lru_cache, partial
 from typing import Literal, TypeAlias, TypeVar, get_args
@@ -16,6 +16,7 @@ from sso_data.core.records import (
     ALL_CELLS,
     SIDE_OF,
     VIEWS,
+    Cell,
     FinishReason,
     Row,
     View,
@@ -80,23 +81,38 @@ ECHO_WORDS = 6
 """A response with this many words in a row of its principles repeats them."""
 
 
-def encode(row: Row, line: bytes, offset: int, flags: Flag | None = None) -> bytes:
-    """Return the SCORES record of `row`, whose journal line (with newline) starts at `offset`.
+def encode(row: Row, line: bytes, offset: int) -> bytes:
+    """Return the SCORES record of `row`, whose journal line (with newline) starts at `offset`."""
+    return bound(record_of(row), line, offset)
 
-    `flags`: those of the row, where they are known.
-    """
+
+def record_of(row: Row) -> Rows:
+    """Return the SCORES record of `row` as an array of one, which names no journal line yet."""
     known = [row.responses.get(view) for view in VIEWS]
     content = _RECORD.pack(
-        offset,
+        0,
         row_key(row.id),
         *(row.logp.get(cell, np.nan) for cell in ALL_CELLS),
-        len(line),
-        zlib.crc32(line),
+        0,
+        0,
         *(response.num_tokens if response else 0 for response in known),
-        flags_of(row) if flags is None else flags,
+        flags_of(row),
         *(FINISH_REASONS.index(one.finish_reason) if one else UNKNOWN for one in known),
         row.sample - 1,
     )
+    return np.frombuffer(bytearray(content + bytes(4)), SCORES)
+
+
+def fill(record: Rows, logp: Mapping[Cell, float]) -> None:
+    """Put total nats of cells (seen, drawn) into a `record_of`."""
+    for (seen, drawn), nats in logp.items():
+        record["logp"][0, VIEWS.index(seen), VIEWS.index(drawn)] = nats
+
+
+def bound(record: Rows, line: bytes, offset: int) -> bytes:
+    """Return a `record_of` as it is stored for a journal line that starts at `offset`."""
+    record["offset"], record["length"], record["crc"] = offset, len(line), zlib.crc32(line)
+    content = record.tobytes()[:CHECKED_BYTES]
     return content + zlib.crc32(content).to_bytes(4, "little")
 
 

@@ -26,9 +26,11 @@ from sso_data.runs.columns import (
     Flag,
     Rows,
     always_complete,
+    bound,
     encode,
     flags_fingerprint,
     lacking,
+    record_of,
 )
 from sso_data.runs.files import (
     Appender,
@@ -103,18 +105,19 @@ class Journal:
         existing = parts(run)
         self._open(existing[-1] if existing else self._directory / "00000.jsonl")
 
-    def append(self, row: Row) -> bytes:
+    def append(self, row: Row, record: Rows | None = None) -> bytes:
         """Write one row as one line; return its `columns.SCORES` record.
 
-        Raises RunError when it cannot be written.
+        `record`: its `record_of`, where that is known. Raises RunError when it cannot be written.
         """
         if self._lines.size >= self._part_bytes:
             self.close()
             self._open(self._directory / f"{int(self._part.stem) + 1:05}.jsonl")
         line = to_line(row.to_json())
-        record = encode(row, line, self._lines.append(line))
-        self._side.append(record)
-        return record
+        offset = self._lines.append(line)
+        stored = bound(record_of(row) if record is None else record, line, offset)
+        self._side.append(stored)
+        return stored
 
     def sync(self) -> None:
         """Make all rows so far durable."""

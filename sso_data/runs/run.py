@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sso_data.core.errors import RunError, one_line
 from sso_data.core.records import Failure, Row, content_hash, split_sample
-from sso_data.runs.columns import prompt_keys, row_key
+from sso_data.runs.columns import Rows, prompt_keys, row_key
 from sso_data.runs.files import closing_on_error, locked_file, make_dir, recover_dir, write_atomic
 from sso_data.runs.journal import Journal, Scores, load_scores
 from sso_data.runs.jsonl import PeriodicSync, open_lines, read_lines, to_line
@@ -301,12 +301,12 @@ class Run(WorkDir):
         for key in new[:, 0].tolist():
             self.ledger.mark(key, ELSEWHERE)
 
-    def write_row(self, row: Row) -> bytes:
-        """Append a finished row to the journal; return its `columns.SCORES` record."""
-        record = self._journal.append(row)
+    def write_row(self, row: Row, record: Rows | None = None) -> bytes:
+        """Append a finished row to the journal, as `Journal.append` does."""
+        stored = self._journal.append(row, record)
         self.ledger.mark(row_key(row.id), DONE)
         self._sync()
-        return record
+        return stored
 
     def write_failure(self, failure: Failure) -> None:
         """Append a failed prompt to failed.jsonl."""

@@ -11,6 +11,7 @@ pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.long]
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "generate.py"
+ALONE = {"ours_alone": 0, "needed_alone": 0}
 STEPS = ("needed (contrast)", "needed (chain)")
 
 
@@ -37,7 +38,9 @@ def test_a_small_run_reports_every_side_with_the_same_tokens() -> None:
     assert tokens["authors"] == tokens["ours"] == tokens["raw"]
     for test, name in zip(("contrast", "chain"), STEPS, strict=True):
         assert tokens[name] <= tokens["ours"]
-        assert report["sides"][name]["kept"] == {test: report["sides"]["ours"]["kept"][test]}
+        kept = report["sides"]["ours"]["kept"][test]
+        assert report["sides"][name]["kept"] == {test: kept}
+        assert report["pairs"][name] == {test: {"both": kept} | ALONE}
         assert report["ratios"][f"kept pairs per CPU second, {name} / raw"] > 0
     assert 0 < report["outside_engine"] < 1
     assert report["peak_rss_mib"] > 0

@@ -15,7 +15,7 @@ from sso_data.filtering.explain import effect_of, explain
 from sso_data.filtering.filters import NotAskedError, decide, decided_early
 from sso_data.filtering.sweep import sweep
 from sso_data.iteration.measure import RunRows, numbers_of
-from sso_data.runs.columns import Flag, Rows, always_complete, representative
+from sso_data.runs.columns import Flag, Rows, always_complete, record_of, representative
 from sso_data.runs.journal import (
     FIRST_ROWS,
     Journal,
@@ -28,6 +28,11 @@ from tests.factories import encode_rows, make_row, strict
 from tests.filtering.test_against_naive import CONFIGS, rows
 
 HIDDEN = st.tuples(st.booleans(), st.frozensets(st.sampled_from(ALL_CELLS)))
+
+
+def early(row: Row, config: FilterConfig) -> str | None:
+    """What is decided of one row."""
+    return decided_early(record_of(row), config)[0]
 
 
 def without(row: Row, has_original: bool, hidden: frozenset[object], why: str = "open") -> Row:
@@ -45,12 +50,12 @@ def test_what_is_decided_early_is_dropped_with_everything(
     row: Row, hidden: tuple[bool, frozenset[object]], config: FilterConfig
 ) -> None:
     """Whatever is hidden of any row; and with nothing hidden every row-local drop is seen."""
-    reason = decided_early(without(row, *hidden), config)
-    everything = decided_early(row, config)
+    reason = early(without(row, *hidden), config)
+    everything = early(row, config)
     if reason is not None:
         assert everything is not None
     if everything != "incomplete_scores":  # a cell that was not asked for is not missing
-        assert decided_early(without(row, True, frozenset()), config) == everything
+        assert early(without(row, True, frozenset()), config) == everything
 
 
 @settings(max_examples=200, deadline=None)
@@ -59,10 +64,10 @@ def test_the_same_rows_are_kept(
     some: list[tuple[Row, tuple[bool, frozenset[object]]]], config: FilterConfig
 ) -> None:
     """Relative limits and rankings too: a row is hidden from them only if they would not see it."""
-    whole = [row for row, _ in some]
-    lean = []
-    for row, hidden in some:
-        reason = decided_early(without(row, *hidden), config)
+    whole, lean = [row for row, _ in some], []
+    reasons = decided_early(encode_rows([without(row, *hidden) for row, hidden in some]), config)
+    for (row, hidden), reason in zip(some, reasons, strict=True):
+        assert early(without(row, *hidden), config) == reason, "whatever is decided with it"
         lean.append(without(row, *hidden, reason) if reason else row)
     expected, found = decide(encode_rows(whole), config), decide(encode_rows(lean), config)
     assert found.kept.tolist() == expected.kept.tolist()
@@ -79,22 +84,22 @@ def test_every_test_waits_for_what_it_looks_at() -> None:
     bad_gap = make_row(means={("bad", "good"): -0.25})  # y+ is likelier under the bad view
     know = frozenset(ALL_CELLS) - {("good", "good"), ("bad", "bad")}
     contrast = strict(steered="contrast")
-    assert decided_early(without(bad_gap, False, know), contrast) is None
+    assert early(without(bad_gap, False, know), contrast) is None
     known = know - {("bad", "good")}
-    assert decided_early(without(bad_gap, False, known), contrast) == "not_steered"
-    assert decided_early(without(bad_gap, False, known), strict()) == "not_steered"
+    assert early(without(bad_gap, False, known), contrast) == "not_steered"
+    assert early(without(bad_gap, False, known), strict()) == "not_steered"
     off = strict(steered="off")
-    assert decided_early(without(bad_gap, False, known), off) == "gap"
-    assert decided_early(without(bad_gap, False, known), FilterConfig(preset="none")) is None
+    assert early(without(bad_gap, False, known), off) == "gap"
+    assert early(without(bad_gap, False, known), FilterConfig(preset="none")) is None
     late = strict(steered="off", closeness="q0.5")
-    assert decided_early(without(bad_gap, False, known), late) is None, "the quantile would see it"
+    assert early(without(bad_gap, False, known), late) is None, "the quantile would see it"
     far = make_row(means={("plain", "bad"): -1.875})
-    assert decided_early(without(far, False, frozenset()), off) is None
-    assert decided_early(without(far, True, know - {("plain", "bad")}), off) is None
-    assert decided_early(without(far, True, frozenset({("plain", "good")})), off) == "off_policy"
+    assert early(without(far, False, frozenset()), off) is None
+    assert early(without(far, True, know - {("plain", "bad")}), off) is None
+    assert early(without(far, True, frozenset({("plain", "good")})), off) == "off_policy"
     cut = make_row(finish={"good": "length"})
-    assert decided_early(without(cut, False, know), strict()) == "truncated"
-    assert decided_early(without(make_row(finish={"plain": "length"}), False, know), off) is None
+    assert early(without(cut, False, know), strict()) == "truncated"
+    assert early(without(make_row(finish={"plain": "length"}), False, know), off) is None
 
 
 def test_a_filter_that_needs_more_says_how_many_rows() -> None:

@@ -24,6 +24,7 @@ from sso_data.generation.logprob_check import CheckResult, LogprobCheck
 from sso_data.generation.pipeline import Pipeline
 from sso_data.models.directory import Policy
 from sso_data.prompts import BadRow, Candidate
+from sso_data.runs.columns import Rows
 from sso_data.runs.tokens import Cells
 from sso_data.steering.principles import load_catalogue
 from sso_data.steering.rules import Rules
@@ -139,7 +140,7 @@ class Memory:
         ids = [sample_id(row_id(content, number), sample) for sample in range(1, samples + 1)]
         return [(identity, identity not in self.closed) for identity in ids]
 
-    def write_row(self, row: Row) -> bytes:
+    def write_row(self, row: Row, record: Rows | None = None) -> bytes:
         self.rows.append(row)
         return b""
 

@@ -5,6 +5,7 @@ The engine is scripted.
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +15,12 @@ from typer.testing import CliRunner, Result
 from sso_data.cli import app
 from sso_data.config.run import FilterConfig
 from sso_data.core.errors import RunError
+from sso_data.core.records import Row
 from sso_data.core.statistics import wilson
 from sso_data.generation import generate, preview
 from sso_data.generation.forecast import check_room, forecast
+from sso_data.runs import columns
+from sso_data.runs.columns import Flag, flags_of
 from tests.factories import encode_rows, make_row
 from tests.reliability.flow import scripted, write_prompts
 
@@ -108,6 +112,24 @@ def test_a_long_run_says_what_it_will_take_and_what_it_took(
     assert (found["forecast"]["rows"], found["forecast"]["total"]) == (first, 90)
     low, high = found["forecast"]["kept"][1:]
     assert low <= found["kept"] / 90 <= high or found["kept"] == 0
+
+
+@pytest.mark.parametrize("command", ["preview", "plan"])
+def test_a_record_is_made_once_a_row(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch)
+    monkeypatch.setattr(preview, "prepare", generate.prepare)
+    monkeypatch.setattr(preview, "planned_scoring", lambda *_: "nothing")
+    looked = Counter[str]()
+
+    def flags(row: Row) -> Flag:
+        looked[row.id] += 1
+        return flags_of(row)
+
+    monkeypatch.setattr(columns, "flags_of", flags)
+    run(command, questions(tmp_path / "in.jsonl", 90), "-n", 40)
+    assert len(looked) == 40 and set(looked.values()) == {1}
 
 
 def test_the_plan_is_of_all_prompts_and_writes_nothing(

@@ -19,11 +19,11 @@ from sso_data.exporting.export import export
 from sso_data.filtering.filters import Decision
 from sso_data.filtering.refilter import refilter, run_config, standing_config
 from sso_data.generation import generate as module
-from sso_data.generation import pipeline
 from sso_data.generation.complete import complete
 from sso_data.generation.generate import generate
 from sso_data.generation.merge import merge
 from sso_data.generation.pipeline import ORDER
+from sso_data.runs import columns
 from sso_data.runs.columns import Flag, always_complete, flags_of, lacking, row_key
 from sso_data.runs.journal import load_scores
 from sso_data.steering.stats import principle_stats
@@ -234,12 +234,22 @@ class TestSamePairs:
             return flags_of(row)
 
         monkeypatch.setattr(module, "start_engine", lambda *_, **__: Same(refused=None))
-        monkeypatch.setattr(pipeline, "flags_of", flags)
+        monkeypatch.setattr(columns, "flags_of", flags)
         rows = made(prompts, tmp_path / "run", "needed", filter={"steered": "off"})["rows"]
         lean = [orjson.loads(line) for line in rows.values() if b"rest_not_asked" in line]
         assert len(lean) > PROMPTS / 2 and "logp_plain_good" not in lean[0]
         assert {row["rest_not_asked"] for row in lean} == {"identical_chosen_original"}
-        assert set(looked.values()) == {2}
+        assert {looked[row["id"]] for row in lean} == {2} and set(looked.values()) == {1, 2}
+
+    def test_the_side_file_holds_what_the_lines_say(self, prompts: Path, tmp_path: Path) -> None:
+        """The records that were filled while the rows were made, and those of the lines read."""
+        for kind in ("chain", "contrast"):
+            made(prompts, tmp_path / kind, "needed", filter=FILTERS[kind])
+            filled = load_scores(tmp_path / kind, dry=True).rows
+            for file in (tmp_path / kind / "rows").glob("*.scores"):
+                file.unlink()
+            assert filled.tobytes() == load_scores(tmp_path / kind, dry=True).rows.tobytes()
+            assert 0 < np.count_nonzero(lacking(filled)) < PROMPTS - FIRST
 
     def test_the_orders_ask_for_every_cell_once(self) -> None:
         from sso_data.core.records import NEEDED_CELLS, ON_VIEW
