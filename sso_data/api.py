@@ -251,6 +251,7 @@ def push(  # noqa: PLR0913 - the options of the command
     """
     from sso_data.publishing.dataset import push_run
     from sso_data.publishing.model import push_model
+    from sso_data.publishing.upload import Published
     from sso_data.training.state import MANIFEST
 
     if (Path(directory) / MANIFEST).exists():
@@ -262,7 +263,7 @@ def push(  # noqa: PLR0913 - the options of the command
         return push_model(
             Path(directory), repo, private=private, overwrite=overwrite, progress=progress
         )
-    return push_run(
+    done = push_run(
         Path(directory),
         repo,
         what=what,
@@ -275,6 +276,8 @@ def push(  # noqa: PLR0913 - the options of the command
         confirmed=confirmed,
         progress=progress,
     )
+    assert isinstance(done, Published)
+    return done
 
 
 def verify(directory: str | Path, progress: Progress | None = None) -> "list[Finding]":

@@ -121,22 +121,25 @@ def push(
 
     Everything goes in one commit. Run the same command again after any failure: it continues.
     """
-    content: dict[str, Any] = {
+    given: dict[str, Any] = {
         "what": what,
         "private": opt.private_of(public=public, private=private),
         "language": language or (),
         "license": license_,
         "confirmed": yes,
+        "revision": revision,
+        "endpoint": endpoint,
+        "overwrite": overwrite,
+        "dry_run": dry_run,
     }
-    where = {"revision": revision, "endpoint": endpoint, "overwrite": overwrite}
     try:
-        done = _pushed(run, repo, content, None if dry_run else where)
+        done = _pushed(run, repo, given)
     except LicenceError as error:
         if as_json or not _is_terminal():
             raise
         say(str(error))
-        content["license"] = typer.prompt("licence", err=True).strip()
-        done = _pushed(run, repo, content, None if dry_run else where)
+        given["license"] = typer.prompt("licence", err=True).strip()
+        done = _pushed(run, repo, given)
     if dry_run:
         _show_packed(done, as_json=as_json)
     elif as_json:
@@ -150,16 +153,13 @@ def _is_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _pushed(run: Path, repo: str, content: dict[str, Any], where: dict[str, Any] | None) -> Any:
-    """Return `Published`; without `where` only make what would be sent, and return `Packed`."""
-    from sso_data.publishing.dataset import pack_run, push_run
+def _pushed(run: Path, repo: str, given: dict[str, Any]) -> Any:
+    """Return the result of `push_run`."""
+    from sso_data.publishing.dataset import push_run
 
-    if where is None:
-        with showing_progress() as progress:
-            return pack_run(run, repo, **content, progress=progress)
     hint = f"{repo} shows its old or its new state; run the same command again to continue"
-    with showing_progress(hint) as progress:
-        return push_run(run, repo, **content, **where, progress=progress)
+    with showing_progress(None if given["dry_run"] else hint) as progress:
+        return push_run(run, repo, **given, progress=progress)
 
 
 def _show_packed(packed: "Packed", *, as_json: bool) -> None:

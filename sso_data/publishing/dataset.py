@@ -42,41 +42,6 @@ _OURS = re.compile(
 )
 
 
-def push_run(  # noqa: PLR0913 - a public function of plain arguments
-    run: Path,
-    repo: str,
-    *,
-    what: str = "all",
-    private: bool | None = None,
-    revision: str = MAIN,
-    endpoint: str | None = None,
-    language: Sequence[str] = (),
-    license: str | None = None,  # noqa: A002 - the name of the card's field
-    overwrite: bool = False,
-    confirmed: bool = False,
-    progress: Progress | None = None,
-) -> Published:
-    """Publish a run; `what` is `pairs` or `all` (also every scored row, and the failures).
-
-    `private` None leaves a repository as it is; a new one is private. Everything is made and
-    checked here before the Hub is asked. An unfinished run is published only in private, and so is
-    one whose texts show no effect on the model, or without a licence (`license`, or in the
-    repository's card), unless `confirmed`. Raises SsoDataError, LicenceError among them; the
-    repository is then as it was, or is private, or holds everything.
-    """
-    progress = progress or NullProgress()
-    _check_names(what, repo)
-    require_run(run)
-    hub = HubRepo("dataset", repo, endpoint=endpoint)
-    target = Target(hub=hub, revision=revision, private=private, overwrite=overwrite)
-    with locked(run, "rows"), locked(run, "pairs"), stage(run) as folder:
-        facts = _checked_facts(run, progress, public=private is False, confirmed=confirmed)
-        if private is False and not license and not confirmed:
-            demand_licence(facts, hub, revision)
-        parcel = pack(facts, repo, folder, what=what, language=language, license=license)
-        return publish(parcel, target, progress)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
     """What a push would send: by its path there, where each file is, and its size in bytes.
@@ -90,43 +55,56 @@ class Packed:
     sizes: Mapping[str, int]
 
 
-def pack_run(
+def push_run(  # noqa: PLR0913 - a public function of plain arguments
     run: Path,
     repo: str,
     *,
     what: str = "all",
     private: bool | None = None,
+    revision: str = MAIN,
+    endpoint: str | None = None,
     language: Sequence[str] = (),
     license: str | None = None,  # noqa: A002 - the name of the card's field
+    overwrite: bool = False,
     confirmed: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
-) -> Packed:
-    """Make what `push_run` would send, the card included, in RUN/push-dry-run; sends nothing.
+) -> Published | Packed:
+    """Publish a run; `what` is `pairs` or `all` (also every scored row, and the failures).
 
-    Raises SsoDataError where `push_run` would before it asks the Hub.
+    `private` None leaves a repository as it is; a new one is private. Everything is made and
+    checked here before the Hub is asked. An unfinished run is published only in private, and so is
+    one whose texts show no effect on the model, or without a licence (`license`, or in the
+    repository's card), unless `confirmed`. With `dry_run` what would be sent, the card included, is
+    put in RUN/push-dry-run, and the Hub is not asked: returns `Packed`. Raises SsoDataError,
+    LicenceError among them; the repository is then as it was, or is private, or holds everything.
     """
     progress = progress or NullProgress()
-    _check_names(what, repo)
-    require_run(run)
-    out = run / DRY_PUSH
-    with locked(run, "rows"), locked(run, "pairs"), stage(run) as folder:
-        facts = _checked_facts(run, progress, public=private is False, confirmed=confirmed)
-        if private is False and not license and not confirmed:
-            demand_licence(facts, None, MAIN)
-        parcel = pack(facts, repo, folder, what=what, language=language, license=license)
-        made = {**parcel.files, README: folder / README}
-        sizes = {path: made[path].stat().st_size for path in sorted(made)}
-        files = {
-            path: out / path if made[path].is_relative_to(folder) else made[path] for path in sizes
-        }
-        swap_dir(folder, out)
-    return Packed(repo=repo, folder=out, files=files, sizes=sizes)
-
-
-def _check_names(what: str, repo: str) -> None:
     if what not in ("pairs", "all"):
         raise ConfigError(f"--what {what}: must be pairs or all")
     check_repo_id(repo)
+    require_run(run)
+    hub = None if dry_run else HubRepo("dataset", repo, endpoint=endpoint)
+    with locked(run, "rows"), locked(run, "pairs"), stage(run) as folder:
+        facts = _checked_facts(run, progress, public=private is False, confirmed=confirmed)
+        if private is False and not license and not confirmed:
+            demand_licence(facts, hub, revision)
+        parcel = pack(facts, repo, folder, what=what, language=language, license=license)
+        if hub is None:
+            return _kept_here(parcel, folder, repo, run / DRY_PUSH)
+        target = Target(hub=hub, revision=revision, private=private, overwrite=overwrite)
+        return publish(parcel, target, progress)
+
+
+def _kept_here(parcel: Parcel, folder: Path, repo: str, out: Path) -> Packed:
+    """Move `folder`, which holds what was made for a push, to `out`; the run's files stay."""
+    made = {**parcel.files, README: folder / README}
+    sizes = {path: made[path].stat().st_size for path in sorted(made)}
+    files = {
+        path: out / path if made[path].is_relative_to(folder) else made[path] for path in sizes
+    }
+    swap_dir(folder, out)
+    return Packed(repo=repo, folder=out, files=files, sizes=sizes)
 
 
 def _checked_facts(run: Path, progress: Progress, *, public: bool, confirmed: bool) -> RunFacts:
