@@ -12,7 +12,9 @@ from sso_data.publishing.card import CardConfig, dataset_card, read_facts
 from tests.cli.conftest import INLINE, Cli, rows_of
 
 OPTIONS = (*INLINE, "--set=sampling.max_tokens=48", "--set=scoring.verify_rows=2", "--seed=3")
-LOOSE = ("--set=filter.steered=contrast", "--set=filter.gap=0", "--set=filter.drop_truncated=false")
+UNCUT = "--set=filter.drop_truncated=false"
+CHECKED = ("--set=filter.steered=contrast", "--set=filter.gap=0.05", UNCUT)
+LOOSE = ("--set=filter.steered=contrast", "--set=filter.gap=0", UNCUT)
 
 
 def by_id(run: Path) -> dict[str, dict[str, Any]]:
@@ -23,13 +25,20 @@ def by_id(run: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+def kept_ids(run: Path) -> set[str]:
+    """The rows whose pairs are there."""
+    lines = (run / "pairs" / "train.jsonl").read_text().splitlines()
+    return {json.loads(line)["id"] for line in lines}
+
+
 def test_a_run_is_made_filtered_and_completed(
     cli: Cli, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_FIRST_ROWS", 2)
     whole, lean = tmp_path / "whole", tmp_path / "lean"
-    assert cli("generate", prompts, "--out", whole, *OPTIONS).exit_code == 0
-    needed = ("generate", prompts, "--out", lean, *OPTIONS, "--set=scoring.when=needed")
+    options = (*OPTIONS, *CHECKED)
+    assert cli("generate", prompts, "--out", whole, *options).exit_code == 0
+    needed = ("generate", prompts, "--out", lean, *options, "--set=scoring.when=needed")
     done = cli(*needed)
     assert done.exit_code == 0, done.output
     assert "not asked for" in done.stdout
@@ -39,7 +48,8 @@ def test_a_run_is_made_filtered_and_completed(
     assert 0 < len(partial) == summary["not_asked"] <= sum(summary["dropped"].values())
     assert summary["rows"] == summary["kept"] + sum(summary["dropped"].values()) == 12
     assert sum(stage.get("not_asked", 0) for stage in summary["funnel"]) == len(partial)
-    assert summary["kept"] == json.loads(cli("filter", whole, "--json").stdout)["kept"]
+    kept = kept_ids(whole)
+    assert kept == kept_ids(lean) and 0 < len(kept) == summary["kept"] < 12
 
     refused = cli("filter", lean, *LOOSE)
     assert refused.exit_code == 1
@@ -47,7 +57,7 @@ def test_a_run_is_made_filtered_and_completed(
     assert "of 12 rows need scores that were not asked for" in said
     assert f"sso-data complete {lean} --set filter." in said
     assert cli("filter", lean, "--sweep", *LOOSE).exit_code == 0
-    another = cli("generate", prompts, "--out", lean, *OPTIONS)
+    another = cli("generate", prompts, "--out", lean, *options)
     assert another.exit_code == 1
     assert 'scoring.when is "needed" there and "all" here' in another.stderr
 
@@ -57,6 +67,7 @@ def test_a_run_is_made_filtered_and_completed(
     assert found["completed"] == len(partial)
     assert "not_asked" not in found
     assert by_id(lean) == by_id(whole)
+    assert kept_ids(lean) == kept
     for ours, theirs in ((row, other) for row in rows_of(lean) for other in rows_of(whole)):
         if ours["id"] == theirs["id"]:
             names = [name for name in theirs if name.startswith("logp_")]
@@ -64,7 +75,8 @@ def test_a_run_is_made_filtered_and_completed(
                 [theirs[name] for name in names], abs=1e-3
             )
     assert json.loads(cli("complete", lean, "--json").stdout)["completed"] == 0
-    assert cli("filter", lean, *LOOSE).exit_code == 0
+    assert all(cli("filter", run, *LOOSE).exit_code == 0 for run in (lean, whole))
+    assert kept < kept_ids(lean) == kept_ids(whole)
 
 
 def test_a_card_says_what_was_not_asked_for(
