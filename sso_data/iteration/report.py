@@ -79,11 +79,13 @@ class Iterated:
             if name.startswith("dropped.")
         ]
         samples = found["samples"]
+        partial = found.get("not_asked")
+        not_asked = f"; of the dropped rows {partial} were not asked for everything"
         times = f" with {samples} samples" if samples != found["prompts"] else ""
         return (
             f"{len(self.lines)} rounds: prompts {found['prompts']}{times} = rows {found['rows']} + "
             f"failed {found['failed']}; rows {found['rows']} = kept {found['kept']}"
-            f"{''.join(dropped)}"
+            f"{''.join(dropped)}{not_asked if partial else ''}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -223,6 +223,7 @@ def _make_run(
             "failed": account.failed,
             "kept": len(decision.kept),
             "dropped": {reason: n for reason, n in decision.dropped.items() if n},
+            **({"not_asked": decision.not_asked} if decision.not_asked else {}),
             "effect": why.effect.verdict,
             "to_keep": why.next_step(prefix="generate.") if why.is_few else None,
             "model": manifest["identity"]["model"],

@@ -34,6 +34,7 @@ QUANTITIES = (
     Quantity(name="malformed rows of the file left out so far", keys=("malformed",), form="{}"),
     Quantity(name="rows", keys=("rows",), form="{}"),
     Quantity(name="kept share", keys=("kept_share",), form="{:.1%}"),
+    Quantity(name="dropped rows not asked for everything", keys=("not_asked",), form="{}"),
     Quantity(name="steered share", keys=("steered",), form="{:.1%}"),
     Quantity(name="signal accuracy: kept / all rows", keys=("accuracy_kept", "accuracy_all")),
     Quantity(
@@ -123,6 +124,7 @@ def line_of(place: RoundDir) -> dict[str, Any]:
         "failed": generated.get("failed"),
         "kept": kept,
         "dropped": generated.get("dropped"),
+        "not_asked": generated.get("not_asked"),
         "to_keep": generated.get("to_keep"),
         "kept_share": round(kept / rows, 6) if rows and kept is not None else None,
         "steered": measured.get("steered"),
@@ -256,7 +258,8 @@ def _estimate(line: Line, key: str) -> Estimate | None:
 def totals(lines: Sequence[Line]) -> Mapping[str, int]:
     """The sums over all rounds: prompts, rows, failed, kept, and dropped by reason.
 
-    Raises AssertionError where rows were lost.
+    `not_asked` of the dropped rows were not asked for everything, where there are such rows. Raises
+    AssertionError where rows were lost.
     """
     found: dict[str, int] = {
         key: sum(line.get(key) or 0 for line in lines)
@@ -272,4 +275,8 @@ def totals(lines: Sequence[Line]) -> Mapping[str, int]:
         raise AssertionError(f"prompts {found} are not rows and failed ones")
     if found["rows"] != found["kept"] + sum(dropped.values()):
         raise AssertionError(f"rows {found} are not kept and dropped ones: {dropped}")
+    if not_asked := sum(line.get("not_asked") or 0 for line in lines):
+        found["not_asked"] = not_asked
+    if not_asked > sum(dropped.values()):
+        raise AssertionError(f"rows {found}: more were not asked for everything than {dropped}")
     return found | {f"dropped.{reason}": count for reason, count in dropped.items() if count}

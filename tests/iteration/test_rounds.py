@@ -18,14 +18,16 @@ from sso_data.config.migration import FORMAT
 from sso_data.core.errors import InputError, ModelError, RunError
 from sso_data.core.records import Row, View
 from sso_data.core.trees import deep_merge
+from sso_data.generation import generate as generation
 from sso_data.iteration import report as iteration_report
 from sso_data.iteration.report import Iterated, read_iteration
 from sso_data.iteration.run import iterate
 from sso_data.iteration.table import shown
 from sso_data.iteration.training import Training
 from sso_data.models.directory import model_fingerprint
+from sso_data.runs.columns import representative, row_key
 from sso_data.runs.files import locked_file
-from sso_data.runs.journal import read_rows
+from sso_data.runs.journal import load_scores, read_rows
 from sso_data.runs.workdir import write_json
 from sso_data.templating.chat_template import load_tokenizer
 from sso_data.world import policy_dir
@@ -348,6 +350,43 @@ def test_the_same_prompts_and_a_judge_that_scores_nothing(prompts: Path, tmp_pat
     ]
     assert done.lines[0]["unprompted_win_rate"] == 0.5, "against itself"
     assert done.lines[1]["unprompted_win_rate"] == pytest.approx(sum(wins) / len(wins), abs=1e-6)
+
+
+def test_rounds_of_rows_that_were_asked_for_what_decides_them(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Own answers and shares are those of the rows that are complete by design.
+
+    With the same prompts in each round and a judge that scores nothing the own answers of a round
+    stand against those of the first.
+    """
+    monkeypatch.setattr(generation, "_FIRST_ROWS", 2)
+    judge = {"kind": "python", "callable": longer_wins(tmp_path)}
+    checks = {"preset": "closeness", "steered": "chain", "gap": 0.07}
+    config = tiny(
+        prompts,
+        slices={"order": "same"},
+        held_out={"judge": judge},
+        generate={"scoring": {"when": "needed", "verify_rows": 2}, "filter": checks},
+    )
+    done = run(config, tmp_path / "out")
+    assert [line["rows"] for line in done.lines] == [PROMPTS, PROMPTS]
+    for line in done.lines:
+        place = tmp_path / f"out/round-{line['round']}"
+        rows = {row_key(row.id): row for row in rows_of(place / "run")}
+        whole = representative(load_scores(place / "run", dry=True).rows)["key"].tolist()
+        lean = [row for row in rows.values() if row.rest_not_asked]
+        assert any("plain" not in row.responses for row in lean), "y0 is not there to be judged"
+        assert line["not_asked"] == len(lean) <= sum(line["dropped"].values())
+        assert 2 <= len(whole) < PROMPTS - len(lean), "others passed"
+        tokens = [rows[key].responses["plain"].num_tokens for key in whole]
+        assert line["tokens_original"] == pytest.approx(sum(tokens) / len(tokens))
+        (file,) = (place / "judges").glob("*/verdicts.jsonl")
+        judged = {one["key"] for one in lines_of(file) if one["key"].endswith("/own")}
+        assert judged == {f"{rows[key].id}/own" for key in whole}
+        assert line["unprompted_win_rate"] is not None and line["judged"] == PROMPTS
+    lacked = done.to_json()["totals"]["not_asked"]
+    assert done.account.endswith(f"of the dropped rows {lacked} were not asked for everything")
 
 
 def test_labelled_pairs(done: Iterated, out: Path, prompts: Path, tmp_path: Path) -> None:

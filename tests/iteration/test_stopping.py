@@ -1,11 +1,14 @@
 """When the signal is gone: each limit, what to change, and which policy is the last good one."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sso_data.config.iteration import IterateConfig
 from sso_data.config.loading import validated
+from sso_data.iteration.report import Iterated
+from sso_data.iteration.state import PolicyAt
 from sso_data.iteration.stopping import Stop, after_training, before_training
 from sso_data.iteration.table import remarks, shown, totals
 
@@ -92,6 +95,21 @@ def test_the_books_over_all_rounds() -> None:
         totals(rounds({}, {"failed": 0}))
     with pytest.raises(AssertionError, match="dropped"):
         totals(rounds({}, {"kept": 4}))
+
+
+def test_rows_that_were_not_asked_for_everything_are_counted_among_the_dropped() -> None:
+    """A column and a sum of their own, where any round has such rows."""
+    some = rounds({"not_asked": 3}, {"not_asked": None})
+    assert totals(some)["not_asked"] == 3 and totals(some)["dropped.gap"] == 8
+    policy = PolicyAt(path="model", fingerprint="f")
+    told = Iterated(out=Path("out"), lines=some, policy=policy, stop=None, new_rounds=2, seconds=1)
+    assert told.account.endswith(
+        "rows 18 = kept 10 + 8 gap; of the dropped rows 3 were not asked for everything"
+    )
+    assert dict(shown(some))["dropped rows not asked for everything"] == ["3", "-"]
+    assert not any("asked" in name for name, _ in shown(rounds({}, {})))
+    with pytest.raises(AssertionError, match="not asked for everything"):
+        totals(rounds({"not_asked": 5}))
 
 
 def test_the_table_shows_what_is_there() -> None:
