@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmarks.generation import Bench, Messages, Timing, Work
+    from benchmarks.generation import Bench, Messages, Metered, Timing, Work
+    from benchmarks.mixed_step import Variant
     from sso_data.config.run import FilterConfig, RunConfig
 
 WARM_UP = 16
@@ -52,6 +53,7 @@ class Measured:
             "tokens_per_second": self.passes[0].tokens / median,
             "kept": {name: len(keys) for name, keys in self.passes[0].kept.items()},
             "parts": parts,
+            "cached": self.passes[0].cached,
             "peak_mib": self.peak_mib,
         }
 
@@ -86,6 +88,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NAME:KEY=VALUE,...",
         help="a `needed` side under the run's filter with these keys of it; repeat it for several",
     )
+    parser.add_argument(
+        "--variant",
+        dest="variants",
+        action="append",
+        default=[],
+        metavar="NAME:KEY=VALUE,...",
+        help="`ours` with vLLM's steps filled in another way: wait, slots, samples, scores "
+        "(benchmarks/mixed_step.py); repeat it for several",
+    )
     parser.add_argument("--child", action="store_true", help="ours also with a child engine")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the engine")
     parser.add_argument("--compile", action="store_true", help="leave torch.compile switched on")
@@ -105,8 +116,7 @@ def main() -> None:
 
 def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """Load the engine, run every side `--repeat` times in turn, and sum up."""
-    from generation import Bench, Work, write_source
-
+    from benchmarks.generation import Bench, Work, write_source
     from sso_data.engines.environment import prepare_vllm
     from sso_data.engines.inline import start_inline
     from sso_data.generation.generate import prepare
@@ -178,8 +188,7 @@ def load_prompts(
     arguments: argparse.Namespace, config: "RunConfig", *, count: int
 ) -> list["Messages"]:
     """Distinct prompts: of the file, or everyday ones."""
-    from prompts import everyday
-
+    from benchmarks.prompts import everyday
     from sso_data.core.records import Message
     from sso_data.prompts import BadRow, read_prompts
 
@@ -194,7 +203,7 @@ def make_sides(
     arguments: argparse.Namespace, bench: "Bench", work: "Work", warm: "Work"
 ) -> Mapping[str, Callable[[], "Timing"]]:
     """The sides by name, each warmed up; `raw` repeats what an untimed pass of `ours` asked."""
-    from generation import AuthorsWay, Metered, RawEngine, run_ours
+    from benchmarks.generation import AuthorsWay, Metered, RawEngine, run_ours
 
     wanted = arguments.sides.split(",")
     metered = Metered(bench.engine)
@@ -206,6 +215,9 @@ def make_sides(
         sides["authors"] = lambda: AuthorsWay(bench, work).run()
     if "ours" in wanted:
         sides["ours"] = lambda: run_ours(work, metered, bench=bench)
+    for name, variant in variants_of(arguments).items():
+        filled = partial(run_variant, variant, work, metered, bench)
+        sides[f"ours ({name})"] = filled
     if "needed" in wanted:
         for name, test in work.filters.items():
             steps = partial(run_ours, stepwise(work, name, test), metered, bench=bench)
@@ -216,6 +228,29 @@ def make_sides(
     if arguments.child:
         sides["child"] = lambda: run_in_child(work, warm)
     return sides
+
+
+def variants_of(arguments: argparse.Namespace) -> dict[str, "Variant"]:
+    """Those of `--variant` by their names. Raises SystemExit for what is none."""
+    from benchmarks.mixed_step import Variant
+
+    found = {}
+    for text in arguments.variants:
+        name, _, keys = text.partition(":")
+        try:
+            found[name] = Variant.parse(keys)
+        except (TypeError, ValueError) as error:
+            raise SystemExit(f"--variant {text}: {error}") from None
+    return found
+
+
+def run_variant(variant: "Variant", work: "Work", metered: "Metered", bench: "Bench") -> "Timing":
+    """`ours` with the engine's steps filled as the variant says."""
+    from benchmarks.generation import run_ours
+    from benchmarks.mixed_step import Ordered
+
+    with variant.applied(bench.engine):
+        return run_ours(work, Ordered(metered, variant), bench=bench)
 
 
 def stepwise(work: "Work", name: str, test: "FilterConfig") -> "Work":
@@ -231,8 +266,7 @@ def run_in_child(work: "Work", warm: "Work") -> "Timing":
 
     A new one for every pass, because another process's prefix cache cannot be emptied from here.
     """
-    from generation import Metered, peak_mib, run_ours
-
+    from benchmarks.generation import Metered, peak_mib, run_ours
     from sso_data.engines.child import ChildEngine
 
     engine = ChildEngine(work.setup.model_dir, work.setup.config.engine)
@@ -249,7 +283,7 @@ def take_turns(
     sides: Mapping[str, Callable[[], "Timing"]], bench: "Bench", repeat: int
 ) -> dict[str, Measured]:
     """Every side `repeat` times; each round starts with another side."""
-    from generation import peak_mib, reset_peak
+    from benchmarks.generation import peak_mib, reset_peak
 
     passes: dict[str, list[Timing]] = {name: [] for name in sides}
     peaks: dict[str, list[float]] = {name: [] for name in sides}
@@ -261,7 +295,8 @@ def take_turns(
             reset_peak()
             began = time.process_time()
             timing = sides[name]()
-            timing = replace(timing, cpu_seconds=time.process_time() - began)
+            spent = time.process_time() - began
+            timing = replace(timing, cpu_seconds=spent, cached=bench.cached_share)
             peak = timing.peak_mib or peak_mib()
             passes[name].append(timing)
             if peak is not None:
@@ -316,7 +351,12 @@ def ratios_of(sides: Mapping[str, Any], *, start: float) -> dict[str, float]:
         if {above, below} <= seconds.keys():
             ratios[f"{above} / {below}"] = seconds[above] / seconds[below]
     cpu = {name: side["cpu_seconds"] for name, side in sides.items() if name != "child"}
-    for above, below in (("authors", "ours"), ("ours", "raw"), *((n, "ours") for n in steps)):
+    variants = [name for name in seconds if name.startswith("ours (")]
+    for above, below in (
+        *(("authors", "ours"), ("ours", "raw")),
+        *((name, "raw") for name in variants),
+        *((name, "ours") for name in steps),
+    ):
         if {above, below} <= cpu.keys():
             ratios[f"{above} / {below}, CPU seconds"] = cpu[above] / cpu[below]
     if "raw" in cpu:  # the raw engine makes the rows of all of ours
@@ -364,14 +404,15 @@ def as_text(report: Mapping[str, Any]) -> str:
         f"{report['threads']} thread(s), compile {'on' if report['compile'] else 'off'}; "
         f"medians of {report['repeat']}",
         f"{'side':<{wide}}{'seconds':>9}{'cpu s':>8}{'tokens':>9}"
-        f"{'tokens/s':>10}{'peak MiB':>10}  parts",
+        f"{'tokens/s':>10}{'peak MiB':>10}{'cached':>8}  parts",
     ]
     for name, side in report["sides"].items():
         parts = ", ".join(f"{part} {seconds:.2f}" for part, seconds in side["parts"].items())
         peak = f"{side['peak_mib']:.0f}" if side["peak_mib"] else "-"
+        cached = "-" if side["cached"] is None else f"{side['cached']:.1%}"
         lines.append(
             f"{name:<{wide}}{side['seconds']:>9.2f}{side['cpu_seconds']:>8.2f}{side['tokens']:>9}"
-            f"{side['tokens_per_second']:>10.0f}{peak:>10}  {parts}"
+            f"{side['tokens_per_second']:>10.0f}{peak:>10}{cached:>8}  {parts}"
         )
         for test, kept in side["kept"].items():
             per_second = kept / side["cpu_seconds"]

@@ -121,7 +121,8 @@ class Timing:
 
     `cpu_seconds` are processor seconds of this process, which other programs disturb less; `kept`
     are the `row_key`s of the rows that each filter keeps, where rows were made; `peak_mib` is set
-    where the work was done in another process.
+    where the work was done in another process; `cached` is the share of the prompts' tokens, those
+    of scored responses among them, that vLLM took from its prefix cache.
     """
 
     seconds: float
@@ -130,6 +131,7 @@ class Timing:
     cpu_seconds: float = 0.0
     kept: Mapping[str, frozenset[int]] = field(default_factory=dict)
     peak_mib: float | None = None
+    cached: float | None = None
 
 
 class Stopwatch:
@@ -194,15 +196,36 @@ class Bench:
         model = self.core.model_config.model
         with mock.patch("vllm.entrypoints.llm.LLMEngine.from_engine_args", lambda **_: self.core):
             self.llm = LLM(model=model)
+        self._prompt_tokens = self._cached_tokens = 0
         for name in ("step", "add_request"):
             setattr(self.core, name, self.watch.wrap("vllm", getattr(self.core, name)))
+        self.core.step = self._counted(self.core.step)
+
+    def _counted(self, step: Callable[[], list[Any]]) -> Callable[[], list[Any]]:
+        """vLLM's step, with the prompt tokens of what finished counted."""
+
+        def counted() -> list[Any]:
+            outputs = step()
+            for output in outputs:
+                if output.finished:
+                    self._prompt_tokens += len(output.prompt_token_ids)
+                    self._cached_tokens += output.num_cached_tokens or 0
+            return outputs
+
+        return counted
 
     def fresh(self) -> None:
         """Forget cached prefixes and counted seconds, so that no side profits from another."""
         if not self.core.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache")
         self.watch.seconds.clear()
+        self._prompt_tokens = self._cached_tokens = 0
         gc.collect()
+
+    @property
+    def cached_share(self) -> float | None:
+        """The share of prompt tokens from the prefix cache since `fresh`; None where none came."""
+        return self._cached_tokens / self._prompt_tokens if self._prompt_tokens else None
 
     @property
     def vllm_seconds(self) -> float:
