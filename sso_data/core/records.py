@@ -37,6 +37,8 @@ T = TypeVar("T", str, int)
 
 VIEWS: tuple[View, ...] = ("plain", "good", "bad")
 STEERED_VIEWS: tuple[View, ...] = ("good", "bad")
+FIRST_VIEW: View = "bad"
+"""Where a row is asked for step by step, the response that every row has."""
 SIDE_OF: Mapping[View, str] = {"good": "chosen", "bad": "rejected", "plain": "original"}
 ON_VIEW: tuple[Cell, ...] = tuple((view, view) for view in VIEWS)
 ALL_CELLS: tuple[Cell, ...] = tuple((seen, drawn) for seen in VIEWS for drawn in VIEWS)
@@ -153,7 +155,7 @@ class Row:
     `logp` maps (seen, drawn) to total nats; `system` holds the system message of the good and the
     bad view ("": none of its own), `user` what stands at the end of the last user turn there (for
     the placements `user` and `both`); `seed` and `prompt_hash` are per view. `rest_not_asked`: the
-    reason that had dropped the row before y0 or some of its cells were asked for ("": complete).
+    reason that had dropped the row before y+, y0 or some cells were asked for ("": complete).
     """
 
     id: str
@@ -225,9 +227,11 @@ class Row:
         """
         _refuse_later_format(row)
         rest = _typed(row, "rest_not_asked", str) if row.get("rest_not_asked") else ""
-        sides = dict(SIDE_OF)
-        if rest and row.get("original_token_ids") is None:
-            del sides["plain"]
+        sides = {
+            view: side
+            for view, side in SIDE_OF.items()
+            if view == FIRST_VIEW or not rest or row.get(f"{side}_token_ids") is not None
+        }
         return cls(
             id=_typed(row, "id", str),
             source_id=None if row["source_id"] is None else _typed(row, "source_id", str),

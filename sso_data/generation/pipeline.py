@@ -4,8 +4,8 @@ A row's answers in the order they come: three responses, each scored under the o
 as it ends (its prompts are then still in the engine's cache), then the scores. Rows do not wait for
 each other, except that the first ones wait for the log-prob check.
 
-With `scoring.when=needed` most rows are made step by step instead: y+ and y-, then what ORDER says,
-until the filter's tests have dropped the row or nothing is left to ask.
+With `scoring.when=needed` most rows are made step by step instead: y-, then what ORDER says, until
+the filter's tests have dropped the row or nothing is left to ask.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +18,7 @@ import numpy as np
 from sso_data.config.run import RunConfig
 from sso_data.core.errors import RunError
 from sso_data.core.records import (
+    FIRST_VIEW,
     NEEDED_CELLS,
     ON_VIEW,
     OPTIONAL_SCORE,
@@ -73,8 +74,8 @@ ORDER: Mapping[Literal["chain", "contrast", "off"], tuple[Cell, ...]] = {
     "contrast": _CONTRAST,
     "off": _CONTRAST,
 }
-"""By steering test, what is asked for of a row, one cell (seen, drawn) after the other; at Y0 the
-policy's own answer is sampled. docs/architecture.md says why in this order."""
+"""By steering test, what is asked for of a row, one cell (seen, drawn) after the other; before the
+first cell of a response, and for Y0, it is sampled. docs/architecture.md says why in this order."""
 
 
 class Sink(Protocol):
@@ -226,7 +227,7 @@ class Pipeline:
             return False
         window = self._window.size
         busy = len(VIEWS) * (len(self._rows) - len(self._held))
-        if self._config.scoring.when == "needed":  # a row has from one to three requests in flight
+        if self._config.scoring.when == "needed":  # most rows have one request in flight
             busy = self._window.in_flight + len(self._answered)
         return busy >= window or (
             len(self._held) * len(VIEWS) >= window and len(self._held) >= self._verify_rows
@@ -356,9 +357,9 @@ class Pipeline:
         self._rows[row.base.id] = row
 
     def _start(self, row: _InFlight) -> None:
-        """Ask for a row's responses: all three, or first those that most tests look at."""
+        """Ask for a row's responses: all three, or first the one at which most rows fail."""
         self._admit(row)
-        for view in STEERED_VIEWS if row.stepwise else VIEWS:
+        for view in (FIRST_VIEW,) if row.stepwise else VIEWS:
             self._ask_sample(row, view)
 
     def _ask_sample(self, row: _InFlight, view: View) -> None:
@@ -515,8 +516,8 @@ class Pipeline:
                 self._write(row, self._so_far(row, reason), record)
                 continue
             for cell in todo:
-                if cell == Y0 and "plain" not in row.responses:
-                    self._ask_sample(row, "plain")
+                if cell[1] not in row.responses:
+                    self._ask_sample(row, cell[1])
                 else:
                     row.asked.add(cell)
                     self._ask_score(row, cell)
@@ -543,14 +544,15 @@ class Pipeline:
     def _next_cells(self, row: _InFlight) -> list[Cell]:
         """Return the next cells to ask for, none where the row is whole.
 
-        An on-view cell that must be scored goes with the first other one of its response.
+        The on-view cell of a response stands for its sample. One that must be scored goes with the
+        first other one of its response.
         """
         for cell in (*ORDER[self._config.filter.steering_test], OPTIONAL_SCORE):
-            if cell == Y0 and "plain" not in row.responses:
-                return [Y0]
+            own = (cell[1], cell[1])
+            if cell[1] not in row.responses:
+                return [own]
             if cell == Y0 or cell in row.asked or cell not in self._cells:
                 continue
-            own = (cell[1], cell[1])
             with_own = self._scores_on_view and own not in row.asked
             return [own, cell] if with_own else [cell]
         return []

@@ -22,7 +22,7 @@ from sso_data.evaluation.judges import judge_all, judge_identity
 from sso_data.evaluation.statistics import consistency_of, rate_of
 from sso_data.evaluation.verdicts import Answered, Comparison, NoVerdict, Verdict, answered
 from sso_data.filtering.filters import INCOMPLETE, STEERED, decide
-from sso_data.runs.columns import Rows, measures, representative
+from sso_data.runs.columns import Rows, are_representative, measures, representative
 from sso_data.runs.journal import Scores, load_scores
 from sso_data.templating.external_rows import preference_of
 
@@ -52,13 +52,13 @@ class RunRows:
 class ToJudge:
     """A judge's questions about a round.
 
-    `pairs`: comparisons of chosen (a) with rejected (b), each with whether the filter kept it.
-    `own`: rows whose y0 is the policy's own answer. `first`: rows of the first round by id, with
-    whose y0 those of `own` are compared where the judge scores no answers and the prompts are the
-    same.
+    `pairs`: comparisons of chosen (a) with rejected (b), each with whether the filter kept it and
+    whether it stands for all rows. `own`: rows whose y0 is the policy's own answer. `first`: rows
+    of the first round by id, with whose y0 those of `own` are compared where the judge scores no
+    answers and the prompts are the same.
     """
 
-    pairs: Sequence[tuple[Comparison, bool]]
+    pairs: Sequence[tuple[Comparison, bool, bool]]
     own: Sequence[Row] = ()
     first: Mapping[str, Row] | None = None
 
@@ -122,21 +122,22 @@ def ratio(part: int, whole: int) -> float | None:
 
 
 def sample(
-    run: RunRows, most: int | None, *, representative_only: bool = False
-) -> list[tuple[Row, bool]]:
-    """At most `most` rows of a run, chosen by their ids, each with whether it is kept.
+    run: RunRows, most: int | None, *, and_kept: bool = False
+) -> list[tuple[Row, bool, bool]]:
+    """At most `most` of the rows that stand for all, `and_kept` of the kept ones, too.
 
-    The same rows are chosen in whatever order they were written.
+    Each comes with whether it is kept and whether it stands for all. They are chosen by their ids,
+    so that the same rows are chosen in whatever order they were written.
     """
     rows = run.scores.rows
+    for_all, is_kept = are_representative(rows), np.zeros(len(rows), np.bool_)
+    is_kept[run.kept] = True
     order = np.argsort(rows["key"], kind="stable")
-    if representative_only:
-        order = order[np.isin(rows["key"][order], representative(rows)["key"])]
-    order = order[:most]
-    chosen = np.sort(order)
-    is_kept = np.isin(chosen, run.kept)
-    pairs = zip(run.scores.read(chosen), is_kept.tolist(), strict=True)
-    return sorted(pairs, key=lambda pair: pair[0].id)
+    chosen = np.sort(order[(for_all | (is_kept & and_kept))[order]][:most])
+    found = zip(
+        run.scores.read(chosen), is_kept[chosen].tolist(), for_all[chosen].tolist(), strict=True
+    )
+    return sorted(found, key=lambda one: one[0].id)
 
 
 def labelled_comparison(
@@ -165,23 +166,27 @@ def judge_round(
     def ask(comparisons: Sequence[Comparison]) -> tuple[str | None, dict[str, Verdict | NoVerdict]]:
         return judge_all(config, identity, comparisons, place, progress)
 
-    signal = [one for one, _ in asked.pairs]
+    signal = [one for one, *_ in asked.pairs]
     scores = _SCORES.get(config.kind)
     name, said = ask(signal if scores is None else [*signal, *_own(asked, scores=scores)])
     if scores is None:
         verdicts = [one for one in said.values() if isinstance(one, Verdict)]
         scores = all(one.scores is not None for one in verdicts)
         said |= ask(_own(asked, scores=scores))[1]
-    found = [(said[one.key], kept) for one, kept in asked.pairs]
-    every = [one.preference for one, _ in found if isinstance(one, Verdict)]
-    orders = consistency_of(one for one, _ in found if isinstance(one, Verdict))
-    kept = [one.preference for one, is_kept in found if isinstance(one, Verdict) and is_kept]
+    found = [
+        (verdict, is_kept, for_all)
+        for pair, is_kept, for_all in asked.pairs
+        if isinstance(verdict := said[pair.key], Verdict)
+    ]
+    every = [one.preference for one, _, for_all in found if for_all]
+    kept = [one.preference for one, is_kept, _ in found if is_kept]
+    orders = consistency_of(one for one, *_ in found)
     own = [one for row in asked.own if isinstance(one := said.get(f"{row.id}/own"), Verdict)]
     own_scores = [one.scores[0] for one in own if one.scores] if scores else []
     return {
         "judge": identity,
         "name": name,
-        "judged": len(every),
+        "judged": len(found),
         "refused": dict(Counter(o.reason for o in said.values() if isinstance(o, NoVerdict))),
         "agreement": orders.agreement if orders else None,
         "first_share": orders.first_share if orders else None,

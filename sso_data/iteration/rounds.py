@@ -276,19 +276,18 @@ def _pairs_run(place: RoundDir) -> Path:
 
 def _asked(work: Work, place: RoundDir) -> ToJudge:
     most, config = work.config.held_out.judged_rows, work.config.generate.filter
-    pairs = sample(load_run(_pairs_run(place), config), most)
-    own = [row for row, _ in _own_answers(place, config, most)]
+    pairs = sample(load_run(_pairs_run(place), config), most, and_kept=True)
+    own = _own_answers(place, config, most)
     first: dict[str, Row] | None = None
     if work.config.slices.order == "same":
-        first = {row.id: row for row, _ in _own_answers(work.folder.round(1), config, most)}
-    return ToJudge(
-        pairs=[(signal_comparison(row), kept) for row, kept in pairs], own=own, first=first
-    )
+        first = {row.id: row for row in _own_answers(work.folder.round(1), config, most)}
+    asked = [(signal_comparison(row), is_kept, for_all) for row, is_kept, for_all in pairs]
+    return ToJudge(pairs=asked, own=own, first=first)
 
 
-def _own_answers(place: RoundDir, config: FilterConfig, most: int | None) -> list[tuple[Row, bool]]:
+def _own_answers(place: RoundDir, config: FilterConfig, most: int | None) -> list[Row]:
     """Rows of the policy's own run that stand for all, and have its own answer."""
-    return sample(load_run(place.path / RUN, config), most, representative_only=True)
+    return [row for row, *_ in sample(load_run(place.path / RUN, config), most)]
 
 
 def _labelled_asked(work: Work, place: RoundDir) -> ToJudge:
@@ -300,7 +299,7 @@ def _labelled_asked(work: Work, place: RoundDir) -> ToJudge:
         for number, row in enumerate(_labelled_rows(place))
         if number in chosen
     ]
-    return ToJudge(pairs=[(comparison, True) for comparison in comparisons])
+    return ToJudge(pairs=[(comparison, True, True) for comparison in comparisons])
 
 
 def _labelled_rows(place: RoundDir) -> Iterator[JsonRow]:

@@ -47,6 +47,8 @@ SCORES = np.dtype(
         ("check", "<u4"),  # CRC-32 of this record up to here
     ]
 )
+_COMPARED: tuple[tuple[View, View], ...] = (("good", "bad"), ("good", "plain"), ("bad", "plain"))
+"""The responses whose texts may be the same."""
 _STEP = 0x9E3779B97F4A7C15
 UNKNOWN = 255
 """`finish` of a response that was not asked for."""
@@ -128,16 +130,13 @@ def flags_of(row: Row) -> Flag:
             found |= Flag[f"BLANK_{view.upper()}"]
         if leaks(text[view]):
             found |= Flag[f"LEAK_{view.upper()}"]
-    if echoes(text["good"], row.steering.good):
+    if echoes(text.get("good", ""), row.steering.good):
         found |= Flag.ECHO_GOOD
-    if echoes(text["bad"], row.steering.bad):
+    if echoes(text.get("bad", ""), row.steering.bad):
         found |= Flag.ECHO_BAD
-    if text["good"] == text["bad"]:
-        found |= Flag.SAME_GOOD_BAD
-    if text["good"] == text.get("plain"):
-        found |= Flag.SAME_GOOD_PLAIN
-    if text["bad"] == text.get("plain"):
-        found |= Flag.SAME_BAD_PLAIN
+    for one, other in _COMPARED:
+        if one in text and text[one] == text.get(other):
+            found |= Flag[f"SAME_{one}_{other}".upper()]
     return found
 
 

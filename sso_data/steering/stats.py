@@ -31,7 +31,8 @@ class PrincipleStats:
     under its own view than under the opposite one; `below_*` how far a response lies below the
     policy's own answer, both seen under the plain view. `wording` is "main", "paraphrase 2" or who
     wrote the text; None for all wordings together. `signal*`: how often y+ follows the check of the
-    principle better than y-, over all rows and over the kept ones, ties half; None without a check.
+    principle better than y-, over the rows that stand for all and over the kept ones, ties half;
+    None without a check.
     """
 
     principle: str
@@ -69,14 +70,15 @@ def principle_stats(run: Path, *, wordings: bool = False) -> list[PrincipleStats
         [gap(mean, "good"), gap(mean, "bad"), closeness(mean, "good"), closeness(mean, "bad")],
         axis=1,
     )
-    is_scored = np.isfinite(numbers).all(axis=1) & are_representative(scores.rows)
+    for_all = are_representative(scores.rows)
+    is_scored = np.isfinite(numbers).all(axis=1) & for_all
     is_kept = np.array([key in kept for key in scores.keys().tolist()])
     places: dict[tuple[str, str | None], list[int]] = defaultdict(list)
     better: dict[tuple[str, int], float] = {}
     for place, line in enumerate(scores.lines(np.arange(len(scores)))):
         row = orjson.loads(line)
         for principle, wording in _wordings_of(row):
-            if principle in checks:
+            if principle in checks and (for_all[place] or is_kept[place]):
                 degree = checks[principle].degree
                 chosen, rejected = (degree(row[s][0]["content"]) for s in ("chosen", "rejected"))
                 better[principle, place] = 0.5 if chosen == rejected else float(chosen > rejected)
@@ -88,7 +90,7 @@ def principle_stats(run: Path, *, wordings: bool = False) -> list[PrincipleStats
         scored = numbers[own][is_scored[own]]
         means: list[Any] = [math.nan] * 4 if not len(scored) else scored.mean(axis=0).tolist()
         values = [value if math.isfinite(value) else None for value in means]
-        signal = [(better[name, at], is_kept[at]) for at in own if (name, at) in better]
+        told = [at for at in own if (name, at) in better]
         found.append(
             PrincipleStats(
                 principle=name,
@@ -99,8 +101,8 @@ def principle_stats(run: Path, *, wordings: bool = False) -> list[PrincipleStats
                 gap_bad=values[1],
                 below_chosen=values[2],
                 below_rejected=values[3],
-                signal=_mean([value for value, _ in signal]),
-                signal_kept=_mean([value for value, taken in signal if taken]),
+                signal=_mean([better[name, at] for at in told if for_all[at]]),
+                signal_kept=_mean([better[name, at] for at in told if is_kept[at]]),
             )
         )
     whole = {one.principle: one.kept_share for one in found if one.wording is None}

@@ -315,7 +315,7 @@ function answer(row, view) {
   const facts = `${row.tokens[view]} tokens, ${row.finish[view] === "stop" ? "ended" : `cut off (${row.finish[view]})`}`;
   const pieces = row.pieces && row.pieces[view], [first, second] = state.tint.split(" ");
   if (!state.diff && pieces && pieces.nats[first] && pieces.nats[second]) return make("div", {}, title, make("p", {className: "quiet"}, facts), tinted(pieces, first, second));
-  const box = state.diff && view !== "plain" ? marked(row.answers.bad, row.answers.good, view === "good") : textBox(text);
+  const box = state.diff && view !== "plain" && row.answers.good !== undefined ? marked(row.answers.bad, row.answers.good, view === "good") : textBox(text);
   return make("div", {}, title, make("p", {className: "quiet"}, facts), box);
 }
 

@@ -27,7 +27,7 @@ from sso_data.runs.journal import (
 from tests.factories import encode_rows, make_row, strict
 from tests.filtering.test_against_naive import CONFIGS, rows
 
-HIDDEN = st.tuples(st.booleans(), st.frozensets(st.sampled_from(ALL_CELLS)))
+HIDDEN = st.tuples(st.integers(1, 3), st.frozensets(st.sampled_from(ALL_CELLS)))
 
 
 def early(row: Row, config: FilterConfig) -> str | None:
@@ -35,9 +35,10 @@ def early(row: Row, config: FilterConfig) -> str | None:
     return decided_early(record_of(row), config)[0]
 
 
-def without(row: Row, has_original: bool, hidden: frozenset[object], why: str = "open") -> Row:
-    """The row as if y0, or cells of it, had not been asked for."""
-    drawn = {view: one for view, one in row.responses.items() if has_original or view != "plain"}
+def without(row: Row, answers: int, hidden: frozenset[object], why: str = "open") -> Row:
+    """The row with so many of y-, y+ and y0, in this order, and as if cells were not asked for."""
+    asked = ("bad", "good", "plain")[:answers]
+    drawn = {view: one for view, one in row.responses.items() if view in asked}
     logp = {
         cell: nats for cell, nats in row.logp.items() if cell not in hidden and cell[1] in drawn
     }
@@ -47,7 +48,7 @@ def without(row: Row, has_original: bool, hidden: frozenset[object], why: str = 
 @settings(max_examples=200, deadline=None)
 @given(rows(), HIDDEN, CONFIGS)
 def test_what_is_decided_early_is_dropped_with_everything(
-    row: Row, hidden: tuple[bool, frozenset[object]], config: FilterConfig
+    row: Row, hidden: tuple[int, frozenset[object]], config: FilterConfig
 ) -> None:
     """Whatever is hidden of any row; and with nothing hidden every row-local drop is seen."""
     reason = early(without(row, *hidden), config)
@@ -55,13 +56,13 @@ def test_what_is_decided_early_is_dropped_with_everything(
     if reason is not None:
         assert everything is not None
     if everything != "incomplete_scores":  # a cell that was not asked for is not missing
-        assert early(without(row, True, frozenset()), config) == everything
+        assert early(without(row, 3, frozenset()), config) == everything
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(rows(), HIDDEN), max_size=24), CONFIGS)
 def test_the_same_rows_are_kept(
-    some: list[tuple[Row, tuple[bool, frozenset[object]]]], config: FilterConfig
+    some: list[tuple[Row, tuple[int, frozenset[object]]]], config: FilterConfig
 ) -> None:
     """Relative limits and rankings too: a row is hidden from them only if they would not see it."""
     whole, lean = [row for row, _ in some], []
@@ -84,22 +85,22 @@ def test_every_test_waits_for_what_it_looks_at() -> None:
     bad_gap = make_row(means={("bad", "good"): -0.25})  # y+ is likelier under the bad view
     know = frozenset(ALL_CELLS) - {("good", "good"), ("bad", "bad")}
     contrast = strict(steered="contrast")
-    assert early(without(bad_gap, False, know), contrast) is None
+    assert early(without(bad_gap, 2, know), contrast) is None
     known = know - {("bad", "good")}
-    assert early(without(bad_gap, False, known), contrast) == "not_steered"
-    assert early(without(bad_gap, False, known), strict()) == "not_steered"
+    assert early(without(bad_gap, 2, known), contrast) == "not_steered"
+    assert early(without(bad_gap, 2, known), strict()) == "not_steered"
     off = strict(steered="off")
-    assert early(without(bad_gap, False, known), off) == "gap"
-    assert early(without(bad_gap, False, known), FilterConfig(preset="none")) is None
+    assert early(without(bad_gap, 2, known), off) == "gap"
+    assert early(without(bad_gap, 2, known), FilterConfig(preset="none")) is None
     late = strict(steered="off", closeness="q0.5")
-    assert early(without(bad_gap, False, known), late) is None, "the quantile would see it"
+    assert early(without(bad_gap, 2, known), late) is None, "the quantile would see it"
     far = make_row(means={("plain", "bad"): -1.875})
-    assert early(without(far, False, frozenset()), off) is None
-    assert early(without(far, True, know - {("plain", "bad")}), off) is None
-    assert early(without(far, True, frozenset({("plain", "good")})), off) == "off_policy"
+    assert early(without(far, 2, frozenset()), off) is None
+    assert early(without(far, 3, know - {("plain", "bad")}), off) is None
+    assert early(without(far, 3, frozenset({("plain", "good")})), off) == "off_policy"
     cut = make_row(finish={"good": "length"})
-    assert early(without(cut, False, know), strict()) == "truncated"
-    assert early(without(make_row(finish={"plain": "length"}), False, know), off) is None
+    assert early(without(cut, 2, know), strict()) == "truncated"
+    assert early(without(make_row(finish={"plain": "length"}), 2, know), off) is None
 
 
 def test_a_filter_that_needs_more_says_how_many_rows() -> None:
@@ -121,7 +122,7 @@ def chained(index: int) -> Row:
     """A row that the chain drops and contrast keeps, without what was not asked for."""
     row = make_row(index, means={("plain", "bad"): -0.25})
     known = frozenset({("plain", "bad"), ("bad", "bad"), ("good", "good")})
-    return without(row, False, frozenset(ALL_CELLS) - known, "not_steered")
+    return without(row, 2, frozenset(ALL_CELLS) - known, "not_steered")
 
 
 class TestShares:
@@ -131,7 +132,7 @@ class TestShares:
     def records(self) -> Rows:
         odd = make_row(1, means={("plain", "bad"): -0.25, ("good", "bad"): -0.25})
         hidden = frozenset(ALL_CELLS) - {("plain", "bad"), ("bad", "bad"), ("good", "good")}
-        lean = without(odd, False, hidden, "not_steered")
+        lean = without(odd, 2, hidden, "not_steered")
         some = [make_row(i) if i % 2 == 0 else odd if i < 10 else lean for i in range(40)]
         found = encode_rows(some).copy()
         found["flags"][:10] |= np.uint16(Flag.ALWAYS_COMPLETE)

@@ -239,7 +239,28 @@ class TestSamePairs:
         lean = [orjson.loads(line) for line in rows.values() if b"rest_not_asked" in line]
         assert len(lean) > PROMPTS / 2 and "logp_plain_good" not in lean[0]
         assert {row["rest_not_asked"] for row in lean} == {"identical_chosen_original"}
-        assert {looked[row["id"]] for row in lean} == {2} and set(looked.values()) == {1, 2}
+        assert {looked[row["id"]] for row in lean} == {3} and set(looked.values()) == {1, 3}
+
+    def test_a_response_is_asked_for_when_the_one_before_has_not_dropped_the_row(
+        self, prompts: Path, tmp_path: Path
+    ) -> None:
+        """y-, its scores, y+, its scores: what a row has tells where it was dropped."""
+        lean = made(prompts, tmp_path / "run", "needed", filter=FILTERS["chain"])
+        sides = Counter[str]()
+        for line in lean["rows"].values():
+            row = orjson.loads(line)
+            has = [side for side in ("rejected", "chosen", "original") if side in row]
+            sides[has[-1]] += 1
+            assert has == ["rejected", "chosen", "original"][: len(has)], "in this order"
+            if has == ["rejected"]:
+                assert row["rest_not_asked"] in ("truncated", "not_steered", "gap")
+                assert row["rejected_finish_reason"] == "length" or "logp_good_bad" in row
+            elif len(has) == 2:
+                assert row["rejected_finish_reason"] == "stop"
+                assert row["logp_bad_bad"] > max(row["logp_good_bad"], row["logp_plain_bad"])
+        assert min(sides.values()) > 0 and len(sides) == 3
+        samples = sides["rejected"] + 2 * sides["chosen"] + 3 * sides["original"]
+        assert lean["asked"]["sample"] == samples
 
     def test_the_side_file_holds_what_the_lines_say(self, prompts: Path, tmp_path: Path) -> None:
         """The records that were filled while the rows were made, and those of the lines read."""
@@ -368,6 +389,8 @@ class TestComplete:
             ]
             assert one.rows == len(own) and (gaps or one.gap_good is None)
             assert not gaps or one.gap_good == pytest.approx(np.mean(gaps)), "not those that passed"
+        chosen = export(lean, "alpaca-eval", tmp_path / "good", drawn="good", name="m")
+        assert with_original < chosen.exported == sum("chosen" in row for row in rows) < PROMPTS
         again = generate(str(tmp_path / "prompts.jsonl"), lean, config("needed"), Silent())
         assert again.counts.rows == 0
 

@@ -376,15 +376,24 @@ def test_rounds_of_rows_that_were_asked_for_what_decides_them(
         rows = {row_key(row.id): row for row in rows_of(place / "run")}
         whole = representative(load_scores(place / "run", dry=True).rows)["key"].tolist()
         lean = [row for row in rows.values() if row.rest_not_asked]
-        assert any("plain" not in row.responses for row in lean), "y0 is not there to be judged"
+        for view in ("good", "plain"):
+            assert any(view not in row.responses for row in lean), "it is not there to be judged"
         assert line["not_asked"] == len(lean) <= sum(line["dropped"].values())
         assert 2 <= len(whole) < PROMPTS - len(lean), "others passed"
         tokens = [rows[key].responses["plain"].num_tokens for key in whole]
         assert line["tokens_original"] == pytest.approx(sum(tokens) / len(tokens))
         (file,) = (place / "judges").glob("*/verdicts.jsonl")
-        judged = {one["key"] for one in lines_of(file) if one["key"].endswith("/own")}
-        assert judged == {f"{rows[key].id}/own" for key in whole}
-        assert line["unprompted_win_rate"] is not None and line["judged"] == PROMPTS
+        said = {one["key"]: one["preference"] for one in lines_of(file)}
+        kept = {one["id"] for one in lines_of(place / "run/pairs/train.jsonl")}
+        for_all = {rows[key].id for key in whole}
+        assert said.keys() == {f"{one}/own" for one in for_all} | {
+            f"{one}/signal" for one in for_all | kept
+        }
+        for share, those in (("accuracy_all", for_all), ("accuracy_kept", kept)):
+            preferences = [said[f"{one}/signal"] for one in those]
+            assert line[share] == pytest.approx(sum(preferences) / len(those), abs=1e-6)
+        assert line["unprompted_win_rate"] is not None
+        assert line["judged"] == len(for_all | kept)
     lacked = done.to_json()["totals"]["not_asked"]
     assert done.account.endswith(f"of the dropped rows {lacked} were not asked for everything")
 

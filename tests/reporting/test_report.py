@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from sso_data.augmentation.duplicates import near_duplicates
 from sso_data.cli.app import app
 from sso_data.core.errors import RunError
-from sso_data.core.records import STEERED_VIEWS, Row
+from sso_data.core.records import STEERED_VIEWS, Row, View
 from sso_data.filtering.filters import decide, distance, smaller_gap
 from sso_data.filtering.ranking import margin
 from sso_data.filtering.refilter import refilter, run_config
@@ -78,26 +78,29 @@ def test_a_report_shows_what_filter_decided_last(run: Path, tmp_path: Path) -> N
     assert found["checks"][0]["of"] == 0, "what was dropped is not trained on"
 
 
-def early(index: int) -> Row:
-    """A row that was decided before its own answer was asked for."""
-    row = make_row(index, means={("good", "good"): -2.5})
-    known = {view: row.responses[view] for view in STEERED_VIEWS}
-    logp = {cell: nats for cell, nats in row.logp.items() if cell[1] != "plain"}
+def early(index: int, *views: View) -> Row:
+    """A row that was decided before answers under other views were asked for."""
+    row = make_row(index, means={("good", "good"): -2.5, ("bad", "bad"): -2.5})
+    known = {view: row.responses[view] for view in views}
+    logp = {cell: nats for cell, nats in row.logp.items() if cell[1] in views}
     return replace(row, responses=known, logp=logp, rest_not_asked="not_steered")
 
 
 def test_rows_that_were_decided_early(make_run: Make, tmp_path: Path) -> None:
-    run = make_run([*(make_row(index) for index in range(3)), early(3)])
+    lean = (early(3, "bad", "good"), early(4, "bad"))
+    run = make_run([*(make_row(index) for index in range(3)), *lean])
     manifest = json.loads((run / "run.json").read_text())
     manifest[FIRST_ROWS] = [f"{row_key(make_row(index).id):016x}" for index in range(2)]
     write_json(run / "run.json", manifest)
     done = report(run, tmp_path / "out")
     found = index_of(done.page)
-    assert found["columns"]["tokens_plain"] == [8, 8, 8, None] and found["kept"] == 3
+    assert found["columns"]["tokens_plain"] == [8, 8, 8, None, None] and found["kept"] == 3
+    assert found["columns"]["tokens_good"] == [8, 8, 8, 8, None]
     lengths = next(one for one in found["histograms"] if one["key"] == "tokens_plain")
     assert sum(lengths["all"]) == sum(lengths["kept"]) == 2, "the third is whole as it passed"
-    row = rows_of(tmp_path / "out")[3]
+    row, shorter = rows_of(tmp_path / "out")[3:]
     assert row["answers"].keys() == {"good", "bad"} and "plain.plain" not in row["means"]
+    assert shorter["answers"].keys() == {"bad"} and "good.good" not in shorter["means"]
     manifest["config"]["filter"]["preset"] = "none"
     write_json(run / "run.json", manifest)
     with pytest.raises(RunError, match=r"were not asked for .*`sso-data complete"):
