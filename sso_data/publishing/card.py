@@ -265,7 +265,7 @@ def _made(facts: RunFacts, numbers: PairNumbers) -> Iterator[Cells]:
         parts.append(f"{numbers.own_system:,} of the pairs have a system message of their own")
     yield "prompts", "; ".join(parts)
     if not_asked := sum(stage.get("not_asked", 0) for stage in facts.decided["funnel"]):
-        what = f"{not_asked:,} of the dropped rows lack scores, or their `original`"
+        what = f"{not_asked:,} of the dropped rows lack scores, `chosen` or `original`"
         yield "not asked for", f"{what}; means are over the rows that are complete by design"
     if facts.unfinished:
         yield "unfinished", f"the run was published before its end: {facts.unfinished}"

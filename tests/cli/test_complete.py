@@ -90,7 +90,7 @@ def test_a_card_says_what_was_not_asked_for(
     pairs = CardConfig(name="pairs", path="train.jsonl", rows=facts.decided["kept"], default=True)
     card, _ = dataset_card(facts, repo="me/pairs", configs=[pairs])
     assert not_asked
-    assert f"{not_asked} of the dropped rows lack scores, or their `original`" in card.page
+    assert f"{not_asked} of the dropped rows lack scores, `chosen` or `original`" in card.page
     assert f"score once it was dropped: {not_asked} rows lack some (`rest_not_asked`" in card.page
     assert "with all its scores" not in card.page
     engine = facts.config.engine.model_copy(update={"servers": ("http://10.0.0.5:8000",)})

@@ -1,7 +1,8 @@
 """`scoring.when=needed`: the pairs of `all`, with less asked for; `complete` makes the rest."""
 
 import json
-from collections import Counter
+import shutil
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +25,22 @@ from sso_data.generation.generate import generate
 from sso_data.generation.merge import merge
 from sso_data.generation.pipeline import ORDER
 from sso_data.runs import columns
-from sso_data.runs.columns import Flag, always_complete, flags_of, lacking, row_key
+from sso_data.runs.columns import (
+    Flag,
+    always_complete,
+    flags_of,
+    lacking,
+    representative,
+    row_key,
+)
 from sso_data.runs.journal import load_scores
+from sso_data.runs.workdir import write_json
 from sso_data.steering.stats import principle_stats
 from tests.factories import STRICT
 from tests.reliability.flow import HashEngine, Silent, content, scripted
 from tests.reliability.injector import Recorder, in_place_of_os, plant
 
+LONG = Path(__file__).resolve().parents[2] / "principles" / "long"
 PROMPTS = 40
 FIRST = 4
 HELLO = tuple(range(40, 44))
@@ -370,6 +380,34 @@ class TestComplete:
         complete(out, standing_config(out, None, model=None), Silent())
         assert found_in(out)["rows"] == whole["rows"]
 
+    def test_a_check_of_a_principle_is_asked_of_rows_that_stand_for_all(
+        self, lean: Path, tmp_path: Path
+    ) -> None:
+        checked = tmp_path / "checked"
+        shutil.copytree(LONG, checked)
+        for file in checked.glob("*.yaml"):
+            file.write_text(f"{file.read_text()}\ncheck: {{max_words: 1}}\n")
+        manifest = json.loads((lean / "run.json").read_text())
+        manifest["config"]["principles"] = str(checked)
+        write_json(lean / "run.json", manifest)
+        scores = load_scores(lean, dry=True)
+        for_all = set(representative(scores.rows)["key"].tolist())
+        kept = {orjson.loads(line)["id"] for line in found_in(lean)["pairs"]}
+        better: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for line in found_in(lean)["rows"].values():
+            row = orjson.loads(line)
+            shares = [1 / max(1, len(row[side][0]["content"].split())) for side in sides_of(row)]
+            for name in row["principles"]:
+                if row_key(row["id"]) in for_all:
+                    better[name, "all"].append(0.5 + np.sign(shares[0] - shares[1]) / 2)
+                if row["id"] in kept:
+                    better[name, "kept"].append(0.5 + np.sign(shares[0] - shares[1]) / 2)
+        for one in principle_stats(lean):
+            for found, which in ((one.signal, "all"), (one.signal_kept, "kept")):
+                own = better[one.principle, which]
+                assert found == (pytest.approx(np.mean(own)) if own else None)
+        assert len(for_all) < PROMPTS and better
+
     def test_other_rooms_cope_with_what_was_not_asked(self, lean: Path, tmp_path: Path) -> None:
         rows = [orjson.loads(line) for line in found_in(lean)["rows"].values()]
         with_original = sum("original" in row for row in rows)
@@ -393,6 +431,10 @@ class TestComplete:
         assert with_original < chosen.exported == sum("chosen" in row for row in rows) < PROMPTS
         again = generate(str(tmp_path / "prompts.jsonl"), lean, config("needed"), Silent())
         assert again.counts.rows == 0
+
+
+def sides_of(row: dict[str, Any]) -> list[str]:
+    return [side for side in ("chosen", "rejected") if side in row]
 
 
 def refiltered(run: Path, setting: str) -> Decision:
