@@ -54,6 +54,7 @@ class Measured:
             "kept": {name: len(keys) for name, keys in self.passes[0].kept.items()},
             "parts": parts,
             "cached": self.passes[0].cached,
+            "scored_again": self.passes[0].again,
             "peak_mib": self.peak_mib,
         }
 
@@ -404,15 +405,16 @@ def as_text(report: Mapping[str, Any]) -> str:
         f"{report['threads']} thread(s), compile {'on' if report['compile'] else 'off'}; "
         f"medians of {report['repeat']}",
         f"{'side':<{wide}}{'seconds':>9}{'cpu s':>8}{'tokens':>9}"
-        f"{'tokens/s':>10}{'peak MiB':>10}{'cached':>8}  parts",
+        f"{'tokens/s':>10}{'peak MiB':>10}{'cached':>8}{'again':>7}  parts",
     ]
     for name, side in report["sides"].items():
         parts = ", ".join(f"{part} {seconds:.2f}" for part, seconds in side["parts"].items())
         peak = f"{side['peak_mib']:.0f}" if side["peak_mib"] else "-"
         cached = "-" if side["cached"] is None else f"{side['cached']:.1%}"
+        prefix = f"{cached:>8}{side['scored_again']:>7}"
         lines.append(
             f"{name:<{wide}}{side['seconds']:>9.2f}{side['cpu_seconds']:>8.2f}{side['tokens']:>9}"
-            f"{side['tokens_per_second']:>10.0f}{peak:>10}{cached:>8}  {parts}"
+            f"{side['tokens_per_second']:>10.0f}{peak:>10}{prefix}  {parts}"
         )
         for test, kept in side["kept"].items():
             per_second = kept / side["cpu_seconds"]

@@ -122,7 +122,8 @@ class Timing:
     `cpu_seconds` are processor seconds of this process, which other programs disturb less; `kept`
     are the `row_key`s of the rows that each filter keeps, where rows were made; `peak_mib` is set
     where the work was done in another process; `cached` is the share of the prompts' tokens, those
-    of scored responses among them, that vLLM took from its prefix cache.
+    of scored responses among them, that vLLM took from its prefix cache; `again` counts the scores
+    that were made once more, as the cached prefix reached into the response.
     """
 
     seconds: float
@@ -132,6 +133,7 @@ class Timing:
     kept: Mapping[str, frozenset[int]] = field(default_factory=dict)
     peak_mib: float | None = None
     cached: float | None = None
+    again: int = 0
 
 
 class Stopwatch:
@@ -196,7 +198,7 @@ class Bench:
         model = self.core.model_config.model
         with mock.patch("vllm.entrypoints.llm.LLMEngine.from_engine_args", lambda **_: self.core):
             self.llm = LLM(model=model)
-        self._prompt_tokens = self._cached_tokens = 0
+        self._prompt_tokens = self._cached_tokens = self.finished = 0
         for name in ("step", "add_request"):
             setattr(self.core, name, self.watch.wrap("vllm", getattr(self.core, name)))
         self.core.step = self._counted(self.core.step)
@@ -208,6 +210,7 @@ class Bench:
             outputs = step()
             for output in outputs:
                 if output.finished:
+                    self.finished += 1
                     self._prompt_tokens += len(output.prompt_token_ids)
                     self._cached_tokens += output.num_cached_tokens or 0
             return outputs
@@ -219,7 +222,7 @@ class Bench:
         if not self.core.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache")
         self.watch.seconds.clear()
-        self._prompt_tokens = self._cached_tokens = 0
+        self._prompt_tokens = self._cached_tokens = self.finished = 0
         gc.collect()
 
     @property
@@ -401,10 +404,11 @@ def run_ours(work: Work, engine: Metered, *, bench: Bench | None) -> Timing:
         raise RuntimeError(f"{account.rows} rows of {len(work.prompts)} prompts")
     inside = engine.watch.seconds["engine"]
     parts = {"engine": inside, "pipeline": seconds - inside}
+    again = 0
     if bench is not None:
-        vllm = bench.vllm_seconds
+        vllm, again = bench.vllm_seconds, bench.finished - len(engine.requests)
         parts = {"vllm": vllm, "adapter": inside - vllm, "pipeline": seconds - inside}
-    return Timing(seconds=seconds, tokens=counts.tokens, parts=parts, kept=kept)
+    return Timing(seconds=seconds, tokens=counts.tokens, parts=parts, kept=kept, again=again)
 
 
 def first_keys(work: Work) -> list[str]:
@@ -414,7 +418,11 @@ def first_keys(work: Work) -> list[str]:
 
 
 class RawEngine:
-    """Requests that were made before, prepared for two calls of `LLM.generate`."""
+    """Requests that were made before, prepared for calls of `LLM.generate`: samples, then scores.
+
+    A score whose cached prefix reaches into its response lacks log-probs, so that a last call makes
+    it once more without the cache.
+    """
 
     def __init__(self, bench: Bench, requests: Sequence[Request]) -> None:
         from sso_data.engines.vllm import _sampling_params, _scoring_params
@@ -434,6 +442,8 @@ class RawEngine:
             ],
             [_scoring_params(cache_unread=request.was_sampled) for request in scores],
         )
+        self._starts = [len(request.prompt_ids) for request in scores]
+        self._uncached = _scoring_params(cache_unread=True)
 
     def run(self) -> Timing:
         watch = Stopwatch()
@@ -441,10 +451,19 @@ class RawEngine:
         with watch.measure("sampling"):
             outputs = self._bench.llm.generate(*self._sampling, use_tqdm=False)
         with watch.measure("scoring"):
-            self._bench.llm.generate(*self._scoring, use_tqdm=False)
+            scored = self._bench.llm.generate(*self._scoring, use_tqdm=False)
+            again = [
+                prompt
+                for prompt, start, output in zip(
+                    self._scoring[0], self._starts, scored, strict=True
+                )
+                if (output.num_cached_tokens or 0) >= start
+            ]
+            if again:
+                self._bench.llm.generate(again, self._uncached, use_tqdm=False)
         seconds = time.perf_counter() - began
         tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
-        return Timing(seconds=seconds, tokens=tokens, parts=watch.seconds)
+        return Timing(seconds=seconds, tokens=tokens, parts=watch.seconds, again=len(again))
 
 
 def write_source(prompts: Sequence[Messages], path: Path) -> Path:
