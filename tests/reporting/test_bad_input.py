@@ -66,9 +66,9 @@ def look(request: pytest.FixtureRequest, make_run: Make) -> Look:
         ([make_row(0)], b""),
         (rows_of_all_kinds(), b'{"id": "half a li'),
         (rows_of_all_kinds(), b"\0" * 4096),
-        ([make_row(0), early(1)], b""),
+        ([make_row(0), early(1, "bad", "good"), early(2, "bad")], b""),
     ],
-    ids=["one row", "growing or killed", "a power failure", "without y0"],
+    ids=["one row", "growing or killed", "a power failure", "without y0 or y+"],
 )
 def test_what_is_there_is_shown(
     look: Look, make_run: Make, tmp_path: Path, rows: list[Row], tail: bytes
