@@ -122,6 +122,7 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     from sso_data.engines.inline import start_inline
     from sso_data.generation.generate import prepare
 
+    variants_of(arguments)  # ends here where one is none
     setup = prepare(make_config(arguments))
     filters = make_filters(arguments)
     prompts = load_prompts(arguments, setup.config, count=arguments.prompts_count + WARM_UP)
@@ -203,7 +204,7 @@ def load_prompts(
 def make_sides(
     arguments: argparse.Namespace, bench: "Bench", work: "Work", warm: "Work"
 ) -> Mapping[str, Callable[[], "Timing"]]:
-    """The sides by name, each warmed up; `raw` repeats what an untimed pass of `ours` asked."""
+    """The sides by name; `raw` repeats what an untimed pass of `ours`, which warms up, asked."""
     from benchmarks.generation import AuthorsWay, Metered, RawEngine, run_ours
 
     wanted = arguments.sides.split(",")
@@ -224,7 +225,6 @@ def make_sides(
             steps = partial(run_ours, stepwise(work, name, test), metered, bench=bench)
             sides[f"needed ({name})" if arguments.filters else "needed"] = steps
     if "raw" in wanted:
-        raw.run()
         sides["raw"] = raw.run
     if arguments.child:
         sides["child"] = lambda: run_in_child(work, warm)
@@ -237,8 +237,10 @@ def variants_of(arguments: argparse.Namespace) -> dict[str, "Variant"]:
 
     found = {}
     for text in arguments.variants:
-        name, _, keys = text.partition(":")
+        name, colon, keys = text.partition(":")
         try:
+            if not colon:
+                raise ValueError("a name, a colon and settings")
             found[name] = Variant.parse(keys)
         except (TypeError, ValueError) as error:
             raise SystemExit(f"--variant {text}: {error}") from None

@@ -2,7 +2,7 @@
 
 `authors`: the published procedure, rebuilt from its description (see `AuthorsWay`).
 `ours`: `sso_data.generation.generate.make_rows` as it is, journal and listener included.
-`raw`: the very requests that `ours` makes, as two calls of `LLM.generate`, and nothing else.
+`raw`: the very requests that `ours` makes, as two or three calls of `LLM.generate`, and no more.
 """
 
 import gc

@@ -40,6 +40,8 @@ class Variant:
         for name in ("wait", "slots"):
             if name in settings:
                 settings[name] = int(settings[name])
+                if settings[name] < (name == "slots"):
+                    raise ValueError(f"{name}={settings[name]} is too small")
         for name, known in (("samples", get_args(Samples)), ("scores", get_args(Scores))):
             if settings.get(name, known[0]) not in known:
                 raise ValueError(f"{name}={settings[name]}: choose one of {', '.join(known)}")

@@ -225,7 +225,7 @@ def _rounds_table(arms: Mapping[str, Sequence[Line]]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for arm, rounds in arms.items():
         for one in rounds:
-            share, judged = one.get("accuracy_all"), one.get("judged")
+            share, judged = one.get("accuracy_all"), one.get("judged")  # scoring.when=all
             signal = "-"
             if share is not None and judged:
                 low, high = wilson(share, judged)

@@ -296,7 +296,8 @@ def verify(directory: str | Path, progress: Progress | None = None) -> "list[Fin
 def read_rows(run: str | Path) -> Iterator[Row]:
     """Yield every row of a run's journal, kept or not, in the order written.
 
-    Raises RunError, as the rows are asked for, where the run or a line of it cannot be read.
+    A row with `rest_not_asked` may lack responses and log-probs (scoring.when=needed). Raises
+    RunError, as the rows are asked for, where the run or a line of it cannot be read.
     """
     from sso_data.runs import journal
     from sso_data.runs.run import require_run

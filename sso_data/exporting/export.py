@@ -207,7 +207,7 @@ class _Counts:
         if self.skipped["not_asked_for"]:
             yield (
                 f"{self.skipped['not_asked_for']} of {self.rows} rows have no such answer, so that "
-                "the others are mostly rows that passed the filter (scoring.when=needed); "
+                "the others are no sample of all rows (scoring.when=needed); "
                 "`sso-data complete` makes them"
             )
         if self._doubtful:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from sso_data.config.run import FilterConfig
-from sso_data.core.records import SIDE_OF, VIEWS, Row
+from sso_data.core.records import SIDE_OF, VIEWS, Row, View
 from sso_data.filtering.filters import (
+    INCOMPLETE,
     SLACK,
     Check,
     Limits,
@@ -183,7 +184,10 @@ def _outcomes(check: Check, rows: Rows, config: FilterConfig, limits: Limits) ->
             for what, side, values, relation, name in columns
         )
         # what it looks at may not have been asked for
-        is_open = not fails and lacks and any(math.isnan(each.value) for each in measures)
+        is_hidden = any(math.isnan(each.value) for each in measures) or (
+            not measures and _is_text_unknown(check.reason, of_texts[1])
+        )
+        is_open = not fails and lacks and is_hidden
         yield Outcome(
             reason=check.reason,
             fails=fails if is_known and not is_open else None,
@@ -249,6 +253,24 @@ _FLAGS: Mapping[str, Mapping[Flag, str]] = {
     "leak": {Flag.LEAK_GOOD: "chosen", Flag.LEAK_BAD: "rejected"},
     "echo": {Flag.ECHO_GOOD: "chosen", Flag.ECHO_BAD: "rejected"},
 }
+
+
+_LOOKED_AT: Mapping[str, tuple[View, ...]] = {
+    "leak": ("good", "bad"),
+    "echo": ("good", "bad"),
+    "identical_chosen_rejected": ("good", "bad"),
+    "identical_chosen_original": ("good", "plain"),
+    "identical_rejected_original": ("bad", "plain"),
+}
+"""The responses that a check of texts looks at, where it is not all."""
+
+
+def _is_text_unknown(reason: str, finish: Sequence[int]) -> bool:
+    """Return True where a check without numbers waits for what was not asked for."""
+    looked_at = _LOOKED_AT.get(reason, VIEWS)
+    return reason == INCOMPLETE.reason or any(
+        finish[VIEWS.index(view)] == UNKNOWN for view in looked_at
+    )
 
 
 def _sides(reason: str, flags: int, finish: Sequence[int], tokens: Sequence[int]) -> Iterator[str]:

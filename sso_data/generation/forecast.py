@@ -1,5 +1,6 @@
 """What a run will take and give, from its first rows: time, tokens, disk, pairs, with intervals."""
 
+from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from shutil import disk_usage
@@ -117,12 +118,19 @@ class Forecast:
 
 
 def forecast(
-    records: bytes, config: FilterConfig, *, seconds: float, work: float, total: int
+    records: bytes,
+    config: FilterConfig,
+    *,
+    seconds: float,
+    work: float,
+    total: int,
+    for_all: Callable[[int], bool] = lambda key: True,
 ) -> Forecast | None:
     """Return the forecast of `total` rows; None by fewer than FEWEST rows.
 
     `records`: SCORES of whole cohorts, so that short answers are not favoured. `seconds` were spent
-    on the `work` of so many rows, those of unfinished ones as parts.
+    on the `work` of so many rows, those of unfinished ones as parts. `for_all` tells by its key
+    which of the rows stands for all.
     """
     rows: Rows = np.frombuffer(records, SCORES)
     tokens = mean_of(rows["num_tokens"].sum(axis=1).astype(float).tolist())
@@ -131,7 +139,8 @@ def forecast(
     share = len(decide(rows, config).kept) / len(rows)
     kept = Estimate(share, *wilson(share, len(rows)))
     line = float(rows["length"].mean())
-    stop = FINISH_REASONS.index("stop")
+    whole = rows[[for_all(key) for key in rows["key"].tolist()]]
+    is_cut = ~np.isin(whole["finish"], (FINISH_REASONS.index("stop"), UNKNOWN))
     return Forecast(
         rows=len(rows),
         total=total,
@@ -139,5 +148,5 @@ def forecast(
         tokens=tokens.times(total),
         disk_bytes=total * (line * (1 + _PAIR_BYTES * share) + SCORES.itemsize),
         kept=kept,
-        truncated=float((~np.isin(rows["finish"], (stop, UNKNOWN))).any(axis=1).mean()),
+        truncated=float(is_cut.any(axis=1).sum() / max(1, len(whole))),
     )

@@ -515,6 +515,7 @@ class _FirstRows:
             seconds=counts.seconds,
             work=work,
             total=total - counts.skipped,
+            for_all=self._counted,
         )
         if found and found.seconds.value - counts.seconds > _WORTH_SECONDS:
             counts.forecast = found

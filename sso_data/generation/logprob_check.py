@@ -24,7 +24,8 @@ class CheckResult:
 class LogprobCheck:
     """Compares the on-view cells of the first rows, then decides once for the whole run.
 
-    `result` is None until then; `rows` counts the rows compared.
+    `result` is None until then; `rows` counts the rows compared. Where rows that are made step by
+    step stand in for failed ones, their first response alone is compared.
     """
 
     def __init__(self, config: ScoringConfig, earlier: Mapping[str, Any] | None = None) -> None:

@@ -126,13 +126,13 @@ def sample(
 ) -> list[tuple[Row, bool, bool]]:
     """At most `most` of the rows that stand for all, `and_kept` of the kept ones, too.
 
-    Each comes with whether it is kept and whether it stands for all. They are chosen by their ids,
-    so that the same rows are chosen in whatever order they were written.
+    Each comes with whether it is kept and whether it stands for all; these come first. They are
+    chosen by their ids, so that the same rows are chosen in whatever order they were written.
     """
     rows = run.scores.rows
     for_all, is_kept = are_representative(rows), np.zeros(len(rows), np.bool_)
     is_kept[run.kept] = True
-    order = np.argsort(rows["key"], kind="stable")
+    order = np.lexsort((rows["key"], ~for_all))
     chosen = np.sort(order[(for_all | (is_kept & and_kept))[order]][:most])
     found = zip(
         run.scores.read(chosen), is_kept[chosen].tolist(), for_all[chosen].tolist(), strict=True

@@ -418,5 +418,9 @@ def _short(value: float | None) -> str:
 
 def _judged(one: dict[str, Any]) -> str:
     """Return the cell of a judge: rates over all and over kept rows, or a mean."""
-    rates = [f"of {n}: {_interval(Estimate(*rate).times(100))}" for *rate, n in one["rates"] if n]
-    return "; kept, ".join(rates) or f"mean {one['mean']:.3g} of {one['rows']}"
+    rates = [
+        f"{which}of {n}: {_interval(Estimate(*rate).times(100))}"
+        for which, (*rate, n) in zip(("", "kept, "), one["rates"], strict=False)
+        if n
+    ]
+    return "; ".join(rates) or f"mean {_short(one['mean'])} of {one['rows']}"

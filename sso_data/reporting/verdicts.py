@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sso_data.core.paths import public_name, real_path
 from sso_data.evaluation.judges import stored_verdicts
 from sso_data.evaluation.run import EVALUATION, MODEL
@@ -12,7 +14,7 @@ from sso_data.evaluation.statistics import rate_of
 from sso_data.evaluation.verdicts import Verdict
 from sso_data.filtering.filters import Decision
 from sso_data.reporting.checks import Found
-from sso_data.runs.columns import row_key
+from sso_data.runs.columns import are_representative, row_key
 from sso_data.runs.journal import Scores
 from sso_data.runs.workdir import read_manifest
 
@@ -24,11 +26,15 @@ _RUNS, _GENERATOR_RUN = ("run", "generator-run"), "generator-run"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """The verdicts of one judge on one question, by the position of the row."""
+    """The verdicts of one judge on one question, by the position of the row.
+
+    `for_all`: the positions of the rows that stand for all of the run.
+    """
 
     judge: str
     question: str
     verdicts: Mapping[int, Verdict]
+    for_all: frozenset[int]
 
     def summary(self, decision: Decision) -> dict[str, Any]:
         """Return its line of the ledger: rates (1: the first named is better) with intervals."""
@@ -38,13 +44,13 @@ class Judged:
             for place, one in self.verdicts.items()
         }
         kept = [said[place] for place in decision.kept.tolist() if place in said]
-        rates = [] if is_score else [rate_of(list(said.values())), rate_of(kept)]
-        mean = sum(said.values()) / len(said)
+        every = [value for place, value in said.items() if place in self.for_all]
+        rates = [] if is_score else [rate_of(every), rate_of(kept)]
         return {
             "judge": self.judge,
             "question": self.question,
-            "rows": len(said),
-            "mean": round(mean, 5),
+            "rows": len(every),
+            "mean": round(sum(every) / len(every), 5) if every else None,
             "rates": [[one.value, one.low, one.high, one.n] for one in rates],
         }
 
@@ -74,6 +80,7 @@ def judged(run: Path, scores: Scores) -> list[Judged]:
         only = "signal" if folder.name == _GENERATOR_RUN else "own"
     against = public_name(str(evaluation["against"])) if evaluation else ""
     places = {key: place for place, key in enumerate(scores.keys().tolist())}
+    for_all = frozenset(np.flatnonzero(are_representative(scores.rows)).tolist())
     found: list[Judged] = []
     for judge, verdicts in stored_verdicts(folder.parent):
         asked: dict[str, dict[int, Verdict]] = {}
@@ -85,7 +92,12 @@ def judged(run: Path, scores: Scores) -> list[Judged]:
             if question and place is not None and only in (None, what):
                 asked.setdefault(question, {})[place] = verdict
         found += [
-            Judged(judge=judge, question=question, verdicts=dict(sorted(those.items())))
+            Judged(
+                judge=judge,
+                question=question,
+                verdicts=dict(sorted(those.items())),
+                for_all=for_all,
+            )
             for question, those in sorted(asked.items())
         ]
     return found

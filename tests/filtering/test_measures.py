@@ -58,6 +58,12 @@ def test_what_was_not_asked_for_neither_passes_nor_fails() -> None:
     fails = {test.reason: test.fails for test in outcomes_of(early, strict(), {})}
     assert fails["not_steered"] is True and fails["gap"] is True
     assert fails["off_policy"] is None and fails["too_short"] is None
+    assert fails["leak"] is False and fails["identical_chosen_rejected"] is False
+    for reason in ("empty", "truncated", "identical_chosen_original", "incomplete_scores"):
+        assert fails[reason] is None
+    shorter = replace(early, responses={"bad": row.responses["bad"]}, logp={("bad", "bad"): -4.0})
+    fails = {test.reason: test.fails for test in outcomes_of(shorter, strict(), {})}
+    assert set(fails.values()) == {None}, "y+ could leak"
 
 
 @pytest.mark.parametrize(

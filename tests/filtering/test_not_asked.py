@@ -14,7 +14,7 @@ from sso_data.core.records import ALL_CELLS, Row
 from sso_data.filtering.explain import effect_of, explain
 from sso_data.filtering.filters import NotAskedError, decide, decided_early
 from sso_data.filtering.sweep import sweep
-from sso_data.iteration.measure import RunRows, numbers_of
+from sso_data.iteration.measure import RunRows, numbers_of, sample
 from sso_data.runs.columns import Flag, Rows, always_complete, record_of, representative
 from sso_data.runs.journal import (
     FIRST_ROWS,
@@ -180,9 +180,36 @@ class TestShares:
         assert found["all"]["tokens_original"] == 8
         assert found["kept"]["gap_bad"] == pytest.approx(1.5)
 
+    def test_a_judge_is_asked_about_them_first_and_about_kept_rows(self, tmp_path: Path) -> None:
+        """Of 30 rows 6 stand for all, two of them are kept; 20 more are kept, too."""
+        some = [make_row(i, means={("plain", "bad"): -0.25}) for i in range(4)]
+        some += [make_row(i) for i in range(4, 24)] + [chained(i) for i in range(24, 30)]
+        records = journal_of(tmp_path, some)
+        records.rows["flags"] &= ~np.uint16(Flag.ALWAYS_COMPLETE)
+        records.rows["flags"][:6] |= np.uint16(Flag.ALWAYS_COMPLETE)
+        run = RunRows(scores=records, kept=decide(records.rows, strict()).kept)
+        for most in (4, 6, 10, None):
+            found = sample(run, most, and_kept=True)
+            ids = [row.id for row, *_ in found]
+            assert ids == sorted(ids) and len(ids) == min(most or 99, 24)
+            assert sum(for_all for *_, for_all in found) == min(most or 99, 6)
+            assert all("good" in row.responses for row, *_ in found)
+            for row, is_kept, for_all in found:
+                place = [one.id for one in some].index(row.id)
+                assert (is_kept, for_all) == (4 <= place < 24, place < 6)
+        assert {row.id for row, *_ in sample(run, None)} == {row.id for row in some[:6]}
+
     def test_where_all_are_whole_all_count(self, records: Rows) -> None:
         assert len(representative(records[:10])) == 10
         assert effect_of(records[::2]).rows == 20
+
+
+def journal_of(folder: Path, rows: list[Row]) -> Scores:
+    journal = Journal(folder)
+    for one in rows:
+        journal.append(one)
+    journal.close()
+    return load_scores(folder, dry=True)
 
 
 class TestJournal:

@@ -6,6 +6,7 @@ The engine is scripted.
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +52,32 @@ def test_the_arithmetic() -> None:
         found.cost_text(9.0, 440.0) == f"; cost 1.00 [{low:.2f}, {high:.2f}] at that speed and 1.10"
     )
     assert found.cost_text(None) == ""
+
+
+def test_cut_responses_are_counted_where_all_were_asked_for() -> None:
+    """y+ is cut in every row; 30 of 40 rows were dropped before it was asked for."""
+    unlike = {("good", "bad"): -0.25}
+    some = [make_row(n, finish={"good": "length"}, means=unlike) for n in range(40)]
+    lean = [
+        replace(
+            row,
+            responses={"bad": row.responses["bad"]},
+            logp={cell: nats for cell, nats in row.logp.items() if cell[1] == "bad"},
+            rest_not_asked="not_steered",
+        )
+        for row in some[10:]
+    ]
+    records = encode_rows([*some[:10], *lean])
+    first = frozenset(records["key"][:10].tolist())
+    found = forecast(
+        records.tobytes(),
+        FilterConfig(),
+        seconds=1.0,
+        work=40.0,
+        total=99,
+        for_all=first.__contains__,
+    )
+    assert found is not None and found.truncated == 1
 
 
 def test_few_rows_foretell_nothing() -> None:

@@ -205,7 +205,7 @@ class TestSamePairs:
             )
             assert found_in(tmp_path / f"needed {kind}")["rows"] == whole["rows"]
 
-    def test_rows_that_verify_are_whole_even_where_those_fail(
+    def test_where_the_rows_that_verify_fail_others_do(
         self, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Every row that was to be complete fails: the check takes others, and nothing hangs."""

@@ -14,11 +14,13 @@ from sso_data.core.statistics import Estimate, difference, wilson
 from sso_data.filtering.refilter import refilter, run_config
 from sso_data.reporting.compare import compare
 from sso_data.reporting.page import report
+from sso_data.runs.columns import row_key
+from sso_data.runs.journal import FIRST_ROWS
 from sso_data.runs.jsonl import sealed
 from sso_data.runs.workdir import write_json
 from tests.factories import make_row
 from tests.reporting.conftest import HOSTILE, Make, asked, rows_of_all_kinds
-from tests.reporting.test_report import checks_of, index_of, rows_of
+from tests.reporting.test_report import checks_of, early, index_of, rows_of
 
 
 @pytest.fixture
@@ -209,6 +211,23 @@ def test_verdicts_of_judges(make_run: Make, tmp_path: Path) -> None:
     (run.parent / "generator-run").mkdir()
     found = index_of(report(run, tmp_path / "out2").page)
     assert [one["question"] for one in found["judges"]] == ["score of original"]
+
+
+def test_verdicts_are_of_all_where_rows_stand_for_all(make_run: Make, tmp_path: Path) -> None:
+    """Two rows are complete by design and lose one; the two others are judged as they are kept."""
+    rows = [make_row(index) for index in range(4)]
+    said = [
+        {"key": f"{row.id}/signal", "preference": float(index != 0)}
+        for index, row in enumerate(rows)
+    ]
+    run = make_run([*rows, early(4, "bad")])
+    manifest = json.loads((run / "run.json").read_text())
+    manifest[FIRST_ROWS] = [f"{row_key(row.id):016x}" for row in rows[:2]]
+    write_json(run / "run.json", manifest)
+    run = judged(run, *said)
+    (signal,) = index_of(report(run, tmp_path / "out").page)["judges"]
+    assert [(rate[0], rate[3]) for rate in signal["rates"]] == [(0.5, 2), (0.75, 4)]
+    assert (signal["rows"], signal["mean"]) == (2, 0.5)
 
 
 @pytest.mark.parametrize(
