@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from sso_data.cli import app
 from sso_data.config.run import FilterConfig
 from sso_data.core.errors import RunError
-from sso_data.core.records import Row
+from sso_data.core.records import Cell, Row
 from sso_data.core.statistics import wilson
 from sso_data.generation import generate, preview
 from sso_data.generation.forecast import check_room, forecast
@@ -56,7 +56,7 @@ def test_the_arithmetic() -> None:
 
 def test_cut_responses_are_counted_where_all_were_asked_for() -> None:
     """y+ is cut in every row; 30 of 40 rows were dropped before it was asked for."""
-    unlike = {("good", "bad"): -0.25}
+    unlike: dict[Cell, float | None] = {("good", "bad"): -0.25}
     some = [make_row(n, finish={"good": "length"}, means=unlike) for n in range(40)]
     lean = [
         replace(
